@@ -1,0 +1,158 @@
+"""Compare fastadam with torch's fused Adam and with plain NumPy, and print ratios.
+
+All contenders of a case run in turns in one process, so that whatever else the machine does hits all of them;
+the figures are medians over rounds of the ratio within a round. Usage::
+
+    python benchmarks/quick.py                 # every case, every backend
+    python benchmarks/quick.py --cases ppo tiny
+    python benchmarks/quick.py --check         # exit code 1 if a bar is missed
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import fastadam
+from benchmarks import contenders, shapes
+
+
+class Case(NamedTuple):
+    """A set of shapes; how often to repeat; and the least ratio to torch fused, by layout."""
+
+    title: str
+    shapes: Callable[[], shapes.Shapes]
+    rounds: int
+    steps: int
+    gradient_sets: int
+    bars: dict[str, float]
+
+
+CASES = {
+    "ppo": Case("actor + critic, 12 tensors", shapes.ppo_pair, 300, 10, 8, {"packed": 15, "in place": 8}),
+    "tiny": Case("3,000 tiny tensors", shapes.tiny_tensors, 25, 2, 8, {"packed": 150, "in place": 12}),
+    "1e6": Case("1,000,000 in one tensor", lambda: [(10**6,)], 60, 3, 1, {"packed": 1, "in place": 1}),
+    "1e7": Case("10,000,000 in one tensor", lambda: [(10**7,)], 25, 1, 1, {"packed": 1, "in place": 1}),
+    "gpt2": Case("GPT-2 small, 148 tensors", shapes.gpt2_small, 9, 1, 1, {"packed": 1, "in place": 1}),
+}
+
+
+def seconds(step: Callable[[], object], steps: int) -> float:
+    """Return the time of one of `steps` consecutive steps."""
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return (time.perf_counter() - start) / steps
+
+
+def measure(case: Case, backends: list[str]) -> dict[str, list[float]]:
+    """Return the seconds per step of each contender in each round."""
+    rng = np.random.default_rng(0)
+    sizes = case.shapes()
+    sets = [[rng.standard_normal(s, np.float32) for s in sizes] for _ in range(case.gradient_sets)]
+    makers: dict[str, Callable[[contenders.Arrays, list[contenders.Arrays]], contenders.Step]] = {}
+    if torch_threads():
+        makers["torch fused"] = contenders.torch_adam(fused=True)
+    makers["numpy"] = contenders.numpy_per_tensor
+    for backend in backends:
+        makers[f"packed {backend}"] = contenders.fastadam_packed(backend)
+        makers[f"in place {backend}"] = contenders.fastadam_in_place(backend)
+    steps = {
+        name: make([np.full(s, 0.5, np.float32) for s in sizes], sets) for name, make in makers.items()
+    }
+    for step in steps.values():  # compile, make state, fault pages in
+        step()
+        step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(case.rounds):
+        for name, step in steps.items():
+            few = name == "numpy" and case.steps > 1
+            times[name].append(seconds(step, 1 if few else case.steps))
+    return times
+
+
+def torch_threads() -> int:
+    """Return torch's number of threads, or 0 where torch is not installed."""
+    try:
+        import torch
+    except ImportError:
+        return 0
+    return torch.get_num_threads()
+
+
+def ratio(times: dict[str, list[float]], base: str, name: str) -> float:
+    """Return how many times faster `name` is than `base`: the median over rounds."""
+    return statistics.median(b / t for b, t in zip(times[base], times[name], strict=True))
+
+
+def report(case: Case, times: dict[str, list[float]]) -> bool:
+    """Print one case; return whether its bars are met."""
+    count = sum(int(np.prod(s)) for s in case.shapes())
+    print(f"\n{case.title}: {count:,} parameters")
+    print(f"  {'contender':16} {'us per step':>12} {'x torch fused':>14} {'x numpy':>9}   bar")
+    met = True
+    for name, own in times.items():
+        bar = case.bars.get(name.rpartition(" ")[0]) if "torch fused" in times else None
+        to_torch = ratio(times, "torch fused", name) if "torch fused" in times else None
+        verdict = ""
+        if bar is not None and to_torch is not None and name != "torch fused":
+            met &= to_torch >= bar
+            verdict = f"{bar:g} {'met' if to_torch >= bar else 'MISSED'}"
+        column = f"{to_torch:14.2f}" if to_torch is not None else f"{'-':>14}"
+        print(
+            f"  {name:16} {statistics.median(own) * 1e6:12.1f} {column} {ratio(times, 'numpy', name):9.2f}   "
+            f"{verdict}"
+        )
+    return met
+
+
+def report_overhead(backends: list[str]) -> bool:
+    """Print the cost of a packed step over one element beside that of one call of np.add."""
+    a, b, c = np.ones(1), np.ones(1), np.empty(1)
+    steps: dict[str, Callable[[], object]] = {"np.add": lambda: np.add(a, b, out=c)}
+    for backend in backends:
+        steps[backend] = fastadam.Adam(fastadam.pack([np.ones(1, np.float32)]), backend=backend).step
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(300):
+        for name, step in steps.items():
+            times[name].append(seconds(step, 100))
+    micro = {name: statistics.median(own) * 1e6 for name, own in times.items()}
+    allowed = 4 * micro["np.add"] + 2
+    print(f"\nOne packed parameter: np.add takes {micro['np.add']:.2f} us, so a step may take {allowed:.2f} us")
+    met = True
+    for backend in backends:
+        met &= micro[backend] <= allowed
+        print(f"  {backend:16} {micro[backend]:12.2f} us   {'met' if micro[backend] <= allowed else 'MISSED'}")
+    return met
+
+
+def main() -> int:
+    """Run the cases asked for; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=[*CASES, "overhead"], default=[*CASES, "overhead"])
+    known = [name for name, state in fastadam.available_backends().items() if state == "available"]
+    compiled = [name for name in known if name != "numpy"]
+    parser.add_argument("--backends", nargs="+", choices=known, default=compiled)
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
+    options = parser.parse_args()
+    print(f"fastadam {fastadam.__version__}, numpy {np.__version__}, torch threads: {torch_threads() or 'no torch'}")
+    met = True
+    for name in options.cases:
+        if name == "overhead":
+            met &= report_overhead(options.backends)
+        else:
+            met &= report(CASES[name], measure(CASES[name], options.backends))
+    return 1 if options.check and not met else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

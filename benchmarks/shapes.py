@@ -1,0 +1,34 @@
+"""Sets of array shapes to take steps over."""
+
+from __future__ import annotations
+
+import numpy as np
+
+Shapes = list[tuple[int, ...]]
+
+
+def mlp(*widths: int) -> Shapes:
+    """Return weight and bias shapes of a network with these layer widths."""
+    return [
+        shape
+        for fan_in, fan_out in zip(widths, widths[1:], strict=False)
+        for shape in ((fan_out, fan_in), (fan_out,))
+    ]
+
+
+def ppo_pair() -> Shapes:
+    """Return an actor 4-64-64-2 and a critic 4-64-64-1: 12 tensors, 9,155 parameters."""
+    return mlp(4, 64, 64, 2) + mlp(4, 64, 64, 1)
+
+
+def tiny_tensors(count: int = 3000) -> Shapes:
+    """Return vectors of 1 to 97 elements, 3,000 of them unless told otherwise."""
+    return [(int(n),) for n in np.random.default_rng(0).integers(1, 98, count)]
+
+
+def gpt2_small() -> Shapes:
+    """Return GPT-2 small: 148 tensors, 124,439,808 parameters."""
+    width = 768
+    block = [(width,), (width,), (width, 3 * width), (3 * width,), (width, width), (width,)]
+    block += [(width,), (width,), (width, 4 * width), (4 * width,), (4 * width, width), (width,)]
+    return [(50257, width), (1024, width), *(block * 12), (width,), (width,)]

@@ -1,0 +1,247 @@
+/* The C backend: check the gradients, split the work over threads, run the formula of element.inc. */
+#include "adam.h"
+
+#include <math.h>
+#include <string.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#ifndef __GNUC__ /* GCC and clang take -ffp-contract=off instead */
+#pragma STDC FP_CONTRACT OFF
+#endif
+
+#if defined(__GNUC__)
+#define FASTADAM_INLINE inline __attribute__((always_inline))
+#define FASTADAM_RESTRICT restrict
+#else
+#define FASTADAM_INLINE inline
+#define FASTADAM_RESTRICT
+#endif
+
+#if defined(__GNUC__) && defined(__x86_64__)
+#define FASTADAM_X86 1
+#endif
+
+#define REAL float
+#define SQRT sqrtf
+#define ELEMENTS elements_float32
+#include "element.inc"
+#undef REAL
+#undef SQRT
+#undef ELEMENTS
+
+#define REAL double
+#define SQRT sqrt
+#define ELEMENTS elements_float64
+#include "element.inc"
+#undef REAL
+#undef SQRT
+#undef ELEMENTS
+
+/* Elements lo to hi of one span. The eight kinds are spelled out so that each is compiled with constant flags. */
+static FASTADAM_INLINE void piece(int64_t kind, const fastadam_span *span, int64_t lo, int64_t hi,
+                                  const fastadam_row *row)
+{
+#define FASTADAM_CASE(KIND, REAL, ELEMENTS, L2, AMSGRAD)                                                           \
+    case KIND:                                                                                                     \
+        ELEMENTS((REAL *)(uintptr_t)span->param + lo, (const REAL *)(uintptr_t)span->grad + lo,                    \
+                 (REAL *)(uintptr_t)span->exp_avg + lo, (REAL *)(uintptr_t)span->exp_avg_sq + lo,                  \
+                 AMSGRAD ? (REAL *)(uintptr_t)span->max_exp_avg_sq + lo : (REAL *)0, hi - lo, row, L2, AMSGRAD);   \
+        break;
+    switch (kind) {
+        FASTADAM_CASE(0, float, elements_float32, 0, 0)
+        FASTADAM_CASE(1, float, elements_float32, 0, 1)
+        FASTADAM_CASE(2, float, elements_float32, 1, 0)
+        FASTADAM_CASE(3, float, elements_float32, 1, 1)
+        FASTADAM_CASE(4, double, elements_float64, 0, 0)
+        FASTADAM_CASE(5, double, elements_float64, 0, 1)
+        FASTADAM_CASE(6, double, elements_float64, 1, 0)
+        FASTADAM_CASE(7, double, elements_float64, 1, 1)
+    }
+#undef FASTADAM_CASE
+}
+
+/* Elements lo to hi of a batch, counted across its spans. */
+static FASTADAM_INLINE void pieces(const fastadam_plan *plan, const fastadam_batch *batch, int64_t lo, int64_t hi)
+{
+    const fastadam_span *span = (const fastadam_span *)(uintptr_t)plan->spans + batch->first;
+    const fastadam_row *rows = (const fastadam_row *)(uintptr_t)plan->rows;
+    int64_t start = 0;
+    for (int64_t i = 0; i < batch->count && start < hi; i++, span++) {
+        const int64_t end = start + span->size;
+        if (end > lo) {
+            const int64_t from = lo > start ? lo - start : 0;
+            const int64_t to = (hi < end ? hi : end) - start;
+            piece(batch->kind, span, from, to, rows + span->row);
+        }
+        start = end;
+    }
+}
+
+typedef void (*pieces_function)(const fastadam_plan *, const fastadam_batch *, int64_t, int64_t);
+
+static void pieces_baseline(const fastadam_plan *plan, const fastadam_batch *batch, int64_t lo, int64_t hi)
+{
+    pieces(plan, batch, lo, hi);
+}
+
+#ifdef FASTADAM_X86
+__attribute__((target("avx2"))) static void pieces_avx2(const fastadam_plan *plan, const fastadam_batch *batch,
+                                                        int64_t lo, int64_t hi)
+{
+    pieces(plan, batch, lo, hi);
+}
+
+__attribute__((target("avx512f"))) static void pieces_avx512(const fastadam_plan *plan, const fastadam_batch *batch,
+                                                             int64_t lo, int64_t hi)
+{
+    pieces(plan, batch, lo, hi);
+}
+
+static const pieces_function variants[] = {pieces_baseline, pieces_avx2, pieces_avx512};
+#else
+static const pieces_function variants[] = {pieces_baseline};
+#endif
+
+static int current = -1; /* -1: the best one, found at the first use */
+
+int fastadam_supports(int instruction_set)
+{
+#ifdef FASTADAM_X86
+    __builtin_cpu_init();
+    if (instruction_set == 1)
+        return __builtin_cpu_supports("avx2") != 0;
+    if (instruction_set == 2)
+        return __builtin_cpu_supports("avx512f") != 0;
+#endif
+    return instruction_set == 0;
+}
+
+int fastadam_instruction_set(void)
+{
+    if (current < 0)
+        current = fastadam_supports(2) ? 2 : fastadam_supports(1) ? 1 : 0;
+    return current;
+}
+
+void fastadam_use(int instruction_set)
+{
+    if (fastadam_supports(instruction_set))
+        current = instruction_set;
+}
+
+int fastadam_has_openmp(void)
+{
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+static void run_batch(const fastadam_plan *plan, const fastadam_batch *batch)
+{
+    const pieces_function run = variants[fastadam_instruction_set()];
+#ifdef _OPENMP
+    if (batch->threads > 1) {
+#pragma omp parallel num_threads((int)batch->threads)
+        {
+            const int64_t threads = omp_get_num_threads();
+            /* Multiples of 16 elements: at least a cache line, so that two threads do not share one. */
+            const int64_t share = ((batch->elements + threads - 1) / threads + 15) / 16 * 16;
+            const int64_t lo = share * omp_get_thread_num();
+            const int64_t hi = lo + share < batch->elements ? lo + share : batch->elements;
+            if (lo < hi)
+                run(plan, batch, lo, hi);
+        }
+        return;
+    }
+#endif
+    run(plan, batch, 0, batch->elements);
+}
+
+static int64_t read_word(int64_t object, int64_t offset)
+{
+    intptr_t word;
+    memcpy(&word, (const char *)(uintptr_t)object + offset, sizeof word);
+    return word;
+}
+
+static int read_int(int64_t object, int64_t offset)
+{
+    int value;
+    memcpy(&value, (const char *)(uintptr_t)object + offset, sizeof value);
+    return value;
+}
+
+/* NumPy's public flag bits (NPY_ARRAY_*). */
+enum { C_CONTIGUOUS = 0x1, ALIGNED = 0x100, WRITEABLE = 0x400 };
+
+/* Does [lo, hi) meet one of the sorted, disjoint fences (the memory that the step writes)? */
+static int is_fenced(const fastadam_plan *plan, int64_t lo, int64_t hi)
+{
+    const int64_t *starts = (const int64_t *)(uintptr_t)plan->fence_starts;
+    const int64_t *ends = (const int64_t *)(uintptr_t)plan->fence_ends;
+    int64_t below = 0, count = plan->n_fences;
+    while (count > 0) {
+        const int64_t half = count / 2;
+        if (starts[below + half] < hi) {
+            below += half + 1;
+            count -= half + 1;
+        } else {
+            count = half;
+        }
+    }
+    return below > 0 && ends[below - 1] > lo;
+}
+
+/* A plain gradient is an exact ndarray of its parameter's dtype and shape, C-contiguous, aligned, and apart from
+ * all that the step writes. Its parameter must still be where it was, and writable. */
+static int is_plain(const fastadam_plan *plan, const fastadam_span *span)
+{
+    const fastadam_headers *at = &plan->headers;
+    const fastadam_slot *slot = (const fastadam_slot *)(uintptr_t)plan->slots + span->slot;
+    const int64_t param = slot->param_object, descr = slot->descr;
+    const int64_t grad = ((const int64_t *)(uintptr_t)plan->grad_objects)[span->slot];
+    if (read_word(grad, at->type) != at->array_type || read_word(grad, at->descr) != descr ||
+        read_word(param, at->descr) != descr || read_word(param, at->data) != span->param)
+        return 0;
+    const int param_flags = C_CONTIGUOUS | ALIGNED | WRITEABLE, grad_flags = C_CONTIGUOUS | ALIGNED;
+    if ((read_int(param, at->flags) & param_flags) != param_flags ||
+        (read_int(grad, at->flags) & grad_flags) != grad_flags)
+        return 0;
+    const int ndim = read_int(grad, at->ndim);
+    if (ndim != read_int(param, at->ndim))
+        return 0;
+    const int64_t grad_dims = read_word(grad, at->dims), param_dims = read_word(param, at->dims);
+    for (int i = 0; i < ndim; i++)
+        if (read_word(grad_dims, i * (int64_t)sizeof(intptr_t)) !=
+            read_word(param_dims, i * (int64_t)sizeof(intptr_t)))
+            return 0;
+    return 1;
+}
+
+int64_t fastadam_step(const fastadam_plan *plan, int check)
+{
+    fastadam_span *spans = (fastadam_span *)(uintptr_t)plan->spans;
+    const fastadam_batch *batches = (const fastadam_batch *)(uintptr_t)plan->batches;
+    if (check) {
+        for (int64_t b = 0; b < plan->n_batches; b++) {
+            const int64_t itemsize = batches[b].kind < 4 ? 4 : 8;
+            for (int64_t i = batches[b].first; i < batches[b].first + batches[b].count; i++) {
+                fastadam_span *span = spans + i;
+                if (!is_plain(plan, span))
+                    return span->slot;
+                const int64_t grad = ((const int64_t *)(uintptr_t)plan->grad_objects)[span->slot];
+                span->grad = read_word(grad, plan->headers.data);
+                if (span->size > 0 && is_fenced(plan, span->grad, span->grad + span->size * itemsize))
+                    return span->slot;
+            }
+        }
+    }
+    for (int64_t b = 0; b < plan->n_batches; b++)
+        run_batch(plan, batches + b);
+    return -1;
+}

@@ -1,0 +1,50 @@
+/* The work list as C sees it. fastadam/spans.py and fastadam/coefficients.py describe the same memory as NumPy
+ * structured arrays; a test compares every size and offset. All fields are 64 bits wide, so there is no padding. */
+#ifndef FASTADAM_ADAM_H
+#define FASTADAM_ADAM_H
+
+#include <stdint.h>
+
+/* What one step does to one set of parameters: the scalars of the formula, narrowed by the kernel. */
+typedef struct {
+    double beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, inv_sqrt_bias_correction2, eps, decay, l2,
+        grad_scale;
+} fastadam_row;
+
+/* A contiguous run of real numbers that shares one row: five addresses, a length, the row, the caller's slot. */
+typedef struct {
+    int64_t param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, size, row, slot;
+} fastadam_span;
+
+/* Consecutive spans that one compiled variant can take: kind = 4 * is_float64 + 2 * l2 + amsgrad. */
+typedef struct {
+    int64_t kind, first, count, elements, threads;
+} fastadam_batch;
+
+/* An array that gets one gradient: its array object, and the dtype object that it and its gradient must have. */
+typedef struct {
+    int64_t param_object, descr;
+} fastadam_slot;
+
+/* Where the parts of a NumPy array object lie, in bytes from its start (fastadam/headers.py finds them). */
+typedef struct {
+    int64_t array_type, type, data, ndim, dims, descr, flags;
+} fastadam_headers;
+
+typedef struct {
+    int64_t spans, rows, batches, n_batches, slots, grad_objects, fence_starts, fence_ends, n_fences;
+    fastadam_headers headers;
+} fastadam_plan;
+
+/* Take one step. With check, look at every gradient's array object first; where one is not plain, write nothing
+ * and return its slot. Returns -1 when the step was taken. */
+int64_t fastadam_step(const fastadam_plan *plan, int check);
+
+/* Instruction sets: 0 baseline, 1 AVX2, 2 AVX-512. */
+int fastadam_supports(int instruction_set);
+int fastadam_instruction_set(void);
+void fastadam_use(int instruction_set);
+
+int fastadam_has_openmp(void);
+
+#endif

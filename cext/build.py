@@ -1,0 +1,66 @@
+"""Describe the C extension ``fastadam.backends._c`` to cffi; setup.py builds it from here."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+from cffi import FFI
+
+HERE = Path(__file__).parent
+MODULE = "fastadam.backends._c"
+
+
+def declarations() -> str:
+    """Return what cffi's parser needs of adam.h: no comments and no preprocessor lines."""
+    header = re.sub(r"/\*.*?\*/", "", (HERE / "adam.h").read_text(), flags=re.DOTALL)
+    return "\n".join(line for line in header.splitlines() if not line.startswith("#"))
+
+
+def compile_flags() -> list[str]:
+    """Return the flags that the numerics contract needs.
+
+    ``-ffp-contract=off`` keeps every operation rounded on its own. ``-fno-math-errno`` lets the root
+    vectorise. ``-ffast-math`` must never appear: it changes results, and a library linked with it
+    switches denormal numbers off for the whole process.
+    """
+    if sys.platform == "win32":
+        return ["/O2", "/fp:precise"]
+    return ["-O3", "-ffp-contract=off", "-fno-math-errno"]
+
+
+def openmp_flags() -> list[str]:
+    """Return ``["-fopenmp"]`` where the compiler can build and link with it, else an empty list."""
+    if sys.platform == "win32":
+        return []
+    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "openmp.c"
+        source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
+        command = [*compiler, "-fopenmp", str(source), "-o", str(Path(folder) / "openmp")]
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return []
+    return ["-fopenmp"] if done.returncode == 0 else []
+
+
+ffibuilder = FFI()
+ffibuilder.cdef(declarations())
+ffibuilder.set_source(
+    MODULE,
+    '#include "adam.h"',
+    sources=["cext/adam.c"],
+    include_dirs=["cext"],
+    depends=["cext/adam.c", "cext/adam.h", "cext/element.inc"],
+    extra_compile_args=compile_flags() + openmp_flags(),
+    extra_link_args=openmp_flags(),
+    libraries=[] if sys.platform == "win32" else ["m"],
+    # Without a compiler the install goes on; fastadam.available_backends() then says why C is missing.
+    optional=True,
+)

@@ -1,0 +1,19 @@
+"""Adam as a library of its own: the optimizer step for people who have arrays and gradients."""
+
+from fastadam.adam import Adam, AdamW
+from fastadam.backends import BackendUnavailableError, available_backends
+from fastadam.flat import Packed, pack
+from fastadam.parameter import Parameter
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Adam",
+    "AdamW",
+    "BackendUnavailableError",
+    "Packed",
+    "Parameter",
+    "__version__",
+    "available_backends",
+    "pack",
+]

@@ -1,0 +1,459 @@
+"""The optimizers: when to do what. The arithmetic is in element.py and coefficients.py."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from fastadam import backends, hyperparameters
+from fastadam.arrays import Array, Fences, check_gradient, check_parameter
+from fastadam.flat import Packed
+from fastadam.groups import Group
+from fastadam.hyperparameters import DEFAULTS, LearningRate
+from fastadam.parameter import Parameter
+from fastadam.params import split_groups
+from fastadam.spans import WorkList
+from fastadam.state import Loaded, State, state_dict
+from fastadam.threads import check_limit
+
+# Work lists kept for steps in which some gradients are None, by which ones are.
+MOST_PATTERNS = 16
+
+
+class Adam:
+    r"""Adam on NumPy arrays, which are updated in place.
+
+    Parameters
+    ----------
+    params : ndarray, Parameter, Packed, iterable, mapping or list of dict
+        What to optimize: one array or several (any iterable, generators included), `Parameter` objects,
+        a mapping of names to arrays, ``(name, array)`` pairs, a buffer made by `pack`, or a list of group
+        dicts with the key ``"params"`` and any of the options below. Arrays are float32, float64, complex64
+        or complex128, of any shape, C-contiguous and writable; dtypes can be mixed.
+    lr : float or callable, default 1e-3
+        Learning rate; or a function of the 1-based step number of a parameter that returns it.
+    betas : pair of float, default (0.9, 0.999)
+        Decay rates of the two moments, in [0, 1).
+    eps : float, default 1e-8
+        Added to the denominator, outside the root and after bias correction.
+    weight_decay : float, default 0
+        Coefficient of the decay: added to the gradient as ``weight_decay * param`` (L2), or, with
+        `decoupled_weight_decay`, taken off the parameter as ``lr * weight_decay * param``.
+    amsgrad : bool, default False
+        Divide by the running maximum of the second moment.
+    maximize : bool, default False
+        Go up the gradient instead of down.
+    decoupled_weight_decay : bool, default False
+        Decay as AdamW does.
+    backend : str, default "auto"
+        ``"c"``, ``"numba"``, ``"numpy"``, or ``"auto"`` for the first of them that is available. All give
+        the same bits.
+    threads : int, optional
+        Upper limit of threads for a step; the default is ``FASTADAM_NUM_THREADS``, else
+        ``OMP_NUM_THREADS``, else the number of processors. Small steps run on one thread, and so do all
+        steps of a forked child process. The bits do not depend on it.
+
+    Attributes
+    ----------
+    param_groups : list of dict
+        The groups with their options, which can be edited between steps and are checked when used.
+    state : State
+        Live view of the moments and step counters, by position, name or array.
+    backend : str
+        Name of the backend in use.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not what it must be; the message names it and the remedy.
+    BackendUnavailableError
+        If the backend named cannot be used here.
+
+    Notes
+    -----
+    With gradient :math:`g_t`, step size :math:`\alpha` and :math:`m_0 = v_0 = 0`, a step is
+
+    .. math::
+
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+        \theta_t &= \theta_{t-1} - \alpha \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+
+    as in Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv:1412.6980, Algorithm
+    1. Decoupled weight decay is Loshchilov and Hutter, ICLR 2019, arXiv:1711.05101; AMSGrad is Reddi, Kale and
+    Kumar, ICLR 2018. Complex numbers are updated as pairs of reals.
+
+    Examples
+    --------
+    >>> import numpy as np, fastadam
+    >>> theta = np.array([0.5, -0.3])
+    >>> optimizer = fastadam.Adam(theta, lr=0.1)
+    >>> for _ in range(200):
+    ...     optimizer.step(2 * (theta - 1.0))
+    >>> theta.round(3)
+    array([1., 1.])
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: LearningRate = DEFAULTS.lr,
+        betas: tuple[float, float] = DEFAULTS.betas,
+        eps: float = DEFAULTS.eps,
+        weight_decay: float = DEFAULTS.weight_decay,
+        amsgrad: bool = DEFAULTS.amsgrad,
+        *,
+        maximize: bool = DEFAULTS.maximize,
+        decoupled_weight_decay: bool = DEFAULTS.decoupled_weight_decay,
+        backend: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        self.defaults = hyperparameters.check(
+            {
+                "lr": lr,
+                "betas": betas,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "amsgrad": amsgrad,
+                "maximize": maximize,
+                "decoupled_weight_decay": decoupled_weight_decay,
+            }
+        )._asdict()
+        check_limit(threads)
+        self.threads = threads
+        self.backend, self._backend = backends.choose(backend)
+        self._lock = threading.Lock()
+        self._groups: list[Group] = []
+        self.param_groups: list[dict[str, Any]] = []
+        self.state = State(self._groups)
+        given = split_groups(params)
+        groups = self._make_groups(given)
+        self._take_groups(groups)
+
+    def add_param_group(self, param_group: Mapping[str, Any]) -> None:
+        """Add a group of parameters; their moments and step counters start at zero.
+
+        Parameters
+        ----------
+        param_group : mapping
+            ``"params"`` in any form that the constructor takes (but group dicts), and any of the options;
+            the others have the constructor's values.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If something in it is wrong; the optimizer is as before then.
+        """
+        if not isinstance(param_group, Mapping):
+            raise TypeError(f"param_group must be a dict with the key 'params', got {param_group!r}")
+        with self._lock:
+            self._take_groups(self._make_groups([param_group]))
+
+    def step(self, grads: Any = None, *, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step: update the parameters in place.
+
+        Parameters
+        ----------
+        grads : iterable, mapping or ndarray, optional
+            Gradients in the order of the parameters (over all groups), or a mapping under their names; one
+            array for a single parameter, or a 1-D array for a whole packed buffer. Each has the dtype and
+            shape of its parameter and any strides; it is not written to. None in place of one skips that
+            parameter: its values, moments and step counter stay as they are. Without `grads` they are taken
+            from where they live: ``flat.grad`` of packed buffers, ``grad`` of `Parameter` objects.
+        closure : callable, optional
+            Called first, without arguments; it recomputes the loss and the gradients.
+
+        Returns
+        -------
+        object
+            What `closure` returned, or None.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient or an edited option is not what it must be. All checks come before the first write:
+            parameters, moments and step counters are as before then.
+        """
+        loss = None if closure is None else closure()
+        with self._lock:
+            self._refresh()
+            if grads is None:
+                work = self._in_pieces
+                found = work.gather()
+            else:
+                work, found = self._sort(grads)
+            work.write_coefficients()
+            # Counted first, so that an interrupt that arrives while native code runs finds the state whole.
+            work.count_step()
+            if not work.try_step(found):
+                work.count_step(-1)
+                self._step_with_care(work, found)
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients that live with the parameters.
+
+        Parameters
+        ----------
+        set_to_none : bool, default True
+            Set the ``grad`` of `Parameter` objects to None instead of filling it with zeros. Gradients of
+            packed buffers are filled with zeros either way. Plain arrays have none to clear.
+        """
+        for group in self._groups:
+            if group.packed is not None:
+                group.packed.grad.fill(0)
+                continue
+            for member in group.members:
+                if isinstance(member.given, Parameter) and member.given.grad is not None:
+                    if set_to_none:
+                        member.given.grad = None
+                    else:
+                        member.given.grad[...] = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of the state and options, in torch's layout with NumPy arrays.
+
+        Returns
+        -------
+        dict
+            ``"state"`` maps the position of each stepped parameter to its ``step``, ``exp_avg``,
+            ``exp_avg_sq`` and, with amsgrad, ``max_exp_avg_sq``, in the parameter's shape and dtype, whatever
+            the layout. ``"param_groups"`` lists each group's options, the positions ``"params"`` and, where
+            there are names, ``"param_names"``. A callable `lr` is in it as it is.
+        """
+        with self._lock:
+            return state_dict(self._groups)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over a copy of a saved state and its options.
+
+        Parameters
+        ----------
+        state_dict : mapping
+            What `state_dict` returned, here or in an optimizer over parameters of the same shapes and dtypes
+            in any layout, or a torch optimizer's. Where both have names, parameters are matched by name.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it does not fit; the optimizer is as before then.
+        """
+        with self._lock:
+            loaded = Loaded(state_dict, self._groups)
+            loaded.take_over()
+            self._plan_work()
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} ("]
+        for i, group in enumerate(self._groups):
+            lines.append(f"    Parameter Group {i}: {len(group.members)} parameters")
+            lines += [f"        {key}: {group.options.get(key)}" for key in hyperparameters.KEYS]
+        return "\n".join([*lines, f"    backend: {self.backend}", ")"])
+
+    # Native code holds addresses, so copies and pickles are made from the arrays and built anew.
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "groups": [{**group.options, "params": group.given} for group in self._groups],
+            "defaults": self.defaults,
+            "backend": self.backend,
+            "threads": self.threads,
+            "state": self.state_dict(),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        groups = [{k: v for k, v in group.items() if k != "param_names"} for group in state["groups"]]
+        Adam.__init__(self, groups, **state["defaults"], backend=state["backend"], threads=state["threads"])
+        self.load_state_dict(state["state"])
+
+    def _make_groups(self, given: Iterable[Mapping[str, Any]]) -> list[Group]:
+        groups: list[Group] = []
+        start = sum(len(group.members) for group in self._groups)
+        for i, one in enumerate(given, len(self._groups)):
+            where = f"param_groups[{i}]: " if i or "lr" in one or len(one) > 1 else ""
+            groups.append(Group(one, self.defaults, start, where))
+            start += len(groups[-1].members)
+        return groups
+
+    def _take_groups(self, new: list[Group]) -> None:
+        groups = [*self._groups, *new]
+        names = [member.name for group in groups for member in group.members]
+        if None in names and any(name is not None for name in names):
+            raise ValueError(
+                f"parameter {names.index(None)} has no name, others have; name all of them or none"
+            )
+        positions: dict[Any, int] = {}
+        for position, name in enumerate(names):
+            if name is not None and name in positions:
+                raise ValueError(f"the name {name!r} is given to parameters {positions[name]} and {position}")
+            positions[name] = position
+        fences = Fences(owned for group in groups for owned in group.owned())
+        self._positions = positions if None not in positions else {}
+        self._fences = fences
+        self._groups += new
+        self.param_groups += [group.options for group in new]
+        self._plan_work()
+
+    def _plan_work(self) -> None:
+        """Build the work lists anew: groups, rows or variants have changed."""
+        self._fences = Fences(owned for group in self._groups for owned in group.owned())
+        self._patterns: dict[bytes, WorkList] = {}
+        self._in_pieces = self._work_list(in_pieces=True)
+        self._by_member = self._in_pieces
+        if any(group.one_piece for group in self._groups):
+            self._by_member = self._work_list(in_pieces=False)
+
+    def _work_list(self, in_pieces: bool, active: Array | None = None) -> WorkList:
+        return WorkList(
+            self._groups, self._fences, self._backend, self.threads, in_pieces=in_pieces, active=active
+        )
+
+    def _refresh(self) -> None:
+        """Take up what the user has edited in `param_groups`."""
+        groups = self._groups
+        if len(self.param_groups) != len(groups):
+            raise ValueError(
+                f"param_groups has {len(self.param_groups)} entries, the optimizer made {len(groups)}; use "
+                f"add_param_group to add one"
+            )
+        changed = False
+        for group, options in zip(groups, self.param_groups, strict=True):
+            if options is not group.options:
+                raise ValueError(
+                    f"{group.where}the group's dict was replaced; edit its values instead"
+                )
+            changed = changed or group.changed()
+        if not changed:
+            return
+        checked = [group.check_options() for group in groups]
+        same_kernels = all(
+            (hyper.l2_on, hyper.amsgrad) == (group.hyper.l2_on, group.hyper.amsgrad)
+            for group, hyper in zip(groups, checked, strict=True)
+        )
+        for group, hyper in zip(groups, checked, strict=True):
+            group.accept(hyper)
+        if not same_kernels:
+            self._plan_work()
+
+    def _sort(self, grads: Any) -> tuple[WorkList, list[Any] | tuple[Any, ...]]:
+        """Return the work list that gradients given by the user belong to, and one gradient for each slot."""
+        work = self._by_member
+        if isinstance(grads, np.ndarray):
+            whole = self._in_pieces
+            if len(whole.owners) == 1 and grads.shape == whole.owners[0].shape:
+                return whole, (grads,)
+            if len(work.owners) == 1:
+                return work, (grads,)
+            raise TypeError(
+                f"grads is one array, but there are {len(work.owners)} parameters; pass a list with one gradient each"
+            )
+        if isinstance(grads, Mapping):
+            if not self._positions:
+                raise TypeError("grads is a mapping, but the parameters have no names; pass a list in their order")
+            missing = [name for name in self._positions if name not in grads]
+            unexpected = [name for name in grads if name not in self._positions]
+            if missing or unexpected:
+                raise ValueError(
+                    f"grads has other names than the parameters: missing {missing}, unexpected {unexpected}; use "
+                    f"None for a parameter without a gradient"
+                )
+            return work, [grads[name] for name in self._positions]
+        if not isinstance(grads, list | tuple):
+            if isinstance(grads, Packed):
+                raise TypeError("grads is a packed buffer; step() without arguments uses its gradients")
+            if isinstance(grads, str | bytes | set | frozenset) or not isinstance(grads, Iterable):
+                raise TypeError(f"grads must be a list of arrays or a mapping of names to arrays, got {grads!r}")
+        grads = tuple(grads)  # a list could change while native code reads it
+        if len(grads) != len(work.owners):
+            raise ValueError(f"grads has {len(grads)} items, but there are {len(work.owners)} parameters")
+        return work, grads
+
+    def _step_with_care(self, work: WorkList, grads: Any) -> None:
+        """Take a step in which native code found something that Python has to look at."""
+        active = np.array([grad is not None for grad in grads], bool)
+        ready: list[Array] = []
+        for grad, owner, label in zip(grads, work.owners, work.labels, strict=True):
+            if grad is not None:
+                check_parameter(owner, label)
+                ready.append(check_gradient(grad, owner, f"the gradient of {label}", self._fences))
+        if not ready:
+            return
+        if not active.all():
+            work = self._pattern(work is self._in_pieces, active)
+            work.write_coefficients()
+        work.count_step()
+        work.step(ready)
+
+    def _pattern(self, in_pieces: bool, active: Array) -> WorkList:
+        """Return the work list of the slots that have a gradient."""
+        start = 0
+        split = False
+        for group in self._groups:
+            n = 1 if in_pieces and group.one_piece else len(group.members)
+            if n == len(group.members):
+                split = group.split_rows(active[start : start + n]) or split
+            start += n
+        if split:
+            self._plan_work()
+        key = bytes([in_pieces]) + active.tobytes()
+        if key not in self._patterns:
+            if len(self._patterns) >= MOST_PATTERNS:
+                self._patterns.clear()
+            self._patterns[key] = self._work_list(in_pieces, active)
+        return self._patterns[key]
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: `Adam` with other defaults.
+
+    Parameters
+    ----------
+    params : ndarray, Parameter, Packed, iterable, mapping or list of dict
+        See `Adam`, as for all others.
+    lr : float or callable, default 1e-3
+        Learning rate.
+    betas : pair of float, default (0.9, 0.999)
+        Decay rates of the two moments.
+    eps : float, default 1e-8
+        Added to the denominator.
+    weight_decay : float, default 1e-2
+        Each step takes ``lr * weight_decay * param`` off the parameter.
+    amsgrad, maximize : bool, default False
+        See `Adam`.
+    backend : str, default "auto"
+        See `Adam`.
+    threads : int, optional
+        See `Adam`.
+
+    Notes
+    -----
+    Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101, Algorithm 2.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: LearningRate = DEFAULTS.lr,
+        betas: tuple[float, float] = DEFAULTS.betas,
+        eps: float = DEFAULTS.eps,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = DEFAULTS.amsgrad,
+        *,
+        maximize: bool = DEFAULTS.maximize,
+        backend: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            maximize=maximize,
+            decoupled_weight_decay=True,
+            backend=backend,
+            threads=threads,
+        )

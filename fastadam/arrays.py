@@ -1,0 +1,209 @@
+"""What an array must be to serve as a parameter or a gradient, and where it lies in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+try:
+    from numpy.lib.array_utils import byte_bounds
+except ImportError:  # NumPy 1
+    from numpy import byte_bounds  # type: ignore[no-redef,attr-defined]
+
+Array = NDArray[Any]
+
+# Supported dtype -> (dtype the kernels compute in, how many of those make one element).
+DTYPES: dict[np.dtype[Any], tuple[np.dtype[Any], int]] = {
+    np.dtype(np.float32): (np.dtype(np.float32), 1),
+    np.dtype(np.float64): (np.dtype(np.float64), 1),
+    np.dtype(np.complex64): (np.dtype(np.float32), 2),
+    np.dtype(np.complex128): (np.dtype(np.float64), 2),
+}
+SUPPORTED = ", ".join(str(dtype) for dtype in DTYPES)
+
+
+def address(array: Array) -> int:
+    """Return the address of the first element."""
+    return int(array.__array_interface__["data"][0])
+
+
+def as_reals(array: Array) -> Array:
+    """Return a 1-D view of a contiguous array; complex numbers become pairs of reals."""
+    return array.reshape(-1).view(DTYPES[array.dtype][0])
+
+
+def check_array(value: Any, label: str) -> Array:
+    """Return `value` as a base-class ndarray if it is a NumPy array of a supported dtype.
+
+    Parameters
+    ----------
+    value : object
+        Anything.
+    label : str
+        How error messages call it.
+
+    Returns
+    -------
+    ndarray
+        `value` itself, or a base-class view of it.
+
+    Raises
+    ------
+    TypeError
+        If it is no array, masked, or of another dtype or byte order.
+    """
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{label} {_not_an_array(value)}")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{label} is a masked array, whose mask would be ignored; pass its .data or .filled()")
+    if value.dtype not in DTYPES:
+        swapped = " (not in this machine's byte order)" if not value.dtype.isnative else ""
+        raise TypeError(
+            f"{label} has dtype {value.dtype}{swapped}; supported are {SUPPORTED}, in native byte order: "
+            f"convert it with .astype()"
+        )
+    return value if type(value) is np.ndarray else value.view(np.ndarray)
+
+
+def check_parameter(value: Any, label: str) -> Array:
+    """Return `value` as an ndarray that a kernel may update in place.
+
+    Parameters
+    ----------
+    value : object
+        Anything.
+    label : str
+        How error messages call it.
+
+    Returns
+    -------
+    ndarray
+        Shares the memory of `value`: any shape, C-contiguous, aligned, writable, of a supported dtype.
+
+    Raises
+    ------
+    TypeError
+        If it is no array of a supported dtype.
+    ValueError
+        If it is read-only, not C-contiguous or not aligned.
+    """
+    array = check_array(value, label)
+    if not array.flags.writeable:
+        raise ValueError(f"{label} is read-only; parameters are updated in place, so pass a writable copy")
+    if not array.flags.c_contiguous:
+        raise ValueError(
+            f"{label} of shape {array.shape} is not C-contiguous (strides {array.strides}); make it so with "
+            f"np.ascontiguousarray and go on with that array, or let fastadam.pack lay it out"
+        )
+    if not array.flags.aligned:
+        raise ValueError(f"{label} is not aligned to its dtype {array.dtype}; pass a copy of it")
+    return array
+
+
+def check_gradient(value: Any, param: Array, label: str, fences: Fences) -> Array:
+    """Return the gradient `value` in the form that kernels read, without writing to it.
+
+    Parameters
+    ----------
+    value : object
+        An ndarray of the dtype and shape of `param`, of any strides; a NumPy scalar for a 0-d `param`.
+    param : ndarray
+        The parameter it belongs to.
+    label : str
+        How error messages call it.
+    fences : Fences
+        The memory that the step writes.
+
+    Returns
+    -------
+    ndarray
+        C-contiguous and aligned; `value` itself where that is so, else a copy.
+
+    Raises
+    ------
+    TypeError
+        If it is no array, or of another dtype.
+    ValueError
+        If its shape differs, or it shares memory with what the step writes.
+    """
+    grad = np.asarray(value) if isinstance(value, np.generic) else value
+    if not isinstance(grad, np.ndarray):
+        raise TypeError(f"{label} {_not_an_array(value)}; use None for a parameter without a gradient")
+    if isinstance(grad, np.ma.MaskedArray):
+        raise TypeError(f"{label} is a masked array, whose mask would be ignored; pass its .filled(0)")
+    if grad.dtype != param.dtype:
+        raise TypeError(
+            f"{label} has dtype {grad.dtype}, its parameter has {param.dtype}; convert it with "
+            f".astype(np.{param.dtype.name})"
+        )
+    if grad.shape != param.shape:
+        raise ValueError(f"{label} has shape {grad.shape}, its parameter has {param.shape}")
+    owner = fences.owner(grad)
+    if owner is not None:
+        raise ValueError(f"{label} shares memory with {owner}, which this step writes; pass a copy of it")
+    if not (grad.flags.c_contiguous and grad.flags.aligned):
+        return np.array(grad, order="C", subok=False)
+    return grad.view(np.ndarray)
+
+
+class Fences:
+    """The memory that a step writes, as sorted intervals that do not meet.
+
+    Parameters
+    ----------
+    owned : iterable of (array, label)
+        Contiguous arrays; empty ones take no memory.
+
+    Raises
+    ------
+    ValueError
+        If two of them share memory.
+
+    Attributes
+    ----------
+    starts, ends : ndarray of int64
+        First byte of each interval, and the byte after its last.
+    """
+
+    def __init__(self, owned: Iterable[tuple[Array, str]]) -> None:
+        intervals = sorted(
+            ((address(array), label, array) for array, label in owned if array.size),
+            key=lambda interval: interval[0],
+        )
+        self.starts = np.array([start for start, _, _ in intervals], dtype=np.int64)
+        self.ends = np.array([start + array.nbytes for start, _, array in intervals], dtype=np.int64)
+        self._labels = [label for _, label, _ in intervals]
+        self._arrays = [array for _, _, array in intervals]
+        for i in np.flatnonzero(self.ends[:-1] > self.starts[1:]):
+            raise ValueError(
+                f"{self._labels[i]} and {self._labels[i + 1]} share memory (or are the same array); give each "
+                f"parameter once, or pass a copy"
+            )
+
+    def owner(self, array: Array) -> str | None:
+        """Return the label of an interval that shares memory with `array` (of any strides), or None."""
+        if not array.size:
+            return None
+        low, high = byte_bounds(array)
+        last = int(np.searchsorted(self.starts, high))
+        first = int(np.searchsorted(self.ends, low, side="right"))
+        for i in range(first, last):
+            if array.flags.c_contiguous or np.shares_memory(array, self._arrays[i]):
+                return self._labels[i]
+        return None
+
+
+def _not_an_array(value: Any) -> str:
+    """Say what `value` is instead of a NumPy array, and what to do about it."""
+    module = type(value).__module__.partition(".")[0]
+    name = f"{module}.{type(value).__qualname__}" if module != "builtins" else type(value).__qualname__
+    if module == "torch":
+        return f"is a {name}, not a NumPy array; tensor.detach().numpy() shares a CPU tensor's memory"
+    if hasattr(value, "__cuda_array_interface__"):
+        return f"is a {name} on a CUDA device; the backends of this version work on NumPy arrays"
+    if hasattr(value, "__array__"):
+        return f"is a {name}, not a NumPy array; convert it with np.array"
+    return f"is a {name}, not a NumPy array"

@@ -1,0 +1,89 @@
+"""The backends by name, imported when first asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from fastadam.spans import WorkList
+
+# name -> module, in the order in which "auto" tries them. C comes first: it needs no compilation at run
+# time and has the shortest call; the bits are the same.
+MODULES = {
+    "c": "fastadam.backends.c",
+    "numba": "fastadam.backends.numba_cpu",
+    "numpy": "fastadam.backends.numpy",
+}
+
+
+class Backend(Protocol):
+    """What a backend module offers."""
+
+    def why_missing(self) -> str | None:
+        """Return why this backend cannot be used here, or None if it can."""
+
+    def bind(self, work: WorkList) -> Callable[[bool], int]:
+        """Return the function that runs `work` each time it is called.
+
+        Called with True it first checks that every gradient is plain, and if one is not, it writes nothing
+        and returns that one's slot. Called with False it takes the gradients as ``work.step`` has set them.
+        It returns -1 when the step was taken.
+        """
+
+
+class BackendUnavailableError(RuntimeError):
+    """The backend asked for by name cannot be used here; the message says why and what to do."""
+
+
+def available_backends() -> dict[str, str]:
+    """Return, for each backend, ``"available"`` or the reason why it is not.
+
+    Returns
+    -------
+    dict of str to str
+        In the order in which ``backend="auto"`` tries them. Looking means importing Numba, where it is
+        installed.
+
+    Examples
+    --------
+    >>> import fastadam
+    >>> fastadam.available_backends()["numpy"]
+    'available'
+    """
+    return {name: load(name).why_missing() or "available" for name in MODULES}
+
+
+def load(name: str) -> Backend:
+    """Import a backend's module, whether or not it can be used here."""
+    return importlib.import_module(MODULES[name])  # type: ignore[return-value]
+
+
+def choose(name: str) -> tuple[str, Backend]:
+    """Return the name and module of the backend to use.
+
+    Parameters
+    ----------
+    name : str
+        ``"auto"`` for the first one available, else exactly the one named.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no backend of that name.
+    BackendUnavailableError
+        If it is not available here.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"backend must be a string, got {name!r}")
+    if name == "auto":
+        # The NumPy backend is always available, so this ends.
+        return next((each, load(each)) for each in MODULES if load(each).why_missing() is None)
+    if name not in MODULES:
+        raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, MODULES))}, got {name!r}")
+    backend = load(name)
+    reason = backend.why_missing()
+    if reason is not None:
+        raise BackendUnavailableError(f"backend {name!r} is not available: {reason}")
+    return name, backend

@@ -1,0 +1,84 @@
+"""The C backend: the kernels of cext/adam.c, called through cffi.
+
+The fastest instruction set that the processor has is used. The environment variable
+``FASTADAM_INSTRUCTION_SET`` (``baseline``, ``avx2`` or ``avx512``), read when the backend is first used, or
+`use_instruction_set` at any time, force another one.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fastadam.arrays import address
+from fastadam.headers import array_headers
+
+if TYPE_CHECKING:
+    from fastadam.spans import WorkList
+
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+
+try:
+    from fastadam.backends import _c
+
+    lib: Any = _c.lib
+    ffi: Any = _c.ffi
+    _import_error = None
+except ImportError as error:
+    _import_error = error
+
+
+@functools.cache
+def why_missing() -> str | None:
+    """Return why the C extension cannot be used here, or None if it can."""
+    if _import_error is not None:
+        return (
+            f"the C extension was not built or cannot be loaded ({_import_error}); install a C compiler and "
+            f"then fastadam again: pip install --force-reinstall --no-binary fastadam fastadam"
+        )
+    forced = os.environ.get("FASTADAM_INSTRUCTION_SET")
+    if forced is not None:
+        try:
+            use_instruction_set(forced)
+        except ValueError as error:
+            return f"FASTADAM_INSTRUCTION_SET: {error}"
+    return None
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Return the instruction sets that this processor has a kernel for."""
+    return tuple(name for i, name in enumerate(INSTRUCTION_SETS) if lib.fastadam_supports(i))
+
+
+def instruction_set() -> str:
+    """Return the instruction set in use."""
+    return INSTRUCTION_SETS[lib.fastadam_instruction_set()]
+
+
+def use_instruction_set(name: str) -> None:
+    """Use the kernels for another instruction set from now on, in all optimizers; the bits stay the same.
+
+    Parameters
+    ----------
+    name : str
+        ``"baseline"``, ``"avx2"`` or ``"avx512"``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such kernel, or this processor cannot run it.
+    """
+    if name not in INSTRUCTION_SETS or not lib.fastadam_supports(INSTRUCTION_SETS.index(name)):
+        raise ValueError(
+            f"instruction set {name!r} is not available here; this processor has {', '.join(instruction_sets())}"
+        )
+    lib.fastadam_use(INSTRUCTION_SETS.index(name))
+
+
+def bind(work: WorkList) -> Callable[[bool], int]:
+    """Return the function that runs `work` (see `fastadam.backends.Backend`)."""
+    plan = ffi.cast("fastadam_plan *", address(work.plan))
+    step = functools.partial(lib.fastadam_step, plan)
+    return step if array_headers() is not None else lambda check: 0 if check else step(False)

@@ -1,0 +1,123 @@
+"""The Numba backend: the formula of element.py, compiled for this processor when it is first needed.
+
+Compiled kernels are kept in Numba's cache on disk, where one can be written. A kernel that runs on several
+threads is used only on the threading layers that Python threads may enter at once (TBB and OpenMP). Numba's
+workqueue layer ends the process when they do: on it a step takes one thread, unless ``threads`` was given;
+then such steps take turns.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fastadam.arrays import address
+from fastadam.headers import array_headers
+
+if TYPE_CHECKING:
+    from fastadam.spans import WorkList
+
+Kernel = Callable[[int, int, bool], int]
+
+
+@functools.cache
+def why_missing() -> str | None:
+    """Return why Numba cannot be used here, or None if it can."""
+    try:
+        import numba
+    except Exception as error:  # a broken install raises all sorts of errors
+        return f"numba cannot be imported ({type(error).__name__}: {error}); try: pip install --upgrade numba"
+    if numba.config.DISABLE_JIT:
+        return "NUMBA_DISABLE_JIT is set, so that Numba compiles nothing; unset it"
+    return None
+
+
+@functools.cache
+def threading_layer() -> str:
+    """Start Numba's threads, unless they run already, and return their layer's name or ``"none"``."""
+    import numba
+    from numba.np.ufunc.parallel import _launch_threads
+
+    try:
+        _launch_threads()
+        return str(numba.threading_layer())
+    except (ImportError, ValueError):  # the layer that was asked for cannot be loaded
+        return "none"
+
+
+def bind(work: WorkList) -> Callable[[bool], int]:
+    """Return the function that runs `work` (see `fastadam.backends.Backend`)."""
+    plan = address(work.plan)
+    can_check = array_headers() is not None
+    (first, *rest) = [
+        kernel(batch["kind"].item(), _may_use_threads(batch["threads"].item(), work.threads_given))
+        for batch in work.batches
+    ]
+
+    def run(check: bool) -> int:
+        if check and not can_check:
+            return 0
+        unplain = first(plan, 0, check)
+        if unplain < 0:
+            for batch, call in enumerate(rest, 1):
+                call(plan, batch, False)
+        return unplain
+
+    return run
+
+
+def _may_use_threads(threads: int, threads_given: bool) -> bool:
+    if threads == 1 or threading_layer() == "none":
+        return False
+    return threads_given or threading_layer() != "workqueue"
+
+
+_kernels: dict[tuple[int, bool], Kernel] = {}
+_compiling = threading.Lock()
+_taking_turns = threading.Lock()
+
+
+def kernel(kind: int, parallel: bool) -> Kernel:
+    """Return the compiled kernel of a variant, compiling it (or loading it from the cache) at first use.
+
+    Parameters
+    ----------
+    kind : int
+        Number of the variant (see `fastadam.spans.kind_of`).
+    parallel : bool
+        Whether it splits the batch over threads.
+
+    Returns
+    -------
+    callable
+        ``kernel(plan_address, batch, check)`` returns -1, or the slot of a gradient that is not plain.
+    """
+    with _compiling:
+        if (kind, parallel) not in _kernels:
+            _kernels[kind, parallel] = _compile(kind, parallel)
+        return _kernels[kind, parallel]
+
+
+def _compile(kind: int, parallel: bool) -> Kernel:
+    import numba
+
+    from fastadam.backends.numba_kernels import make_kernel
+
+    function = make_kernel(kind, parallel)
+    signature = numba.int64(numba.int64, numba.int64, numba.boolean)
+    # The NumPy error model: the default one checks divisors, which keeps the loop from vectorising.
+    options: dict[str, Any] = {"error_model": "numpy", "nogil": True, "parallel": parallel}
+    try:
+        compiled: Kernel = numba.njit(signature, cache=True, **options)(function)
+    except Exception:  # no folder for the cache can be written, the disk is full, a cache file is damaged
+        compiled = numba.njit(signature, cache=False, **options)(function)
+    if not parallel or threading_layer() != "workqueue":
+        return compiled
+
+    def in_turn(plan: int, batch: int, check: bool) -> int:
+        with _taking_turns:
+            return compiled(plan, batch, check)
+
+    return in_turn

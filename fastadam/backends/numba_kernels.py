@@ -1,0 +1,240 @@
+"""The kernels of the Numba backend. Importing this module imports Numba.
+
+A kernel reads the plan (`fastadam.spans.PLAN`) from its address, as words of 64 bits, which is the layout that
+cext/adam.h gives it. The functions here do what their namesakes in cext/adam.c do.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import zlib
+from collections.abc import Callable
+
+from numba import carray, prange, types
+from numba.extending import intrinsic, register_jitable
+
+from fastadam.coefficients import COEFFICIENTS
+from fastadam.element import make_element
+from fastadam.headers import HEADERS
+from fastadam.spans import BATCH, KIND_DTYPES, PLAN, SLOT, SPAN, variant_of
+
+# Numba's cache knows when this file changes, but not when the structs do, so their sum is part of the name.
+_LAYOUT = zlib.crc32(repr((PLAN, SPAN, SLOT, BATCH, COEFFICIENTS)).encode())
+
+_PLAN_NAMES = (*(PLAN.names or ())[:-1], *(HEADERS.names or ()))
+(
+    PLAN_SPANS,
+    PLAN_ROWS,
+    PLAN_BATCHES,
+    PLAN_N_BATCHES,
+    PLAN_SLOTS,
+    PLAN_GRAD_OBJECTS,
+    PLAN_FENCE_STARTS,
+    PLAN_FENCE_ENDS,
+    PLAN_N_FENCES,
+    ARRAY_TYPE,
+    TYPE,
+    DATA,
+    NDIM,
+    DIMS,
+    DESCR,
+    FLAGS,
+) = range(len(_PLAN_NAMES))
+PARAM, GRAD, EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ, SIZE, ROW, SPAN_SLOT = range(8)
+KIND, FIRST, COUNT, ELEMENTS, THREADS = range(5)
+PLAN_WORDS, SPAN_WORDS, SLOT_WORDS, BATCH_WORDS, ROW_WORDS = (
+    layout.itemsize // 8 for layout in (PLAN, SPAN, SLOT, BATCH, COEFFICIENTS)
+)
+WORD = 8  # bytes
+
+# NumPy's public flag bits (NPY_ARRAY_*).
+C_CONTIGUOUS, ALIGNED, WRITEABLE = 0x1, 0x100, 0x400
+GRAD_FLAGS = C_CONTIGUOUS | ALIGNED
+PARAM_FLAGS = GRAD_FLAGS | WRITEABLE
+
+
+@intrinsic
+def pointer(typing_context, place, item):
+    """Turn an address into a pointer to numbers of the type `item`."""
+    result = types.CPointer(item.dtype)
+
+    def codegen(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(result))
+
+    return result(types.int64, item), codegen
+
+
+@register_jitable
+def words(place, n):
+    return carray(pointer(place, types.int64), n)
+
+
+@register_jitable
+def word(place):
+    return carray(pointer(place, types.int64), 1)[0]
+
+
+@register_jitable
+def integer(place):
+    return carray(pointer(place, types.int32), 1)[0]
+
+
+@register_jitable
+def is_fenced(plan, low, high):
+    """Whether [low, high) meets one of the sorted, disjoint fences (the memory that the step writes)."""
+    starts = words(plan[PLAN_FENCE_STARTS], plan[PLAN_N_FENCES])
+    ends = words(plan[PLAN_FENCE_ENDS], plan[PLAN_N_FENCES])
+    below, count = 0, plan[PLAN_N_FENCES]
+    while count > 0:
+        half = count // 2
+        if starts[below + half] < high:
+            below += half + 1
+            count -= half + 1
+        else:
+            count = half
+    return below > 0 and ends[below - 1] > low
+
+
+@register_jitable
+def is_plain(plan, span):
+    """Whether a span's gradient is plain and its parameter still where it was, and writable."""
+    slot = words(plan[PLAN_SLOTS] + span[SPAN_SLOT] * SLOT_WORDS * WORD, SLOT_WORDS)
+    param, descr = slot[0], slot[1]
+    grad = word(plan[PLAN_GRAD_OBJECTS] + span[SPAN_SLOT] * WORD)
+    if (
+        word(grad + plan[TYPE]) != plan[ARRAY_TYPE]
+        or word(grad + plan[DESCR]) != descr
+        or word(param + plan[DESCR]) != descr
+        or word(param + plan[DATA]) != span[PARAM]
+    ):
+        return False
+    if (
+        integer(param + plan[FLAGS]) & PARAM_FLAGS != PARAM_FLAGS
+        or integer(grad + plan[FLAGS]) & GRAD_FLAGS != GRAD_FLAGS
+    ):
+        return False
+    ndim = integer(grad + plan[NDIM])
+    if ndim != integer(param + plan[NDIM]):
+        return False
+    grad_dims, param_dims = word(grad + plan[DIMS]), word(param + plan[DIMS])
+    for i in range(ndim):  # noqa: SIM110 - Numba compiles loops better than generators
+        if word(grad_dims + WORD * i) != word(param_dims + WORD * i):
+            return False
+    return True
+
+
+@register_jitable
+def first_unplain(plan):
+    """Note the gradients' addresses; return the first slot whose gradient is not plain, or -1."""
+    batches = words(plan[PLAN_BATCHES], plan[PLAN_N_BATCHES] * BATCH_WORDS)
+    for b in range(plan[PLAN_N_BATCHES]):
+        batch = batches[b * BATCH_WORDS : (b + 1) * BATCH_WORDS]
+        itemsize = 4 if batch[KIND] < 4 else 8
+        for i in range(batch[FIRST], batch[FIRST] + batch[COUNT]):
+            span = words(plan[PLAN_SPANS] + i * SPAN_WORDS * WORD, SPAN_WORDS)
+            if not is_plain(plan, span):
+                return span[SPAN_SLOT]
+            grad = word(word(plan[PLAN_GRAD_OBJECTS] + span[SPAN_SLOT] * WORD) + plan[DATA])
+            span[GRAD] = grad
+            if span[SIZE] > 0 and is_fenced(plan, grad, grad + span[SIZE] * itemsize):
+                return span[SPAN_SLOT]
+    return -1
+
+
+@register_jitable
+def maximum(old, new):
+    """Return the larger one; a NaN on either side gives NaN."""
+    return old if (old >= new or old != old) else new
+
+
+def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, bool], int]:
+    """Return the Python function of a variant, for Numba to compile.
+
+    Parameters
+    ----------
+    kind : int
+        Number of the variant (see `fastadam.spans.kind_of`).
+    parallel : bool
+        Whether it splits the batch over threads.
+
+    Returns
+    -------
+    callable
+        ``kernel(plan_address, batch, check)``, whose name is unlike that of any other variant: Numba's cache
+        does not tell apart functions that differ in their options only.
+    """
+    dtype, l2_on, amsgrad_on = variant_of(kind)
+    real = types.float32 if dtype == KIND_DTYPES[0] else types.float64
+    narrow = dtype.type
+    itemsize = dtype.itemsize
+    operations = (operator.mul, operator.add, operator.sub, operator.truediv, math.sqrt, maximum)
+    element = register_jitable(make_element(*operations, l2_on=l2_on, amsgrad_on=amsgrad_on))
+
+    @register_jitable
+    def elements(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, row):
+        c0, c1, c2, c3, c4 = narrow(row[0]), narrow(row[1]), narrow(row[2]), narrow(row[3]), narrow(row[4])
+        c5, c6, c7, c8, c9 = narrow(row[5]), narrow(row[6]), narrow(row[7]), narrow(row[8]), narrow(row[9])
+        for i in range(params.size):
+            old_max = max_exp_avg_sqs[i] if amsgrad_on else narrow(0)
+            param, exp_avg, exp_avg_sq, max_exp_avg_sq = element(
+                params[i], grads[i], exp_avgs[i], exp_avg_sqs[i], old_max, c0, c1, c2, c3, c4, c5, c6, c7, c8, c9
+            )
+            params[i], exp_avgs[i], exp_avg_sqs[i] = param, exp_avg, exp_avg_sq
+            if amsgrad_on:
+                max_exp_avg_sqs[i] = max_exp_avg_sq
+
+    @register_jitable
+    def pieces(plan, batch, low, high):
+        """Step elements low to high of a batch, counted across its spans."""
+        start = 0
+        for i in range(batch[FIRST], batch[FIRST] + batch[COUNT]):
+            if start >= high:
+                break
+            span = words(plan[PLAN_SPANS] + i * SPAN_WORDS * WORD, SPAN_WORDS)
+            end = start + span[SIZE]
+            if end > low:
+                first = max(low - start, 0)
+                n = min(high, end) - start - first
+                at = first * itemsize
+                # A slice that starts at zero is what lets LLVM vectorise the loop over it.
+                elements(
+                    carray(pointer(span[PARAM] + at, real), n),
+                    carray(pointer(span[GRAD] + at, real), n),
+                    carray(pointer(span[EXP_AVG] + at, real), n),
+                    carray(pointer(span[EXP_AVG_SQ] + at, real), n),
+                    carray(pointer(span[MAX_EXP_AVG_SQ] + at, real), n),
+                    carray(pointer(plan[PLAN_ROWS] + span[ROW] * ROW_WORDS * WORD, types.float64), ROW_WORDS),
+                )
+            start = end
+
+    if parallel:
+
+        def kernel(place, b, check):
+            plan = words(place, PLAN_WORDS)
+            if check:
+                unplain = first_unplain(plan)
+                if unplain >= 0:
+                    return unplain
+            batch = words(plan[PLAN_BATCHES] + b * BATCH_WORDS * WORD, BATCH_WORDS)
+            threads = batch[THREADS]
+            # Multiples of 16 elements: at least a cache line, so that two threads do not share one.
+            share = ((batch[ELEMENTS] + threads - 1) // threads + 15) // 16 * 16
+            for t in prange(threads):
+                pieces(plan, batch, t * share, min((t + 1) * share, batch[ELEMENTS]))
+            return -1
+    else:
+
+        def kernel(place, b, check):
+            plan = words(place, PLAN_WORDS)
+            if check:
+                unplain = first_unplain(plan)
+                if unplain >= 0:
+                    return unplain
+            batch = words(plan[PLAN_BATCHES] + b * BATCH_WORDS * WORD, BATCH_WORDS)
+            pieces(plan, batch, 0, batch[ELEMENTS])
+            return -1
+
+    kernel.__name__ = f"adam_{kind}_{'parallel' if parallel else 'serial'}_{_LAYOUT}"
+    kernel.__qualname__ = kernel.__name__
+    return kernel

@@ -1,0 +1,206 @@
+"""A parameter group: its members, options, moments and step counters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fastadam import hyperparameters
+from fastadam.arrays import Array, as_reals
+from fastadam.flat import aligned_zeros
+from fastadam.hyperparameters import Hyperparameters
+from fastadam.params import read_members
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+
+
+class Group:
+    """One parameter group.
+
+    Parameters
+    ----------
+    given : mapping
+        A group dict: ``"params"`` and any of the options.
+    defaults : mapping
+        Values of the options that `given` leaves out.
+    start : int
+        Position of its first member in the optimizer.
+    where : str
+        Prefix of error messages.
+
+    Attributes
+    ----------
+    members : list of Member
+    packed : Packed or None
+    options : dict
+        The dict that users see and edit in ``optimizer.param_groups``.
+    hyper : Hyperparameters
+        Those options, as last checked.
+    moments : dict of dict
+        ``moments[name][dtype]`` is one flat buffer for all members of a dtype; the third moment is there
+        once amsgrad has been switched on.
+    row_steps : list of int
+        Steps taken, for each set of members that have always stepped together ("row").
+    row_of : ndarray of int64, shape (members,)
+        Row of each member.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a member or an option is not what it must be.
+    """
+
+    def __init__(self, given: Mapping[str, Any], defaults: Mapping[str, Any], start: int, where: str) -> None:
+        self.where = where
+        self.start = start
+        if "params" not in given:
+            raise ValueError(f"{where}the group has no 'params'; it has {sorted(map(str, given))}")
+        known = ("params", *hyperparameters.KEYS)
+        unknown = [key for key in given if key not in known]
+        if unknown:
+            raise ValueError(f"{where}unknown option {unknown[0]!r}; known are {', '.join(known)}")
+        self.hyper = hyperparameters.check({**defaults, **given}, where)
+        self.given = given["params"]
+        self.members, self.packed = read_members(self.given, start, where)
+        if self.packed is None:  # a generator can be read only once
+            named = self.members[0].name is not None
+            self.given = [(m.name, m.given) if named else m.given for m in self.members]
+        self.options: dict[str, Any] = {"params": tuple(member.given for member in self.members)}
+        if self.members[0].name is not None:
+            self.options["param_names"] = tuple(member.name for member in self.members)
+        self.options.update(self.hyper._asdict())
+        self._fixed = {key: self.options[key] for key in self.options if key not in hyperparameters.KEYS}
+        self.moments: dict[str, dict[np.dtype[Any], Array]] = {}
+        self.slots: dict[bool, Any] = {}  # kept by fastadam.spans
+        self._lay_out()
+        for name in MOMENTS[:2]:
+            self._reserve(name)
+        if self.hyper.amsgrad:
+            self.reserve_max()
+        self.row_steps = [0]
+        self.row_of = np.zeros(len(self.members), np.int64)
+
+    def _lay_out(self) -> None:
+        """Decide where in the flat moments each member lies: tightly, in order, one buffer per dtype."""
+        self.totals: dict[np.dtype[Any], int] = {}
+        self.offsets = []
+        for member in self.members:
+            dtype = member.array.dtype
+            self.offsets.append(self.totals.get(dtype, 0))
+            self.totals[dtype] = self.offsets[-1] + member.array.size
+
+    def _reserve(self, name: str) -> None:
+        """Reserve a moment, all zeros, for every member."""
+        self.moments[name] = {dtype: aligned_zeros(total, dtype) for dtype, total in self.totals.items()}
+        self.slots.clear()  # they hold the moments' addresses
+
+    def reserve_max(self) -> None:
+        """Reserve the running maximum that amsgrad needs, unless it is there.
+
+        Raises
+        ------
+        MemoryError
+            If there is not enough memory; nothing has changed then.
+        """
+        if MOMENTS[2] not in self.moments:
+            self._reserve(MOMENTS[2])
+
+    def moment(self, name: str, index: int) -> Array:
+        """Return a live view of a member's moment, in the member's shape."""
+        array = self.members[index].array
+        offset = self.offsets[index]
+        return self.moments[name][array.dtype][offset : offset + array.size].reshape(array.shape)
+
+    def changed(self) -> bool:
+        """Whether the user has edited `options` since they were last checked."""
+        options = self.options
+        try:
+            return (
+                hyperparameters.values_of(options) != self.hyper
+                or options["params"] is not self._fixed["params"]
+                or len(options) != len(self._fixed) + len(hyperparameters.KEYS)
+            )
+        except (KeyError, ValueError):  # a key taken away; an array where a number belongs
+            return True
+
+    def check_options(self) -> Hyperparameters:
+        """Check `options` after an edit and return them; nothing is changed.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a value is out of range, a key is unknown or missing, or ``"params"`` was replaced.
+        """
+        for key in self.options:
+            if key not in self._fixed and key not in hyperparameters.KEYS:
+                raise ValueError(
+                    f"{self.where}unknown option {key!r}; known are {', '.join(hyperparameters.KEYS)}"
+                )
+        for key in (*self._fixed, *hyperparameters.KEYS):
+            if key not in self.options:
+                raise ValueError(f"{self.where}the option {key!r} was removed; assign it a value")
+        for key, value in self._fixed.items():
+            if self.options[key] is not value:
+                raise ValueError(
+                    f"{self.where}{key!r} was replaced; a group's parameters are fixed, so use "
+                    f"add_param_group or make a new optimizer"
+                )
+        return hyperparameters.check(self.options, self.where)
+
+    def accept(self, hyper: Hyperparameters) -> None:
+        """Take over checked options, reserving the third moment where amsgrad asks for it.
+
+        Raises
+        ------
+        MemoryError
+            If the moment cannot be reserved; nothing has changed then.
+        """
+        if hyper.amsgrad:
+            self.reserve_max()
+        self.hyper = hyper
+        self.options.update(hyper._asdict())
+
+    @property
+    def steps(self) -> Array:
+        """Steps taken by each member, int64."""
+        return np.array(self.row_steps, np.int64)[self.row_of]
+
+    def set_steps(self, steps: Array, labels: Array | None = None) -> None:
+        """Set the members' step counters, giving each distinct pair of counter and label a row."""
+        keys = np.stack([steps, np.zeros_like(steps) if labels is None else labels])
+        distinct, row_of = np.unique(keys, axis=1, return_inverse=True)
+        self.row_steps = distinct[0].tolist()
+        self.row_of = row_of.reshape(-1).astype(np.int64)
+
+    def split_rows(self, active: Array) -> bool:
+        """Make rows whose members are all active or all not; return whether rows had to change."""
+        shares = np.bincount(self.row_of, weights=active, minlength=len(self.row_steps))
+        if not np.any((shares > 0) & (shares < np.bincount(self.row_of, minlength=len(self.row_steps)))):
+            return False
+        self.set_steps(self.steps, active.astype(np.int64))
+        return True
+
+    @property
+    def one_piece(self) -> bool:
+        """Whether the group can be stepped as one contiguous array."""
+        return self.packed is not None and len(self.row_steps) == 1
+
+    def owned(self) -> list[tuple[Array, str]]:
+        """Return all memory that a step writes, with labels."""
+        moments = [
+            (buffer, f"{name} of {self.members[0].label} and its group")
+            for name, buffers in self.moments.items()
+            for buffer in buffers.values()
+        ]
+        return [(member.array, member.label) for member in self.members] + moments
+
+    def reals(self, name: str, index: int | None) -> Array | None:
+        """Return a moment as flat reals: of one member, or (None) of the whole packed group."""
+        if name not in self.moments:
+            return None
+        if index is not None:
+            return as_reals(self.moment(name, index))
+        (buffer,) = self.moments[name].values()
+        return as_reals(buffer)

@@ -1,0 +1,112 @@
+"""The options of a parameter group: their defaults, and the one place that checks them."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+LearningRate = float | Callable[[int], float]
+
+
+class Hyperparameters(NamedTuple):
+    """Checked options of one group; the field defaults are the library's defaults (and torch's)."""
+
+    lr: LearningRate = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    amsgrad: bool = False
+    maximize: bool = False
+    decoupled_weight_decay: bool = False
+
+    def lr_at(self, step: int) -> float:
+        """Return the learning rate of the 1-based `step`, calling and checking a schedule."""
+        if not callable(self.lr):
+            return self.lr
+        return _number(f"lr({step})", _as_scalar(self.lr(step)))
+
+    @property
+    def l2_on(self) -> bool:
+        """Whether the gradient takes up coupled weight decay."""
+        return self.weight_decay != 0 and not self.decoupled_weight_decay
+
+
+DEFAULTS = Hyperparameters()
+KEYS = Hyperparameters._fields
+values_of = itemgetter(*KEYS)
+
+
+def check(options: Mapping[str, Any], where: str = "") -> Hyperparameters:
+    """Check a group's options and return them in canonical types.
+
+    Parameters
+    ----------
+    options : mapping
+        Holds at least `KEYS`; other keys are not looked at.
+    where : str
+        Prefix of error messages, such as ``"param_groups[1]: "``.
+
+    Returns
+    -------
+    Hyperparameters
+
+    Raises
+    ------
+    TypeError
+        If an option has the wrong type.
+    ValueError
+        If an option is out of range or NaN.
+    """
+    lr = options["lr"]
+    betas = options["betas"]
+    if not isinstance(betas, Sequence) or isinstance(betas, str) or len(betas) != 2:
+        raise TypeError(f"{where}betas must be a pair of numbers, got {betas!r}; try betas={DEFAULTS.betas}")
+    return Hyperparameters(
+        lr=lr if callable(lr) else _number(f"{where}lr", lr),
+        betas=(_beta(f"{where}betas[0]", betas[0]), _beta(f"{where}betas[1]", betas[1])),
+        eps=_number(f"{where}eps", options["eps"]),
+        weight_decay=_number(f"{where}weight_decay", options["weight_decay"]),
+        amsgrad=_flag(f"{where}amsgrad", options["amsgrad"]),
+        maximize=_flag(f"{where}maximize", options["maximize"]),
+        decoupled_weight_decay=_flag(f"{where}decoupled_weight_decay", options["decoupled_weight_decay"]),
+    )
+
+
+def _as_scalar(value: Any) -> Any:
+    """Unpack a 0-d array (what JAX and optax schedules return), leave everything else."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
+def _real(name: str, value: Any) -> float:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        remedy = f"; try float({name})" if getattr(value, "ndim", None) == 0 else ""
+        raise TypeError(f"{name} must be a real number, got {value!r} of type {type(value).__name__}{remedy}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _number(name: str, value: Any) -> float:
+    number = _real(name, value)
+    if not 0.0 <= number < math.inf:
+        raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
+    return number
+
+
+def _beta(name: str, value: Any) -> float:
+    number = _real(name, value)
+    if not 0.0 <= number < 1.0:
+        raise ValueError(f"{name} must be in [0, 1), got {value!r}")
+    return number
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)

@@ -1,0 +1,275 @@
+"""The work list: everything that one native call needs, in memory laid out as the C structs of cext/adam.h.
+
+A *slot* is one array that gets one gradient: a parameter, or a whole packed group. A *span* is a slot's run
+of real numbers with the addresses of its parameter, gradient and moments, and the row of coefficients it
+shares with all spans that have taken the same steps. A *batch* is the spans that one compiled variant takes.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastadam import threads
+from fastadam.arrays import DTYPES, Array, Fences, address, as_reals
+from fastadam.coefficients import COEFFICIENTS, coefficients
+from fastadam.groups import MOMENTS, Group
+from fastadam.headers import HEADERS, array_headers
+from fastadam.parameter import Parameter
+
+if TYPE_CHECKING:
+    from fastadam.backends import Backend
+
+
+def _words(*names: str) -> np.dtype[Any]:
+    return np.dtype([(name, np.int64) for name in names])
+
+
+SPAN = _words("param", "grad", *MOMENTS, "size", "row", "slot")
+SLOT = _words("param_object", "descr")
+BATCH = _words("kind", "first", "count", "elements", "threads")
+PLAN = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "spans",
+            "rows",
+            "batches",
+            "n_batches",
+            "slots",
+            "grad_objects",
+            "fence_starts",
+            "fence_ends",
+            "n_fences",
+        )
+    ]
+    + [("headers", HEADERS)]
+)
+KIND_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+_write_row = struct.Struct(f"{len(COEFFICIENTS)}d").pack_into
+
+
+def kind_of(dtype: np.dtype[Any], l2_on: bool, amsgrad_on: bool) -> int:
+    """Return the number of the compiled variant, as adam.h counts them."""
+    return 4 * KIND_DTYPES.index(dtype) + 2 * l2_on + amsgrad_on
+
+
+def variant_of(kind: int) -> tuple[np.dtype[Any], bool, bool]:
+    """Return ``(compute dtype, l2_on, amsgrad_on)`` of a variant's number."""
+    return KIND_DTYPES[kind // 4], bool(kind & 2), bool(kind & 1)
+
+
+class _Slots:
+    """The slots of one group, and their spans but for rows, slots and gradients."""
+
+    def __init__(self, group: Group, one_piece: bool) -> None:
+        if one_piece:
+            assert group.packed is not None
+            self.owners = [group.packed.param]
+            self.homes: list[Any] = [group.packed.grad]
+            self.labels = [f"the packed {group.members[0].label} and its group"]
+            offsets = [0]
+        else:
+            self.owners = [member.array for member in group.members]
+            self.homes = [member.home for member in group.members]
+            self.labels = [member.label for member in group.members]
+            offsets = group.offsets
+        self.spans = np.zeros(len(self.owners), SPAN)
+        self.spans["param"] = [address(owner) for owner in self.owners]
+        self.spans["size"] = [owner.size * DTYPES[owner.dtype][1] for owner in self.owners]
+        self.is_float64 = np.array([DTYPES[owner.dtype][0] == np.float64 for owner in self.owners], np.int64)
+        for name, buffers in group.moments.items():
+            bases = {dtype: address(buffer) for dtype, buffer in buffers.items()}
+            self.spans[name] = [
+                bases[owner.dtype] + offset * owner.dtype.itemsize
+                for owner, offset in zip(self.owners, offsets, strict=True)
+            ]
+
+
+class WorkList:
+    """The work of one step, built once and used again until groups or options change its shape.
+
+    Parameters
+    ----------
+    groups : sequence of Group
+    fences : Fences
+        The memory that the step writes.
+    backend : Backend
+        Runs the work.
+    threads_given : int or None
+        Upper limit of threads; None for the default.
+    in_pieces : bool
+        Whether packed groups are taken as one piece where they can be, else member by member.
+    active : ndarray of bool or None
+        Which slots of the complete list to step; None for all.
+
+    Attributes
+    ----------
+    homes : list
+        Where each slot's gradient lives: an ndarray, a `Parameter`, or None.
+    fixed : bool
+        Whether all homes are ndarrays, so that gradients never move.
+    checked : sequence of ndarray
+        The gradients of the step under way, for backends that do not read addresses.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        fences: Fences,
+        backend: Backend,
+        threads_given: int | None,
+        *,
+        in_pieces: bool,
+        active: Array | None = None,
+    ) -> None:
+        spans, kinds = [], []
+        self.owners: list[Array] = []
+        self.homes: list[Any] = []
+        self.labels: list[str] = []
+        self._members: list[tuple[Group, int | None]] = []
+        self._row_sources: list[tuple[Group, int, int]] = []
+        for group in groups:
+            one_piece = in_pieces and group.one_piece
+            if one_piece not in group.slots:
+                group.slots[one_piece] = _Slots(group, one_piece)
+            slots: _Slots = group.slots[one_piece]
+            n = len(slots.owners)
+            part = slots.spans.copy()
+            row_of = np.zeros(1, np.int64) if one_piece else group.row_of
+            keep = list(range(n))
+            if active is not None:
+                keep = np.flatnonzero(active[:n]).tolist()
+                active = active[n:]
+                part, row_of = part[keep], row_of[keep]
+            rows, local = np.unique(row_of, return_inverse=True)
+            part["row"] = local.reshape(-1) + len(self._row_sources)
+            for row in rows.tolist():
+                self._row_sources.append((group, row, len(self._row_sources) * COEFFICIENTS.itemsize))
+            spans.append(part)
+            kinds.append(4 * slots.is_float64[keep] + 2 * group.hyper.l2_on + group.hyper.amsgrad)
+            self.owners += [slots.owners[i] for i in keep]
+            self.homes += [slots.homes[i] for i in keep]
+            self.labels += [slots.labels[i] for i in keep]
+            self._members += [(group, None if one_piece else i) for i in keep]
+        self.fences = fences
+        self._backend = backend
+        self.threads_given = threads_given is not None
+        self.checked: Sequence[Array] = ()
+        self.spans = np.concatenate(spans)
+        self.spans["slot"] = np.arange(len(self.spans))
+        kind = np.concatenate(kinds)
+        order = np.argsort(kind, kind="stable")
+        self.spans = self.spans[order]
+        self.rows = np.zeros(len(self._row_sources), COEFFICIENTS)
+        self._row_bytes = memoryview(self.rows.view(np.uint8))
+        self.batches = self._batches(kind[order], threads.check_limit(threads_given))
+        self._slots = np.array([(id(owner), id(owner.dtype)) for owner in self.owners], SLOT)
+        self._grad_ids = np.zeros(len(self.owners), np.int64)
+        self._grad_id_bytes = memoryview(self._grad_ids.view(np.uint8))
+        self._pack_ids = struct.Struct(f"{len(self.owners)}P").pack_into
+        self.plan = self._plan()
+        self.fixed = all(isinstance(home, np.ndarray) for home in self.homes)
+        if self.fixed:
+            self._point_at(self.homes)
+        self._run = backend.bind(self)
+        _built.add(self)
+
+    def _batches(self, kind: Array, limit: int) -> Array:
+        kinds, first, count = np.unique(kind, return_index=True, return_counts=True)
+        batches = np.zeros(len(kinds), BATCH)
+        batches["kind"], batches["first"], batches["count"] = kinds, first, count
+        batches["elements"] = np.add.reduceat(self.spans["size"], first)
+        batches["threads"] = [threads.threads_for(elements, limit) for elements in batches["elements"].tolist()]
+        return batches
+
+    def _plan(self) -> Array:
+        plan = np.zeros((), PLAN)
+        plan["spans"], plan["rows"], plan["batches"] = map(address, (self.spans, self.rows, self.batches))
+        plan["n_batches"] = len(self.batches)
+        plan["slots"], plan["grad_objects"] = address(self._slots), address(self._grad_ids)
+        plan["fence_starts"], plan["fence_ends"] = address(self.fences.starts), address(self.fences.ends)
+        plan["n_fences"] = len(self.fences.starts)
+        headers = array_headers()
+        if headers is not None:
+            plan["headers"] = headers
+        return plan
+
+    def _point_at(self, grads: Sequence[Any]) -> None:
+        """Tell native code which objects are the gradients; the caller keeps them alive."""
+        self._pack_ids(self._grad_id_bytes, 0, *map(id, grads))
+
+    def gather(self) -> list[Any]:
+        """Return each slot's gradient from where it lives.
+
+        Raises
+        ------
+        ValueError
+            If a slot is a plain array, which has no place for a gradient.
+        """
+        if self.fixed:
+            return self.homes
+        grads = [home.grad if type(home) is Parameter else home for home in self.homes]
+        for home, label in zip(self.homes, self.labels, strict=True):
+            if home is None:
+                raise ValueError(
+                    f"step() found no gradient for {label}: a plain array has no place for one; call "
+                    f"step(grads), or hold the arrays in fastadam.Parameter or fastadam.pack"
+                )
+        return grads
+
+    def write_coefficients(self) -> None:
+        """Compute the scalars of the next step; raises what a learning-rate schedule raises."""
+        for group, row, offset in self._row_sources:
+            _write_row(self._row_bytes, offset, *coefficients(group.hyper, group.row_steps[row] + 1))
+
+    def count_step(self, by: int = 1) -> None:
+        """Move the step counters of all rows."""
+        for group, row, _ in self._row_sources:
+            group.row_steps[row] += by
+
+    def try_step(self, grads: Sequence[Any]) -> bool:
+        """Take the step if every gradient is plain, in one native call; else write nothing.
+
+        Plain means: an exact ndarray of its parameter's dtype and shape, C-contiguous, apart from what the
+        step writes. False does not mean that a gradient is wrong, only that Python has to look at it.
+        """
+        if not self.fixed or grads is not self.homes:
+            self._point_at(grads)
+        return self._run(True) < 0
+
+    def step(self, grads: Sequence[Array]) -> None:
+        """Take the step with gradients that `fastadam.arrays.check_gradient` has returned."""
+        self.spans["grad"] = np.array([address(grad) for grad in grads], np.int64)[self.spans["slot"]]
+        self.checked = grads
+        self._run(False)
+        self.checked = ()
+
+    def reals(self, slot: int) -> tuple[Array | None, ...]:
+        """Return a slot's parameter and its moments as 1-D views of reals."""
+        group, index = self._members[slot]
+        return (as_reals(self.owners[slot]), *(group.reals(name, index) for name in MOMENTS))
+
+    def go_serial(self) -> None:
+        """Take one thread from now on."""
+        self.batches["threads"] = 1
+        self._run = self._backend.bind(self)
+
+
+_built: weakref.WeakSet[WorkList] = weakref.WeakSet()
+
+
+def _go_serial() -> None:
+    """In a forked child: OpenMP runtimes hang or end the process where a parent has used them."""
+    threads.forbid()
+    for work in list(_built):
+        work.go_serial()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_go_serial)

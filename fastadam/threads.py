@@ -1,0 +1,70 @@
+"""How many threads a step may use."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+# A thread more is worth its start only from this many elements on; benchmarks/threshold.py measures it.
+ELEMENTS_PER_THREAD = 32_768
+MOST = 256  # more would only fail to start
+
+_forbidden = False
+
+
+def forbid() -> None:
+    """Use one thread from now on: this process is a forked child."""
+    global _forbidden
+    _forbidden = True
+
+
+@functools.cache
+def default_limit() -> int:
+    """Return the limit that applies where ``threads=None`` was given.
+
+    The environment variables ``FASTADAM_NUM_THREADS`` and ``OMP_NUM_THREADS`` set it, in this order; else it
+    is the number of processors this process may run on.
+
+    Raises
+    ------
+    ValueError
+        If ``FASTADAM_NUM_THREADS`` is no number from 1 to 256.
+    """
+    own = os.environ.get("FASTADAM_NUM_THREADS")
+    if own is not None:
+        try:
+            return check_limit(int(own))
+        except ValueError:
+            raise ValueError(f"FASTADAM_NUM_THREADS must be a number from 1 to {MOST}, got {own!r}") from None
+    shared = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if shared.isdecimal() and int(shared) > 0:
+        return min(int(shared), MOST)
+    if hasattr(os, "sched_getaffinity"):
+        return min(len(os.sched_getaffinity(0)), MOST)
+    return min(os.cpu_count() or 1, MOST)
+
+
+def check_limit(threads: int | None) -> int:
+    """Return the upper limit of threads that `threads` asks for.
+
+    Raises
+    ------
+    TypeError
+        If it is neither an int nor None.
+    ValueError
+        If it is out of range.
+    """
+    if threads is None:
+        return default_limit()
+    if isinstance(threads, bool) or not isinstance(threads, int):
+        raise TypeError(f"threads must be an int or None, got {threads!r}")
+    if not 1 <= threads <= MOST:
+        raise ValueError(f"threads must be from 1 to {MOST}, got {threads}")
+    return threads
+
+
+def threads_for(elements: int, limit: int) -> int:
+    """Return how many threads a batch of this many real numbers gets: at least 1, at most `limit`."""
+    if _forbidden:
+        return 1
+    return max(1, min(limit, elements // ELEMENTS_PER_THREAD))
