@@ -7,8 +7,8 @@
 
 /* What one step does to one set of parameters: the scalars of the formula, narrowed by the kernel. */
 typedef struct {
-    double beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, inv_sqrt_bias_correction2, eps, decay, l2,
-        grad_scale;
+    double step_size, inv_sqrt_bias_correction2, decay;
+    double beta1, one_minus_beta1, beta2, one_minus_beta2, eps, l2, grad_scale;
 } fastadam_row;
 
 /* A contiguous run of real numbers that shares one row: five addresses, a length, the row, the caller's slot. */

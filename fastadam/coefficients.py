@@ -10,34 +10,20 @@ import numpy as np
 if TYPE_CHECKING:
     from fastadam.hyperparameters import Hyperparameters
 
-# A row of the table that the kernels read; cext/adam.h has the same fields (fastadam_row). Kernels narrow
-# each one to their compute dtype, once.
-COEFFICIENTS = np.dtype(
-    [
-        (name, np.float64)
-        for name in (
-            "beta1",
-            "one_minus_beta1",
-            "beta2",
-            "one_minus_beta2",
-            "step_size",
-            "inv_sqrt_bias_correction2",
-            "eps",
-            "decay",
-            "l2",
-            "grad_scale",
-        )
-    ]
-)
+# Fields of a row of the table that the kernels read: those that move with the step, then those that do not.
+VARYING = ("step_size", "inv_sqrt_bias_correction2", "decay")
+CONSTANT = ("beta1", "one_minus_beta1", "beta2", "one_minus_beta2", "eps", "l2", "grad_scale")
+# cext/adam.h has the same fields (fastadam_row). Kernels narrow each one to their compute dtype, once.
+COEFFICIENTS = np.dtype([(name, np.float64) for name in VARYING + CONSTANT])
 
 
-def bias_correction(beta: float, step: int) -> float:
+def bias_correction(log_beta: float, step: int) -> float:
     """Return ``1 - beta**step`` without cancellation.
 
     Parameters
     ----------
-    beta : float
-        Decay rate in [0, 1).
+    log_beta : float
+        ``log(beta)`` of a decay rate in [0, 1); minus infinity for 0.
     step : int
         Steps taken, this one included; at least 1.
 
@@ -47,42 +33,44 @@ def bias_correction(beta: float, step: int) -> float:
         In (0, 1], within a few ulps for every beta; ``1 - beta**step`` itself loses all digits for a beta
         close to one.
     """
-    return -math.expm1(step * math.log(beta)) if beta else 1.0
+    return -math.expm1(step * log_beta)
 
 
-def coefficients(hyper: Hyperparameters, step: int) -> tuple[float, ...]:
-    """Return one row of scalars for the step number `step`.
+class Coefficients:
+    """The scalars of one group's steps.
 
     Parameters
     ----------
     hyper : Hyperparameters
-        Checked hyperparameters of one group.
-    step : int
-        1-based number of the step about to be taken.
+        Checked options of the group.
 
-    Returns
-    -------
-    tuple of float
-        In the order of `COEFFICIENTS`, float64.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If `hyper.lr` is a callable and returns something that is no learning rate.
+    Attributes
+    ----------
+    constant : tuple of float
+        In the order of `CONSTANT`.
     """
-    lr = hyper.lr_at(step)
-    beta1, beta2 = hyper.betas
-    weight_decay = hyper.weight_decay
-    decoupled = hyper.decoupled_weight_decay
-    return (
-        beta1,
-        1.0 - beta1,
-        beta2,
-        1.0 - beta2,
-        lr / bias_correction(beta1, step),
-        1.0 / math.sqrt(bias_correction(beta2, step)),
-        hyper.eps,
-        1.0 - lr * weight_decay if decoupled else 1.0,
-        0.0 if decoupled else weight_decay,
-        -1.0 if hyper.maximize else 1.0,
-    )
+
+    def __init__(self, hyper: Hyperparameters) -> None:
+        beta1, beta2 = hyper.betas
+        l2 = hyper.weight_decay if hyper.l2_on else 0.0
+        self.constant = (beta1, 1.0 - beta1, beta2, 1.0 - beta2, hyper.eps, l2, -1.0 if hyper.maximize else 1.0)
+        self._lr_at = hyper.lr_at if callable(hyper.lr) else None
+        self._lr = 0.0 if callable(hyper.lr) else hyper.lr
+        self._log_beta1 = math.log(beta1) if beta1 else -math.inf
+        self._log_beta2 = math.log(beta2) if beta2 else -math.inf
+        self._decay = hyper.weight_decay if hyper.decoupled_weight_decay else 0.0
+
+    def varying(self, step: int) -> tuple[float, float, float]:
+        """Return the scalars of the 1-based `step`, in the order of `VARYING`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the learning-rate schedule returns something that is no learning rate.
+        """
+        lr = self._lr if self._lr_at is None else self._lr_at(step)
+        return (
+            lr / bias_correction(self._log_beta1, step),
+            1.0 / math.sqrt(bias_correction(self._log_beta2, step)),
+            1.0 - lr * self._decay,
+        )

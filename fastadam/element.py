@@ -27,7 +27,7 @@ def make_element(mul, add, sub, div, sqrt, maximum, *, l2_on, amsgrad_on):
     Returns
     -------
     callable
-        ``element(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, beta1, ..., grad_scale)`` returns the new
+        ``element(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step_size, ...)`` returns the new
         ``(param, exp_avg, exp_avg_sq, max_exp_avg_sq)``. Without `amsgrad_on` the last one is returned as it
         came. The scalars come in the order of `fastadam.coefficients.COEFFICIENTS`.
 
@@ -51,14 +51,14 @@ def make_element(mul, add, sub, div, sqrt, maximum, *, l2_on, amsgrad_on):
         exp_avg,
         exp_avg_sq,
         max_exp_avg_sq,
+        step_size,
+        inv_sqrt_bias_correction2,
+        decay,
         beta1,
         one_minus_beta1,
         beta2,
         one_minus_beta2,
-        step_size,
-        inv_sqrt_bias_correction2,
         eps,
-        decay,
         l2,
         grad_scale,
     ):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from fastadam import hyperparameters
 from fastadam.arrays import Array, as_reals
+from fastadam.coefficients import Coefficients
 from fastadam.flat import aligned_zeros
 from fastadam.hyperparameters import Hyperparameters
 from fastadam.params import read_members
 
+_values = itemgetter("params", *hyperparameters.KEYS)
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
@@ -38,6 +41,8 @@ class Group:
         The dict that users see and edit in ``optimizer.param_groups``.
     hyper : Hyperparameters
         Those options, as last checked.
+    coefficients : Coefficients
+        What follows from them for each step.
     moments : dict of dict
         ``moments[name][dtype]`` is one flat buffer for all members of a dtype; the third moment is there
         once amsgrad has been switched on.
@@ -72,6 +77,7 @@ class Group:
             self.options["param_names"] = tuple(member.name for member in self.members)
         self.options.update(self.hyper._asdict())
         self._fixed = {key: self.options[key] for key in self.options if key not in hyperparameters.KEYS}
+        self._take_note()
         self.moments: dict[str, dict[np.dtype[Any], Array]] = {}
         self.slots: dict[bool, Any] = {}  # kept by fastadam.spans
         self._lay_out()
@@ -117,13 +123,15 @@ class Group:
         """Whether the user has edited `options` since they were last checked."""
         options = self.options
         try:
-            return (
-                hyperparameters.values_of(options) != self.hyper
-                or options["params"] is not self._fixed["params"]
-                or len(options) != len(self._fixed) + len(hyperparameters.KEYS)
-            )
+            # Nearly always the same objects, which Python compares by identity first.
+            return _values(options) != self._noted or len(options) != self._length
         except (KeyError, ValueError):  # a key taken away; an array where a number belongs
             return True
+
+    def _take_note(self) -> None:
+        self.coefficients = Coefficients(self.hyper)
+        self._noted = _values(self.options)
+        self._length = len(self.options)
 
     def check_options(self) -> Hyperparameters:
         """Check `options` after an edit and return them; nothing is changed.
@@ -161,6 +169,7 @@ class Group:
             self.reserve_max()
         self.hyper = hyper
         self.options.update(hyper._asdict())
+        self._take_note()
 
     @property
     def steps(self) -> Array:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +37,6 @@ class Hyperparameters(NamedTuple):
 
 DEFAULTS = Hyperparameters()
 KEYS = Hyperparameters._fields
-values_of = itemgetter(*KEYS)
 
 
 def check(options: Mapping[str, Any], where: str = "") -> Hyperparameters:

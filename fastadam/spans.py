@@ -17,7 +17,7 @@ import numpy as np
 
 from fastadam import threads
 from fastadam.arrays import DTYPES, Array, Fences, address, as_reals
-from fastadam.coefficients import COEFFICIENTS, coefficients
+from fastadam.coefficients import COEFFICIENTS, CONSTANT, VARYING
 from fastadam.groups import MOMENTS, Group
 from fastadam.headers import HEADERS, array_headers
 from fastadam.parameter import Parameter
@@ -51,7 +51,7 @@ PLAN = np.dtype(
     + [("headers", HEADERS)]
 )
 KIND_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-_write_row = struct.Struct(f"{len(COEFFICIENTS)}d").pack_into
+_write_varying = struct.Struct(f"{len(VARYING)}d").pack_into
 
 
 def kind_of(dtype: np.dtype[Any], l2_on: bool, amsgrad_on: bool) -> int:
@@ -167,6 +167,7 @@ class WorkList:
         order = np.argsort(kind, kind="stable")
         self.spans = self.spans[order]
         self.rows = np.zeros(len(self._row_sources), COEFFICIENTS)
+        self._written: list[Any] = [None] * len(self._row_sources)
         self._row_bytes = memoryview(self.rows.view(np.uint8))
         self.batches = self._batches(kind[order], threads.check_limit(threads_given))
         self._slots = np.array([(id(owner), id(owner.dtype)) for owner in self.owners], SLOT)
@@ -225,8 +226,12 @@ class WorkList:
 
     def write_coefficients(self) -> None:
         """Compute the scalars of the next step; raises what a learning-rate schedule raises."""
-        for group, row, offset in self._row_sources:
-            _write_row(self._row_bytes, offset, *coefficients(group.hyper, group.row_steps[row] + 1))
+        for i, (group, row, offset) in enumerate(self._row_sources):
+            now = group.coefficients
+            if self._written[i] is not now:
+                self.rows[list(CONSTANT)][i] = now.constant
+                self._written[i] = now
+            _write_varying(self._row_bytes, offset, *now.varying(group.row_steps[row] + 1))
 
     def count_step(self, by: int = 1) -> None:
         """Move the step counters of all rows."""

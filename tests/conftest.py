@@ -1,0 +1,66 @@
+"""What all tests share: one fixture over the backends, bit comparison, and short numbers to draw."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+import fastadam
+from fastadam import threads
+from fastadam.backends import MODULES, c
+
+# Deterministic, without deadlines: no test depends on timing.
+hypothesis.settings.register_profile(
+    "fastadam",
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[
+        hypothesis.HealthCheck.too_slow,
+        hypothesis.HealthCheck.function_scoped_fixture,
+        hypothesis.HealthCheck.differing_executors,
+    ],
+)
+hypothesis.settings.load_profile("fastadam")
+
+STATES = fastadam.available_backends()
+AVAILABLE = [name for name, state in STATES.items() if state == "available"]
+
+
+@pytest.fixture(params=list(MODULES))
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend's name; those that are missing here are skipped, with the reason."""
+    if request.param not in AVAILABLE:
+        pytest.skip(f"{request.param}: {STATES[request.param]}")
+    return str(request.param)
+
+
+@pytest.fixture
+def small_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let even small steps be split over threads."""
+    monkeypatch.setattr(threads, "ELEMENTS_PER_THREAD", 16)
+
+
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set of the C backend, forced while the test runs."""
+    if "c" not in AVAILABLE:
+        pytest.skip(f"c: {STATES['c']}")
+    if request.param not in c.instruction_sets():
+        pytest.skip(f"this processor has no {request.param}")
+    before = c.instruction_set()
+    c.use_instruction_set(request.param)
+    yield request.param
+    c.use_instruction_set(before)
+
+
+def pytest_report_header() -> list[str]:
+    """Say which backends are tested, and fail where one that was promised is missing."""
+    promised = os.environ.get("FASTADAM_PROMISED_BACKENDS", "").split()
+    broken = [name for name in promised if name not in AVAILABLE]
+    if broken:
+        pytest.exit(f"promised backends are missing: { {name: STATES[name] for name in broken} }", returncode=1)
+    return [f"fastadam backends: {STATES}"]
