@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastadam import backends, hyperparameters
-from fastadam.arrays import Array, Fences, check_gradient, check_parameter
+from fastadam.arrays import Array, Fences, check_gradient
 from fastadam.flat import Packed
 from fastadam.groups import Group
 from fastadam.hyperparameters import DEFAULTS, LearningRate
@@ -372,11 +372,11 @@ class Adam:
 
     def _step_with_care(self, work: WorkList, grads: Any) -> None:
         """Take a step in which native code found something that Python has to look at."""
+        work.check_owners()
         active = np.array([grad is not None for grad in grads], bool)
         ready: list[Array] = []
         for grad, owner, label in zip(grads, work.owners, work.labels, strict=True):
             if grad is not None:
-                check_parameter(owner, label)
                 ready.append(check_gradient(grad, owner, f"the gradient of {label}", self._fences))
         if not ready:
             return

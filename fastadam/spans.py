@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastadam import threads
-from fastadam.arrays import DTYPES, Array, Fences, address, as_reals
+from fastadam.arrays import DTYPES, Array, Fences, address, as_reals, check_parameter
 from fastadam.coefficients import COEFFICIENTS, CONSTANT, VARYING
 from fastadam.groups import MOMENTS, Group
 from fastadam.headers import HEADERS, array_headers
@@ -247,6 +247,20 @@ class WorkList:
         if not self.fixed or grads is not self.homes:
             self._point_at(grads)
         return self._run(True) < 0
+
+    def check_owners(self) -> None:
+        """Check that every parameter is still where it was, and can be written.
+
+        Raises
+        ------
+        ValueError
+            If one cannot be updated in place any more.
+        """
+        places = self.spans["param"][np.argsort(self.spans["slot"])].tolist()
+        for owner, label, place in zip(self.owners, self.labels, places, strict=True):
+            check_parameter(owner, label)
+            if address(owner) != place:
+                raise ValueError(f"the memory of {label} was exchanged; make a new optimizer for it")
 
     def step(self, grads: Sequence[Array]) -> None:
         """Take the step with gradients that `fastadam.arrays.check_gradient` has returned."""

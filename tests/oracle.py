@@ -1,0 +1,80 @@
+"""Adam in exact arithmetic, straight from the papers, written apart from fastadam/element.py.
+
+Every number is an mpmath number of 60 digits: bias corrections are powers, nothing is rounded, nothing is
+rearranged. The tests measure the library's rounding errors against it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import mpmath
+import numpy as np
+
+mpmath.mp.dps = 60
+
+
+class Exact(NamedTuple):
+    """New values of one element, and the magnitudes that its rounding errors are measured against."""
+
+    param: mpmath.mpf
+    exp_avg: mpmath.mpf
+    exp_avg_sq: mpmath.mpf
+    max_exp_avg_sq: mpmath.mpf
+    param_scale: mpmath.mpf
+    exp_avg_scale: mpmath.mpf
+
+
+def exact_bias_correction(beta: float, step: int) -> mpmath.mpf:
+    """Return 1 - beta**step."""
+    return 1 - mpmath.mpf(beta) ** step
+
+
+def exact_step(
+    param: float,
+    grad: float,
+    exp_avg: float,
+    exp_avg_sq: float,
+    max_exp_avg_sq: float,
+    step: int,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float = 0.0,
+    amsgrad: bool = False,
+    maximize: bool = False,
+    decoupled_weight_decay: bool = False,
+) -> Exact:
+    """Take one step of Kingma and Ba's Algorithm 1 (Loshchilov and Hutter's Algorithm 2) for one real number.
+
+    The scales are what the result would be if nothing cancelled: a sum of two large numbers that nearly cancel
+    cannot be accurate to an ulp of the small rest, only to an ulp of the large numbers.
+    """
+    theta, g, m, v = (mpmath.mpf(float(x)) for x in (param, grad, exp_avg, exp_avg_sq))
+    beta1, beta2 = map(mpmath.mpf, betas)
+    if maximize:
+        g = -g
+    g_scale = abs(g)
+    theta_before = theta
+    if decoupled_weight_decay:
+        theta = theta * (1 - mpmath.mpf(lr) * mpmath.mpf(weight_decay))
+    elif weight_decay:
+        g = g + mpmath.mpf(weight_decay) * theta
+        g_scale = g_scale + abs(mpmath.mpf(weight_decay) * theta_before)
+    new_m = beta1 * m + (1 - beta1) * g
+    new_v = beta2 * v + (1 - beta2) * g**2
+    new_max = max(mpmath.mpf(float(max_exp_avg_sq)), new_v)
+    m_scale = abs(beta1 * m) + (1 - beta1) * g_scale
+    m_hat = new_m / exact_bias_correction(betas[0], step)
+    v_hat = (new_max if amsgrad else new_v) / exact_bias_correction(betas[1], step)
+    denominator = mpmath.sqrt(v_hat) + mpmath.mpf(eps)
+    update = mpmath.mpf(lr) * m_hat / denominator if denominator else mpmath.mpf(0)
+    update_scale = abs(update * m_scale / new_m) if new_m else mpmath.mpf(0)
+    return Exact(theta - update, new_m, new_v, new_max, max(abs(theta), update_scale), m_scale)
+
+
+def ulps(actual: Any, exact: mpmath.mpf, scale: mpmath.mpf, dtype: Any) -> float:
+    """Return the error of `actual` in units in the last place of a number of the size `scale`."""
+    size = np.dtype(dtype).type(float(max(abs(exact), scale)))
+    return float(abs(mpmath.mpf(float(actual)) - exact) / mpmath.mpf(float(np.spacing(size))))
