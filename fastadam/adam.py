@@ -179,7 +179,8 @@ class Adam:
         """
         loss = None if closure is None else closure()
         with self._lock:
-            self._refresh()
+            if self._edited():
+                self._refresh()
             if grads is None:
                 work = self._in_pieces
                 found = work.gather()
@@ -244,6 +245,7 @@ class Adam:
         with self._lock:
             loaded = Loaded(state_dict, self._groups)
             loaded.take_over()
+            self._take_note()
             self._plan_work()
 
     def __repr__(self) -> str:
@@ -294,6 +296,7 @@ class Adam:
         self._fences = fences
         self._groups += new
         self.param_groups += [group.options for group in new]
+        self._take_note()
         self._plan_work()
 
     def _plan_work(self) -> None:
@@ -310,6 +313,14 @@ class Adam:
             self._groups, self._fences, self._backend, self.threads, in_pieces=in_pieces, active=active
         )
 
+    def _edited(self) -> bool:
+        """Whether `param_groups` differs from what was last checked."""
+        try:
+            # Nearly always the same values, which Python compares by identity first.
+            return self.param_groups != self._noted
+        except ValueError:  # an array where a number belongs
+            return True
+
     def _refresh(self) -> None:
         """Take up what the user has edited in `param_groups`."""
         groups = self._groups
@@ -318,15 +329,9 @@ class Adam:
                 f"param_groups has {len(self.param_groups)} entries, the optimizer made {len(groups)}; use "
                 f"add_param_group to add one"
             )
-        changed = False
-        for group, options in zip(groups, self.param_groups, strict=True):
+        for i, (group, options) in enumerate(zip(groups, self.param_groups, strict=True)):
             if options is not group.options:
-                raise ValueError(
-                    f"{group.where}the group's dict was replaced; edit its values instead"
-                )
-            changed = changed or group.changed()
-        if not changed:
-            return
+                raise ValueError(f"param_groups[{i}] was replaced; edit the values of the dict instead")
         checked = [group.check_options() for group in groups]
         same_kernels = all(
             (hyper.l2_on, hyper.amsgrad) == (group.hyper.l2_on, group.hyper.amsgrad)
@@ -334,8 +339,13 @@ class Adam:
         )
         for group, hyper in zip(groups, checked, strict=True):
             group.accept(hyper)
+        self._take_note()
         if not same_kernels:
             self._plan_work()
+
+    def _take_note(self) -> None:
+        """Remember the options as checked."""
+        self._noted = [dict(group.options) for group in self._groups]
 
     def _sort(self, grads: Any) -> tuple[WorkList, list[Any] | tuple[Any, ...]]:
         """Return the work list that gradients given by the user belong to, and one gradient for each slot."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from fastadam.flat import aligned_zeros
 from fastadam.hyperparameters import Hyperparameters
 from fastadam.params import read_members
 
-_values = itemgetter("params", *hyperparameters.KEYS)
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
@@ -77,7 +75,7 @@ class Group:
             self.options["param_names"] = tuple(member.name for member in self.members)
         self.options.update(self.hyper._asdict())
         self._fixed = {key: self.options[key] for key in self.options if key not in hyperparameters.KEYS}
-        self._take_note()
+        self.coefficients = Coefficients(self.hyper)
         self.moments: dict[str, dict[np.dtype[Any], Array]] = {}
         self.slots: dict[bool, Any] = {}  # kept by fastadam.spans
         self._lay_out()
@@ -119,20 +117,6 @@ class Group:
         offset = self.offsets[index]
         return self.moments[name][array.dtype][offset : offset + array.size].reshape(array.shape)
 
-    def changed(self) -> bool:
-        """Whether the user has edited `options` since they were last checked."""
-        options = self.options
-        try:
-            # Nearly always the same objects, which Python compares by identity first.
-            return _values(options) != self._noted or len(options) != self._length
-        except (KeyError, ValueError):  # a key taken away; an array where a number belongs
-            return True
-
-    def _take_note(self) -> None:
-        self.coefficients = Coefficients(self.hyper)
-        self._noted = _values(self.options)
-        self._length = len(self.options)
-
     def check_options(self) -> Hyperparameters:
         """Check `options` after an edit and return them; nothing is changed.
 
@@ -169,7 +153,7 @@ class Group:
             self.reserve_max()
         self.hyper = hyper
         self.options.update(hyper._asdict())
-        self._take_note()
+        self.coefficients = Coefficients(self.hyper)
 
     @property
     def steps(self) -> Array:

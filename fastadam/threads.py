@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import os
 
-# A thread more is worth its start only from this many elements on; benchmarks/threshold.py measures it.
-ELEMENTS_PER_THREAD = 32_768
+# One thread more pays from about half as many elements on where the threads are awake, and from this many in any
+# case where they have to be woken; benchmarks/threshold.py measures both curves.
+ELEMENTS_PER_THREAD = 131_072
 MOST = 256  # more would only fail to start
 
 _forbidden = False
