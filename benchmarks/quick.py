@@ -66,9 +66,7 @@ def measure(case: Case, backends: list[str]) -> dict[str, list[float]]:
     for backend in backends:
         makers[f"packed {backend}"] = contenders.fastadam_packed(backend)
         makers[f"in place {backend}"] = contenders.fastadam_in_place(backend)
-    steps = {
-        name: make([np.full(s, 0.5, np.float32) for s in sizes], sets) for name, make in makers.items()
-    }
+    steps = {name: make([np.full(s, 0.5, np.float32) for s in sizes], sets) for name, make in makers.items()}
     for step in steps.values():  # compile, make state, fault pages in
         step()
         step()
@@ -127,24 +125,32 @@ def report_overhead(backends: list[str]) -> bool:
             times[name].append(seconds(step, 100))
     micro = {name: statistics.median(own) * 1e6 for name, own in times.items()}
     allowed = 4 * micro["np.add"] + 2
-    print(f"\nOne packed parameter: np.add takes {micro['np.add']:.2f} us, so a step may take {allowed:.2f} us")
+    print(
+        f"\nOne packed parameter: np.add takes {micro['np.add']:.2f} us, so a step may take {allowed:.2f} us"
+    )
     met = True
     for backend in backends:
         met &= micro[backend] <= allowed
-        print(f"  {backend:16} {micro[backend]:12.2f} us   {'met' if micro[backend] <= allowed else 'MISSED'}")
+        print(
+            f"  {backend:16} {micro[backend]:12.2f} us   {'met' if micro[backend] <= allowed else 'MISSED'}"
+        )
     return met
 
 
 def main() -> int:
     """Run the cases asked for; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", nargs="+", choices=[*CASES, "overhead"], default=[*CASES, "overhead"])
     known = [name for name, state in fastadam.available_backends().items() if state == "available"]
     compiled = [name for name in known if name != "numpy"]
     parser.add_argument("--backends", nargs="+", choices=known, default=compiled)
     parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     options = parser.parse_args()
-    print(f"fastadam {fastadam.__version__}, numpy {np.__version__}, torch threads: {torch_threads() or 'no torch'}")
+    print(
+        f"fastadam {fastadam.__version__}, numpy {np.__version__}, torch threads: {torch_threads() or 'no torch'}"
+    )
     met = True
     for name in options.cases:
         if name == "overhead":

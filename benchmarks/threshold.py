@@ -60,7 +60,10 @@ def main() -> None:
                     found.append(taken[0] / taken[1])
                     times.append(taken[0])
             hot, cold = (statistics.median(found) for found in ratios.values())
-            print(f"{backend:8} {size:10,} {statistics.median(times) * 1e6:10.1f} {hot:7.2f} {cold:7.2f}", flush=True)
+            print(
+                f"{backend:8} {size:10,} {statistics.median(times) * 1e6:10.1f} {hot:7.2f} {cold:7.2f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -41,9 +41,7 @@ Ints = NDArray[np.integer]
 class MLP:
     """A fully connected network with layers of the given sizes and tanh between them."""
 
-    def __init__(
-        self, sizes: Sequence[int], rng: np.random.Generator, dtype: DTypeLike = np.float32
-    ) -> None:
+    def __init__(self, sizes: Sequence[int], rng: np.random.Generator, dtype: DTypeLike = np.float32) -> None:
         self.layers: list[tuple[Floats, Floats]] = []
         for n_in, n_out in pairwise(sizes):
             weight = rng.standard_normal((n_in, n_out)) / np.sqrt(n_in)

@@ -361,7 +361,9 @@ class Adam:
             )
         if isinstance(grads, Mapping):
             if not self._positions:
-                raise TypeError("grads is a mapping, but the parameters have no names; pass a list in their order")
+                raise TypeError(
+                    "grads is a mapping, but the parameters have no names; pass a list in their order"
+                )
             missing = [name for name in self._positions if name not in grads]
             unexpected = [name for name in grads if name not in self._positions]
             if missing or unexpected:
@@ -374,7 +376,9 @@ class Adam:
             if isinstance(grads, Packed):
                 raise TypeError("grads is a packed buffer; step() without arguments uses its gradients")
             if isinstance(grads, str | bytes | set | frozenset) or not isinstance(grads, Iterable):
-                raise TypeError(f"grads must be a list of arrays or a mapping of names to arrays, got {grads!r}")
+                raise TypeError(
+                    f"grads must be a list of arrays or a mapping of names to arrays, got {grads!r}"
+                )
         grads = tuple(grads)  # a list could change while native code reads it
         if len(grads) != len(work.owners):
             raise ValueError(f"grads has {len(grads)} items, but there are {len(work.owners)} parameters")

@@ -53,7 +53,15 @@ class Coefficients:
     def __init__(self, hyper: Hyperparameters) -> None:
         beta1, beta2 = hyper.betas
         l2 = hyper.weight_decay if hyper.l2_on else 0.0
-        self.constant = (beta1, 1.0 - beta1, beta2, 1.0 - beta2, hyper.eps, l2, -1.0 if hyper.maximize else 1.0)
+        self.constant = (
+            beta1,
+            1.0 - beta1,
+            beta2,
+            1.0 - beta2,
+            hyper.eps,
+            l2,
+            -1.0 if hyper.maximize else 1.0,
+        )
         self._lr_at = hyper.lr_at if callable(hyper.lr) else None
         self._lr = 0.0 if callable(hyper.lr) else hyper.lr
         self._log_beta1 = math.log(beta1) if beta1 else -math.inf

@@ -186,7 +186,9 @@ class WorkList:
         batches = np.zeros(len(kinds), BATCH)
         batches["kind"], batches["first"], batches["count"] = kinds, first, count
         batches["elements"] = np.add.reduceat(self.spans["size"], first)
-        batches["threads"] = [threads.threads_for(elements, limit) for elements in batches["elements"].tolist()]
+        batches["threads"] = [
+            threads.threads_for(elements, limit) for elements in batches["elements"].tolist()
+        ]
         return batches
 
     def _plan(self) -> Array:

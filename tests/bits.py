@@ -12,7 +12,9 @@ import fastadam
 def bits(array: np.ndarray) -> np.ndarray:
     """Return the numbers' bit patterns; every NaN counts as the same one."""
     reals = np.ascontiguousarray(array).reshape(-1)
-    reals = reals.view({"complex64": np.float32, "complex128": np.float64}.get(array.dtype.name, array.dtype)).copy()
+    reals = reals.view(
+        {"complex64": np.float32, "complex128": np.float64}.get(array.dtype.name, array.dtype)
+    ).copy()
     if reals.dtype.kind == "f":
         reals[np.isnan(reals)] = np.nan
     return reals.view(f"u{reals.itemsize}")

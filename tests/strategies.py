@@ -32,7 +32,10 @@ def options(draw: st.DrawFn) -> dict[str, Any]:
     """Draw the options of a group."""
     return {
         "lr": draw(st.sampled_from([1e-4, 1e-3, 0.1, 1.0, 0.0])),
-        "betas": (draw(st.sampled_from([0.0, 0.5, 0.9, 0.99])), draw(st.sampled_from([0.0, 0.9, 0.99, 0.999]))),
+        "betas": (
+            draw(st.sampled_from([0.0, 0.5, 0.9, 0.99])),
+            draw(st.sampled_from([0.0, 0.9, 0.99, 0.999])),
+        ),
         "eps": draw(st.sampled_from([1e-8, 1e-5, 1e-3])),
         "weight_decay": draw(st.sampled_from([0.0, 0.0, 1e-2, 0.3])),
         "amsgrad": draw(st.booleans()),

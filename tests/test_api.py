@@ -44,13 +44,18 @@ FORMS = {
     "pairs": lambda params: list(zip("abc", params, strict=True)),
     "generator of pairs": lambda params: zip("abc", params, strict=True),
     "parameters": lambda params: [fastadam.Parameter(param) for param in params],
-    "mapping of parameters": lambda params: {n: fastadam.Parameter(p) for n, p in zip("abc", params, strict=True)},
+    "mapping of parameters": lambda params: {
+        n: fastadam.Parameter(p) for n, p in zip("abc", params, strict=True)
+    },
     "one group": lambda params: [{"params": params}],
     "group of a generator": lambda params: [{"params": (param for param in params)}],
     "groups": lambda params: [{"params": params[:1]}, {"params": iter(params[1:])}],
     "group of one array": lambda params: [{"params": param} for param in params],
     "groups in a generator": lambda params: ({"params": param} for param in params),
-    "named groups": lambda params: [{"params": {"a": params[0]}}, {"params": [("b", params[1]), ("c", params[2])]}],
+    "named groups": lambda params: [
+        {"params": {"a": params[0]}},
+        {"params": [("b", params[1]), ("c", params[2])]},
+    ],
 }
 
 
@@ -256,7 +261,8 @@ def test_each_group_has_its_own_options(backend: str) -> None:
         [{"params": p, **o} for p, o in zip(together, GROUP_OPTIONS, strict=True)], lr=0.01, backend=backend
     )
     many = [
-        fastadam.Adam(p, **{"lr": 0.01, **o}, backend="numpy") for p, o in zip(apart, GROUP_OPTIONS, strict=True)
+        fastadam.Adam(p, **{"lr": 0.01, **o}, backend="numpy")
+        for p, o in zip(apart, GROUP_OPTIONS, strict=True)
     ]
     for seed in range(4):
         grads = random_arrays([(5,)] * len(apart), np.float64, seed)

@@ -67,7 +67,9 @@ def test_decoupled_decay_and_maximize() -> None:
 
 
 def test_a_schedule_is_called_with_the_step_number() -> None:
-    c = coefficients(7, lr=lambda step: step / 100, betas=(0.0, 0.0), weight_decay=0.5, decoupled_weight_decay=True)
+    c = coefficients(
+        7, lr=lambda step: step / 100, betas=(0.0, 0.0), weight_decay=0.5, decoupled_weight_decay=True
+    )
     assert c["step_size"] == 0.07
     assert c["decay"] == 1 - 0.07 * 0.5
 

@@ -44,7 +44,11 @@ def shared_states(draw: st.DrawFn, numbers: Any = strategies.magnitudes) -> tupl
     param, grad, exp_avg, root = draw(again), draw(again), draw(again), draw(again)
     with np.errstate(all="ignore"):
         exp_avg_sq = root * root
-        moments = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "max_exp_avg_sq": draw(again) ** 2 + exp_avg_sq}
+        moments = {
+            "exp_avg": exp_avg,
+            "exp_avg_sq": exp_avg_sq,
+            "max_exp_avg_sq": draw(again) ** 2 + exp_avg_sq,
+        }
     return dtype, draw(strategies.options()), draw(st.integers(0, 10**6)), param, grad, moments
 
 
@@ -57,13 +61,14 @@ def test_one_step_is_within_4_ulp_of_exact_arithmetic(state: tuple[Any, ...]) ->
     (new_param,) = optimizer.param_groups[0]["params"]
     new = optimizer.state[0]
     for i in range(param.size):
-        exact = exact_step(
-            param[i], grad[i], *(moments[name][i] for name in MOMENTS), step + 1, **options
-        )
+        exact = exact_step(param[i], grad[i], *(moments[name][i] for name in MOMENTS), step + 1, **options)
         assert ulps(new["exp_avg"][i], exact.exp_avg, exact.exp_avg_scale, dtype) <= WORST_ULPS
         assert ulps(new["exp_avg_sq"][i], exact.exp_avg_sq, exact.exp_avg_sq, dtype) <= WORST_ULPS
         if options["amsgrad"]:
-            assert ulps(new["max_exp_avg_sq"][i], exact.max_exp_avg_sq, exact.max_exp_avg_sq, dtype) <= WORST_ULPS
+            assert (
+                ulps(new["max_exp_avg_sq"][i], exact.max_exp_avg_sq, exact.max_exp_avg_sq, dtype)
+                <= WORST_ULPS
+            )
         assert ulps(new_param[i], exact.param, exact.param_scale, dtype) <= WORST_ULPS
 
 

@@ -66,7 +66,9 @@ def test_saved_and_reloaded_runs_give_the_same_bits(
 
 
 def test_state_dict_has_torchs_layout() -> None:
-    optimizer = fastadam.Adam([{"params": [np.ones(2)]}, {"params": [np.ones((2, 2), np.float32)], "amsgrad": True}])
+    optimizer = fastadam.Adam(
+        [{"params": [np.ones(2)]}, {"params": [np.ones((2, 2), np.float32)], "amsgrad": True}]
+    )
     assert optimizer.state_dict()["state"] == {}
     optimizer.step([np.ones(2), np.ones((2, 2), np.float32)])
     saved = optimizer.state_dict()
@@ -120,7 +122,9 @@ def test_torch_only_options_are_dropped_and_old_dicts_load() -> None:
     optimizer = fastadam.AdamW(np.ones(2))
     optimizer.step(np.ones(2))
     saved = optimizer.state_dict()
-    saved["param_groups"][0].update(foreach=None, fused=True, capturable=False, differentiable=False, initial_lr=0.1)
+    saved["param_groups"][0].update(
+        foreach=None, fused=True, capturable=False, differentiable=False, initial_lr=0.1
+    )
     del saved["param_groups"][0]["decoupled_weight_decay"], saved["param_groups"][0]["maximize"]
     saved["state"][0]["step"] = np.float32(1.0)
     optimizer.load_state_dict(saved)

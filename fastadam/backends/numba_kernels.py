@@ -178,7 +178,21 @@ def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, bool], int]:
         for i in range(params.size):
             old_max = max_exp_avg_sqs[i] if amsgrad_on else narrow(0)
             param, exp_avg, exp_avg_sq, max_exp_avg_sq = element(
-                params[i], grads[i], exp_avgs[i], exp_avg_sqs[i], old_max, c0, c1, c2, c3, c4, c5, c6, c7, c8, c9
+                params[i],
+                grads[i],
+                exp_avgs[i],
+                exp_avg_sqs[i],
+                old_max,
+                c0,
+                c1,
+                c2,
+                c3,
+                c4,
+                c5,
+                c6,
+                c7,
+                c8,
+                c9,
             )
             params[i], exp_avgs[i], exp_avg_sqs[i] = param, exp_avg, exp_avg_sq
             if amsgrad_on:

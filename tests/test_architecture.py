@@ -1,0 +1,79 @@
+"""Data flows one way: imports never point up."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "fastadam"
+
+# From the bottom up: a module may import only from lines above its own.
+LAYERS = [
+    ["element", "headers", "hyperparameters", "threads", "arrays", "backends"],
+    ["coefficients", "parameter", "flat"],
+    ["params"],
+    ["groups"],
+    ["spans", "state"],
+    ["backends.c", "backends.numpy", "backends.numba_cpu", "backends.numba_kernels"],
+    ["adam"],
+    [""],
+]
+# What base modules may not import, however indirectly: the library is light.
+HEAVY = {"numba", "torch", "scipy", "cupy", "matplotlib", "mpmath", "gymnasium"}
+SIBLINGS = {("backends.numba_cpu", "backends.numba_kernels")}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in ROOT.rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Return the modules imported at run time, with those only for type checking left out."""
+    found = set()
+    tree = ast.parse(path.read_text())
+    skipped = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            if node.module in ("fastadam", "fastadam.backends"):
+                found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def level(name: str) -> int:
+    return next(i for i, layer in enumerate(LAYERS) if name in layer)
+
+
+def test_every_module_has_a_layer() -> None:
+    assert sorted(modules()) == sorted(name for layer in LAYERS for name in layer)
+
+
+@pytest.mark.parametrize("name", [name for layer in LAYERS for name in layer])
+def test_imports_never_point_up(name: str) -> None:
+    known = modules()
+    for imported in imports(known[name]):
+        target = imported.removeprefix("fastadam").removeprefix(".")
+        if not imported.startswith("fastadam") or target not in known or not target:
+            continue
+        assert level(target) < level(name) or (name, target) in SIBLINGS, f"{name} imports {target}"
+
+
+@pytest.mark.parametrize("name", [name for layer in LAYERS for name in layer])
+def test_only_the_numba_backend_imports_anything_heavy(name: str) -> None:
+    heavy = {imported.partition(".")[0] for imported in imports(modules()[name])} & HEAVY
+    assert heavy <= ({"numba"} if name.startswith("backends.numba_") else set())

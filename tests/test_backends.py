@@ -1,0 +1,179 @@
+"""The backends: registry, structs, instruction sets, threads, and the native check of gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastadam
+from fastadam import backends, headers, spans, threads
+from fastadam.backends import c
+from fastadam.coefficients import COEFFICIENTS
+from tests.bits import assert_same_bits
+from tests.conftest import AVAILABLE, STATES
+
+needs_c = pytest.mark.skipif("c" not in AVAILABLE, reason=STATES["c"])
+
+
+def test_available_backends_lists_all_in_order() -> None:
+    assert list(STATES) == ["c", "numba", "numpy"]
+    assert STATES["numpy"] == "available"
+
+
+def test_auto_takes_the_first_one_available() -> None:
+    assert fastadam.Adam(np.ones(1)).backend == AVAILABLE[0]
+
+
+def test_a_named_backend_is_the_one_used(backend: str) -> None:
+    assert fastadam.Adam(np.ones(1), backend=backend).backend == backend
+
+
+def test_a_missing_backend_raises_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends.load("numba"), "why_missing", lambda: "no luck today")
+    with pytest.raises(fastadam.BackendUnavailableError, match="'numba' is not available: no luck today"):
+        fastadam.Adam(np.ones(1), backend="numba")
+    assert fastadam.available_backends()["numba"] == "no luck today"
+
+
+def test_auto_falls_back_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("c", "numba"):
+        monkeypatch.setattr(backends.load(name), "why_missing", lambda: "away")
+    assert fastadam.Adam(np.ones(1)).backend == "numpy"
+
+
+@needs_c
+@pytest.mark.parametrize(
+    ("struct", "dtype"),
+    [
+        ("fastadam_row", COEFFICIENTS),
+        ("fastadam_span", spans.SPAN),
+        ("fastadam_slot", spans.SLOT),
+        ("fastadam_batch", spans.BATCH),
+        ("fastadam_plan", spans.PLAN),
+        ("fastadam_headers", headers.HEADERS),
+    ],
+)
+def test_structs_have_the_layout_of_the_numpy_dtypes(struct: str, dtype: np.dtype[Any]) -> None:
+    fields = dict(c.ffi.typeof(struct).fields)
+    assert c.ffi.sizeof(struct) == dtype.itemsize
+    assert {name: field.offset for name, field in fields.items()} == {
+        name: dtype.fields[name][1] for name in dtype.names or ()
+    }
+
+
+def test_numba_counts_the_words_of_the_structs_alike() -> None:
+    if "numba" not in AVAILABLE:
+        pytest.skip(STATES["numba"])
+    from fastadam.backends import numba_kernels as kernels
+
+    def words(dtype: np.dtype[Any], prefix: str) -> dict[str, int]:
+        return {
+            name: value
+            for name in dtype.names or ()
+            if isinstance(value := getattr(kernels, prefix + name.upper(), None), int)
+        }
+
+    assert words(spans.SPAN, "") == {
+        name: i for i, name in enumerate(spans.SPAN.names or ()) if name != "slot"
+    }
+    assert kernels.SPAN_SLOT == (spans.SPAN.names or ()).index("slot")
+    assert words(spans.BATCH, "") == {name: i for i, name in enumerate(spans.BATCH.names or ())}
+    plan = [name for name in spans.PLAN.names or () if name != "headers"]
+    assert words(spans.PLAN, "PLAN_") == {name: i for i, name in enumerate(plan)}
+    assert words(headers.HEADERS, "") == {
+        name: len(plan) + i for i, name in enumerate(headers.HEADERS.names or ())
+    }
+
+
+@needs_c
+def test_instruction_sets_can_be_forced(instruction_set: str) -> None:
+    assert c.instruction_set() == instruction_set
+
+
+@needs_c
+def test_an_instruction_set_that_is_missing_is_refused() -> None:
+    before = c.instruction_set()
+    with pytest.raises(ValueError, match="'mmx' is not available here; this processor has baseline"):
+        c.use_instruction_set("mmx")
+    assert c.instruction_set() == before
+
+
+@needs_c
+def test_the_best_instruction_set_is_the_default() -> None:
+    assert c.instruction_set() == c.instruction_sets()[-1]
+
+
+def test_array_headers_are_readable_here() -> None:
+    """On CPython with 64 bits the fast check must be on: a silent fallback would only be slow."""
+    assert headers.array_headers() is not None
+
+
+def test_steps_without_readable_headers_give_the_same_bits(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> np.ndarray:
+        param = np.ones(20)
+        optimizer = fastadam.Adam([param, np.ones(3)], backend=backend)
+        for t in range(3):
+            optimizer.step([np.arange(20.0) + t, None if t == 1 else np.ones(3)])
+        return param
+
+    expected = run()
+    for name in ("c", "numba_cpu"):
+        module = __import__(f"fastadam.backends.{name}", fromlist=["x"])
+        monkeypatch.setattr(module, "array_headers", lambda: None)
+    monkeypatch.setattr(spans, "array_headers", lambda: None)
+    assert_same_bits(run(), expected)
+
+
+def test_plain_gradients_take_the_native_check(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled backends step plain gradients without a look from Python, and only those."""
+    if backend == "numpy":
+        pytest.skip("the NumPy backend has no native check")
+    looked = []
+    monkeypatch.setattr(fastadam.Adam, "_step_with_care", lambda self, work, grads: looked.append(len(grads)))
+    plain = [np.ones((2, 3)), np.ones(4, np.complex64), np.ones(()), np.ones(0)]
+    optimizer = fastadam.Adam([grad.copy() for grad in plain], backend=backend)
+    optimizer.step(plain)
+    packed = fastadam.Adam(fastadam.pack([np.ones(3)]), backend=backend)
+    packed.step()
+    packed.step(np.ones(3))
+    assert looked == []
+    for odd in ([None, *plain[1:]], [np.ones((3, 2)).T, *plain[1:]], [*plain[:3], np.ones(1)]):
+        optimizer.step(odd)
+    assert looked == [4, 4, 4]
+
+
+def test_work_lists_are_built_once(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first steps no work list is built (and so nothing compiled) again, also with Nones."""
+    params = [np.ones(3), np.ones(4)]
+    optimizer = fastadam.Adam(params, backend=backend)
+    patterns: list[list[Any]] = [[np.ones(3), np.ones(4)], [np.ones(3), None], [None, np.ones(4)]]
+    for grads in patterns * 2:
+        optimizer.step(grads)
+    built = []
+    original = spans.WorkList.__init__
+    monkeypatch.setattr(spans.WorkList, "__init__", lambda *a, **k: (built.append(1), original(*a, **k))[1])
+    for grads in patterns * 3:
+        optimizer.param_groups[0]["lr"] *= 0.5
+        optimizer.step(grads)
+    assert built == []
+    optimizer.param_groups[0]["amsgrad"] = True
+    optimizer.step(patterns[0])
+    assert built == [1]
+
+
+def test_thread_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    share = threads.ELEMENTS_PER_THREAD
+    assert [threads.threads_for(n, 4) for n in (0, share, 2 * share - 1, 2 * share, 9 * share)] == [
+        1,
+        1,
+        1,
+        2,
+        4,
+    ]
+    assert threads.check_limit(7) == 7
+    monkeypatch.setattr(threads, "_forbidden", True)
+    assert threads.threads_for(9 * share, 4) == 1

@@ -1,0 +1,56 @@
+"""The README's code runs, its table is complete, and the docstrings' examples print what they say."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import fastadam
+from fastadam.backends import MODULES
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=[f"block {i}" for i in range(len(BLOCKS))])
+def test_python_blocks_of_the_readme_run(block: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(block, "README.md", "exec"), {})
+    promised = re.findall(r"print\(.*\)  # (\[.*)", block)
+    if promised:
+        assert capsys.readouterr().out.strip() == promised[0]
+
+
+def test_the_readme_has_blocks_and_both_commands() -> None:
+    assert len(BLOCKS) >= 5
+    for marker in ("example", "test"):
+        assert re.search(rf"<!-- {marker} command -->\n```sh\npython3 -m venv \.venv && .*\n```", README)
+
+
+def test_the_backend_table_lists_every_backend() -> None:
+    assert re.findall(r"(?m)^\| `(\w+)` \|", README) == list(MODULES)
+
+
+@pytest.mark.parametrize("name", ["", ".adam", ".backends", ".coefficients", ".flat", ".parameter", ".state"])
+def test_docstring_examples(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(f"fastadam{name}")).failed == 0
+
+
+def test_every_public_name_is_documented() -> None:
+    for name in fastadam.__all__:
+        if not name.startswith("__"):
+            assert (getattr(fastadam, name).__doc__ or "").strip()
+
+
+def test_the_version_is_stated_once_more_in_pyproject() -> None:
+    assert f'version = "{fastadam.__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_asv_configuration_is_valid_json() -> None:
+    config = json.loads((ROOT / "asv.conf.json").read_text())
+    assert (ROOT / config["benchmark_dir"]).is_dir()
