@@ -43,13 +43,14 @@ def torch_adam(**options: bool) -> Callable[[Arrays, list[Arrays]], Step]:
         tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in params]
         for tensor, grad in zip(tensors, grad_sets[0], strict=True):
             tensor.grad = torch.from_numpy(grad)
-        return torch.optim.Adam(tensors, **options).step  # type: ignore[arg-type]
+        step: Step = torch.optim.Adam(tensors, **options).step
+        return step
 
     return make
 
 
 def fastadam_packed(backend: str) -> Callable[[Arrays, list[Arrays]], Step]:
-    """fastadam over one packed buffer."""
+    """Fastadam over one packed buffer."""
 
     def make(params: Arrays, grad_sets: list[Arrays]) -> Step:
         flat = fastadam.pack(params)
@@ -61,7 +62,7 @@ def fastadam_packed(backend: str) -> Callable[[Arrays, list[Arrays]], Step]:
 
 
 def fastadam_in_place(backend: str) -> Callable[[Arrays, list[Arrays]], Step]:
-    """fastadam over separate arrays, with a fresh list of gradients in each step."""
+    """Fastadam over separate arrays, with a fresh list of gradients in each step."""
 
     def make(params: Arrays, grad_sets: list[Arrays]) -> Step:
         optimizer = fastadam.Adam(params, backend=backend)

@@ -84,7 +84,7 @@ def torch_threads() -> int:
         import torch
     except ImportError:
         return 0
-    return torch.get_num_threads()
+    return int(torch.get_num_threads())
 
 
 def ratio(times: dict[str, list[float]], base: str, name: str) -> float:
@@ -125,23 +125,17 @@ def report_overhead(backends: list[str]) -> bool:
             times[name].append(seconds(step, 100))
     micro = {name: statistics.median(own) * 1e6 for name, own in times.items()}
     allowed = 4 * micro["np.add"] + 2
-    print(
-        f"\nOne packed parameter: np.add takes {micro['np.add']:.2f} us, so a step may take {allowed:.2f} us"
-    )
+    print(f"\nOne packed parameter: np.add takes {micro['np.add']:.2f} us, so a step may take {allowed:.2f} us")
     met = True
     for backend in backends:
         met &= micro[backend] <= allowed
-        print(
-            f"  {backend:16} {micro[backend]:12.2f} us   {'met' if micro[backend] <= allowed else 'MISSED'}"
-        )
+        print(f"  {backend:16} {micro[backend]:12.2f} us   {'met' if micro[backend] <= allowed else 'MISSED'}")
     return met
 
 
 def main() -> int:
     """Run the cases asked for; return the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=[*CASES, "overhead"], default=[*CASES, "overhead"])
     known = [name for name, state in fastadam.available_backends().items() if state == "available"]
     compiled = [name for name in known if name != "numpy"]

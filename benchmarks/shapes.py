@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 Shapes = list[tuple[int, ...]]
@@ -9,11 +11,7 @@ Shapes = list[tuple[int, ...]]
 
 def mlp(*widths: int) -> Shapes:
     """Return weight and bias shapes of a network with these layer widths."""
-    return [
-        shape
-        for fan_in, fan_out in zip(widths, widths[1:], strict=False)
-        for shape in ((fan_out, fan_in), (fan_out,))
-    ]
+    return [shape for fan_in, fan_out in pairwise(widths) for shape in ((fan_out, fan_in), (fan_out,))]
 
 
 def ppo_pair() -> Shapes:

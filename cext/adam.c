@@ -44,11 +44,11 @@
 static FASTADAM_INLINE void piece(int64_t kind, const fastadam_span *span, int64_t lo, int64_t hi,
                                   const fastadam_row *row)
 {
-#define FASTADAM_CASE(KIND, REAL, ELEMENTS, L2, AMSGRAD)                                                           \
-    case KIND:                                                                                                     \
-        ELEMENTS((REAL *)(uintptr_t)span->param + lo, (const REAL *)(uintptr_t)span->grad + lo,                    \
-                 (REAL *)(uintptr_t)span->exp_avg + lo, (REAL *)(uintptr_t)span->exp_avg_sq + lo,                  \
-                 AMSGRAD ? (REAL *)(uintptr_t)span->max_exp_avg_sq + lo : (REAL *)0, hi - lo, row, L2, AMSGRAD);   \
+#define FASTADAM_CASE(KIND, REAL, ELEMENTS, L2, AMSGRAD)                                                          \
+    case KIND:                                                                                                    \
+        ELEMENTS((REAL *)(uintptr_t)span->param + lo, (const REAL *)(uintptr_t)span->grad + lo,                   \
+                 (REAL *)(uintptr_t)span->exp_avg + lo, (REAL *)(uintptr_t)span->exp_avg_sq + lo,                 \
+                 AMSGRAD ? (REAL *)(uintptr_t)span->max_exp_avg_sq + lo : (REAL *)0, hi - lo, row, L2, AMSGRAD);  \
         break;
     switch (kind) {
         FASTADAM_CASE(0, float, elements_float32, 0, 0)
@@ -94,8 +94,8 @@ __attribute__((target("avx2"))) static void pieces_avx2(const fastadam_plan *pla
     pieces(plan, batch, lo, hi);
 }
 
-__attribute__((target("avx512f"))) static void pieces_avx512(const fastadam_plan *plan, const fastadam_batch *batch,
-                                                             int64_t lo, int64_t hi)
+__attribute__((target("avx512f"))) static void pieces_avx512(const fastadam_plan *plan,
+                                                             const fastadam_batch *batch, int64_t lo, int64_t hi)
 {
     pieces(plan, batch, lo, hi);
 }

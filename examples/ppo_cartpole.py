@@ -166,15 +166,11 @@ def update(
     for _ in range(EPOCHS):
         # The few steps left over after the last whole minibatch are left out of this pass.
         for batch in rng.permutation(n)[: n // BATCH_SIZE * BATCH_SIZE].reshape(-1, BATCH_SIZE):
-            _, actor_grads, critic_grads = ppo_loss_and_grads(
-                actor, critic, *(array[batch] for array in rollout)
-            )
+            _, actor_grads, critic_grads = ppo_loss_and_grads(actor, critic, *(array[batch] for array in rollout))
             optimizer.step(actor_grads + critic_grads)
 
 
-def train(
-    seed: int = 0, total_steps: int = 100_000, backend: str = "auto", progress: bool = True
-) -> list[float]:
+def train(seed: int = 0, total_steps: int = 100_000, backend: str = "auto", progress: bool = True) -> list[float]:
     """Train on CartPole-v1.
 
     Parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -183,7 +183,7 @@ class Adam:
                 self._refresh()
             if grads is None:
                 work = self._in_pieces
-                found = work.gather()
+                found: Sequence[Any] = work.gather()
             else:
                 work, found = self._sort(grads)
             work.write_coefficients()
@@ -283,17 +283,14 @@ class Adam:
         groups = [*self._groups, *new]
         names = [member.name for group in groups for member in group.members]
         if None in names and any(name is not None for name in names):
-            raise ValueError(
-                f"parameter {names.index(None)} has no name, others have; name all of them or none"
-            )
+            raise ValueError(f"parameter {names.index(None)} has no name, others have; name all of them or none")
         positions: dict[Any, int] = {}
         for position, name in enumerate(names):
             if name is not None and name in positions:
                 raise ValueError(f"the name {name!r} is given to parameters {positions[name]} and {position}")
             positions[name] = position
-        fences = Fences(owned for group in groups for owned in group.owned())
+        Fences(owned for group in groups for owned in group.owned())  # refuses shared memory
         self._positions = positions if None not in positions else {}
-        self._fences = fences
         self._groups += new
         self.param_groups += [group.options for group in new]
         self._take_note()
@@ -338,6 +335,9 @@ class Adam:
             for group, hyper in zip(groups, checked, strict=True)
         )
         for group, hyper in zip(groups, checked, strict=True):
+            if hyper.amsgrad:
+                group.reserve_max()
+        for group, hyper in zip(groups, checked, strict=True):
             group.accept(hyper)
         self._take_note()
         if not same_kernels:
@@ -347,7 +347,7 @@ class Adam:
         """Remember the options as checked."""
         self._noted = [dict(group.options) for group in self._groups]
 
-    def _sort(self, grads: Any) -> tuple[WorkList, list[Any] | tuple[Any, ...]]:
+    def _sort(self, grads: Any) -> tuple[WorkList, Sequence[Any]]:
         """Return the work list that gradients given by the user belong to, and one gradient for each slot."""
         work = self._by_member
         if isinstance(grads, np.ndarray):
@@ -357,16 +357,14 @@ class Adam:
             if len(work.owners) == 1:
                 return work, (grads,)
             raise TypeError(
-                f"grads is one array, but there are {len(work.owners)} parameters; pass a list with one gradient each"
+                f"grads is one array, but there are {len(work.owners)} parameters; pass a list of gradients"
             )
         if isinstance(grads, Mapping):
             if not self._positions:
-                raise TypeError(
-                    "grads is a mapping, but the parameters have no names; pass a list in their order"
-                )
-            missing = [name for name in self._positions if name not in grads]
-            unexpected = [name for name in grads if name not in self._positions]
-            if missing or unexpected:
+                raise TypeError("grads is a mapping, but the parameters have no names; pass a list in their order")
+            if grads.keys() != self._positions.keys():
+                missing = [name for name in self._positions if name not in grads]
+                unexpected = [name for name in grads if name not in self._positions]
                 raise ValueError(
                     f"grads has other names than the parameters: missing {missing}, unexpected {unexpected}; use "
                     f"None for a parameter without a gradient"
@@ -376,9 +374,7 @@ class Adam:
             if isinstance(grads, Packed):
                 raise TypeError("grads is a packed buffer; step() without arguments uses its gradients")
             if isinstance(grads, str | bytes | set | frozenset) or not isinstance(grads, Iterable):
-                raise TypeError(
-                    f"grads must be a list of arrays or a mapping of names to arrays, got {grads!r}"
-                )
+                raise TypeError(f"grads must be a list of arrays or a mapping of names to arrays, got {grads!r}")
         grads = tuple(grads)  # a list could change while native code reads it
         if len(grads) != len(work.owners):
             raise ValueError(f"grads has {len(grads)} items, but there are {len(work.owners)} parameters")

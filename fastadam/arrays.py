@@ -58,9 +58,7 @@ def check_array(value: Any, label: str) -> Array:
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{label} {_not_an_array(value)}")
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(
-            f"{label} is a masked array, whose mask would be ignored; pass its .data or .filled()"
-        )
+        raise TypeError(f"{label} is a masked array, whose mask would be ignored; pass its .data or .filled()")
     if value.dtype not in DTYPES:
         swapped = " (not in this machine's byte order)" if not value.dtype.isnative else ""
         raise TypeError(

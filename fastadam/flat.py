@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections.abc import Mapping
 from typing import Any
@@ -52,10 +53,8 @@ def _huge_pages(nbytes: int) -> Array:
         memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise MemoryError(f"cannot reserve {nbytes} bytes: {error}") from error
-    try:
+    with contextlib.suppress(OSError):  # a kernel without them: ordinary pages hold the same numbers
         memory.madvise(mmap.MADV_HUGEPAGE)
-    except OSError:
-        pass  # a kernel without them: ordinary pages hold the same numbers
     return np.frombuffer(memory, np.uint8)
 
 
@@ -97,9 +96,7 @@ class Packed:
 
 def _views(flat: Array, shapes: list[tuple[int, ...]], sizes: list[int]) -> list[Array]:
     ends = np.cumsum(sizes, dtype=np.int64).tolist()
-    return [
-        flat[end - size : end].reshape(shape) for shape, size, end in zip(shapes, sizes, ends, strict=True)
-    ]
+    return [flat[end - size : end].reshape(shape) for shape, size, end in zip(shapes, sizes, ends, strict=True)]
 
 
 def pack(params: Any) -> Packed:

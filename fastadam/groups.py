@@ -142,15 +142,7 @@ class Group:
         return hyperparameters.check(self.options, self.where)
 
     def accept(self, hyper: Hyperparameters) -> None:
-        """Take over checked options, reserving the third moment where amsgrad asks for it.
-
-        Raises
-        ------
-        MemoryError
-            If the moment cannot be reserved; nothing has changed then.
-        """
-        if hyper.amsgrad:
-            self.reserve_max()
+        """Take over checked options; with amsgrad, its moment has been reserved."""
         self.hyper = hyper
         self.options.update(hyper._asdict())
         self.coefficients = Coefficients(self.hyper)

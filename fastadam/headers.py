@@ -16,9 +16,7 @@ import sys
 import numpy as np
 
 # The same fields as fastadam_headers in cext/adam.h.
-HEADERS = np.dtype(
-    [(name, np.int64) for name in ("array_type", "type", "data", "ndim", "dims", "descr", "flags")]
-)
+HEADERS = np.dtype([(name, np.int64) for name in ("array_type", "type", "data", "ndim", "dims", "descr", "flags")])
 
 
 @functools.cache
@@ -28,7 +26,7 @@ def array_headers() -> tuple[int, ...] | None:
         return None
     head = object.__basicsize__
     found = (id(np.ndarray), head - 8, head, head + 8, head + 16, head + 40, head + 48)
-    samples = [
+    samples: list[np.ndarray] = [
         np.zeros(()),
         np.zeros(0, np.float32),
         np.zeros((2, 3), np.complex64),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,9 +69,7 @@ def split_groups(params: Any) -> list[dict[str, Any]]:
     if not any(groups):
         return [{"params": items}]
     if not all(groups):
-        raise TypeError(
-            "params mixes group dicts and arrays; put each array into a group: {'params': [array]}"
-        )
+        raise TypeError("params mixes group dicts and arrays; put each array into a group: {'params': [array]}")
     return [dict(item) for item in items]
 
 
@@ -100,11 +98,10 @@ def read_members(params: Any, start: int, where: str) -> tuple[list[Member], Pac
         If something in it is no parameter.
     """
     if isinstance(params, Packed):
-        names = params.names or [None] * len(params.shapes)
+        names: Sequence[str | None] = params.names or [None] * len(params.shapes)
         triples = zip(names, params.param_views, params.grad_views, strict=True)
         return [
-            Member(view, name, _label(name, start + i), home=grad)
-            for i, (name, view, grad) in enumerate(triples)
+            Member(view, name, _label(name, start + i), home=grad) for i, (name, view, grad) in enumerate(triples)
         ], params
     return [
         Member(value, name, _label(name, start + i)) for i, (name, value) in enumerate(_pairs(params, where))
@@ -118,9 +115,7 @@ def _pairs(params: Any, where: str) -> list[tuple[str | None, Any]]:
     if isinstance(params, Mapping):
         pairs = list(params.items())
         if "params" in params:
-            raise TypeError(
-                f"{where}params is a single dict with the key 'params'; put group dicts in a list"
-            )
+            raise TypeError(f"{where}params is a single dict with the key 'params'; put group dicts in a list")
     else:
         items = _items(params, f"{where}params")
         for i, item in enumerate(items):

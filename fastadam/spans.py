@@ -168,14 +168,17 @@ class WorkList:
         self.spans = self.spans[order]
         self.rows = np.zeros(len(self._row_sources), COEFFICIENTS)
         self._written: list[Any] = [None] * len(self._row_sources)
-        self._row_bytes = memoryview(self.rows.view(np.uint8))
+        self._row_bytes = self.rows.view(np.uint8).data
         self.batches = self._batches(kind[order], threads.check_limit(threads_given))
         self._slots = np.array([(id(owner), id(owner.dtype)) for owner in self.owners], SLOT)
         self._grad_ids = np.zeros(len(self.owners), np.int64)
-        self._grad_id_bytes = memoryview(self._grad_ids.view(np.uint8))
+        self._grad_id_bytes = self._grad_ids.view(np.uint8).data
         self._pack_ids = struct.Struct(f"{len(self.owners)}P").pack_into
         self.plan = self._plan()
         self.fixed = all(isinstance(home, np.ndarray) for home in self.homes)
+        self._homeless = next(
+            (label for home, label in zip(self.homes, self.labels, strict=True) if home is None), None
+        )
         if self.fixed:
             self._point_at(self.homes)
         self._run = backend.bind(self)
@@ -186,9 +189,7 @@ class WorkList:
         batches = np.zeros(len(kinds), BATCH)
         batches["kind"], batches["first"], batches["count"] = kinds, first, count
         batches["elements"] = np.add.reduceat(self.spans["size"], first)
-        batches["threads"] = [
-            threads.threads_for(elements, limit) for elements in batches["elements"].tolist()
-        ]
+        batches["threads"] = [threads.threads_for(elements, limit) for elements in batches["elements"].tolist()]
         return batches
 
     def _plan(self) -> Array:
@@ -217,14 +218,12 @@ class WorkList:
         """
         if self.fixed:
             return self.homes
-        grads = [home.grad if type(home) is Parameter else home for home in self.homes]
-        for home, label in zip(self.homes, self.labels, strict=True):
-            if home is None:
-                raise ValueError(
-                    f"step() found no gradient for {label}: a plain array has no place for one; call "
-                    f"step(grads), or hold the arrays in fastadam.Parameter or fastadam.pack"
-                )
-        return grads
+        if self._homeless is not None:
+            raise ValueError(
+                f"step() found no gradient for {self._homeless}: a plain array has no place for one; call "
+                f"step(grads), or hold the arrays in fastadam.Parameter or fastadam.pack"
+            )
+        return [home.grad if isinstance(home, Parameter) else home for home in self.homes]
 
     def write_coefficients(self) -> None:
         """Compute the scalars of the next step; raises what a learning-rate schedule raises."""
@@ -277,9 +276,14 @@ class WorkList:
         return (as_reals(self.owners[slot]), *(group.reals(name, index) for name in MOMENTS))
 
     def go_serial(self) -> None:
-        """Take one thread from now on."""
+        """Take one thread from now on; backends find out at the next step."""
         self.batches["threads"] = 1
-        self._run = self._backend.bind(self)
+
+        def bind_first(check: bool) -> int:
+            self._run = self._backend.bind(self)
+            return self._run(check)
+
+        self._run = bind_first
 
 
 _built: weakref.WeakSet[WorkList] = weakref.WeakSet()

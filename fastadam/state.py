@@ -170,9 +170,7 @@ def _match(saved: Mapping[str, Any], group: Group, where: str) -> list[Any]:
     """Return, for each member, the key of its saved entry: by name where both have names, else in order."""
     keys = list(saved["params"])
     if len(keys) != len(group.members):
-        raise ValueError(
-            f"{where}it has {len(keys)} parameters, the optimizer's group has {len(group.members)}"
-        )
+        raise ValueError(f"{where}it has {len(keys)} parameters, the optimizer's group has {len(group.members)}")
     names = [member.name for member in group.members]
     if "param_names" not in saved or names[0] is None:
         return keys

@@ -62,7 +62,5 @@ def pytest_report_header() -> list[str]:
     promised = os.environ.get("FASTADAM_PROMISED_BACKENDS", "").split()
     broken = [name for name in promised if name not in AVAILABLE]
     if broken:
-        pytest.exit(
-            f"promised backends are missing: { {name: STATES[name] for name in broken} }", returncode=1
-        )
+        pytest.exit(f"promised backends are missing: { {name: STATES[name] for name in broken} }", returncode=1)
     return [f"fastadam backends: {STATES}"]

@@ -39,14 +39,12 @@ FORMS = {
     "list": list,
     "tuple": tuple,
     "generator": lambda params: (param for param in params),
-    "map": lambda params: map(lambda param: param, params),
+    "map": lambda params: map(np.asarray, params),
     "mapping": lambda params: dict(zip("abc", params, strict=True)),
     "pairs": lambda params: list(zip("abc", params, strict=True)),
     "generator of pairs": lambda params: zip("abc", params, strict=True),
     "parameters": lambda params: [fastadam.Parameter(param) for param in params],
-    "mapping of parameters": lambda params: {
-        n: fastadam.Parameter(p) for n, p in zip("abc", params, strict=True)
-    },
+    "mapping of parameters": lambda params: {n: fastadam.Parameter(p) for n, p in zip("abc", params, strict=True)},
     "one group": lambda params: [{"params": params}],
     "group of a generator": lambda params: [{"params": (param for param in params)}],
     "groups": lambda params: [{"params": params[:1]}, {"params": iter(params[1:])}],
@@ -261,8 +259,7 @@ def test_each_group_has_its_own_options(backend: str) -> None:
         [{"params": p, **o} for p, o in zip(together, GROUP_OPTIONS, strict=True)], lr=0.01, backend=backend
     )
     many = [
-        fastadam.Adam(p, **{"lr": 0.01, **o}, backend="numpy")
-        for p, o in zip(apart, GROUP_OPTIONS, strict=True)
+        fastadam.Adam(p, **{"lr": 0.01, **o}, backend="numpy") for p, o in zip(apart, GROUP_OPTIONS, strict=True)
     ]
     for seed in range(4):
         grads = random_arrays([(5,)] * len(apart), np.float64, seed)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent / "fastadam"
+import fastadam
+
+ROOT = Path(fastadam.__file__).parent
 
 # From the bottom up: a module may import only from lines above its own.
 LAYERS = [

@@ -75,10 +75,8 @@ def test_numba_counts_the_words_of_the_structs_alike() -> None:
             if isinstance(value := getattr(kernels, prefix + name.upper(), None), int)
         }
 
-    assert words(spans.SPAN, "") == {
-        name: i for i, name in enumerate(spans.SPAN.names or ()) if name != "slot"
-    }
-    assert kernels.SPAN_SLOT == (spans.SPAN.names or ()).index("slot")
+    assert words(spans.SPAN, "") == {name: i for i, name in enumerate(spans.SPAN.names or ()) if name != "slot"}
+    assert (spans.SPAN.names or ()).index("slot") == kernels.SPAN_SLOT
     assert words(spans.BATCH, "") == {name: i for i, name in enumerate(spans.BATCH.names or ())}
     plan = [name for name in spans.PLAN.names or () if name != "headers"]
     assert words(spans.PLAN, "PLAN_") == {name: i for i, name in enumerate(plan)}
@@ -110,9 +108,7 @@ def test_array_headers_are_readable_here() -> None:
     assert headers.array_headers() is not None
 
 
-def test_steps_without_readable_headers_give_the_same_bits(
-    backend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_without_readable_headers_give_the_same_bits(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def run() -> np.ndarray:
         param = np.ones(20)
         optimizer = fastadam.Adam([param, np.ones(3)], backend=backend)

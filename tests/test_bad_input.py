@@ -6,7 +6,7 @@ import contextlib
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -49,14 +49,16 @@ class Bench:
     """An optimizer in one of the layouts, with two good steps behind it, so that no moment is zero."""
 
     def __init__(self, layout: str, backend: str, **options: Any) -> None:
+        self.innocent: Bench  # set by `take`
+        self.layout = layout
+        self.key = (layout, backend, tuple(options.items()))
         arrays = random_arrays(SHAPES, FLOAT32, seed=1)
         self.flat: Any = None
         self.objects: list[Any] = []
         params: Any = arrays
         if layout.startswith("packed"):
-            params = self.flat = fastadam.pack(
-                dict(zip(NAMES, arrays, strict=True)) if "named" in layout else arrays
-            )
+            named = dict(zip(NAMES, arrays, strict=True))
+            params = self.flat = fastadam.pack(named if "named" in layout else arrays)
             arrays = self.flat.param_views
         elif layout == "objects":
             params = self.objects = [fastadam.Parameter(array) for array in arrays]
@@ -85,6 +87,34 @@ class Bench:
         self.step(random_arrays(SHAPES, FLOAT32, seed))
 
 
+# Pairs of equal benches that passed a test and can serve in the next one: refused input leaves no trace.
+_pairs: dict[Any, list[tuple[Bench, Bench]]] = {}
+
+
+def take(layout: str, backend: str, **options: Any) -> Bench:
+    """Return a bench that meets bad input; `assert_goes_on` compares it with its twin that never does."""
+    print("layout:", layout)  # pytest shows it where the test fails
+    key = (layout, backend, tuple(options.items()))
+    if _pairs.get(key):
+        bench, innocent = _pairs[key].pop()
+    else:
+        bench, innocent = Bench(layout, backend, **options), Bench(layout, backend, **options)
+    bench.innocent = innocent
+    return bench
+
+
+def each_layout(backend: str, layouts: Iterable[str] = LAYOUTS, **options: Any) -> Iterator[Bench]:
+    return (take(layout, backend, **options) for layout in layouts)
+
+
+def assert_goes_on(bench: Bench) -> None:
+    """Take one more good step; the bits are those of the twin that never met anything bad."""
+    bench.good_step(4)
+    bench.innocent.good_step(4)
+    assert_same_state(snapshot(bench.opt), snapshot(bench.innocent.opt))
+    _pairs.setdefault(bench.key, []).append((bench, bench.innocent))
+
+
 @contextlib.contextmanager
 def refused(opt: fastadam.Adam, error: Any, match: str) -> Iterator[None]:
     """Expect an error that leaves parameters, moments, step counts and groups as they were."""
@@ -93,19 +123,6 @@ def refused(opt: fastadam.Adam, error: Any, match: str) -> Iterator[None]:
         yield
     assert_same_state(snapshot(opt), before)
     assert len(opt.param_groups) == groups
-
-
-def assert_goes_on(bench: Bench, layout: str, backend: str, **options: Any) -> None:
-    """Take one more good step; the bits are those of an optimizer that never met anything bad."""
-    innocent = Bench(layout, backend, **options)
-    for each in (bench, innocent):
-        each.good_step(4)
-    assert_same_state(snapshot(bench.opt), snapshot(innocent.opt))
-
-
-@pytest.fixture(params=LAYOUTS)
-def layout(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 def unaligned(array: np.ndarray) -> np.ndarray:
@@ -126,7 +143,7 @@ def flat_of(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1)
 
 
-# ---------------------------------------------------------------------------------------------------- gradients
+# -------------------- gradients
 
 FIVE = np.ones(5, np.float32)
 needs_longdouble = pytest.mark.skipif(
@@ -175,19 +192,13 @@ BAD_GRADIENTS = [
     pytest.param(1.0, TypeError, _kind("float, not a NumPy array"), id="float"),
     pytest.param(False, TypeError, _kind("bool, not a NumPy array"), id="bool value"),
     pytest.param(FIVE.data, TypeError, _kind("memoryview, not a NumPy array"), id="memoryview"),
-    pytest.param(
-        Tensor(), TypeError, _kind(r"torch.Tensor, not a NumPy array; .*numpy\(\)"), id="torch tensor"
-    ),
+    pytest.param(Tensor(), TypeError, _kind(r"torch.Tensor, not a NumPy array; .*numpy\(\)"), id="torch tensor"),
     pytest.param(OnDevice(), TypeError, _kind(r".*OnDevice on a CUDA device"), id="on a device"),
-    pytest.param(
-        fastadam.Parameter(np.ones(5)), TypeError, _kind(r"fastadam.Parameter, not"), id="Parameter"
-    ),
+    pytest.param(fastadam.Parameter(np.ones(5)), TypeError, _kind(r"fastadam.Parameter, not"), id="Parameter"),
     pytest.param(
         np.ma.array(FIVE, mask=[1, 0, 0, 0, 0]), TypeError, _kind(r"masked array.*filled\(0\)"), id="masked"
     ),
-    pytest.param(
-        lambda bench: bench.arrays[1], ValueError, _shares("parameter (1|'b')"), id="its own parameter"
-    ),
+    pytest.param(lambda bench: bench.arrays[1], ValueError, _shares("parameter (1|'b')"), id="its own parameter"),
     pytest.param(
         lambda bench: bench.arrays[1][::-1], ValueError, _shares("parameter (1|'b')"), id="its own, reversed"
     ),
@@ -204,7 +215,7 @@ BAD_GRADIENTS = [
         id="its own, read-only",
     ),
     pytest.param(
-        lambda bench: np.broadcast_to(bench.arrays[1][2], 5),
+        lambda bench: np.broadcast_to(bench.arrays[1][2:3], 5),
         ValueError,
         _shares("parameter (1|'b')"),
         id="its own, broadcast",
@@ -273,22 +284,22 @@ def read_only_view(array: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("bad", "error", "match"), BAD_GRADIENTS)
-def test_bad_gradient(backend: str, layout: str, bad: Any, error: Any, match: str) -> None:
-    bench = Bench(layout, backend)
-    grads: list[Any] = random_arrays(SHAPES, FLOAT32, 9)
-    grads[1] = bad(bench) if callable(bad) else bad
-    with refused(bench.opt, error, match):
-        bench.step(grads)
-    assert_goes_on(bench, layout, backend)
+def test_bad_gradient(backend: str, bad: Any, error: Any, match: str) -> None:
+    for bench in each_layout(backend):
+        grads: list[Any] = random_arrays(SHAPES, FLOAT32, 9)
+        grads[1] = bad(bench) if callable(bad) else bad
+        with refused(bench.opt, error, match):
+            bench.step(grads)
+        assert_goes_on(bench)
 
 
 def test_running_maximum_as_gradient(backend: str) -> None:
-    bench = Bench("groups", backend)
+    bench = take("groups", backend)
     grads = random_arrays(SHAPES, FLOAT32, 9)
     grads[1] = bench.opt.state[1]["max_exp_avg_sq"]
     with refused(bench.opt, ValueError, _shares("max_exp_avg_sq of parameter 1 and its group")):
         bench.step(grads)
-    assert_goes_on(bench, "groups", backend)
+    assert_goes_on(bench)
 
 
 @pytest.mark.parametrize("at", [0, 7, -1])
@@ -301,9 +312,7 @@ def test_one_bad_gradient_among_many_writes_nothing(backend: str, at: int, packe
     grads = random_arrays(shapes, np.float64, 3)
     position = range(150)[at]
     grads[at] = grads[at].T
-    with refused(
-        opt, ValueError, rf"the gradient of parameter {position} has shape \(2, 3\), its parameter has"
-    ):
+    with refused(opt, ValueError, rf"the gradient of parameter {position} has shape \(2, 3\), its parameter has"):
         opt.step(grads)
     grads[at] = np.ones((3, 2), np.float32)
     with refused(
@@ -335,13 +344,9 @@ def _grads(n: int) -> list[np.ndarray]:
 
 NOT_A_LIST = "grads must be a list of arrays or a mapping of names to arrays, got "
 BAD_GRADIENT_LISTS = [
-    pytest.param(lambda: [], ValueError, "grads has 0 items, but there are 3 parameters", id="none"),
-    pytest.param(
-        lambda: _grads(2), ValueError, "grads has 2 items, but there are 3 parameters", id="too few"
-    ),
-    pytest.param(
-        lambda: _grads(4), ValueError, "grads has 4 items, but there are 3 parameters", id="too many"
-    ),
+    pytest.param(list, ValueError, "grads has 0 items, but there are 3 parameters", id="none"),
+    pytest.param(lambda: _grads(2), ValueError, "grads has 2 items, but there are 3 parameters", id="too few"),
+    pytest.param(lambda: _grads(4), ValueError, "grads has 4 items, but there are 3 parameters", id="too many"),
     pytest.param(lambda: tuple(_grads(2)), ValueError, "grads has 2 items", id="tuple"),
     pytest.param(lambda: (g for g in _grads(2)), ValueError, "grads has 2 items", id="generator"),
     pytest.param(failing, ZeroDivisionError, "the generator failed", id="failing generator"),
@@ -360,20 +365,17 @@ BAD_GRADIENT_LISTS = [
 
 
 @pytest.mark.parametrize(("make", "error", "match"), BAD_GRADIENT_LISTS)
-def test_bad_gradient_list(
-    backend: str, layout: str, make: Callable[[], Any], error: Any, match: str
-) -> None:
-    bench = Bench(layout, backend)
-    with refused(bench.opt, error, match):
-        bench.opt.step(make())
-    assert_goes_on(bench, layout, backend)
+def test_bad_gradient_list(backend: str, make: Callable[[], Any], error: Any, match: str) -> None:
+    for bench in each_layout(backend):
+        with refused(bench.opt, error, match):
+            bench.opt.step(make())
+        assert_goes_on(bench)
 
 
-@pytest.mark.parametrize("layout", ["in place", "packed", "objects", "groups"])
-def test_mapping_of_gradients_for_unnamed_parameters(backend: str, layout: str) -> None:
-    bench = Bench(layout, backend)
-    with refused(bench.opt, TypeError, "grads is a mapping, but the parameters have no names; pass a list"):
-        bench.opt.step(dict(enumerate(_grads(3))))
+def test_mapping_of_gradients_for_unnamed_parameters(backend: str) -> None:
+    for bench in each_layout(backend, ["in place", "packed", "objects", "groups"]):
+        with refused(bench.opt, TypeError, "grads is a mapping, but the parameters have no names; pass a list"):
+            bench.opt.step(dict(enumerate(_grads(3))))
 
 
 BAD_NAMES = [
@@ -385,25 +387,21 @@ BAD_NAMES = [
 ]
 
 
-@pytest.mark.parametrize("layout", ["named", "packed and named"])
 @pytest.mark.parametrize(("names", "match"), BAD_NAMES)
-def test_bad_gradient_names(backend: str, layout: str, names: tuple[Any, ...], match: str) -> None:
-    bench = Bench(layout, backend)
-    with refused(bench.opt, ValueError, match):
-        bench.opt.step(dict(zip(names, _grads(4), strict=False)))
-    assert_goes_on(bench, layout, backend)
+def test_bad_gradient_names(backend: str, names: tuple[Any, ...], match: str) -> None:
+    for bench in each_layout(backend, ["named", "packed and named"]):
+        with refused(bench.opt, ValueError, match):
+            bench.opt.step(dict(zip(names, _grads(4), strict=False)))
+        assert_goes_on(bench)
 
 
-@pytest.mark.parametrize(
-    ("layout", "label"), [("in place", "parameter 0"), ("groups", "parameter 0"), ("named", "parameter 'w'")]
-)
-def test_step_without_gradients_for_plain_arrays(backend: str, layout: str, label: str) -> None:
-    bench = Bench(layout, backend)
-    with refused(
-        bench.opt, ValueError, rf"step\(\) found no gradient for {label}.*step\(grads\).*Parameter.*pack"
-    ):
-        bench.opt.step()
-    assert_goes_on(bench, layout, backend)
+def test_step_without_gradients_for_plain_arrays(backend: str) -> None:
+    for bench in each_layout(backend, ["in place", "groups", "named"]):
+        label = "parameter 'w'" if bench.names else "parameter 0"
+        match = rf"step\(\) found no gradient for {label}.*step\(grads\).*Parameter.*pack"
+        with refused(bench.opt, ValueError, match):
+            bench.opt.step()
+        assert_goes_on(bench)
 
 
 def test_step_without_gradients_names_the_plain_array(backend: str) -> None:
@@ -419,22 +417,20 @@ def test_step_without_gradients_names_the_plain_array(backend: str) -> None:
 @pytest.mark.parametrize(
     ("bad", "error", "match"),
     [
-        pytest.param(
-            np.ones(16, np.float32), TypeError, "one array, but there are 3 parameters", id="too short"
-        ),
+        pytest.param(np.ones(16, np.float32), TypeError, "one array, but there are 3 parameters", id="too short"),
         pytest.param(np.ones(18), TypeError, "has dtype float64, its parameter has float32", id="dtype"),
         pytest.param(np.ma.ones(18, np.float32), TypeError, "is a masked array", id="masked"),
     ],
 )
 def test_bad_gradient_for_the_whole_buffer(backend: str, bad: Any, error: Any, match: str) -> None:
-    bench = Bench("packed", backend)
+    bench = take("packed", backend)
     with refused(bench.opt, error, match):
         bench.opt.step(bad)
     with refused(bench.opt, ValueError, "shares memory with parameter 0"):
         bench.opt.step(bench.flat.param)
     with refused(bench.opt, ValueError, "shares memory with parameter 0"):
         bench.opt.step(bench.flat.param[::-1])
-    assert_goes_on(bench, "packed", backend)
+    assert_goes_on(bench)
 
 
 @pytest.mark.parametrize("closure", [3, "loss", np.ones(3)])
@@ -444,22 +440,22 @@ def test_closure_that_cannot_be_called(backend: str, closure: Any) -> None:
         bench.opt.step(closure=closure)
 
 
-def test_closure_that_raises(backend: str, layout: str) -> None:
-    bench = Bench(layout, backend)
+def test_closure_that_raises(backend: str) -> None:
+    for bench in each_layout(backend):
 
-    def closure() -> float:
-        for one in bench.objects:
-            one.grad = np.ones_like(one.data)
-        raise ZeroDivisionError("no loss")
+        def closure(objects: Any = bench.objects) -> float:
+            for one in objects:
+                one.grad = np.ones_like(one.data)
+            raise ZeroDivisionError("no loss")
 
-    with refused(bench.opt, ZeroDivisionError, "no loss"):
-        bench.opt.step(closure=closure)
-    with refused(bench.opt, ZeroDivisionError, "no loss"):
-        bench.opt.step(_grads(3), closure=closure)
-    assert_goes_on(bench, layout, backend)
+        with refused(bench.opt, ZeroDivisionError, "no loss"):
+            bench.opt.step(closure=closure)
+        with refused(bench.opt, ZeroDivisionError, "no loss"):
+            bench.opt.step(_grads(3), closure=closure)
+        assert_goes_on(bench)
 
 
-# ---------------------------------------------------------------------------------------------------- parameters
+# -------------------- parameters
 
 BAD_ARRAYS = [
     pytest.param(lambda: read_only(FIVE), ValueError, "is read-only; .*pass a writable copy", id="read-only"),
@@ -467,19 +463,13 @@ BAD_ARRAYS = [
     pytest.param(
         lambda: np.ones(9)[::2], ValueError, r"\(5,\) is not C-contiguous \(strides \(16,\)\)", id="strided"
     ),
-    pytest.param(
-        lambda: np.ones(5)[::-1], ValueError, r"is not C-contiguous \(strides \(-8,\)\)", id="reversed"
-    ),
-    pytest.param(
-        lambda: np.ones((2, 3)).T, ValueError, r"of shape \(3, 2\) is not C-contig", id="transposed"
-    ),
+    pytest.param(lambda: np.ones(5)[::-1], ValueError, r"is not C-contiguous \(strides \(-8,\)\)", id="reversed"),
+    pytest.param(lambda: np.ones((2, 3)).T, ValueError, r"of shape \(3, 2\) is not C-contig", id="transposed"),
     pytest.param(
         lambda: np.ones((2, 3), order="F"), ValueError, "is not C-contiguous.*ascontig", id="Fortran order"
     ),
     pytest.param(lambda: np.ones((4, 4))[:, :2], ValueError, "is not C-contiguous", id="block"),
-    pytest.param(
-        lambda: unaligned(np.ones(5)), ValueError, "is not aligned to its dtype float64", id="unaligned"
-    ),
+    pytest.param(lambda: unaligned(np.ones(5)), ValueError, "is not aligned to its dtype float64", id="unaligned"),
     pytest.param(
         lambda: np.ones(5, FLOAT32.newbyteorder()),
         TypeError,
@@ -487,12 +477,8 @@ BAD_ARRAYS = [
         marks=pytest.mark.skipif(sys.byteorder != "little", reason="big-endian machine"),
         id="byte-swapped",
     ),
-    pytest.param(
-        lambda: np.ones(5, object), TypeError, "has dtype object; supported are float32", id="object"
-    ),
-    pytest.param(
-        lambda: np.ones(5, np.int64), TypeError, "has dtype int64; supported are .*astype", id="int"
-    ),
+    pytest.param(lambda: np.ones(5, object), TypeError, "has dtype object; supported are float32", id="object"),
+    pytest.param(lambda: np.ones(5, np.int64), TypeError, "has dtype int64; supported are .*astype", id="int"),
     pytest.param(lambda: np.ones(5, bool), TypeError, "has dtype bool", id="bool"),
     pytest.param(lambda: np.ones(5, np.float16), TypeError, "has dtype float16", id="float16"),
     pytest.param(
@@ -512,20 +498,14 @@ BAD_ARRAYS = [
     pytest.param(lambda: np.ones(5, [("x", "f4")]), TypeError, "has dtype .*'x'", id="structured"),
     pytest.param(lambda: np.array(["a"]), TypeError, "has dtype <U1", id="strings"),
     pytest.param(lambda: np.ones(5, "M8[s]"), TypeError, "has dtype datetime64", id="dates"),
-    pytest.param(
-        lambda: np.ma.ones(5), TypeError, "is a masked array, whose mask would be ignored", id="masked"
-    ),
+    pytest.param(lambda: np.ma.ones(5), TypeError, "is a masked array, whose mask would be ignored", id="masked"),
     pytest.param(lambda: [1.0, 2.0], TypeError, "is a list, not a NumPy array", id="list"),
     pytest.param(lambda: 1.0, TypeError, "is a float, not a NumPy array", id="float"),
-    pytest.param(
-        lambda: np.float64(1), TypeError, "is a numpy.float64, not a NumPy array", id="NumPy scalar"
-    ),
+    pytest.param(lambda: np.float64(1), TypeError, "is a numpy.float64, not a NumPy array", id="NumPy scalar"),
     pytest.param(lambda: None, TypeError, "is a NoneType, not a NumPy array", id="None"),
     pytest.param(lambda: "w", TypeError, "is a str, not a NumPy array", id="string"),
     pytest.param(lambda: FIVE.data, TypeError, "is a memoryview, not a NumPy array", id="memoryview"),
-    pytest.param(
-        Tensor, TypeError, r"is a torch.Tensor, not a NumPy array; tensor.detach", id="torch tensor"
-    ),
+    pytest.param(Tensor, TypeError, r"is a torch.Tensor, not a NumPy array; tensor.detach", id="torch tensor"),
     pytest.param(OnDevice, TypeError, "OnDevice on a CUDA device", id="on a device"),
 ]
 
@@ -549,10 +529,10 @@ def test_bad_parameter(backend: str, make: Callable[[], Any], error: Any, match:
 
 @pytest.mark.parametrize(("make", "error", "match"), BAD_ARRAYS)
 def test_bad_parameter_in_a_new_group(backend: str, make: Callable[[], Any], error: Any, match: str) -> None:
-    bench = Bench("groups", backend)
+    bench = take("groups", backend)
     with refused(bench.opt, error, "parameter 4 .*" + match):
         bench.opt.add_param_group({"params": [np.ones(3), make()]})
-    assert_goes_on(bench, "groups", backend)
+    assert_goes_on(bench)
 
 
 def test_bad_parameters_to_pack() -> None:
@@ -579,7 +559,7 @@ def _a(n: int = 3) -> np.ndarray:
 
 
 BAD_COLLECTIONS = [
-    pytest.param(lambda: [], ValueError, "params is empty; an optimizer needs at least one array", id="list"),
+    pytest.param(list, ValueError, "params is empty; an optimizer needs at least one array", id="list"),
     pytest.param(lambda: (), ValueError, "params is empty", id="tuple"),
     pytest.param(lambda: iter(()), ValueError, "params is empty", id="empty iterator"),
     pytest.param(lambda: (x for x in ()), ValueError, "params is empty", id="empty generator"),
@@ -603,9 +583,7 @@ BAD_COLLECTIONS = [
     pytest.param(lambda: None, TypeError, "params must be .* got None of type NoneType", id="None"),
     pytest.param(lambda: abs, TypeError, "params must be .* of type builtin_function", id="function"),
     pytest.param(lambda: [{"params": None}], TypeError, "params must be .* got None", id="None in a group"),
-    pytest.param(
-        lambda: [1.0, 2.0], TypeError, "parameter 0 is a float, not a NumPy array", id="list of numbers"
-    ),
+    pytest.param(lambda: [1.0, 2.0], TypeError, "parameter 0 is a float, not a NumPy array", id="list of numbers"),
     pytest.param(lambda: [[_a()]], TypeError, "parameter 0 is a list, not a NumPy array", id="nested list"),
     pytest.param(
         lambda: {"layer": {"w": _a()}}, TypeError, "parameter 'layer' is a dict, not a", id="nested mapping"
@@ -616,9 +594,7 @@ BAD_COLLECTIONS = [
         "params mixes group dicts and arrays; put each",
         id="group, array",
     ),
-    pytest.param(
-        lambda: [_a(), {"params": _a()}], TypeError, "params mixes group dicts and", id="array, group"
-    ),
+    pytest.param(lambda: [_a(), {"params": _a()}], TypeError, "params mixes group dicts and", id="array, group"),
     pytest.param(
         lambda: [("w", _a()), _a()], ValueError, r"params\[1\] has no name, others have", id="pair, array"
     ),
@@ -643,12 +619,8 @@ BAD_COLLECTIONS = [
         "the name 'b' is given to parameters 1 and 2",
         id="same name in two groups",
     ),
-    pytest.param(
-        lambda: {1: _a()}, TypeError, "params has the key 1; names must be strings", id="number as name"
-    ),
-    pytest.param(
-        lambda: [(1, _a())], TypeError, "parameter 0 is a tuple, not a NumPy array", id="number in pair"
-    ),
+    pytest.param(lambda: {1: _a()}, TypeError, "params has the key 1; names must be strings", id="number as name"),
+    pytest.param(lambda: [(1, _a())], TypeError, "parameter 0 is a tuple, not a NumPy array", id="number in pair"),
     pytest.param(
         lambda: {"params": _a()}, TypeError, "single dict with the key 'params'; put group", id="bare group"
     ),
@@ -727,35 +699,31 @@ SHARED = [
 
 @pytest.mark.parametrize("make", SHARED)
 def test_parameters_that_share_memory(backend: str, make: Callable[[np.ndarray], Any]) -> None:
-    with pytest.raises(
-        ValueError, match=r"parameter ([0-2]|'[ab]') and parameter ([0-2]|'[ab]') share memory"
-    ):
+    with pytest.raises(ValueError, match=r"parameter ([0-2]|'[ab]') and parameter ([0-2]|'[ab]') share memory"):
         fastadam.Adam(make(_w()), backend=backend)
 
 
-def test_new_group_that_shares_memory(backend: str, layout: str) -> None:
-    bench = Bench(layout, backend)
+def test_new_group_that_shares_memory(backend: str) -> None:
+    for bench in each_layout(backend):
 
-    def group(params: Any) -> dict[str, Any]:
-        return {"params": {"more": params} if bench.names else params}
+        def group(params: Any, named: Any = bench.names) -> dict[str, Any]:
+            return {"params": {"more": params} if named else params}
 
-    for params in (
-        bench.arrays[1],
-        bench.arrays[0][1],
-        bench.arrays[2],
-        fastadam.Parameter(bench.arrays[1][2:]),
-    ):
-        with refused(
-            bench.opt, ValueError, r"parameter .* share memory \(or are the same array\); give each"
+        for params in (
+            bench.arrays[1],
+            bench.arrays[0][1],
+            bench.arrays[2],
+            fastadam.Parameter(bench.arrays[1][2:]),
         ):
-            bench.opt.add_param_group(group(params))
-    with refused(bench.opt, ValueError, "exp_avg_sq of .*share memory"):
-        bench.opt.add_param_group(group(bench.opt.state[1]["exp_avg_sq"]))
-    w = np.ones(5)
-    twice = {"more": w[:3], "most": w[2:]} if bench.names else [w[:3], w[2:]]
-    with refused(bench.opt, ValueError, "share memory"):
-        bench.opt.add_param_group({"params": twice})
-    assert_goes_on(bench, layout, backend)
+            with refused(bench.opt, ValueError, r"parameter .* share memory \(or are the same array\); give each"):
+                bench.opt.add_param_group(group(params))
+        with refused(bench.opt, ValueError, "exp_avg_sq of .*share memory"):
+            bench.opt.add_param_group(group(bench.opt.state[1]["exp_avg_sq"]))
+        w = np.ones(5)
+        twice = {"more": w[:3], "most": w[2:]} if bench.names else [w[:3], w[2:]]
+        with refused(bench.opt, ValueError, "share memory"):
+            bench.opt.add_param_group({"params": twice})
+        assert_goes_on(bench)
 
 
 def test_neighbours_and_empty_slices_do_not_share_memory(backend: str) -> None:
@@ -773,46 +741,40 @@ BAD_NEW_GROUPS = [
     pytest.param([np.ones(2)], TypeError, "param_group must be a dict with the key 'params', got", id="list"),
     pytest.param(np.ones(2), TypeError, "param_group must be a dict", id="array"),
     pytest.param(None, TypeError, "param_group must be a dict with the key 'params', got None", id="None"),
-    pytest.param(
-        {}, ValueError, r"param_groups\[\d\]: the group has no 'params'; it has \[\]", id="empty dict"
-    ),
+    pytest.param({}, ValueError, r"param_groups\[\d\]: the group has no 'params'; it has \[\]", id="empty dict"),
     pytest.param({"lr": 0.1}, ValueError, r"the group has no 'params'; it has \['lr'\]", id="no params"),
-    pytest.param(
-        {"params": []}, ValueError, "params is empty; a group needs at least one array", id="no arrays"
-    ),
+    pytest.param({"params": []}, ValueError, "params is empty; a group needs at least one array", id="no arrays"),
     pytest.param({"params": {1}}, TypeError, "params is a set", id="set"),
     pytest.param(
         {"params": np.ones(2), "LR": 1}, ValueError, r"param_groups\[\d\]: unknown option 'LR'", id="typo"
     ),
-    pytest.param(
-        {"params": [{"params": np.ones(2)}]}, TypeError, "is a dict, not a NumPy array", id="nested"
-    ),
+    pytest.param({"params": [{"params": np.ones(2)}]}, TypeError, "is a dict, not a NumPy array", id="nested"),
     pytest.param({"params": [("new", _a()), _a()]}, ValueError, r"params\[1\] has no name", id="half named"),
 ]
 
 
 @pytest.mark.parametrize(("group", "error", "match"), BAD_NEW_GROUPS)
-def test_bad_new_group(backend: str, layout: str, group: Any, error: Any, match: str) -> None:
-    bench = Bench(layout, backend)
-    with refused(bench.opt, error, match):
-        bench.opt.add_param_group(group)
-    assert_goes_on(bench, layout, backend)
+def test_bad_new_group(backend: str, group: Any, error: Any, match: str) -> None:
+    for bench in each_layout(backend):
+        with refused(bench.opt, error, match):
+            bench.opt.add_param_group(group)
+        assert_goes_on(bench)
 
 
-def test_new_group_with_and_without_names(backend: str, layout: str) -> None:
-    bench = Bench(layout, backend)
-    if bench.names:
-        with refused(bench.opt, ValueError, "parameter 3 has no name, others have; name all of them or none"):
-            bench.opt.add_param_group({"params": np.ones(3)})
-        with refused(bench.opt, ValueError, "the name 'b' is given to parameters 1 and 3"):
-            bench.opt.add_param_group({"params": {"b": np.ones(3)}})
-    else:
-        with refused(bench.opt, ValueError, "parameter 0 has no name, others have; name all of them or none"):
-            bench.opt.add_param_group({"params": {"new": np.ones(3)}})
-    assert_goes_on(bench, layout, backend)
+def test_new_group_with_and_without_names(backend: str) -> None:
+    for bench in each_layout(backend):
+        if bench.names:
+            with refused(bench.opt, ValueError, "parameter 3 has no name, others have; name all of them or none"):
+                bench.opt.add_param_group({"params": np.ones(3)})
+            with refused(bench.opt, ValueError, "the name 'b' is given to parameters 1 and 3"):
+                bench.opt.add_param_group({"params": {"b": np.ones(3)}})
+        else:
+            with refused(bench.opt, ValueError, "parameter 0 has no name, others have; name all of them or none"):
+                bench.opt.add_param_group({"params": {"new": np.ones(3)}})
+        assert_goes_on(bench)
 
 
-# ------------------------------------------------------------------------------------------------------- options
+# -------------------- options
 
 NUMBER = " must be a real number, got "
 RANGE = " must be finite and at least 0, got "
@@ -841,9 +803,7 @@ BAD_OPTIONS = [
         )
     ),
     pytest.param("eps", abs, TypeError, "eps" + NUMBER + "<built-in function abs>", id="eps callable"),
-    pytest.param(
-        "weight_decay", Ambiguous(), TypeError, "weight_decay" + NUMBER, id="weight_decay ambiguous"
-    ),
+    pytest.param("weight_decay", Ambiguous(), TypeError, "weight_decay" + NUMBER, id="weight_decay ambiguous"),
     *(
         pytest.param("betas", value, error, text, id=f"betas={value!r}")
         for value, error, text in (
@@ -888,39 +848,36 @@ EDITS = [case for case in BAD_OPTIONS if case.values[0] != "amsgrad" or "1" not 
 
 
 @pytest.mark.parametrize(("option", "value", "error", "match"), BAD_OPTIONS)
-def test_bad_option(backend: str, option: str, value: Any, error: Any, match: str) -> None:
+def test_bad_option(option: str, value: Any, error: Any, match: str) -> None:
     w = np.ones(3)
     with pytest.raises(error, match=match):
-        fastadam.Adam([w], **{option: value}, backend=backend)
+        fastadam.Adam([w], **{option: value})
     with pytest.raises(error, match=match):
-        fastadam.Adam([{"params": w}], **{option: value}, backend=backend)
+        fastadam.Adam([{"params": w}], **{option: value})
     with pytest.raises(error, match=r"param_groups\[0\]: " + match):
-        fastadam.Adam([{"params": w, option: value}], backend=backend)
+        fastadam.Adam([{"params": w, option: value}])
     with pytest.raises(error, match=r"param_groups\[1\]: " + match):
-        fastadam.Adam([{"params": w}, {"params": np.ones(2), option: value}], backend=backend)
+        fastadam.Adam([{"params": w}, {"params": np.ones(2), option: value}])
     if option != "decoupled_weight_decay":
         with pytest.raises(error, match=match):
-            fastadam.AdamW([w], **{option: value}, backend=backend)
-    bench = Bench("groups", backend)
-    with refused(bench.opt, error, r"param_groups\[2\]: " + match):
-        bench.opt.add_param_group({"params": w, option: value})
-    assert_goes_on(bench, "groups", backend)
+            fastadam.AdamW([w], **{option: value})
 
 
-@pytest.mark.parametrize("layout", ["in place", "packed", "objects", "groups"])
 @pytest.mark.parametrize(("option", "value", "error", "match"), EDITS)
-def test_bad_edit(backend: str, layout: str, option: str, value: Any, error: Any, match: str) -> None:
-    bench = Bench(layout, backend)
-    group = bench.opt.param_groups[-1]
-    before = group[option]
-    group[option] = value
-    bench.opt.param_groups[0]["maximize"] = True  # a good edit, which must wait for the other one
-    for _ in range(2):
-        with refused(bench.opt, error, match):
-            bench.good_step(9)
-    group[option] = before
-    bench.opt.param_groups[0]["maximize"] = False
-    assert_goes_on(bench, layout, backend)
+def test_bad_edit(backend: str, option: str, value: Any, error: Any, match: str) -> None:
+    for bench in each_layout(backend, ["in place", "packed", "objects", "groups"]):
+        group = bench.opt.param_groups[-1]
+        before = group[option]
+        with refused(bench.opt, error, rf"param_groups\[{len(bench.opt.param_groups)}\]: " + match):
+            bench.opt.add_param_group({"params": np.ones(3), option: value})
+        bench.opt.param_groups[0]["maximize"] = True  # a good edit, which must wait for the other one
+        group[option] = value
+        for _ in range(2):
+            with refused(bench.opt, error, match):
+                bench.good_step(9)
+        group[option] = before
+        bench.opt.param_groups[0]["maximize"] = False
+        assert_goes_on(bench)
 
 
 @pytest.mark.parametrize(("option", "value"), [("amsgrad", 0), ("maximize", 0.0), ("weight_decay", False)])
@@ -960,26 +917,23 @@ BAD_RATES = [
     pytest.param(True, TypeError, r"lr\(3\) must be a real number, got True", id="bool"),
     pytest.param(1j, TypeError, r"lr\(3\) must be a real number, got 1j", id="complex"),
     pytest.param(np.ones(2), TypeError, r"lr\(3\) must be a real number, got array", id="array"),
-    pytest.param(
-        np.array(np.nan), ValueError, r"lr\(3\) must be finite and at least 0, got nan", id="0-d NaN"
-    ),
+    pytest.param(np.array(np.nan), ValueError, r"lr\(3\) must be finite and at least 0, got nan", id="0-d NaN"),
     pytest.param(np.array("a"), TypeError, r"lr\(3\) must be a real number, got 'a'", id="0-d string"),
     pytest.param(abs, TypeError, r"lr\(3\) must be a real number, got <built-in", id="function"),
     pytest.param(ZeroDivisionError("at 3"), ZeroDivisionError, "at 3", id="raises"),
 ]
 
 
-@pytest.mark.parametrize("layout", ["in place", "packed", "objects", "named"])
 @pytest.mark.parametrize(("rate", "error", "match"), BAD_RATES)
-def test_bad_schedule(backend: str, layout: str, rate: Any, error: Any, match: str) -> None:
+def test_bad_schedule(backend: str, rate: Any, error: Any, match: str) -> None:
     schedule = Schedule()
-    bench = Bench(layout, backend, lr=schedule)
-    schedule.bad = rate
-    for _ in range(2):
-        with refused(bench.opt, error, match):
-            bench.good_step(9)
-    schedule.bad = Schedule.bad
-    assert_goes_on(bench, layout, backend, lr=Schedule())
+    for bench in each_layout(backend, ["in place", "packed", "objects", "named"], lr=schedule):
+        schedule.bad = rate
+        for _ in range(2):
+            with refused(bench.opt, error, match):
+                bench.good_step(9)
+        schedule.bad = Schedule.bad
+        assert_goes_on(bench)
 
 
 @pytest.mark.parametrize(("rate", "error", "match"), BAD_RATES)
@@ -1018,50 +972,49 @@ def test_unknown_argument() -> None:
         fastadam.Adam([np.ones(3)], 1e-3, (0.9, 0.999), 1e-8, 0.0, False, True)
 
 
-def test_misspelled_option_in_param_groups(backend: str, layout: str) -> None:
-    bench = Bench(layout, backend)
-    group = bench.opt.param_groups[-1]
-    group["learning_rate"] = 0.5
-    with refused(bench.opt, ValueError, "unknown option 'learning_rate'; known are lr, betas, eps"):
-        bench.good_step(9)
-    del group["learning_rate"]
-    assert_goes_on(bench, layout, backend)
+def test_misspelled_option_in_param_groups(backend: str) -> None:
+    for bench in each_layout(backend):
+        group = bench.opt.param_groups[-1]
+        group["learning_rate"] = 0.5
+        with refused(bench.opt, ValueError, "unknown option 'learning_rate'; known are lr, betas, eps"):
+            bench.good_step(9)
+        del group["learning_rate"]
+        assert_goes_on(bench)
 
 
 @pytest.mark.parametrize("key", ["params", "lr", "betas", "eps", "weight_decay", "amsgrad", "maximize"])
-def test_removed_option(backend: str, layout: str, key: str) -> None:
-    bench = Bench(layout, backend)
-    group = bench.opt.param_groups[-1]
-    value = group.pop(key)
-    with refused(bench.opt, ValueError, f"the option '{key}' was removed; assign it a value"):
-        bench.good_step(9)
-    group["typo"] = value  # as many keys as before
-    with refused(bench.opt, ValueError, f"'{key}' was removed|unknown option 'typo'"):
-        bench.good_step(9)
-    del group["typo"]
-    group[key] = value
-    assert_goes_on(bench, layout, backend)
-
-
-@pytest.mark.parametrize("layout", ["named", "packed and named"])
-def test_removed_or_replaced_names(backend: str, layout: str) -> None:
-    """Names that differ from the optimizer's own would be saved with the state."""
-    bench = Bench(layout, backend)
-    group = bench.opt.param_groups[0]
-    names = group["param_names"]
-    for edit in (("b", "w", "scale"), ("w",), None, "wbs"):
-        group["param_names"] = edit
-        with refused(bench.opt, ValueError, "'param_names' was replaced"):
+def test_removed_option(backend: str, key: str) -> None:
+    for bench in each_layout(backend):
+        group = bench.opt.param_groups[-1]
+        value = group.pop(key)
+        with refused(bench.opt, ValueError, f"the option '{key}' was removed; assign it a value"):
             bench.good_step(9)
-    del group["param_names"]
-    with refused(bench.opt, ValueError, "the option 'param_names' was removed"):
-        bench.good_step(9)
-    group["typo"] = names  # as many keys as before
-    with refused(bench.opt, ValueError, "'param_names' was removed|unknown option 'typo'"):
-        bench.good_step(9)
-    del group["typo"]
-    group["param_names"] = names
-    assert_goes_on(bench, layout, backend)
+        group["typo"] = value  # as many keys as before
+        with refused(bench.opt, ValueError, f"'{key}' was removed|unknown option 'typo'"):
+            bench.good_step(9)
+        del group["typo"]
+        group[key] = value
+        assert_goes_on(bench)
+
+
+def test_removed_or_replaced_names(backend: str) -> None:
+    """Names that differ from the optimizer's own would be saved with the state."""
+    for bench in each_layout(backend, ["named", "packed and named"]):
+        group = bench.opt.param_groups[0]
+        names = group["param_names"]
+        for edit in (("b", "w", "scale"), ("w",), None, "wbs"):
+            group["param_names"] = edit
+            with refused(bench.opt, ValueError, "'param_names' was replaced"):
+                bench.good_step(9)
+        del group["param_names"]
+        with refused(bench.opt, ValueError, "the option 'param_names' was removed"):
+            bench.good_step(9)
+        group["typo"] = names  # as many keys as before
+        with refused(bench.opt, ValueError, "'param_names' was removed|unknown option 'typo'"):
+            bench.good_step(9)
+        del group["typo"]
+        group["param_names"] = names
+        assert_goes_on(bench)
 
 
 @pytest.mark.parametrize(
@@ -1085,9 +1038,7 @@ def test_replaced_params(backend: str, shapes: Any, edit: Callable[[Any], Any]) 
     group = opt.param_groups[0]
     params = group["params"]
     group["params"] = edit(params)
-    with refused(
-        opt, ValueError, "'params' was replaced; a group's parameters are fixed, so use add_param_group"
-    ):
+    with refused(opt, ValueError, "'params' was replaced; a group's parameters are fixed, so use add_param_group"):
         opt.step(random_arrays(shapes, np.float64, 3))
     group["params"] = params
     opt.step(random_arrays(shapes, np.float64, 3))
@@ -1096,37 +1047,37 @@ def test_replaced_params(backend: str, shapes: Any, edit: Callable[[Any], Any]) 
     assert_same_state(snapshot(opt), snapshot(innocent))
 
 
-def test_param_groups_edited_by_hand(backend: str, layout: str) -> None:
-    bench = Bench(layout, backend)
-    groups = bench.opt.param_groups
-    n = len(groups)
-    mine = dict(groups[-1])
-    original = list(groups)
-    groups[-1] = mine
-    with refused(bench.opt, ValueError, "the group's dict was replaced; edit its values instead"):
-        bench.good_step(9)
-    groups[-1] = original[-1]
-    groups.append({"params": [np.ones(3)], "lr": 0.1})
-    with refused(
-        bench.opt, ValueError, f"param_groups has {n + 1} entries, the optimizer made {n}; use add_param"
-    ):
-        bench.good_step(9)
-    groups.clear()
-    with refused(bench.opt, ValueError, f"param_groups has 0 entries, the optimizer made {n}"):
-        bench.good_step(9)
-    groups.extend(original)
-    if n > 1:
-        groups.reverse()
-        with refused(bench.opt, ValueError, "the group's dict was replaced"):
+def test_param_groups_edited_by_hand(backend: str) -> None:
+    for bench in each_layout(backend):
+        groups = bench.opt.param_groups
+        n = len(groups)
+        mine = dict(groups[-1])
+        original = list(groups)
+        groups[-1] = mine
+        with refused(bench.opt, ValueError, "the group's dict was replaced; edit its values instead"):
             bench.good_step(9)
-        groups.reverse()
-    bench.opt.param_groups = list(groups)  # another list of the same dicts is fine
-    assert_goes_on(bench, layout, backend)
+        groups[-1] = original[-1]
+        groups.append({"params": [np.ones(3)], "lr": 0.1})
+        with refused(
+            bench.opt, ValueError, f"param_groups has {n + 1} entries, the optimizer made {n}; use add_param"
+        ):
+            bench.good_step(9)
+        groups.clear()
+        with refused(bench.opt, ValueError, f"param_groups has 0 entries, the optimizer made {n}"):
+            bench.good_step(9)
+        groups.extend(original)
+        if n > 1:
+            groups.reverse()
+            with refused(bench.opt, ValueError, "the group's dict was replaced"):
+                bench.good_step(9)
+            groups.reverse()
+        bench.opt.param_groups = list(groups)  # another list of the same dicts is fine
+        assert_goes_on(bench)
 
 
 @pytest.mark.parametrize("groups", [None, 3])
 def test_param_groups_that_are_no_list(backend: str, groups: Any) -> None:
-    bench = Bench("in place", backend)
+    bench = take("in place", backend)
     before = bench.opt.param_groups
     bench.opt.param_groups = groups
     state = snapshot(bench.opt)
@@ -1134,7 +1085,7 @@ def test_param_groups_that_are_no_list(backend: str, groups: Any) -> None:
         bench.good_step(9)
     assert_same_state(snapshot(bench.opt), state)
     bench.opt.param_groups = before
-    assert_goes_on(bench, "in place", backend)
+    assert_goes_on(bench)
 
 
 @pytest.mark.parametrize(
@@ -1162,7 +1113,7 @@ def test_bad_threads_and_backend(argument: str, value: Any, error: Any, match: s
             make([np.ones(3)], **{argument: value})
 
 
-# -------------------------------------------------------------------------------------------------- saved states
+# -------------------- saved states
 
 
 def _set(*path: Any) -> Callable[[Any], Callable[[dict[str, Any]], Any]]:
@@ -1217,18 +1168,14 @@ BAD_STATES = [
     ),
     pytest.param(lambda saved: [saved], ValueError, "must be a mapping with the keys", id="list"),
     pytest.param(lambda saved: {}, ValueError, "must be a mapping with the keys", id="empty"),
-    pytest.param(
-        lambda saved: saved["state"], ValueError, "must be a mapping with the keys", id="only the state"
-    ),
+    pytest.param(lambda saved: saved["state"], ValueError, "must be a mapping with the keys", id="only the state"),
     pytest.param(_drop("state"), ValueError, "must be a mapping with the keys 'state'", id="no state"),
     pytest.param(_drop("param_groups"), ValueError, "must be a mapping with the keys", id="no groups"),
     pytest.param(_set("state")([1]), TypeError, "'state' must be a mapping", id="state is a list"),
     pytest.param(_set("state")(None), TypeError, "'state' must be a mapping", id="state is None"),
     pytest.param(_set("param_groups")(None), TypeError, "'param_groups' a list", id="groups are None"),
     pytest.param(_set("param_groups")({}), TypeError, "'param_groups' a list", id="groups are a mapping"),
-    pytest.param(
-        _set("param_groups")([]), ValueError, "has 0 parameter groups, the optimizer has", id="no group"
-    ),
+    pytest.param(_set("param_groups")([]), ValueError, "has 0 parameter groups, the optimizer has", id="no group"),
     pytest.param(
         _set("param_groups")(lambda groups: groups * 2),
         ValueError,
@@ -1278,9 +1225,7 @@ BAD_STATES = [
     pytest.param(step_of(True), ValueError, LABEL + STEP + "True", id="bool step"),
     pytest.param(step_of(np.ones(2)), ValueError, LABEL + STEP + "array", id="two steps"),
     pytest.param(step_of(np.ones(0)), ValueError, LABEL + STEP + "array", id="empty step"),
-    pytest.param(
-        exp_avg_of(np.ones(2, np.float32)), ValueError, LABEL + r"exp_avg has shape \(2,\)", id="shape"
-    ),
+    pytest.param(exp_avg_of(np.ones(2, np.float32)), ValueError, LABEL + r"exp_avg has shape \(2,\)", id="shape"),
     pytest.param(exp_avg_of(np.ones(())), TypeError, LABEL + "exp_avg has dtype float64, the", id="dtype"),
     pytest.param(
         exp_avg_of(np.ones((), np.complex64)), TypeError, LABEL + "exp_avg has dtype complex64", id="complex"
@@ -1325,9 +1270,7 @@ BAD_STATES = [
         r"has state for \[7\], which no parameter group lists",
         id="extra entry",
     ),
-    pytest.param(
-        _set("state", "w")({}), ValueError, r"has state for \['w'\], which no", id="entry under a name"
-    ),
+    pytest.param(_set("state", "w")({}), ValueError, r"has state for \['w'\], which no", id="entry under a name"),
     pytest.param(
         _group("lr")(-1), ValueError, r"state dict, param_groups\[.\]: lr must be finite", id="negative lr"
     ),
@@ -1355,37 +1298,33 @@ BAD_STATES = [
 
 
 @pytest.mark.parametrize(("edit", "error", "match"), BAD_STATES)
-def test_bad_state_dict(
-    backend: str, layout: str, edit: Callable[[Any], Any], error: Any, match: str
-) -> None:
-    bench = Bench(layout, backend)
-    other = Bench(layout, backend, maximize=True)  # so that taking over any part of it would show
-    other.good_step(5)
-    saved = edit(other.opt.state_dict())
-    options = [dict(group) for group in bench.opt.param_groups]
-    with refused(bench.opt, error, match):
-        bench.opt.load_state_dict(saved)
-    for group, before in zip(bench.opt.param_groups, options, strict=True):
-        assert all(group[key] is before[key] for key in before)
-    assert_goes_on(bench, layout, backend)
+def test_bad_state_dict(backend: str, edit: Callable[[Any], Any], error: Any, match: str) -> None:
+    for bench in each_layout(backend):
+        other = Bench(bench.layout, backend, maximize=True)  # so that taking over any part of it would show
+        other.good_step(5)
+        saved = edit(other.opt.state_dict())
+        options = [dict(group) for group in bench.opt.param_groups]
+        with refused(bench.opt, error, match):
+            bench.opt.load_state_dict(saved)
+        for group, before in zip(bench.opt.param_groups, options, strict=True):
+            assert all(group[key] is before[key] for key in before)
+        assert_goes_on(bench)
 
 
-@pytest.mark.parametrize("layout", ["in place", "packed", "named"])
-def test_amsgrad_state_without_running_maximum(backend: str, layout: str) -> None:
-    bench = Bench(layout, backend)
-    saved = Bench(layout, backend).opt.state_dict()
-    saved["param_groups"][0]["amsgrad"] = True
-    with refused(bench.opt, ValueError, "amsgrad is on, but entry 0 has no max_exp_avg_sq"):
-        bench.opt.load_state_dict(saved)
-    saved = Bench(layout, backend, amsgrad=True).opt.state_dict()
-    del saved["state"][2]["max_exp_avg_sq"]
-    with refused(bench.opt, ValueError, "amsgrad is on, but entry 2 has no max_exp_avg_sq"):
-        bench.opt.load_state_dict(saved)
-    assert not bench.opt.param_groups[0]["amsgrad"]
-    assert_goes_on(bench, layout, backend)
+def test_amsgrad_state_without_running_maximum(backend: str) -> None:
+    for bench in each_layout(backend, ["in place", "packed", "named"]):
+        saved = Bench(bench.layout, backend).opt.state_dict()
+        saved["param_groups"][0]["amsgrad"] = True
+        with refused(bench.opt, ValueError, "amsgrad is on, but entry 0 has no max_exp_avg_sq"):
+            bench.opt.load_state_dict(saved)
+        saved = Bench(bench.layout, backend, amsgrad=True).opt.state_dict()
+        del saved["state"][2]["max_exp_avg_sq"]
+        with refused(bench.opt, ValueError, "amsgrad is on, but entry 2 has no max_exp_avg_sq"):
+            bench.opt.load_state_dict(saved)
+        assert not bench.opt.param_groups[0]["amsgrad"]
+        assert_goes_on(bench)
 
 
-@pytest.mark.parametrize("layout", ["named", "packed and named"])
 @pytest.mark.parametrize(
     ("names", "match"),
     [
@@ -1398,15 +1337,15 @@ def test_amsgrad_state_without_running_maximum(backend: str, layout: str) -> Non
         pytest.param([["w"], ["b"], ["scale"]], "names", id="lists"),
     ],
 )
-def test_state_dict_with_other_names(backend: str, layout: str, names: Any, match: str) -> None:
-    bench = Bench(layout, backend)
-    other = Bench(layout, backend)
-    other.good_step(5)
-    saved = other.opt.state_dict()
-    saved["param_groups"][0]["param_names"] = names
-    with refused(bench.opt, (TypeError, ValueError), "state dict, .*" + match):
-        bench.opt.load_state_dict(saved)
-    assert_goes_on(bench, layout, backend)
+def test_state_dict_with_other_names(backend: str, names: Any, match: str) -> None:
+    for bench in each_layout(backend, ["named", "packed and named"]):
+        other = Bench(bench.layout, backend)
+        other.good_step(5)
+        saved = other.opt.state_dict()
+        saved["param_groups"][0]["param_names"] = names
+        with refused(bench.opt, (TypeError, ValueError), "state dict, .*" + match):
+            bench.opt.load_state_dict(saved)
+        assert_goes_on(bench)
 
 
 def test_state_dict_that_lists_one_entry_twice(backend: str) -> None:
@@ -1431,17 +1370,17 @@ def test_state_dict_over_the_live_state(backend: str) -> None:
         assert_same_bits(opt.state[1][name], before[f"{name} 0.0"])
 
 
-# ------------------------------------------------------------------------------ parameters changed afterwards
+# -------------------- parameters changed afterwards
 
 
-def test_parameter_made_read_only_afterwards(backend: str, layout: str) -> None:
-    bench = Bench(layout, backend)
-    for at in (0, 2):
-        bench.arrays[at].flags.writeable = False
-        with refused(bench.opt, ValueError, rf"parameter ({at}|'{NAMES[at]}') is read-only"):
-            bench.good_step(9)
-        bench.arrays[at].flags.writeable = True
-    assert_goes_on(bench, layout, backend)
+def test_parameter_made_read_only_afterwards(backend: str) -> None:
+    for bench in each_layout(backend):
+        for at in (0, 2):
+            bench.arrays[at].flags.writeable = False
+            with refused(bench.opt, ValueError, rf"parameter ({at}|'{NAMES[at]}') is read-only"):
+                bench.good_step(9)
+            bench.arrays[at].flags.writeable = True
+        assert_goes_on(bench)
 
 
 def test_subclass_made_read_only_afterwards(backend: str) -> None:
@@ -1454,13 +1393,13 @@ def test_subclass_made_read_only_afterwards(backend: str) -> None:
 
 
 def test_packed_buffer_made_read_only_afterwards(backend: str) -> None:
-    bench = Bench("packed", backend)
+    bench = take("packed", backend)
     bench.flat.grad[...] = 1
     bench.flat.param.flags.writeable = False
     with refused(bench.opt, ValueError, "parameter 0 .*is read-only"):
         bench.opt.step()
     bench.flat.param.flags.writeable = True
-    assert_goes_on(bench, "packed", backend)
+    assert_goes_on(bench)
 
 
 RESIZE = """
@@ -1549,15 +1488,13 @@ def test_memory_cannot_be_pulled_away(backend: str, make: str) -> None:
         run()""")
         for pull in pulls
     )
-    done = subprocess.run(
-        [sys.executable, "-c", loop], capture_output=True, text=True, timeout=300, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", loop], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done") == len(pulls)
 
 
 def test_parameter_data_cannot_be_exchanged(backend: str) -> None:
-    bench = Bench("objects", backend)
+    bench = take("objects", backend)
     one = bench.objects[0]
     with refused(bench.opt, AttributeError, r"Parameter.data cannot be exchanged .*p.data\[...\] = value"):
         one.data = one.data.copy()
@@ -1571,7 +1508,7 @@ def test_parameter_data_cannot_be_exchanged(backend: str) -> None:
     one.data -= 1  # works in place, and assigns the same array
     assert_same_bits(one.data, before - np.float32(1))
     one.data[...] = before
-    assert_goes_on(bench, "objects", backend)
+    assert_goes_on(bench)
 
 
 PACKED_EDITS = [
@@ -1586,17 +1523,17 @@ PACKED_EDITS = [
 @pytest.mark.parametrize("edit", PACKED_EDITS)
 def test_arrays_of_a_packed_buffer_cannot_be_exchanged(backend: str, edit: Callable[[Any], Any]) -> None:
     """The optimizer would not see another array: ``flat.grads["w"] = g`` must not be lost in silence."""
-    bench = Bench("packed and named", backend)
-    with refused(bench.opt, (AttributeError, TypeError), ""):
+    bench = take("packed and named", backend)
+    with refused(bench.opt, (AttributeError, TypeError), "packed|exchanged|replaced"):
         edit(bench.flat)
     bench.flat.grad += 1  # work in place, and assign the same array
     bench.flat.param += 0
     bench.flat.grads["w"] += 1
     bench.flat.params["w"] += 0
-    assert_goes_on(bench, "packed and named", backend)
+    assert_goes_on(bench)
 
 
-# ------------------------------------------------------------------------------------ good input that looks bad
+# -------------------- good input that looks bad
 
 
 def strided(array: np.ndarray) -> np.ndarray:
@@ -1728,12 +1665,12 @@ def test_parameters_of_other_kinds(backend: str, tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("wrap", [list, tuple, iter, lambda grads: (grad for grad in grads)])
-def test_gradients_in_any_iterable(backend: str, layout: str, wrap: Callable[[Any], Any]) -> None:
-    bench, plain = Bench(layout, backend), Bench(layout, backend)
-    grads = random_arrays(SHAPES, FLOAT32, 9)
-    plain.step(grads)
-    bench.opt.step(wrap(grads))
-    assert_same_state(snapshot(bench.opt), snapshot(plain.opt))
+def test_gradients_in_any_iterable(backend: str, wrap: Callable[[Any], Any]) -> None:
+    for bench in each_layout(backend):
+        grads = random_arrays(SHAPES, FLOAT32, 9)
+        bench.innocent.opt.step(grads)
+        bench.opt.step(wrap(grads))
+        assert_goes_on(bench)
 
 
 def test_one_gradient_array_for_several_parameters(backend: str) -> None:
@@ -1792,9 +1729,7 @@ def test_whole_gradient_after_a_partial_step(backend: str) -> None:
 
 def test_good_options_that_look_bad(backend: str) -> None:
     """Integers, fractions and NumPy numbers are numbers; lists are pairs."""
-    expected, actual = (
-        Bench("in place", backend, lr=0.5, betas=(0.5, 0.75), weight_decay=1.0) for _ in range(2)
-    )
+    expected, actual = (Bench("in place", backend, lr=0.5, betas=(0.5, 0.75), weight_decay=1.0) for _ in range(2))
     group = actual.opt.param_groups[0]
     group["lr"] = np.float32(0.5)
     group["betas"] = [Fraction(1, 2), np.float64(0.75)]

@@ -65,10 +65,7 @@ def test_one_step_is_within_4_ulp_of_exact_arithmetic(state: tuple[Any, ...]) ->
         assert ulps(new["exp_avg"][i], exact.exp_avg, exact.exp_avg_scale, dtype) <= WORST_ULPS
         assert ulps(new["exp_avg_sq"][i], exact.exp_avg_sq, exact.exp_avg_sq, dtype) <= WORST_ULPS
         if options["amsgrad"]:
-            assert (
-                ulps(new["max_exp_avg_sq"][i], exact.max_exp_avg_sq, exact.max_exp_avg_sq, dtype)
-                <= WORST_ULPS
-            )
+            assert ulps(new["max_exp_avg_sq"][i], exact.max_exp_avg_sq, exact.max_exp_avg_sq, dtype) <= WORST_ULPS
         assert ulps(new_param[i], exact.param, exact.param_scale, dtype) <= WORST_ULPS
 
 

@@ -102,9 +102,7 @@ def test_gradients_suit_the_optimizer(ppo: ModuleType) -> None:
     actor, critic = ppo.MLP([4, 64, 64, 2], rng), ppo.MLP([4, 64, 64, 1], rng)
     floats = rng.standard_normal((3, 8), dtype=np.float32)
     obs = rng.standard_normal((8, 4), dtype=np.float32)
-    _, actor_grads, critic_grads = ppo.ppo_loss_and_grads(
-        actor, critic, obs, rng.integers(2, size=8), *floats
-    )
+    _, actor_grads, critic_grads = ppo.ppo_loss_and_grads(actor, critic, obs, rng.integers(2, size=8), *floats)
     params = actor.parameters() + critic.parameters()
     for param, grad in zip(params, actor_grads + critic_grads, strict=True):
         assert param.shape == grad.shape

@@ -57,7 +57,7 @@ def available_backends() -> dict[str, str]:
 
 def load(name: str) -> Backend:
     """Import a backend's module, whether or not it can be used here."""
-    return importlib.import_module(MODULES[name])  # type: ignore[return-value]
+    return importlib.import_module(MODULES[name])
 
 
 def choose(name: str) -> tuple[str, Backend]:

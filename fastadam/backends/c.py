@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
 try:
-    from fastadam.backends import _c
+    from fastadam.backends import _c  # type: ignore[attr-defined]
 
     lib: Any = _c.lib
     ffi: Any = _c.ffi
@@ -35,8 +35,8 @@ def why_missing() -> str | None:
     """Return why the C extension cannot be used here, or None if it can."""
     if _import_error is not None:
         return (
-            f"the C extension was not built or cannot be loaded ({_import_error}); install a C compiler and "
-            f"then fastadam again: pip install --force-reinstall --no-binary fastadam fastadam"
+            f"the C extension was not built or cannot be loaded ({_import_error}); install a C compiler, then "
+            f"fastadam again from its source: pip install --force-reinstall --no-deps --no-cache-dir ."
         )
     forced = os.environ.get("FASTADAM_INSTRUCTION_SET")
     if forced is not None:

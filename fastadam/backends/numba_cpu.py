@@ -9,6 +9,7 @@ then such steps take turns.
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from fastadam.spans import WorkList
 
 Kernel = Callable[[int, int, bool], int]
+
+_compiling: threading.Lock
+_taking_turns: threading.Lock
 
 
 @functools.cache
@@ -75,8 +79,18 @@ def _may_use_threads(threads: int, threads_given: bool) -> bool:
 
 
 _kernels: dict[tuple[int, bool], Kernel] = {}
-_compiling = threading.Lock()
-_taking_turns = threading.Lock()
+
+
+def _renew_locks() -> None:
+    """Make the locks, anew in a forked child: a thread that is not there any more may hold the old ones."""
+    global _compiling, _taking_turns
+    _compiling = threading.Lock()
+    _taking_turns = threading.Lock()
+
+
+_renew_locks()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 def kernel(kind: int, parallel: bool) -> Kernel:

@@ -67,16 +67,19 @@ def pointer(typing_context, place, item):
 
 @register_jitable
 def words(place, n):
+    """Return the `n` words at an address, as an array over that memory."""
     return carray(pointer(place, types.int64), n)
 
 
 @register_jitable
 def word(place):
+    """Return the word at an address."""
     return carray(pointer(place, types.int64), 1)[0]
 
 
 @register_jitable
 def integer(place):
+    """Return the C int at an address."""
     return carray(pointer(place, types.int32), 1)[0]
 
 
