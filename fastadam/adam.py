@@ -342,6 +342,8 @@ class Adam:
         self._take_note()
         if not same_kernels:
             self._plan_work()
+        for work in (self._in_pieces, self._by_member, *self._patterns.values()):
+            work.write_constants()
 
     def _take_note(self) -> None:
         """Remember the options as checked."""
@@ -350,27 +352,11 @@ class Adam:
     def _sort(self, grads: Any) -> tuple[WorkList, Sequence[Any]]:
         """Return the work list that gradients given by the user belong to, and one gradient for each slot."""
         work = self._by_member
-        if isinstance(grads, np.ndarray):
-            whole = self._in_pieces
-            if len(whole.owners) == 1 and grads.shape == whole.owners[0].shape:
-                return whole, (grads,)
-            if len(work.owners) == 1:
-                return work, (grads,)
-            raise TypeError(
-                f"grads is one array, but there are {len(work.owners)} parameters; pass a list of gradients"
-            )
-        if isinstance(grads, Mapping):
-            if not self._positions:
-                raise TypeError("grads is a mapping, but the parameters have no names; pass a list in their order")
-            if grads.keys() != self._positions.keys():
-                missing = [name for name in self._positions if name not in grads]
-                unexpected = [name for name in grads if name not in self._positions]
-                raise ValueError(
-                    f"grads has other names than the parameters: missing {missing}, unexpected {unexpected}; use "
-                    f"None for a parameter without a gradient"
-                )
-            return work, [grads[name] for name in self._positions]
         if not isinstance(grads, list | tuple):
+            if isinstance(grads, np.ndarray):
+                return self._sort_array(grads)
+            if isinstance(grads, Mapping):
+                return work, self._sort_names(grads)
             if isinstance(grads, Packed):
                 raise TypeError("grads is a packed buffer; step() without arguments uses its gradients")
             if isinstance(grads, str | bytes | set | frozenset) or not isinstance(grads, Iterable):
@@ -379,6 +365,30 @@ class Adam:
         if len(grads) != len(work.owners):
             raise ValueError(f"grads has {len(grads)} items, but there are {len(work.owners)} parameters")
         return work, grads
+
+    def _sort_array(self, grad: Array) -> tuple[WorkList, Sequence[Any]]:
+        """Return the work list of one bare gradient: for a whole packed buffer, or for a single parameter."""
+        whole, work = self._in_pieces, self._by_member
+        if len(whole.owners) == 1 and grad.shape == whole.owners[0].shape:
+            return whole, (grad,)
+        if len(work.owners) == 1:
+            return work, (grad,)
+        raise TypeError(
+            f"grads is one array, but there are {len(work.owners)} parameters; pass a list of gradients"
+        )
+
+    def _sort_names(self, grads: Mapping[str, Any]) -> list[Any]:
+        """Return named gradients in the order of the parameters."""
+        if not self._positions:
+            raise TypeError("grads is a mapping, but the parameters have no names; pass a list in their order")
+        if grads.keys() != self._positions.keys():
+            missing = [name for name in self._positions if name not in grads]
+            unexpected = [name for name in grads if name not in self._positions]
+            raise ValueError(
+                f"grads has other names than the parameters: missing {missing}, unexpected {unexpected}; use "
+                f"None for a parameter without a gradient"
+            )
+        return [grads[name] for name in self._positions]
 
     def _step_with_care(self, work: WorkList, grads: Any) -> None:
         """Take a step in which native code found something that Python has to look at."""

@@ -167,8 +167,8 @@ class WorkList:
         order = np.argsort(kind, kind="stable")
         self.spans = self.spans[order]
         self.rows = np.zeros(len(self._row_sources), COEFFICIENTS)
-        self._written: list[Any] = [None] * len(self._row_sources)
         self._row_bytes = self.rows.view(np.uint8).data
+        self.write_constants()
         self.batches = self._batches(kind[order], threads.check_limit(threads_given))
         self._slots = np.array([(id(owner), id(owner.dtype)) for owner in self.owners], SLOT)
         self._grad_ids = np.zeros(len(self.owners), np.int64)
@@ -225,14 +225,14 @@ class WorkList:
             )
         return [home.grad if isinstance(home, Parameter) else home for home in self.homes]
 
+    def write_constants(self) -> None:
+        """Take over the scalars that do not move with the step, after the groups' options were checked."""
+        self.rows[list(CONSTANT)] = [group.coefficients.constant for group, _, _ in self._row_sources]
+
     def write_coefficients(self) -> None:
         """Compute the scalars of the next step; raises what a learning-rate schedule raises."""
-        for i, (group, row, offset) in enumerate(self._row_sources):
-            now = group.coefficients
-            if self._written[i] is not now:
-                self.rows[list(CONSTANT)][i] = now.constant
-                self._written[i] = now
-            _write_varying(self._row_bytes, offset, *now.varying(group.row_steps[row] + 1))
+        for group, row, offset in self._row_sources:
+            _write_varying(self._row_bytes, offset, *group.coefficients.varying(group.row_steps[row] + 1))
 
     def count_step(self, by: int = 1) -> None:
         """Move the step counters of all rows."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import Any
@@ -179,7 +178,9 @@ BAD_GRADIENTS = [
     pytest.param(np.ones(0, np.float32), ValueError, _shape(r"\(0,\)"), id="empty"),
     pytest.param(np.ones(5), TypeError, _dtype("float64"), id="float64"),
     pytest.param(np.ones(5, np.float16), TypeError, _dtype("float16"), id="float16"),
-    pytest.param(np.ones(5, np.longdouble), TypeError, _dtype(r"(float|longdouble)"), id="longdouble"),
+    pytest.param(
+        np.ones(5, np.longdouble), TypeError, _dtype(r"(float96|float128|float64|longdouble)"), id="longdouble"
+    ),
     pytest.param(np.ones(5, np.complex64), TypeError, _dtype("complex64"), id="complex"),
     pytest.param(np.ones(5, np.int32), TypeError, _dtype("int32"), id="int"),
     pytest.param(np.ones(5, bool), TypeError, _dtype("bool"), id="bool"),
@@ -1051,10 +1052,10 @@ def test_param_groups_edited_by_hand(backend: str) -> None:
     for bench in each_layout(backend):
         groups = bench.opt.param_groups
         n = len(groups)
-        mine = dict(groups[-1])
+        mine = {**groups[-1], "lr": 0.5}
         original = list(groups)
         groups[-1] = mine
-        with refused(bench.opt, ValueError, "the group's dict was replaced; edit its values instead"):
+        with refused(bench.opt, ValueError, rf"param_groups\[{n - 1}\] was replaced; edit the values"):
             bench.good_step(9)
         groups[-1] = original[-1]
         groups.append({"params": [np.ones(3)], "lr": 0.1})
@@ -1068,7 +1069,7 @@ def test_param_groups_edited_by_hand(backend: str) -> None:
         groups.extend(original)
         if n > 1:
             groups.reverse()
-            with refused(bench.opt, ValueError, "the group's dict was replaced"):
+            with refused(bench.opt, ValueError, r"param_groups\[0\] was replaced"):
                 bench.good_step(9)
             groups.reverse()
         bench.opt.param_groups = list(groups)  # another list of the same dicts is fine
@@ -1402,95 +1403,101 @@ def test_packed_buffer_made_read_only_afterwards(backend: str) -> None:
     assert_goes_on(bench)
 
 
-RESIZE = """
+PULL_AWAY = """
 import warnings
 
 import numpy as np
 
 import fastadam
 
-warnings.simplefilter("ignore")  # some of these ways out are deprecated
-make, pull = {make!r}, {pull!r}
+warnings.simplefilter("ignore")  # some of these ways are deprecated
 
 
 class Subclass(np.ndarray):
     pass
 
 
-def bench():
-    w = np.ones((2, 3))
+def bench(make):
+    w = np.ones((2, 4))
     if make == "array":
-        params = [w, np.ones(2)]
+        params = [w]
     elif make == "subclass":
         w = w.view(Subclass)
-        params = [w, np.ones(2)]
+        params = [w]
+    elif make == "memory-mapped":
+        w = np.memmap(sys.argv[2], float, "w+", shape=(2, 4))
+        w[...] = 1
+        params = [w]
     elif make == "Parameter":
-        params = [fastadam.Parameter(w), np.ones(2)]
+        params = [fastadam.Parameter(w)]
         w = params[0].data
     elif make == "mapping":
-        params = {{"w": w, "b": np.ones(2)}}
+        params = {"w": w}
     else:
-        params = fastadam.pack([w, np.ones(2)])
-        w = params.params[0]
-    opt = fastadam.Adam(params, backend={backend!r})
-    step(opt)
+        params = fastadam.pack([w])
+        w = params.params[0] if make == "packed" else params.param
+    opt = fastadam.Adam(params, backend=sys.argv[1])
+    opt.step([np.full((2, 4), 2.0)] if make != "mapping" else {"w": np.full((2, 4), 2.0)})
     return w, opt
 
 
-def step(opt):
-    grads = [np.full((2, 3), 2.0), np.ones(2)]
-    opt.step(dict(zip("wb", grads)) if make == "mapping" else grads)
+def step(w, opt, make):
+    shape = w.shape if "whole" not in make else (2, 4)
+    grad = np.full(shape, 2.0, w.dtype)
+    opt.step({"w": grad} if make == "mapping" else [grad])
 
 
-innocent, other = bench()
-step(other)
-w, opt = bench()
-steps = opt._groups[0].steps.tolist()
-try:
-    if pull == "resize":
-        w.resize(1 << 20, refcheck=False)
-    elif pull == "shrink":
-        w.resize(0, refcheck=False)
-    elif pull == "moment":
-        opt.state[0]["exp_avg"].resize(1 << 20, refcheck=False)
-    elif pull == "state":
-        w.__setstate__((1, w.shape, w.dtype, False, np.ones((2, 3)).tobytes()))
-    elif pull == "dtype":
-        w.dtype = np.complex64
-    elif pull == "wider dtype":
-        w.dtype = np.complex128
-    elif pull == "shape":
-        w.shape = (3, 2)
-except (AttributeError, TypeError, ValueError) as error:
-    print("refused:", error)
-rubbish = [np.full(6, 7.0) for _ in range(1000)]  # takes up what was freed
-try:
-    step(opt)
-except (TypeError, ValueError) as error:
-    print("raised:", error)
-    assert opt._groups[0].steps.tolist() == steps
-else:
-    assert w.dtype == float and w.tobytes() == innocent.tobytes(), w
-    assert opt._groups[0].steps.tolist() == [2, 2]
-assert all((one == 7).all() for one in rubbish)
+def other_dtype(w, dtype):
+    w.dtype = dtype
+
+
+def other_shape(w):
+    w.shape = (4, 2)
+
+
+PULLS = {
+    "larger": lambda w, opt: w.resize(1 << 20, refcheck=False),
+    "smaller": lambda w, opt: w.resize(0, refcheck=False),
+    "moment": lambda w, opt: opt.state[0]["exp_avg"].resize(1 << 20, refcheck=False),
+    "set state": lambda w, opt: w.__setstate__((1, w.shape, w.dtype, False, w.tobytes())),
+    "set longer state": lambda w, opt: w.__setstate__((1, (9, 9), w.dtype, False, np.ones((9, 9)).tobytes())),
+    "narrower dtype": lambda w, opt: other_dtype(w, np.float32),
+    "wider dtype": lambda w, opt: other_dtype(w, np.complex128),
+    "dtype of the same size": lambda w, opt: other_dtype(w, np.complex64),
+    "shape": lambda w, opt: other_shape(w),
+}
+for make in ("array", "subclass", "memory-mapped", "Parameter", "mapping", "packed", "packed, whole"):
+    for name, pull in PULLS.items():
+        w, opt = bench(make)
+        expected = np.ones((2, 4))
+        control = fastadam.Adam([expected], backend=sys.argv[1])
+        for _ in range(2):
+            control.step([np.full((2, 4), 2.0)])
+        try:
+            pull(w, opt)
+        except (AttributeError, BufferError, TypeError, ValueError):
+            pass  # NumPy refuses
+        rubbish = [np.full(8, 7.0) for _ in range(1000)]  # takes up what was freed
+        dtype = w.dtype
+        try:
+            step(w, opt, make)
+        except (TypeError, ValueError) as error:
+            assert "parameter" in str(error), (make, name, error)
+            assert opt._groups[0].steps.tolist() == [1], (make, name)
+        else:
+            assert dtype == float, (make, name, "the dtype is another one")
+            assert w.tobytes() == expected.tobytes(), (make, name, w)
+        assert all((one == 7).all() for one in rubbish), (make, name, "wrote into other memory")
 print("done")
 """
 
 
-@pytest.mark.parametrize("make", ["array", "subclass", "Parameter", "mapping", "packed"])
-def test_memory_cannot_be_pulled_away(backend: str, make: str) -> None:
+def test_memory_cannot_be_pulled_away(backend: str, tmp_path: Any) -> None:
     """Whatever is done to the array, a step raises or goes on as if nothing had happened."""
-    pulls = ["resize", "shrink", "moment", "state", "dtype", "wider dtype", "shape"]
-    loop = "\n".join(
-        textwrap.dedent(f"""
-        def run():
-            exec(compile({RESIZE.format(make=make, pull=pull, backend=backend)!r}, "<{pull}>", "exec"), {{}})
-        run()""")
-        for pull in pulls
-    )
-    done = subprocess.run([sys.executable, "-c", loop], capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-c", "import sys" + PULL_AWAY, backend, str(tmp_path / "param")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("done") == len(pulls)
+    assert done.stdout == "done\n"
 
 
 def test_parameter_data_cannot_be_exchanged(backend: str) -> None:
