@@ -315,7 +315,7 @@ class Adam:
         try:
             # Nearly always the same values, which Python compares by identity first.
             return self.param_groups != self._noted
-        except ValueError:  # an array where a number belongs
+        except Exception:  # an array where a number belongs, or what else cannot be compared
             return True
 
     def _refresh(self) -> None:
