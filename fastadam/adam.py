@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +23,19 @@ from fastadam.threads import check_limit
 
 # Work lists kept for steps in which some gradients are None, by which ones are.
 MOST_PATTERNS = 16
+
+
+_alive: weakref.WeakSet[Adam] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """In a forked child: a thread that is not there any more may have held an optimizer's lock."""
+    for optimizer in list(_alive):
+        optimizer._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 class Adam:
@@ -125,7 +140,9 @@ class Adam:
         check_limit(threads)
         self.threads = threads
         self.backend, self._backend = backends.choose(backend)
-        self._lock = threading.Lock()
+        # Reentrant: a schedule or a signal handler may ask for the state while a step is under way.
+        self._lock = threading.RLock()
+        _alive.add(self)
         self._groups: list[Group] = []
         self.param_groups: list[dict[str, Any]] = []
         self.state = State(self._groups)
@@ -177,6 +194,8 @@ class Adam:
             If a gradient or an edited option is not what it must be. All checks come before the first write:
             parameters, moments and step counters are as before then.
         """
+        if closure is not None and not callable(closure):
+            raise TypeError(f"closure must be callable, got {closure!r}")
         loss = None if closure is None else closure()
         with self._lock:
             if self._edited():
@@ -224,8 +243,15 @@ class Adam:
             ``exp_avg_sq`` and, with amsgrad, ``max_exp_avg_sq``, in the parameter's shape and dtype, whatever
             the layout. ``"param_groups"`` lists each group's options, the positions ``"params"`` and, where
             there are names, ``"param_names"``. A callable `lr` is in it as it is.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an option has been edited to something that it cannot be.
         """
         with self._lock:
+            if self._edited():
+                self._refresh()
             return state_dict(self._groups)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -243,7 +269,7 @@ class Adam:
             If it does not fit; the optimizer is as before then.
         """
         with self._lock:
-            loaded = Loaded(state_dict, self._groups)
+            loaded = Loaded(state_dict, self._groups, self._fences)
             loaded.take_over()
             self._take_note()
             self._plan_work()
@@ -314,9 +340,11 @@ class Adam:
         """Whether `param_groups` differs from what was last checked."""
         try:
             # Nearly always the same values, which Python compares by identity first.
-            return self.param_groups != self._noted
+            if self.param_groups != self._noted:
+                return True
         except Exception:  # an array where a number belongs, or what else cannot be compared
             return True
+        return any(group.options["params"] is not group.params for group in self._groups)
 
     def _refresh(self) -> None:
         """Take up what the user has edited in `param_groups`."""
@@ -353,7 +381,7 @@ class Adam:
         """Return the work list that gradients given by the user belong to, and one gradient for each slot."""
         work = self._by_member
         if not isinstance(grads, list | tuple):
-            if isinstance(grads, np.ndarray):
+            if isinstance(grads, np.ndarray | np.generic):
                 return self._sort_array(grads)
             if isinstance(grads, Mapping):
                 return work, self._sort_names(grads)
@@ -366,13 +394,16 @@ class Adam:
             raise ValueError(f"grads has {len(grads)} items, but there are {len(work.owners)} parameters")
         return work, grads
 
-    def _sort_array(self, grad: Array) -> tuple[WorkList, Sequence[Any]]:
+    def _sort_array(self, grad: Any) -> tuple[WorkList, Sequence[Any]]:
         """Return the work list of one bare gradient: for a whole packed buffer, or for a single parameter."""
         whole, work = self._in_pieces, self._by_member
         if len(whole.owners) == 1 and grad.shape == whole.owners[0].shape:
             return whole, (grad,)
         if len(work.owners) == 1:
             return work, (grad,)
+        packed = self._groups[0].packed
+        if packed is not None and len(self._groups) == 1 and grad.shape == packed.param.shape:
+            return work, packed.views_of(grad)  # its members have taken different numbers of steps
         raise TypeError(
             f"grads is one array, but there are {len(work.owners)} parameters; pass a list of gradients"
         )

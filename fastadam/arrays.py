@@ -32,11 +32,11 @@ def address(array: Array) -> int:
 
 def as_reals(array: Array) -> Array:
     """Return a 1-D view of a contiguous array; complex numbers become pairs of reals."""
-    return array.reshape(-1).view(DTYPES[array.dtype][0])
+    return array.view(np.ndarray).reshape(-1).view(DTYPES[array.dtype][0])
 
 
 def check_array(value: Any, label: str) -> Array:
-    """Return `value` as a base-class ndarray if it is a NumPy array of a supported dtype.
+    """Return `value` if it is a NumPy array of a supported dtype.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def check_array(value: Any, label: str) -> Array:
     Returns
     -------
     ndarray
-        `value` itself, or a base-class view of it.
+        `value` itself, which may be of a subclass.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def check_array(value: Any, label: str) -> Array:
             f"{label} has dtype {value.dtype}{swapped}; supported are {SUPPORTED}, in native byte order: "
             f"convert it with .astype()"
         )
-    return value if type(value) is np.ndarray else value.view(np.ndarray)
+    return value
 
 
 def check_parameter(value: Any, label: str) -> Array:

@@ -67,18 +67,59 @@ class Packed:
         All parameters and all gradients, one after another, aligned to 64 bytes. `grad` starts at zero.
     params, grads : list or dict of ndarray
         Views of `param` and `grad` in the arrays' own shapes: a dict where a mapping was packed, else a list.
+        Write to their elements (``flat.grads["w"][...] = g``); no array can be exchanged for another one,
+        which an optimizer would not see.
     """
 
     def __init__(self, shapes: list[tuple[int, ...]], names: list[str] | None, dtype: np.dtype[Any]) -> None:
-        sizes = [int(np.prod(shape)) for shape in shapes]
         self.names = names
         self.shapes = shapes
-        self.param = aligned_zeros(sum(sizes), dtype)
-        self.grad = aligned_zeros(sum(sizes), dtype)
-        self.param_views = _views(self.param, shapes, sizes)
-        self.grad_views = _views(self.grad, shapes, sizes)
-        self.params = self.param_views if names is None else dict(zip(names, self.param_views, strict=True))
-        self.grads = self.grad_views if names is None else dict(zip(names, self.grad_views, strict=True))
+        self._ends = np.cumsum([int(np.prod(shape)) for shape in shapes], dtype=np.int64).tolist()
+        self._param = aligned_zeros(self._ends[-1], dtype)
+        self._grad = aligned_zeros(self._ends[-1], dtype)
+        self.param_views = self.views_of(self._param)
+        self.grad_views = self.views_of(self._grad)
+        self._params, self._grads = (
+            _Views(views) if names is None else _NamedViews(zip(names, views, strict=True))
+            for views in (self.param_views, self.grad_views)
+        )
+
+    def views_of(self, flat: Array) -> list[Array]:
+        """Return views of a buffer of n elements, in the shapes of the packed arrays."""
+        starts = [0, *self._ends[:-1]]
+        return [
+            flat[start:end].reshape(shape)
+            for shape, start, end in zip(self.shapes, starts, self._ends, strict=True)
+        ]
+
+    # The setters let `flat.grad += x` through, which works in place and then assigns the same array.
+    @property
+    def param(self) -> Array:
+        """All parameters, one after another."""
+        return self._param
+
+    @param.setter
+    def param(self, value: Array) -> None:
+        _refuse_exchange(value, self._param, "param")
+
+    @property
+    def grad(self) -> Array:
+        """All gradients, one after another."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Array) -> None:
+        _refuse_exchange(value, self._grad, "grad")
+
+    @property
+    def params(self) -> Any:
+        """Views of the parameters."""
+        return self._params
+
+    @property
+    def grads(self) -> Any:
+        """Views of the gradients."""
+        return self._grads
 
     def __repr__(self) -> str:
         names = "" if self.names is None else f" ({', '.join(self.names)})"
@@ -94,9 +135,39 @@ class Packed:
         self.grad[...] = state["grad"]
 
 
-def _views(flat: Array, shapes: list[tuple[int, ...]], sizes: list[int]) -> list[Array]:
-    ends = np.cumsum(sizes, dtype=np.int64).tolist()
-    return [flat[end - size : end].reshape(shape) for shape, size, end in zip(shapes, sizes, ends, strict=True)]
+def _refuse_exchange(value: Any, current: Any, name: str) -> None:
+    if value is not current:
+        raise AttributeError(
+            f"the packed array {name} cannot be exchanged for another one, which an optimizer would not see; "
+            f"write its elements: {name}[...] = value"
+        )
+
+
+class _Views(list[Array]):
+    """Views by position, which cannot be exchanged."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if isinstance(key, slice):
+            raise AttributeError("the packed arrays cannot be exchanged; write the elements of each one")
+        _refuse_exchange(value, self[key], f"[{key}]")
+
+    def __reduce__(self) -> Any:
+        return list, (list(self),)
+
+
+class _NamedViews(dict[str, Array]):
+    """Views by name, which cannot be exchanged."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        _refuse_exchange(value, self.get(key), f"[{key!r}]")
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse other arrays, as item assignment does."""
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)
 
 
 def pack(params: Any) -> Packed:

@@ -35,6 +35,8 @@ class Group:
     ----------
     members : list of Member
     packed : Packed or None
+    params : tuple
+        What the user gave for them.
     options : dict
         The dict that users see and edit in ``optimizer.param_groups``.
     hyper : Hyperparameters
@@ -70,7 +72,8 @@ class Group:
         if self.packed is None:  # a generator can be read only once
             named = self.members[0].name is not None
             self.given = [(m.name, m.given) if named else m.given for m in self.members]
-        self.options: dict[str, Any] = {"params": tuple(member.given for member in self.members)}
+        self.params = tuple(member.given for member in self.members)
+        self.options: dict[str, Any] = {"params": self.params}
         if self.members[0].name is not None:
             self.options["param_names"] = tuple(member.name for member in self.members)
         self.options.update(self.hyper._asdict())
@@ -91,9 +94,8 @@ class Group:
         self.totals: dict[np.dtype[Any], int] = {}
         self.offsets = []
         for member in self.members:
-            dtype = member.array.dtype
-            self.offsets.append(self.totals.get(dtype, 0))
-            self.totals[dtype] = self.offsets[-1] + member.array.size
+            self.offsets.append(self.totals.get(member.dtype, 0))
+            self.totals[member.dtype] = self.offsets[-1] + member.size
 
     def _reserve(self, name: str) -> None:
         """Reserve a moment, all zeros, for every member."""
@@ -113,9 +115,8 @@ class Group:
 
     def moment(self, name: str, index: int) -> Array:
         """Return a live view of a member's moment, in the member's shape."""
-        array = self.members[index].array
-        offset = self.offsets[index]
-        return self.moments[name][array.dtype][offset : offset + array.size].reshape(array.shape)
+        member, offset = self.members[index], self.offsets[index]
+        return self.moments[name][member.dtype][offset : offset + member.size].reshape(member.shape)
 
     def check_options(self) -> Hyperparameters:
         """Check `options` after an edit and return them; nothing is changed.

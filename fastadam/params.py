@@ -25,13 +25,17 @@ class Member:
     label : str
         How error messages call it.
     array : ndarray
-        Its values, as a base-class array.
+        Its values.
+    shape : tuple of int
+    dtype : dtype
+    size : int
+        Those of the values when the optimizer took them.
     home : ndarray or Parameter or None
         Where ``step()`` without arguments finds its gradient: a view of a packed buffer, or a `Parameter`'s
         ``grad``; None for a plain array, which has no such place.
     """
 
-    __slots__ = ("_guard", "array", "given", "home", "label", "name")
+    __slots__ = ("_guard", "array", "dtype", "given", "home", "label", "name", "shape", "size")
 
     def __init__(self, given: Any, name: str | None, label: str, home: Array | None = None) -> None:
         self.given = given
@@ -39,6 +43,7 @@ class Member:
         self.label = label
         values = given.data if isinstance(given, Parameter) else given
         self.array = check_parameter(values, label)
+        self.shape, self.dtype, self.size = self.array.shape, self.array.dtype, self.array.size
         self.home = given if isinstance(given, Parameter) else home
         # NumPy refuses to resize an array that has a weak reference, even with refcheck=False, so that the
         # addresses handed to native code stay valid.

@@ -257,11 +257,12 @@ class WorkList:
         ValueError
             If one cannot be updated in place any more.
         """
-        places = self.spans["param"][np.argsort(self.spans["slot"])].tolist()
-        for owner, label, place in zip(self.owners, self.labels, places, strict=True):
+        slots = self.spans[np.argsort(self.spans["slot"])]
+        known = zip(slots["param"].tolist(), slots["size"].tolist(), self._slots["descr"].tolist(), strict=True)
+        for owner, label, (place, size, descr) in zip(self.owners, self.labels, known, strict=True):
             check_parameter(owner, label)
-            if address(owner) != place:
-                raise ValueError(f"the memory of {label} was exchanged; make a new optimizer for it")
+            if address(owner) != place or id(owner.dtype) != descr or as_reals(owner).size != size:
+                raise ValueError(f"the memory or dtype of {label} was exchanged; make a new optimizer for it")
 
     def step(self, grads: Sequence[Array]) -> None:
         """Take the step with gradients that `fastadam.arrays.check_gradient` has returned."""

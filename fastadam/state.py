@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from fastadam import hyperparameters
-from fastadam.arrays import Array
+from fastadam.arrays import Array, Fences
 from fastadam.groups import MOMENTS, Group
 from fastadam.hyperparameters import Hyperparameters
 from fastadam.parameter import Parameter
+from fastadam.params import Member
 
 # Options of torch's optimizers that choose among its implementations, not what is computed.
 TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "initial_lr")
@@ -59,7 +60,7 @@ def state_dict(groups: Sequence[Group]) -> dict[str, Any]:
     saved_groups = []
     for group in groups:
         positions = list(range(group.start, group.start + len(group.members)))
-        saved = {**group.options, "params": positions}
+        saved = {**group.options, "params": positions, **group.hyper._asdict()}
         if "param_names" in saved:
             saved["param_names"] = list(saved["param_names"])
         saved_groups.append(saved)
@@ -87,6 +88,8 @@ class Loaded:
         In torch's layout.
     groups : sequence of Group
         The groups it is meant for.
+    fences : Fences
+        The memory of their parameters and moments.
 
     Raises
     ------
@@ -94,7 +97,7 @@ class Loaded:
         If it does not fit; nothing has been changed then.
     """
 
-    def __init__(self, saved: Any, groups: Sequence[Group]) -> None:
+    def __init__(self, saved: Any, groups: Sequence[Group], fences: Fences) -> None:
         if not isinstance(saved, Mapping) or not {"state", "param_groups"} <= set(saved):
             raise ValueError("the state dict must be a mapping with the keys 'state' and 'param_groups'")
         saved_groups, state = saved["param_groups"], saved["state"]
@@ -113,13 +116,12 @@ class Loaded:
             where = f"state dict, {group.where or 'param_groups[0]: '}"
             self._hypers.append(_check_options(saved_group, group, where))
             keys = _match(saved_group, group, where)
-            if used & set(keys):
-                raise ValueError(f"{where}the parameter {min(used & set(keys))} appears twice")
-            used.update(keys)
+            for key in keys:
+                if key in used:
+                    raise ValueError(f"{where}the entry {key} appears twice in 'params'")
+                used.add(key)
             entries = [
-                _check_entry(state[key], group, index, f"state dict, {group.members[index].label}: ")
-                if key in state
-                else (0, {})
+                _check_entry(state[key], group.members[index], fences) if key in state else (0, {})
                 for index, key in enumerate(keys)
             ]
             self._steps.append(np.array([step for step, _ in entries], np.int64))
@@ -168,13 +170,20 @@ def _check_options(saved: Any, group: Group, where: str) -> Hyperparameters:
 
 def _match(saved: Mapping[str, Any], group: Group, where: str) -> list[Any]:
     """Return, for each member, the key of its saved entry: by name where both have names, else in order."""
-    keys = list(saved["params"])
+    keys = saved["params"]
+    if not isinstance(keys, list | tuple) or not all(type(key) is int for key in keys):
+        raise TypeError(f"{where}'params' must be a list of the numbers of entries, got {keys!r}")
     if len(keys) != len(group.members):
         raise ValueError(f"{where}it has {len(keys)} parameters, the optimizer's group has {len(group.members)}")
     names = [member.name for member in group.members]
     if "param_names" not in saved or names[0] is None:
-        return keys
-    by_name = dict(zip(saved["param_names"], keys, strict=False))
+        return list(keys)
+    saved_names = saved["param_names"]
+    if not isinstance(saved_names, list | tuple) or not all(isinstance(name, str) for name in saved_names):
+        raise TypeError(f"{where}'param_names' must be a list of names, got {saved_names!r}")
+    if len(saved_names) != len(keys):
+        raise ValueError(f"{where}'param_names' has {len(saved_names)} names for {len(keys)} parameters")
+    by_name = dict(zip(saved_names, keys, strict=True))
     missing = [name for name in names if name not in by_name]
     unexpected = [name for name in by_name if name not in names]
     if missing or unexpected or len(by_name) != len(keys):
@@ -182,8 +191,9 @@ def _match(saved: Mapping[str, Any], group: Group, where: str) -> list[Any]:
     return [by_name[name] for name in names]
 
 
-def _check_entry(entry: Any, group: Group, index: int, where: str) -> tuple[int, dict[str, Array]]:
-    """Return the saved step and a copy-free view of the saved moments of one parameter."""
+def _check_entry(entry: Any, member: Member, fences: Fences) -> tuple[int, dict[str, Array]]:
+    """Return the saved step and moments of one parameter; moments that are live memory are copied."""
+    where = f"state dict, {member.label}: "
     if not isinstance(entry, Mapping):
         raise TypeError(f"{where}its state must be a mapping, got {type(entry).__name__}")
     needed = ("step", *MOMENTS[:2])
@@ -196,11 +206,12 @@ def _check_entry(entry: Any, group: Group, index: int, where: str) -> tuple[int,
     step = np.asarray(entry["step"])
     if step.size != 1 or step.dtype.kind not in "iuf" or not 0 <= step < 2**62 or step != np.floor(step):
         raise ValueError(f"{where}step must be a whole number of at least 0, got {entry['step']!r}")
-    array = group.members[index].array
     moments = {name: np.asarray(entry[name]) for name in MOMENTS if name in entry}
     for name, moment in moments.items():
-        if moment.shape != array.shape:
-            raise ValueError(f"{where}{name} has shape {moment.shape}, the parameter has {array.shape}")
-        if moment.dtype != array.dtype:
-            raise TypeError(f"{where}{name} has dtype {moment.dtype}, the parameter has {array.dtype}")
+        if moment.shape != member.shape:
+            raise ValueError(f"{where}{name} has shape {moment.shape}, the parameter has {member.shape}")
+        if moment.dtype != member.dtype:
+            raise TypeError(f"{where}{name} has dtype {moment.dtype}, the parameter has {member.dtype}")
+        if fences.owner(moment) is not None:
+            moments[name] = moment.copy()
     return int(step.reshape(())), moments

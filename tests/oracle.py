@@ -23,6 +23,7 @@ class Exact(NamedTuple):
     max_exp_avg_sq: mpmath.mpf
     param_scale: mpmath.mpf
     exp_avg_scale: mpmath.mpf
+    exp_avg_sq_scale: mpmath.mpf
 
 
 def exact_bias_correction(beta: float, step: int) -> mpmath.mpf:
@@ -66,12 +67,15 @@ def exact_step(
     new_v = beta2 * v + (1 - beta2) * g**2
     new_max = max(mpmath.mpf(float(max_exp_avg_sq)), new_v)
     m_scale = abs(beta1 * m) + (1 - beta1) * g_scale
+    v_scale = beta2 * v + (1 - beta2) * g_scale**2
+    under_root = new_max if amsgrad else new_v
     m_hat = new_m / exact_bias_correction(betas[0], step)
-    v_hat = (new_max if amsgrad else new_v) / exact_bias_correction(betas[1], step)
-    denominator = mpmath.sqrt(v_hat) + mpmath.mpf(eps)
+    denominator = mpmath.sqrt(under_root / exact_bias_correction(betas[1], step)) + mpmath.mpf(eps)
     update = mpmath.mpf(lr) * m_hat / denominator if denominator else mpmath.mpf(0)
-    update_scale = abs(update * m_scale / new_m) if new_m else mpmath.mpf(0)
-    return Exact(theta - update, new_m, new_v, new_max, max(abs(theta), update_scale), m_scale)
+    # What cancels in either moment costs the update that many digits.
+    lost = (m_scale / abs(new_m) if new_m else 1) * (v_scale / new_v if new_v else 1)
+    param_scale = max(abs(theta), abs(update) * lost)
+    return Exact(theta - update, new_m, new_v, new_max, param_scale, m_scale, v_scale)
 
 
 def ulps(actual: Any, exact: mpmath.mpf, scale: mpmath.mpf, dtype: Any) -> float:

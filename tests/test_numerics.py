@@ -19,6 +19,8 @@ from tests.oracle import exact_step, ulps
 
 REFERENCE = "numpy"
 WORST_ULPS = 4.0
+# Coupled decay rounds twice more before the gradient is squared, which doubles those errors.
+WORST_ULPS_WITH_L2 = 6.0
 
 
 def from_state(
@@ -60,13 +62,15 @@ def test_one_step_is_within_4_ulp_of_exact_arithmetic(state: tuple[Any, ...]) ->
     optimizer.step(grad)
     (new_param,) = optimizer.param_groups[0]["params"]
     new = optimizer.state[0]
+    coupled = options["weight_decay"] and not options["decoupled_weight_decay"]
+    worst = WORST_ULPS_WITH_L2 if coupled else WORST_ULPS
     for i in range(param.size):
         exact = exact_step(param[i], grad[i], *(moments[name][i] for name in MOMENTS), step + 1, **options)
-        assert ulps(new["exp_avg"][i], exact.exp_avg, exact.exp_avg_scale, dtype) <= WORST_ULPS
-        assert ulps(new["exp_avg_sq"][i], exact.exp_avg_sq, exact.exp_avg_sq, dtype) <= WORST_ULPS
+        assert ulps(new["exp_avg"][i], exact.exp_avg, exact.exp_avg_scale, dtype) <= worst
+        assert ulps(new["exp_avg_sq"][i], exact.exp_avg_sq, exact.exp_avg_sq_scale, dtype) <= worst
         if options["amsgrad"]:
-            assert ulps(new["max_exp_avg_sq"][i], exact.max_exp_avg_sq, exact.max_exp_avg_sq, dtype) <= WORST_ULPS
-        assert ulps(new_param[i], exact.param, exact.param_scale, dtype) <= WORST_ULPS
+            assert ulps(new["max_exp_avg_sq"][i], exact.max_exp_avg_sq, exact.exp_avg_sq_scale, dtype) <= worst
+        assert ulps(new_param[i], exact.param, exact.param_scale, dtype) <= worst
 
 
 @pytest.mark.parametrize("numbers", [strategies.magnitudes, strategies.anything], ids=["finite", "anything"])

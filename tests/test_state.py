@@ -99,6 +99,15 @@ def test_what_is_handed_out_or_in_is_copied() -> None:
     assert optimizer.param_groups[0]["lr"] == 7.0
 
 
+def test_edits_are_saved_in_canonical_types() -> None:
+    optimizer = fastadam.Adam(np.ones(2))
+    optimizer.param_groups[0].update(lr=np.float32(0.5), amsgrad=0)
+    saved = optimizer.state_dict()
+    assert saved["param_groups"][0]["lr"] == 0.5
+    assert saved["param_groups"][0]["amsgrad"] is False
+    optimizer.load_state_dict(saved)
+
+
 def test_names_are_kept_and_matched() -> None:
     first = fastadam.Adam({"w": np.ones(2), "b": np.ones(3)})
     first.step({"w": np.ones(2), "b": np.full(3, 2.0)})
