@@ -32,6 +32,7 @@ def _renew_locks() -> None:
     """In a forked child: a thread that is not there any more may have held an optimizer's lock."""
     for optimizer in list(_alive):
         optimizer._lock = threading.RLock()
+        optimizer._stepping = False
 
 
 if hasattr(os, "register_at_fork"):
@@ -139,9 +140,11 @@ class Adam:
         )._asdict()
         check_limit(threads)
         self.threads = threads
+        self._asked_for = backend
         self.backend, self._backend = backends.choose(backend)
         # Reentrant: a schedule or a signal handler may ask for the state while a step is under way.
         self._lock = threading.RLock()
+        self._stepping = False
         _alive.add(self)
         self._groups: list[Group] = []
         self.param_groups: list[dict[str, Any]] = []
@@ -198,19 +201,13 @@ class Adam:
             raise TypeError(f"closure must be callable, got {closure!r}")
         loss = None if closure is None else closure()
         with self._lock:
-            if self._edited():
-                self._refresh()
-            if grads is None:
-                work = self._in_pieces
-                found: Sequence[Any] = work.gather()
-            else:
-                work, found = self._sort(grads)
-            work.write_coefficients()
-            # Counted first, so that an interrupt that arrives while native code runs finds the state whole.
-            work.count_step()
-            if not work.try_step(found):
-                work.count_step(-1)
-                self._step_with_care(work, found)
+            if self._stepping:
+                raise RuntimeError("step() was called while a step of this optimizer is under way")
+            self._stepping = True
+            try:
+                self._step(grads)
+            finally:
+                self._stepping = False
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -286,7 +283,7 @@ class Adam:
         return {
             "groups": [{**group.options, "params": group.given} for group in self._groups],
             "defaults": self.defaults,
-            "backend": self.backend,
+            "backend": self._asked_for,
             "threads": self.threads,
             "state": self.state_dict(),
         }
@@ -335,6 +332,21 @@ class Adam:
         return WorkList(
             self._groups, self._fences, self._backend, self.threads, in_pieces=in_pieces, active=active
         )
+
+    def _step(self, grads: Any) -> None:
+        if self._edited():
+            self._refresh()
+        if grads is None:
+            work = self._in_pieces
+            found: Sequence[Any] = work.gather()
+        else:
+            work, found = self._sort(grads)
+        work.write_coefficients()
+        # Counted first, so that an interrupt that arrives while native code runs finds the state whole.
+        work.count_step()
+        if not work.try_step(found):
+            work.count_step(-1)
+            self._step_with_care(work, found)
 
     def _edited(self) -> bool:
         """Whether `param_groups` differs from what was last checked."""
@@ -387,7 +399,11 @@ class Adam:
                 return work, self._sort_names(grads)
             if isinstance(grads, Packed):
                 raise TypeError("grads is a packed buffer; step() without arguments uses its gradients")
-            if isinstance(grads, str | bytes | set | frozenset) or not isinstance(grads, Iterable):
+            if (
+                isinstance(grads, str | bytes | set | frozenset)
+                or not isinstance(grads, Iterable)
+                or hasattr(grads, "__array__")
+            ):
                 raise TypeError(f"grads must be a list of arrays or a mapping of names to arrays, got {grads!r}")
         grads = tuple(grads)  # a list could change while native code reads it
         if len(grads) != len(work.owners):

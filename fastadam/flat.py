@@ -42,7 +42,8 @@ def aligned_zeros(size: int, dtype: np.dtype[Any]) -> Array:
         raw = _huge_pages(nbytes + HUGE_PAGE)
         alignment = HUGE_PAGE
     else:
-        raw = np.zeros(nbytes + ALIGNMENT, np.uint8)
+        # Unlike memory of its own, memory that an array borrows cannot be resized away under native code.
+        raw = np.frombuffer(bytearray(nbytes + ALIGNMENT), np.uint8)
         alignment = ALIGNMENT
     offset = -int(raw.__array_interface__["data"][0]) % alignment
     return raw[offset : offset + nbytes].view(dtype)

@@ -170,7 +170,10 @@ class WorkList:
         self._row_bytes = self.rows.view(np.uint8).data
         self.write_constants()
         self.batches = self._batches(kind[order], threads.check_limit(threads_given))
-        self._slots = np.array([(id(owner), id(owner.dtype)) for owner in self.owners], SLOT)
+        self._dtypes = [owner.dtype for owner in self.owners]  # kept, so that no other object takes their ids
+        self._slots = np.array(
+            [(id(owner), id(dtype)) for owner, dtype in zip(self.owners, self._dtypes, strict=True)], SLOT
+        )
         self._grad_ids = np.zeros(len(self.owners), np.int64)
         self._grad_id_bytes = self._grad_ids.view(np.uint8).data
         self._pack_ids = struct.Struct(f"{len(self.owners)}P").pack_into
@@ -179,8 +182,7 @@ class WorkList:
         self._homeless = next(
             (label for home, label in zip(self.homes, self.labels, strict=True) if home is None), None
         )
-        if self.fixed:
-            self._point_at(self.homes)
+        self._at_home = False
         self._run = backend.bind(self)
         _built.add(self)
 
@@ -245,8 +247,12 @@ class WorkList:
         Plain means: an exact ndarray of its parameter's dtype and shape, C-contiguous, apart from what the
         step writes. False does not mean that a gradient is wrong, only that Python has to look at it.
         """
-        if not self.fixed or grads is not self.homes:
+        if grads is not self.homes:
             self._point_at(grads)
+            self._at_home = False
+        elif not self._at_home:  # gradients that live in fixed places need to be pointed at once only
+            self._point_at(grads)
+            self._at_home = True
         return self._run(True) < 0
 
     def check_owners(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 
+import numpy as np
+
 # One thread more pays from about half as many elements on where the threads are awake, and from this many in any
 # case where they have to be woken; benchmarks/threshold.py measures both curves.
 ELEMENTS_PER_THREAD = 131_072
@@ -57,8 +59,9 @@ def check_limit(threads: int | None) -> int:
     """
     if threads is None:
         return default_limit()
-    if isinstance(threads, bool) or not isinstance(threads, int):
+    if isinstance(threads, bool) or not isinstance(threads, int | np.integer):
         raise TypeError(f"threads must be an int or None, got {threads!r}")
+    threads = int(threads)
     if not 1 <= threads <= MOST:
         raise ValueError(f"threads must be from 1 to {MOST}, got {threads}")
     return threads

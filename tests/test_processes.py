@@ -448,6 +448,35 @@ expected = w.tobytes()
 )
 
 
+VARIANT = """
+import itertools
+
+kinds = list(itertools.product((np.float32, np.float64), (0.0, 0.1), (False, True), (1, 2)))
+fastadam.threads.ELEMENTS_PER_THREAD = 8
+
+
+def run(backend, dtype, weight_decay, amsgrad, threads):
+    w = np.linspace(-1, 1, 100).astype(dtype)
+    opt = fastadam.Adam([w], weight_decay=weight_decay, amsgrad=amsgrad, backend=backend, threads=threads)
+    for t in range(3):
+        opt.step([np.linspace(t - 2, 1, 100).astype(dtype)])
+    return w.tobytes()
+
+
+chosen = kinds if sys.argv[1] == "all" else [kinds[int(sys.argv[1])]]
+for kind in chosen:
+    assert run("numba", *kind) == run("numpy", *kind), kind
+print("same bits")
+"""
+
+
+@needs_numba
+def test_variants_cached_by_different_processes_do_not_mix(tmp_path: Path) -> None:
+    """Numba knows compiled functions by their names, which must differ between variants."""
+    for which in ("0", "2", "4", "6", "8", "all", "all"):
+        assert python(COMMON + VARIANT, which, NUMBA_CACHE_DIR=str(tmp_path)) == "same bits\n"
+
+
 @needs_numba
 def test_cache_in_the_next_process_and_damaged(tmp_path: Path) -> None:
     """Kernels are compiled once; a cache that cannot be read is no reason to fail."""

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 Kernel = Callable[[int, int, bool], int]
 
-_compiling: threading.Lock
-_taking_turns: threading.Lock
+_compiling = threading.RLock()
+_taking_turns = threading.Lock()
 
 
 @functools.cache
@@ -82,15 +82,19 @@ _kernels: dict[tuple[int, bool], Kernel] = {}
 
 
 def _renew_locks() -> None:
-    """Make the locks, anew in a forked child: a thread that is not there any more may hold the old ones."""
+    """In a forked child: a thread that is not there any more may hold the old locks."""
     global _compiling, _taking_turns
-    _compiling = threading.Lock()
+    _compiling = threading.RLock()
     _taking_turns = threading.Lock()
 
 
-_renew_locks()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_locks)
+    # A fork waits until no kernel is being compiled: a child could not release Numba's own compiler lock.
+    os.register_at_fork(
+        before=lambda: _compiling.acquire(),
+        after_in_parent=lambda: _compiling.release(),
+        after_in_child=_renew_locks,
+    )
 
 
 def kernel(kind: int, parallel: bool) -> Kernel:

@@ -10,6 +10,7 @@ import math
 import operator
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 from numba import carray, prange, types
 from numba.extending import intrinsic, register_jitable
@@ -69,6 +70,18 @@ def pointer(typing_context, place, item):
 def words(place, n):
     """Return the `n` words at an address, as an array over that memory."""
     return carray(pointer(place, types.int64), n)
+
+
+@register_jitable
+def float32s(place, n):
+    """Return the `n` numbers at an address, as an array over that memory."""
+    return carray(pointer(place, types.float32), n)
+
+
+@register_jitable
+def float64s(place, n):
+    """Return the `n` numbers at an address, as an array over that memory."""
+    return carray(pointer(place, types.float64), n)
 
 
 @register_jitable
@@ -168,13 +181,23 @@ def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, bool], int]:
         does not tell apart functions that differ in their options only.
     """
     dtype, l2_on, amsgrad_on = variant_of(kind)
-    real = types.float32 if dtype == KIND_DTYPES[0] else types.float64
+    reals = float32s if dtype == KIND_DTYPES[0] else float64s
     narrow = dtype.type
     itemsize = dtype.itemsize
+
+    # Numba looks a kernel up in its cache by a pickle of what it closes over. That must come out the same in every
+    # process, so closures hold plain functions and numbers only (an intrinsic's pickle is always another).
+    # And compiled functions are known by their names: two variants that were cached by different processes would
+    # get mixed up in a third one if their inner functions were called the same.
+    def named(function: Callable[..., Any]) -> Callable[..., Any]:
+        function.__name__ = function.__qualname__ = f"{function.__name__}_{kind}_{_LAYOUT}"
+        return function
+
     operations = (operator.mul, operator.add, operator.sub, operator.truediv, math.sqrt, maximum)
-    element = register_jitable(make_element(*operations, l2_on=l2_on, amsgrad_on=amsgrad_on))
+    element = register_jitable(named(make_element(*operations, l2_on=l2_on, amsgrad_on=amsgrad_on)))
 
     @register_jitable
+    @named
     def elements(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, row):
         c0, c1, c2, c3, c4 = narrow(row[0]), narrow(row[1]), narrow(row[2]), narrow(row[3]), narrow(row[4])
         c5, c6, c7, c8, c9 = narrow(row[5]), narrow(row[6]), narrow(row[7]), narrow(row[8]), narrow(row[9])
@@ -202,6 +225,7 @@ def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, bool], int]:
                 max_exp_avg_sqs[i] = max_exp_avg_sq
 
     @register_jitable
+    @named
     def pieces(plan, batch, low, high):
         """Step elements low to high of a batch, counted across its spans."""
         start = 0
@@ -216,12 +240,12 @@ def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, bool], int]:
                 at = first * itemsize
                 # A slice that starts at zero is what lets LLVM vectorise the loop over it.
                 elements(
-                    carray(pointer(span[PARAM] + at, real), n),
-                    carray(pointer(span[GRAD] + at, real), n),
-                    carray(pointer(span[EXP_AVG] + at, real), n),
-                    carray(pointer(span[EXP_AVG_SQ] + at, real), n),
-                    carray(pointer(span[MAX_EXP_AVG_SQ] + at, real), n),
-                    carray(pointer(plan[PLAN_ROWS] + span[ROW] * ROW_WORDS * WORD, types.float64), ROW_WORDS),
+                    reals(span[PARAM] + at, n),
+                    reals(span[GRAD] + at, n),
+                    reals(span[EXP_AVG] + at, n),
+                    reals(span[EXP_AVG_SQ] + at, n),
+                    reals(span[MAX_EXP_AVG_SQ] + at, n),
+                    float64s(plan[PLAN_ROWS] + span[ROW] * ROW_WORDS * WORD, ROW_WORDS),
                 )
             start = end
 
@@ -252,6 +276,5 @@ def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, bool], int]:
             pieces(plan, batch, 0, batch[ELEMENTS])
             return -1
 
-    kernel.__name__ = f"adam_{kind}_{'parallel' if parallel else 'serial'}_{_LAYOUT}"
-    kernel.__qualname__ = kernel.__name__
-    return kernel
+    kernel.__name__ = "adam_parallel" if parallel else "adam_serial"
+    return named(kernel)
