@@ -16,6 +16,8 @@ pytest.importorskip("gymnasium")
 pytest.importorskip("tqdm")
 image = pytest.importorskip("matplotlib.image")
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parent.parent / "examples" / "ppo_cartpole.py"
 
 

@@ -451,7 +451,7 @@ expected = w.tobytes()
 VARIANT = """
 import itertools
 
-kinds = list(itertools.product((np.float32, np.float64), (0.0, 0.1), (False, True), (1, 2)))
+kinds = [*itertools.product((np.float32,), (0.0, 0.1), (False, True), (1,)), (np.float32, 0.1, True, 2)]
 fastadam.threads.ELEMENTS_PER_THREAD = 8
 
 
@@ -473,7 +473,7 @@ print("same bits")
 @needs_numba
 def test_variants_cached_by_different_processes_do_not_mix(tmp_path: Path) -> None:
     """Numba knows compiled functions by their names, which must differ between variants."""
-    for which in ("0", "2", "4", "6", "8", "all", "all"):
+    for which in ("0", "1", "2", "3", "all", "all"):
         assert python(COMMON + VARIANT, which, NUMBA_CACHE_DIR=str(tmp_path)) == "same bits\n"
 
 
