@@ -386,8 +386,8 @@ class Adam:
             work.write_constants()
 
     def _take_note(self) -> None:
-        """Remember the options as checked."""
-        self._noted = [dict(group.options) for group in self._groups]
+        """Remember the options as accepted, by which edits are noticed."""
+        self._noted = [group.accepted() for group in self._groups]
 
     def _sort(self, grads: Any) -> tuple[WorkList, Sequence[Any]]:
         """Return the work list that gradients given by the user belong to, and one gradient for each slot."""

@@ -118,6 +118,10 @@ class Group:
         member, offset = self.members[index], self.offsets[index]
         return self.moments[name][member.dtype][offset : offset + member.size].reshape(member.shape)
 
+    def accepted(self) -> dict[str, Any]:
+        """Return `options` as they were last accepted, without what the user has edited since."""
+        return {**self._fixed, **self.hyper._asdict()}
+
     def check_options(self) -> Hyperparameters:
         """Check `options` after an edit and return them; nothing is changed.
 

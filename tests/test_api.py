@@ -291,6 +291,20 @@ def test_options_can_be_edited_between_steps(edit: dict[str, Any], backend: str)
     assert other.param_groups[0].items() >= edit.items()
 
 
+def test_an_edit_is_seen_though_a_group_is_added_or_a_state_loaded_before_the_step(backend: str) -> None:
+    param, expected = np.ones(2), np.ones(2)
+    optimizer = fastadam.Adam(param, backend=backend)
+    optimizer.param_groups[0]["lr"] = 0.5
+    optimizer.add_param_group({"params": np.ones(1)})
+    optimizer.step([np.ones(2), None])
+    fastadam.Adam(expected, lr=0.5).step(np.ones(2))
+    assert_same_bits(param, expected)
+    optimizer.param_groups[0]["lrate"] = 0.1
+    optimizer.load_state_dict(fastadam.Adam([{"params": np.ones(2)}, {"params": np.ones(1)}]).state_dict())
+    with pytest.raises(ValueError, match="unknown option 'lrate'"):
+        optimizer.step([np.ones(2), None])
+
+
 def test_add_param_group_in_mid_training(backend: str) -> None:
     old, new = np.ones(4), np.ones(3, F32)
     lone_old, lone_new = old.copy(), new.copy()
