@@ -1,11 +1,16 @@
 /* The C backend: check the gradients, split the work over threads, run the formula of element.inc. */
 #include "adam.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
 #ifdef _OPENMP
 #include <omp.h>
+#endif
+
+#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
+#error "this compiler computes in more digits than the type has, which changes results: build for SSE2 or better"
 #endif
 
 #ifndef __GNUC__ /* GCC and clang take -ffp-contract=off instead */

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastadam import backends, hyperparameters
-from fastadam.arrays import Array, Fences, check_gradient
+from fastadam.arrays import Array, Fences, base_view, check_gradient
 from fastadam.flat import Packed
 from fastadam.groups import Group
 from fastadam.hyperparameters import DEFAULTS, LearningRate
@@ -23,6 +23,8 @@ from fastadam.threads import check_limit
 
 # Work lists kept for steps in which some gradients are None, by which ones are.
 MOST_PATTERNS = 16
+# Gradients of one step that are made plain one at a time; with more, all are looked at in one go.
+MOST_ODD = 32
 
 
 _alive: weakref.WeakSet[Adam] = weakref.WeakSet()
@@ -139,19 +141,37 @@ class Adam:
             }
         )._asdict()
         check_limit(threads)
-        self.threads = threads
+        self._threads = threads
         self._asked_for = backend
-        self.backend, self._backend = backends.choose(backend)
+        self._backend_name, self._backend = backends.choose(backend)
         # Reentrant: a schedule or a signal handler may ask for the state while a step is under way.
         self._lock = threading.RLock()
         self._stepping = False
         _alive.add(self)
         self._groups: list[Group] = []
         self.param_groups: list[dict[str, Any]] = []
-        self.state = State(self._groups)
-        given = split_groups(params)
-        groups = self._make_groups(given)
-        self._take_groups(groups)
+        self._state = State(self._groups)
+        self._noted: list[dict[str, Any]] = []
+        self._positions: dict[str, int] = {}
+        self._planned = False
+        self._take_groups(self._make_groups(split_groups(params)))
+        self._plan_work()
+        self._own = frozenset(self.__dict__) | {"_own"}
+
+    @property
+    def state(self) -> State:
+        """The moments and step counters, by position, name or array."""
+        return self._state
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend in use."""
+        return self._backend_name
+
+    @property
+    def threads(self) -> int | None:
+        """Upper limit of threads, as it was given."""
+        return self._threads
 
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Add a group of parameters; their moments and step counters start at zero.
@@ -170,6 +190,7 @@ class Adam:
         if not isinstance(param_group, Mapping):
             raise TypeError(f"param_group must be a dict with the key 'params', got {param_group!r}")
         with self._lock:
+            self._refuse_while_stepping("add_param_group")
             self._take_groups(self._make_groups([param_group]))
 
     def step(self, grads: Any = None, *, closure: Callable[[], Any] | None = None) -> Any:
@@ -201,8 +222,7 @@ class Adam:
             raise TypeError(f"closure must be callable, got {closure!r}")
         loss = None if closure is None else closure()
         with self._lock:
-            if self._stepping:
-                raise RuntimeError("step() was called while a step of this optimizer is under way")
+            self._refuse_while_stepping("step")
             self._stepping = True
             try:
                 self._step(grads)
@@ -247,6 +267,7 @@ class Adam:
             If an option has been edited to something that it cannot be.
         """
         with self._lock:
+            self._refuse_while_stepping("state_dict")
             if self._edited():
                 self._refresh()
             return state_dict(self._groups)
@@ -266,10 +287,13 @@ class Adam:
             If it does not fit; the optimizer is as before then.
         """
         with self._lock:
+            self._refuse_while_stepping("load_state_dict")
+            if not self._planned:
+                self._plan_work()
             loaded = Loaded(state_dict, self._groups, self._fences)
+            self._planned = False
             loaded.take_over()
             self._take_note()
-            self._plan_work()
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
@@ -286,12 +310,19 @@ class Adam:
             "backend": self._asked_for,
             "threads": self.threads,
             "state": self.state_dict(),
+            "subclass": {key: value for key, value in self.__dict__.items() if key not in self._own},
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         groups = [{k: v for k, v in group.items() if k != "param_names"} for group in state["groups"]]
         Adam.__init__(self, groups, **state["defaults"], backend=state["backend"], threads=state["threads"])
         self.load_state_dict(state["state"])
+        self.__dict__.update(state["subclass"])
+
+    def _refuse_while_stepping(self, what: str) -> None:
+        """Refuse what a schedule or a signal handler asks for in the middle of this thread's own step."""
+        if self._stepping:
+            raise RuntimeError(f"{what} was called while a step of this optimizer is under way")
 
     def _make_groups(self, given: Iterable[Mapping[str, Any]]) -> list[Group]:
         groups: list[Group] = []
@@ -312,21 +343,32 @@ class Adam:
             if name is not None and name in positions:
                 raise ValueError(f"the name {name!r} is given to parameters {positions[name]} and {position}")
             positions[name] = position
+        seen: dict[int, str] = {}
+        for member in (member for group in groups for member in group.members):
+            if id(member.owner) in seen:  # fences do not notice it where the array is empty
+                raise ValueError(f"{member.label} is the same array as {seen[id(member.owner)]}; give it once")
+            seen[id(member.owner)] = member.label
         Fences(owned for group in groups for owned in group.owned())  # refuses shared memory
+        self._planned = False
         self._positions = positions if None not in positions else {}
         self._groups += new
         self.param_groups += [group.options for group in new]
         self._take_note()
-        self._plan_work()
 
     def _plan_work(self) -> None:
-        """Build the work lists anew: groups, rows or variants have changed."""
+        """Build the work lists anew: groups, rows or variants have changed.
+
+        Whatever changes them first sets ``_planned`` to False, so that an interrupt on the way leaves no stale
+        list in use.
+        """
+        self._planned_kinds = [(group.hyper.l2_on, group.hyper.amsgrad) for group in self._groups]
         self._fences = Fences(owned for group in self._groups for owned in group.owned())
         self._patterns: dict[bytes, WorkList] = {}
         self._in_pieces = self._work_list(in_pieces=True)
         self._by_member = self._in_pieces
         if any(group.one_piece for group in self._groups):
             self._by_member = self._work_list(in_pieces=False)
+        self._planned = True
 
     def _work_list(self, in_pieces: bool, active: Array | None = None) -> WorkList:
         return WorkList(
@@ -336,17 +378,26 @@ class Adam:
     def _step(self, grads: Any) -> None:
         if self._edited():
             self._refresh()
+        if not self._planned:
+            self._plan_work()
         if grads is None:
             work = self._in_pieces
             found: Sequence[Any] = work.gather()
         else:
             work, found = self._sort(grads)
+        unplain = self._try(work, found)
+        if unplain >= 0:
+            self._step_with_care(work, found, unplain)
+
+    def _try(self, work: WorkList, grads: Sequence[Any]) -> int:
+        """Take the step if all gradients are plain; return -1 then, else a slot whose gradient is not."""
         work.write_coefficients()
-        # Counted first, so that an interrupt that arrives while native code runs finds the state whole.
+        # Counted first: an interrupt mostly arrives while native code runs, and then finds the state whole.
         work.count_step()
-        if not work.try_step(found):
+        unplain = work.try_step(grads)
+        if unplain >= 0:
             work.count_step(-1)
-            self._step_with_care(work, found)
+        return unplain
 
     def _edited(self) -> bool:
         """Whether `param_groups` differs from what was last checked."""
@@ -370,20 +421,18 @@ class Adam:
             if options is not group.options:
                 raise ValueError(f"param_groups[{i}] was replaced; edit the values of the dict instead")
         checked = [group.check_options() for group in groups]
-        same_kernels = all(
-            (hyper.l2_on, hyper.amsgrad) == (group.hyper.l2_on, group.hyper.amsgrad)
-            for group, hyper in zip(groups, checked, strict=True)
-        )
+        kinds = [(hyper.l2_on, hyper.amsgrad) for hyper in checked]
+        if kinds != self._planned_kinds:
+            self._planned = False
         for group, hyper in zip(groups, checked, strict=True):
             if hyper.amsgrad:
                 group.reserve_max()
         for group, hyper in zip(groups, checked, strict=True):
             group.accept(hyper)
+        if self._planned:
+            for work in (self._in_pieces, self._by_member, *self._patterns.values()):
+                work.write_constants()
         self._take_note()
-        if not same_kernels:
-            self._plan_work()
-        for work in (self._in_pieces, self._by_member, *self._patterns.values()):
-            work.write_constants()
 
     def _take_note(self) -> None:
         """Remember the options as accepted, by which edits are noticed."""
@@ -399,6 +448,8 @@ class Adam:
                 return work, self._sort_names(grads)
             if isinstance(grads, Packed):
                 raise TypeError("grads is a packed buffer; step() without arguments uses its gradients")
+            if callable(grads):
+                raise TypeError(f"grads is the callable {grads!r}; to pass a closure, write step(closure=f)")
             if (
                 isinstance(grads, str | bytes | set | frozenset)
                 or not isinstance(grads, Iterable)
@@ -437,32 +488,44 @@ class Adam:
             )
         return [grads[name] for name in self._positions]
 
-    def _step_with_care(self, work: WorkList, grads: Any) -> None:
+    def _step_with_care(self, work: WorkList, grads: Sequence[Any], unplain: int) -> None:
         """Take a step in which native code found something that Python has to look at."""
-        work.check_owners()
         active = np.array([grad is not None for grad in grads], bool)
-        ready: list[Array] = []
-        for grad, owner, label in zip(grads, work.owners, work.labels, strict=True):
-            if grad is not None:
-                ready.append(check_gradient(grad, owner, f"the gradient of {label}", self._fences))
-        if not ready:
+        if not active.any():
             return
+        ready = [grad for grad in grads if grad is not None]
         if not active.all():
             work = self._pattern(work is self._in_pieces, active)
+            unplain = self._try(work, ready)
+        # A few gradients that are right, but not plain, are made so one by one.
+        for _ in range(MOST_ODD):
+            if unplain < 0:
+                return
+            ready[unplain] = self._check(work, ready, unplain)
+            before, unplain = unplain, self._try(work, ready)
+            if unplain == before:
+                break
+        if unplain >= 0:  # many of them, a parameter that was tampered with, or no native code
+            work.check_owners()
+            checked = [self._check(work, ready, slot) for slot in range(len(ready))]
             work.write_coefficients()
-        work.count_step()
-        work.step(ready)
+            work.count_step()
+            work.step(checked)
+
+    def _check(self, work: WorkList, grads: Sequence[Any], slot: int) -> Array:
+        label = f"the gradient of {work.labels[slot]}"
+        return check_gradient(grads[slot], base_view(work.owners[slot]), label, self._fences)
 
     def _pattern(self, in_pieces: bool, active: Array) -> WorkList:
         """Return the work list of the slots that have a gradient."""
         start = 0
-        split = False
         for group in self._groups:
             n = 1 if in_pieces and group.one_piece else len(group.members)
-            if n == len(group.members):
-                split = group.split_rows(active[start : start + n]) or split
+            if n == len(group.members) and group.must_split(active[start : start + n]):
+                self._planned = False
+                group.split_rows(active[start : start + n])
             start += n
-        if split:
+        if not self._planned:
             self._plan_work()
         key = bytes([in_pieces]) + active.tobytes()
         if key not in self._patterns:

@@ -30,13 +30,18 @@ def address(array: Array) -> int:
     return int(array.__array_interface__["data"][0])
 
 
+def base_view(array: Array) -> Array:
+    """Return `array`, or a view of it that no subclass has a say in."""
+    return array if type(array) is np.ndarray else np.ndarray.view(array, np.ndarray)
+
+
 def as_reals(array: Array) -> Array:
     """Return a 1-D view of a contiguous array; complex numbers become pairs of reals."""
-    return array.view(np.ndarray).reshape(-1).view(DTYPES[array.dtype][0])
+    return base_view(array).reshape(-1).view(DTYPES[array.dtype][0])
 
 
 def check_array(value: Any, label: str) -> Array:
-    """Return `value` if it is a NumPy array of a supported dtype.
+    """Return `value` as a base-class ndarray if it is a NumPy array of a supported dtype.
 
     Parameters
     ----------
@@ -48,7 +53,7 @@ def check_array(value: Any, label: str) -> Array:
     Returns
     -------
     ndarray
-        `value` itself, which may be of a subclass.
+        `value` itself, or a base-class view of it.
 
     Raises
     ------
@@ -59,13 +64,14 @@ def check_array(value: Any, label: str) -> Array:
         raise TypeError(f"{label} {_not_an_array(value)}")
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{label} is a masked array, whose mask would be ignored; pass its .data or .filled()")
-    if value.dtype not in DTYPES:
-        swapped = " (not in this machine's byte order)" if not value.dtype.isnative else ""
+    array = base_view(value)
+    if array.dtype not in DTYPES:
+        swapped = " (not in this machine's byte order)" if not array.dtype.isnative else ""
         raise TypeError(
-            f"{label} has dtype {value.dtype}{swapped}; supported are {SUPPORTED}, in native byte order: "
+            f"{label} has dtype {array.dtype}{swapped}; supported are {SUPPORTED}, in native byte order: "
             f"convert it with .astype()"
         )
-    return value
+    return array
 
 
 def check_parameter(value: Any, label: str) -> Array:
@@ -134,6 +140,7 @@ def check_gradient(value: Any, param: Array, label: str, fences: Fences) -> Arra
         raise TypeError(f"{label} {_not_an_array(value)}; use None for a parameter without a gradient")
     if isinstance(grad, np.ma.MaskedArray):
         raise TypeError(f"{label} is a masked array, whose mask would be ignored; pass its .filled(0)")
+    grad = base_view(grad)
     if grad.dtype != param.dtype:
         raise TypeError(
             f"{label} has dtype {grad.dtype}, its parameter has {param.dtype}; convert it with "
@@ -145,8 +152,8 @@ def check_gradient(value: Any, param: Array, label: str, fences: Fences) -> Arra
     if owner is not None:
         raise ValueError(f"{label} shares memory with {owner}, which this step writes; pass a copy of it")
     if not (grad.flags.c_contiguous and grad.flags.aligned):
-        return np.array(grad, order="C", subok=False)
-    return grad.view(np.ndarray)
+        return np.array(grad, order="C")
+    return grad
 
 
 class Fences:

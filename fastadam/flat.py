@@ -30,7 +30,7 @@ def aligned_zeros(size: int, dtype: np.dtype[Any]) -> Array:
     -------
     ndarray, shape (size,)
         Buffers of 4 MiB and more start at a multiple of 2 MiB and ask for transparent huge pages, where the
-        system has them. The memory is only reserved: pages are taken up as they are first written.
+        system has them; their pages are taken up as they are first written.
 
     Raises
     ------
@@ -149,7 +149,7 @@ class _Views(list[Array]):
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if isinstance(key, slice):
-            raise AttributeError("the packed arrays cannot be exchanged; write the elements of each one")
+            _refuse(self)
         _refuse_exchange(value, self[key], f"[{key}]")
 
     def __reduce__(self) -> Any:
@@ -162,13 +162,33 @@ class _NamedViews(dict[str, Array]):
     def __setitem__(self, key: str, value: Any) -> None:
         _refuse_exchange(value, self.get(key), f"[{key!r}]")
 
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse other arrays, as item assignment does."""
-        for key, value in dict(*args, **kwargs).items():
-            self[key] = value
-
     def __reduce__(self) -> Any:
         return dict, (dict(self),)
+
+
+def _refuse(*_: Any, **__: Any) -> Any:
+    raise AttributeError(
+        "the arrays of a packed buffer cannot be exchanged, added or taken away, which an optimizer would not "
+        "see; write the elements of each one: view[...] = value"
+    )
+
+
+for _name in [
+    "append",
+    "clear",
+    "extend",
+    "insert",
+    "pop",
+    "remove",
+    "reverse",
+    "sort",
+    "__delitem__",
+    "__iadd__",
+    "__imul__",
+]:
+    setattr(_Views, _name, _refuse)
+for _name in ["clear", "pop", "popitem", "setdefault", "update", "__delitem__", "__ior__"]:
+    setattr(_NamedViews, _name, _refuse)
 
 
 def pack(params: Any) -> Packed:

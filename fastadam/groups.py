@@ -161,16 +161,17 @@ class Group:
         """Set the members' step counters, giving each distinct pair of counter and label a row."""
         keys = np.stack([steps, np.zeros_like(steps) if labels is None else labels])
         distinct, row_of = np.unique(keys, axis=1, return_inverse=True)
-        self.row_steps = distinct[0].tolist()
-        self.row_of = row_of.reshape(-1).astype(np.int64)
+        # In one statement, so that an interrupt cannot fall in between.
+        self.row_steps, self.row_of = distinct[0].tolist(), row_of.reshape(-1).astype(np.int64)
 
-    def split_rows(self, active: Array) -> bool:
-        """Make rows whose members are all active or all not; return whether rows had to change."""
+    def must_split(self, active: Array) -> bool:
+        """Whether some row has members that are active and members that are not."""
         shares = np.bincount(self.row_of, weights=active, minlength=len(self.row_steps))
-        if not np.any((shares > 0) & (shares < np.bincount(self.row_of, minlength=len(self.row_steps)))):
-            return False
+        return bool(np.any((shares > 0) & (shares < np.bincount(self.row_of, minlength=len(self.row_steps)))))
+
+    def split_rows(self, active: Array) -> None:
+        """Make rows whose members are all active or all not."""
         self.set_steps(self.steps, active.astype(np.int64))
-        return True
 
     @property
     def one_piece(self) -> bool:

@@ -24,8 +24,10 @@ class Member:
         Its name, where names were given.
     label : str
         How error messages call it.
+    owner : ndarray
+        The array that holds its values, as the user gave it.
     array : ndarray
-        Its values.
+        The same as a base-class array.
     shape : tuple of int
     dtype : dtype
     size : int
@@ -35,13 +37,14 @@ class Member:
         ``grad``; None for a plain array, which has no such place.
     """
 
-    __slots__ = ("_guard", "array", "dtype", "given", "home", "label", "name", "shape", "size")
+    __slots__ = ("_guard", "array", "dtype", "given", "home", "label", "name", "owner", "shape", "size")
 
     def __init__(self, given: Any, name: str | None, label: str, home: Array | None = None) -> None:
         self.given = given
         self.name = name
         self.label = label
         values = given.data if isinstance(given, Parameter) else given
+        self.owner = values
         self.array = check_parameter(values, label)
         self.shape, self.dtype, self.size = self.array.shape, self.array.dtype, self.array.size
         self.home = given if isinstance(given, Parameter) else home

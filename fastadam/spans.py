@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastadam import threads
-from fastadam.arrays import DTYPES, Array, Fences, address, as_reals, check_parameter
+from fastadam.arrays import DTYPES, Array, Fences, address, as_reals, base_view, check_parameter
 from fastadam.coefficients import COEFFICIENTS, CONSTANT, VARYING
 from fastadam.groups import MOMENTS, Group
 from fastadam.headers import HEADERS, array_headers
@@ -75,19 +75,20 @@ class _Slots:
             self.labels = [f"the packed {group.members[0].label} and its group"]
             offsets = [0]
         else:
-            self.owners = [member.array for member in group.members]
+            self.owners = [member.owner for member in group.members]
             self.homes = [member.home for member in group.members]
             self.labels = [member.label for member in group.members]
             offsets = group.offsets
         self.spans = np.zeros(len(self.owners), SPAN)
-        self.spans["param"] = [address(owner) for owner in self.owners]
-        self.spans["size"] = [owner.size * DTYPES[owner.dtype][1] for owner in self.owners]
-        self.is_float64 = np.array([DTYPES[owner.dtype][0] == np.float64 for owner in self.owners], np.int64)
+        arrays = [base_view(owner) for owner in self.owners]
+        self.spans["param"] = [address(array) for array in arrays]
+        self.spans["size"] = [as_reals(array).size for array in arrays]
+        self.is_float64 = np.array([DTYPES[array.dtype][0] == np.float64 for array in arrays], np.int64)
         for name, buffers in group.moments.items():
             bases = {dtype: address(buffer) for dtype, buffer in buffers.items()}
             self.spans[name] = [
-                bases[owner.dtype] + offset * owner.dtype.itemsize
-                for owner, offset in zip(self.owners, offsets, strict=True)
+                bases[array.dtype] + offset * array.dtype.itemsize
+                for array, offset in zip(arrays, offsets, strict=True)
             ]
 
 
@@ -241,19 +242,25 @@ class WorkList:
         for group, row, _ in self._row_sources:
             group.row_steps[row] += by
 
-    def try_step(self, grads: Sequence[Any]) -> bool:
+    def try_step(self, grads: Sequence[Any]) -> int:
         """Take the step if every gradient is plain, in one native call; else write nothing.
 
         Plain means: an exact ndarray of its parameter's dtype and shape, C-contiguous, apart from what the
-        step writes. False does not mean that a gradient is wrong, only that Python has to look at it.
+        step writes.
+
+        Returns
+        -------
+        int
+            -1 if the step was taken; else a slot whose gradient is not plain, which does not mean that it is
+            wrong, only that Python has to look at it.
         """
         if grads is not self.homes:
+            self._at_home = False  # first, in case an interrupt arrives in between
             self._point_at(grads)
-            self._at_home = False
         elif not self._at_home:  # gradients that live in fixed places need to be pointed at once only
             self._point_at(grads)
             self._at_home = True
-        return self._run(True) < 0
+        return self._run(True)
 
     def check_owners(self) -> None:
         """Check that every parameter is still where it was, and can be written.
@@ -266,8 +273,8 @@ class WorkList:
         slots = self.spans[np.argsort(self.spans["slot"])]
         known = zip(slots["param"].tolist(), slots["size"].tolist(), self._slots["descr"].tolist(), strict=True)
         for owner, label, (place, size, descr) in zip(self.owners, self.labels, known, strict=True):
-            check_parameter(owner, label)
-            if address(owner) != place or id(owner.dtype) != descr or as_reals(owner).size != size:
+            array = check_parameter(owner, label)
+            if address(array) != place or id(array.dtype) != descr or as_reals(array).size != size:
                 raise ValueError(f"the memory or dtype of {label} was exchanged; make a new optimizer for it")
 
     def step(self, grads: Sequence[Array]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,26 +19,27 @@ from fastadam.params import Member
 TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "initial_lr")
 
 
-class State(Mapping[Any, dict[str, Any]]):
+class State(Mapping[Any, Mapping[str, Any]]):
     """The moments and step counters, by parameter.
 
     Keys are the positions of the parameters that have been stepped; an array, a `Parameter` or a name finds
-    its parameter too. A value is a dict with ``step`` (int64) and live views, in the parameter's shape, of
+    its parameter too. A value is a read-only mapping with ``step`` (int64)
+    and live views, in the parameter's shape, of
     ``exp_avg``, ``exp_avg_sq`` and, with amsgrad, ``max_exp_avg_sq``: writing to a view changes the state.
     """
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self._groups = groups
 
-    def __getitem__(self, key: Any) -> dict[str, Any]:
+    def __getitem__(self, key: Any) -> Mapping[str, Any]:
         for position, group, index, step in _members(self._groups):
             member = group.members[index]
             if isinstance(key, np.ndarray | Parameter):
-                found = key is member.given or key is member.array
+                found = key is member.given or key is member.owner
             else:
                 found = key == (member.name if isinstance(key, str) else position)
             if found and step:
-                return _entry(group, index, step)
+                return MappingProxyType(_entry(group, index, step))
         raise KeyError(key)
 
     def __iter__(self) -> Iterator[int]:
@@ -47,7 +49,7 @@ class State(Mapping[Any, dict[str, Any]]):
         return sum(1 for _ in self)
 
     def __repr__(self) -> str:
-        return repr(dict(self))
+        return repr({key: dict(value) for key, value in self.items()})
 
 
 def state_dict(groups: Sequence[Group]) -> dict[str, Any]:

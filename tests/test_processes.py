@@ -328,7 +328,7 @@ compile_, numba_cpu._compile = numba_cpu._compile, None
 
 def slow(*args):
     compiling.set()
-    forked.wait(100)
+    forked.wait(1)  # the fork waits for the compilation
     return compile_(*args)
 
 

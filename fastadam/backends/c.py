@@ -27,6 +27,7 @@ try:
     ffi: Any = _c.ffi
     _import_error = None
 except ImportError as error:
+    lib = ffi = None
     _import_error = error
 
 
@@ -49,12 +50,12 @@ def why_missing() -> str | None:
 
 def instruction_sets() -> tuple[str, ...]:
     """Return the instruction sets that this processor has a kernel for."""
-    return tuple(name for i, name in enumerate(INSTRUCTION_SETS) if lib.fastadam_supports(i))
+    return tuple(name for i, name in enumerate(INSTRUCTION_SETS) if lib and lib.fastadam_supports(i))
 
 
 def instruction_set() -> str:
-    """Return the instruction set in use."""
-    return INSTRUCTION_SETS[lib.fastadam_instruction_set()]
+    """Return the instruction set in use, or ``"none"`` without the C extension."""
+    return INSTRUCTION_SETS[lib.fastadam_instruction_set()] if lib else "none"
 
 
 def use_instruction_set(name: str) -> None:
@@ -70,10 +71,9 @@ def use_instruction_set(name: str) -> None:
     ValueError
         If there is no such kernel, or this processor cannot run it.
     """
-    if name not in INSTRUCTION_SETS or not lib.fastadam_supports(INSTRUCTION_SETS.index(name)):
-        raise ValueError(
-            f"instruction set {name!r} is not available here; this processor has {', '.join(instruction_sets())}"
-        )
+    if name not in instruction_sets():
+        have = ", ".join(instruction_sets()) or "none, as the C extension is missing"
+        raise ValueError(f"instruction set {name!r} is not available here; this processor has {have}")
     lib.fastadam_use(INSTRUCTION_SETS.index(name))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastadam.arrays import as_reals
+from fastadam.arrays import Array, as_reals
 from fastadam.element import make_element
 from fastadam.spans import variant_of
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 # Elements per block: temporaries stay in the cache and never reach the size of the parameters.
 BLOCK = 8192
 
+
+def maximum(old: Array, new: Array) -> Array:
+    """Return the larger one; a NaN on either side gives NaN. Unlike np.maximum, fixed for signed zeros."""
+    return np.where((old >= new) | (old != old), old, new)
+
+
 _ELEMENTS = {
     (l2_on, amsgrad_on): make_element(
         np.multiply,
@@ -24,7 +31,7 @@ _ELEMENTS = {
         np.subtract,
         np.divide,
         np.sqrt,
-        np.maximum,
+        maximum,
         l2_on=l2_on,
         amsgrad_on=amsgrad_on,
     )
@@ -40,9 +47,11 @@ def why_missing() -> str | None:
 
 def bind(work: WorkList) -> Callable[[bool], int]:
     """Return the function that runs `work` (see `fastadam.backends.Backend`)."""
+    weak_work = weakref.ref(work)  # work holds this function; a cycle would keep the arrays alive
 
     def run(check: bool) -> int:
-        if check:
+        work = weak_work()
+        if check or work is None:
             return 0  # Python checks the gradients
         with np.errstate(all="ignore"):  # non-finite numbers propagate, as in compiled code
             for batch in work.batches:
