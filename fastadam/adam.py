@@ -52,7 +52,8 @@ class Adam:
         dicts with the key ``"params"`` and any of the options below. Arrays are float32, float64, complex64
         or complex128, of any shape, C-contiguous and writable; dtypes can be mixed.
     lr : float or callable, default 1e-3
-        Learning rate; or a function of the 1-based step number of a parameter that returns it.
+        Learning rate; or a function of the 1-based step number of a parameter that returns it. It may be
+        called more than once for the same step.
     betas : pair of float, default (0.9, 0.999)
         Decay rates of the two moments, in [0, 1).
     eps : float, default 1e-8

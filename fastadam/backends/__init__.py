@@ -78,8 +78,12 @@ def choose(name: str) -> tuple[str, Backend]:
     if not isinstance(name, str):
         raise TypeError(f"backend must be a string, got {name!r}")
     if name == "auto":
-        # The NumPy backend is always available, so this ends.
-        return next((each, load(each)) for each in MODULES if load(each).why_missing() is None)
+        for each in MODULES:  # the last one, NumPy, is always available
+            reason = load(each).why_missing()
+            if reason is None:
+                return each, load(each)
+            if reason.startswith("FASTADAM_"):  # a wrong setting is not passed over in silence
+                raise BackendUnavailableError(f"backend {each!r} is not available: {reason}")
     if name not in MODULES:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, MODULES))}, got {name!r}")
     backend = load(name)
