@@ -344,12 +344,12 @@ class Adam:
             if name is not None and name in positions:
                 raise ValueError(f"the name {name!r} is given to parameters {positions[name]} and {position}")
             positions[name] = position
+        Fences(owned for group in groups for owned in group.owned())  # refuses shared memory
         seen: dict[int, str] = {}
         for member in (member for group in groups for member in group.members):
             if id(member.owner) in seen:  # fences do not notice it where the array is empty
                 raise ValueError(f"{member.label} is the same array as {seen[id(member.owner)]}; give it once")
             seen[id(member.owner)] = member.label
-        Fences(owned for group in groups for owned in group.owned())  # refuses shared memory
         self._planned = False
         self._positions = positions if None not in positions else {}
         self._groups += new
