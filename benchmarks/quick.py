@@ -1,7 +1,7 @@
 """Compare fastadam with torch's fused Adam and with plain NumPy, and print ratios.
 
-All contenders of a case run in turns in one process, so that whatever else the machine does hits all of them;
-the figures are medians over rounds of the ratio within a round. Usage::
+All contenders of a case run in turns, in random order, in one process, so that whatever else the machine does hits
+all of them; the figures are medians over rounds of the ratio within a round. Usage::
 
     python benchmarks/quick.py                 # every case, every backend
     python benchmarks/quick.py --cases ppo tiny
@@ -72,7 +72,10 @@ def measure(case: Case, backends: list[str]) -> dict[str, list[float]]:
         step()
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(case.rounds):
-        for name, step in steps.items():
+        for name in rng.permutation(list(steps)).tolist():  # so that none always follows the same one
+            step = steps[name]
+            if case.steps > 1:
+                step()  # not timed: brings the contender's own arrays back into the cache
             few = name == "numpy" and case.steps > 1
             times[name].append(seconds(step, 1 if few else case.steps))
     return times

@@ -223,7 +223,8 @@ class Adam:
             raise TypeError(f"closure must be callable, got {closure!r}")
         loss = None if closure is None else closure()
         with self._lock:
-            self._refuse_while_stepping("step")
+            if self._stepping:
+                self._refuse_while_stepping("step")
             self._stepping = True
             try:
                 self._step(grads)
@@ -408,7 +409,10 @@ class Adam:
                 return True
         except Exception:  # an array where a number belongs, or what else cannot be compared
             return True
-        return any(group.options["params"] is not group.params for group in self._groups)
+        for group in self._groups:  # noqa: SIM110 - a generator would cost more than all the rest
+            if group.options["params"] is not group.params:
+                return True
+        return False
 
     def _refresh(self) -> None:
         """Take up what the user has edited in `param_groups`."""

@@ -368,7 +368,12 @@ BAD_GRADIENT_LISTS = [
     pytest.param(lambda: {1, 2, 3}, TypeError, NOT_A_LIST + r"\{1, 2, 3\}", id="set"),
     pytest.param(lambda: 1.0, TypeError, NOT_A_LIST + "1.0", id="float"),
     pytest.param(lambda: 0, TypeError, NOT_A_LIST + "0", id="zero"),
-    pytest.param(lambda: abs, TypeError, "grads is the callable <built-in function abs>; to pass a closure", id="closure as grads"),
+    pytest.param(
+        lambda: abs,
+        TypeError,
+        "grads is the callable <built-in function abs>; to pass a closure",
+        id="closure as grads",
+    ),
     pytest.param(lambda: fastadam.pack([FIVE]), TypeError, "grads is a packed buffer", id="packed"),
     pytest.param(lambda: fastadam.Parameter(FIVE), TypeError, NOT_A_LIST + "Parameter", id="Parameter"),
 ]

@@ -60,6 +60,9 @@ def bind(work: WorkList) -> Callable[[bool], int]:
         for batch in work.batches
     ]
 
+    if can_check and not rest:
+        return functools.partial(first, plan, 0)
+
     def run(check: bool) -> int:
         if check and not can_check:
             return 0
