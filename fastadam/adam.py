@@ -387,13 +387,16 @@ class Adam:
             found: Sequence[Any] = work.gather()
         else:
             work, found = self._sort(grads)
+        work.write_coefficients()
         unplain = self._try(work, found)
         if unplain >= 0:
             self._step_with_care(work, found, unplain)
 
     def _try(self, work: WorkList, grads: Sequence[Any]) -> int:
-        """Take the step if all gradients are plain; return -1 then, else a slot whose gradient is not."""
-        work.write_coefficients()
+        """Take the step if all gradients are plain; return -1 then, else a slot whose gradient is not.
+
+        The coefficients of the step have been written.
+        """
         # Counted first: an interrupt mostly arrives while native code runs, and then finds the state whole.
         work.count_step()
         unplain = work.try_step(grads)
@@ -501,6 +504,7 @@ class Adam:
         ready = [grad for grad in grads if grad is not None]
         if not active.all():
             work = self._pattern(work is self._in_pieces, active)
+            work.write_coefficients()
             unplain = self._try(work, ready)
         # A few gradients that are right, but not plain, are made so one by one.
         for _ in range(MOST_ODD):
@@ -513,7 +517,6 @@ class Adam:
         if unplain >= 0:  # many of them, a parameter that was tampered with, or no native code
             work.check_owners()
             checked = [self._check(work, ready, slot) for slot in range(len(ready))]
-            work.write_coefficients()
             work.count_step()
             work.step(checked)
 

@@ -33,30 +33,17 @@ def _words(*names: str) -> np.dtype[Any]:
 SPAN = _words("param", "grad", *MOMENTS, "size", "row", "slot")
 SLOT = _words("param_object", "descr")
 BATCH = _words("kind", "first", "count", "elements", "threads")
-PLAN = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            "spans",
-            "rows",
-            "batches",
-            "n_batches",
-            "slots",
-            "grad_objects",
-            "fence_starts",
-            "fence_ends",
-            "n_fences",
-        )
-    ]
-    + [("headers", HEADERS)]
+_PLAN_WORDS = _words(
+    "spans", "rows", "batches", "n_batches", "slots", "grad_objects", "fence_starts", "fence_ends", "n_fences"
 )
+PLAN = np.dtype([*_PLAN_WORDS.descr, ("headers", HEADERS)])
 KIND_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _write_varying = struct.Struct(f"{len(VARYING)}d").pack_into
 
 
-def kind_of(dtype: np.dtype[Any], l2_on: bool, amsgrad_on: bool) -> int:
-    """Return the number of the compiled variant, as adam.h counts them."""
-    return 4 * KIND_DTYPES.index(dtype) + 2 * l2_on + amsgrad_on
+def kinds_of(dtype_codes: Array, l2_on: bool, amsgrad_on: bool) -> Array:
+    """Return the numbers of compiled variants, as adam.h counts them; the codes are places in `KIND_DTYPES`."""
+    return 4 * dtype_codes + 2 * l2_on + amsgrad_on
 
 
 def variant_of(kind: int) -> tuple[np.dtype[Any], bool, bool]:
@@ -83,7 +70,7 @@ class _Slots:
         arrays = [base_view(owner) for owner in self.owners]
         self.spans["param"] = [address(array) for array in arrays]
         self.spans["size"] = [as_reals(array).size for array in arrays]
-        self.is_float64 = np.array([DTYPES[array.dtype][0] == np.float64 for array in arrays], np.int64)
+        self.dtype_codes = np.array([KIND_DTYPES.index(DTYPES[array.dtype][0]) for array in arrays], np.int64)
         for name, buffers in group.moments.items():
             bases = {dtype: address(buffer) for dtype, buffer in buffers.items()}
             self.spans[name] = [
@@ -153,7 +140,7 @@ class WorkList:
             for row in rows.tolist():
                 self._row_sources.append((group, row, len(self._row_sources) * COEFFICIENTS.itemsize))
             spans.append(part)
-            kinds.append(4 * slots.is_float64[keep] + 2 * group.hyper.l2_on + group.hyper.amsgrad)
+            kinds.append(kinds_of(slots.dtype_codes[keep], group.hyper.l2_on, group.hyper.amsgrad))
             self.owners += [slots.owners[i] for i in keep]
             self.homes += [slots.homes[i] for i in keep]
             self.labels += [slots.labels[i] for i in keep]

@@ -23,9 +23,9 @@ class State(Mapping[Any, Mapping[str, Any]]):
     """The moments and step counters, by parameter.
 
     Keys are the positions of the parameters that have been stepped; an array, a `Parameter` or a name finds
-    its parameter too. A value is a read-only mapping with ``step`` (int64)
-    and live views, in the parameter's shape, of
-    ``exp_avg``, ``exp_avg_sq`` and, with amsgrad, ``max_exp_avg_sq``: writing to a view changes the state.
+    its parameter too. A value is a read-only mapping with ``step`` (int64) and live views, in the
+    parameter's shape, of ``exp_avg``, ``exp_avg_sq`` and, with amsgrad, ``max_exp_avg_sq``: writing to a view
+    changes the state.
     """
 
     def __init__(self, groups: Sequence[Group]) -> None:
@@ -62,7 +62,7 @@ def state_dict(groups: Sequence[Group]) -> dict[str, Any]:
     saved_groups = []
     for group in groups:
         positions = list(range(group.start, group.start + len(group.members)))
-        saved = {**group.options, "params": positions, **group.hyper._asdict()}
+        saved = {**group.accepted(), "params": positions}
         if "param_names" in saved:
             saved["param_names"] = list(saved["param_names"])
         saved_groups.append(saved)

@@ -106,7 +106,7 @@ def kernel(kind: int, parallel: bool) -> Kernel:
     Parameters
     ----------
     kind : int
-        Number of the variant (see `fastadam.spans.kind_of`).
+        Number of the variant (see `fastadam.spans.kinds_of`).
     parallel : bool
         Whether it splits the batch over threads.
 

@@ -170,7 +170,7 @@ def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, bool], int]:
     Parameters
     ----------
     kind : int
-        Number of the variant (see `fastadam.spans.kind_of`).
+        Number of the variant (see `fastadam.spans.kinds_of`).
     parallel : bool
         Whether it splits the batch over threads.
 
