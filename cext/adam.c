@@ -29,42 +29,73 @@
 #define FASTADAM_X86 1
 #endif
 
+#include "halves.h"
+
 #define REAL float
 #define SQRT sqrtf
+
+#define STORED float
+#define WIDEN(number) (number)
+#define NARROW(number) (number)
 #define ELEMENTS elements_float32
 #include "element.inc"
-#undef REAL
-#undef SQRT
+#undef STORED
+#undef WIDEN
+#undef NARROW
 #undef ELEMENTS
 
+#define STORED uint16_t
+#define WIDEN widen_bfloat16
+#define NARROW narrow_bfloat16
+#define ELEMENTS elements_bfloat16
+#include "element.inc"
+#undef WIDEN
+#undef NARROW
+#undef ELEMENTS
+
+#define WIDEN widen_float16
+#define NARROW narrow_float16
+#define ELEMENTS elements_float16
+#include "element.inc"
+#undef STORED
+#undef WIDEN
+#undef NARROW
+#undef ELEMENTS
+
+#undef REAL
+#undef SQRT
 #define REAL double
 #define SQRT sqrt
+
+#define STORED double
+#define WIDEN(number) (number)
+#define NARROW(number) (number)
 #define ELEMENTS elements_float64
 #include "element.inc"
-#undef REAL
-#undef SQRT
-#undef ELEMENTS
 
-/* Elements lo to hi of one span. The eight kinds are spelled out so that each is compiled with constant flags. */
+/* Elements lo to hi of one span. The kinds are spelled out so that each is compiled with constant flags. */
 static FASTADAM_INLINE void piece(int64_t kind, const fastadam_span *span, int64_t lo, int64_t hi,
                                   const fastadam_row *row)
 {
-#define FASTADAM_CASE(KIND, REAL, ELEMENTS, L2, AMSGRAD)                                                          \
+#define FASTADAM_CASE(KIND, STORED, ELEMENTS, L2, AMSGRAD)                                                        \
     case KIND:                                                                                                    \
-        ELEMENTS((REAL *)(uintptr_t)span->param + lo, (const REAL *)(uintptr_t)span->grad + lo,                   \
-                 (REAL *)(uintptr_t)span->exp_avg + lo, (REAL *)(uintptr_t)span->exp_avg_sq + lo,                 \
-                 AMSGRAD ? (REAL *)(uintptr_t)span->max_exp_avg_sq + lo : (REAL *)0, hi - lo, row, L2, AMSGRAD);  \
+        ELEMENTS((STORED *)(uintptr_t)span->param + lo, (const STORED *)(uintptr_t)span->grad + lo,               \
+                 (STORED *)(uintptr_t)span->exp_avg + lo, (STORED *)(uintptr_t)span->exp_avg_sq + lo,             \
+                 AMSGRAD ? (STORED *)(uintptr_t)span->max_exp_avg_sq + lo : (STORED *)0, hi - lo, row, L2,        \
+                 AMSGRAD);                                                                                        \
         break;
+#define FASTADAM_CASES(FORMAT, STORED, ELEMENTS)                                                                  \
+    FASTADAM_CASE(4 * FORMAT + 0, STORED, ELEMENTS, 0, 0)                                                         \
+    FASTADAM_CASE(4 * FORMAT + 1, STORED, ELEMENTS, 0, 1)                                                         \
+    FASTADAM_CASE(4 * FORMAT + 2, STORED, ELEMENTS, 1, 0)                                                         \
+    FASTADAM_CASE(4 * FORMAT + 3, STORED, ELEMENTS, 1, 1)
     switch (kind) {
-        FASTADAM_CASE(0, float, elements_float32, 0, 0)
-        FASTADAM_CASE(1, float, elements_float32, 0, 1)
-        FASTADAM_CASE(2, float, elements_float32, 1, 0)
-        FASTADAM_CASE(3, float, elements_float32, 1, 1)
-        FASTADAM_CASE(4, double, elements_float64, 0, 0)
-        FASTADAM_CASE(5, double, elements_float64, 0, 1)
-        FASTADAM_CASE(6, double, elements_float64, 1, 0)
-        FASTADAM_CASE(7, double, elements_float64, 1, 1)
+        FASTADAM_CASES(0, float, elements_float32)
+        FASTADAM_CASES(1, double, elements_float64)
+        FASTADAM_CASES(2, uint16_t, elements_bfloat16)
+        FASTADAM_CASES(3, uint16_t, elements_float16)
     }
+#undef FASTADAM_CASES
 #undef FASTADAM_CASE
 }
 
@@ -185,7 +216,7 @@ static int read_int(int64_t object, int64_t offset)
 enum { C_CONTIGUOUS = 0x1, ALIGNED = 0x100, WRITEABLE = 0x400 };
 
 /* Does [lo, hi) meet one of the sorted, disjoint fences (the memory that the step writes)? */
-static int is_fenced(const fastadam_plan *plan, int64_t lo, int64_t hi)
+int fastadam_is_fenced(const fastadam_plan *plan, int64_t lo, int64_t hi)
 {
     const int64_t *starts = (const int64_t *)(uintptr_t)plan->fence_starts;
     const int64_t *ends = (const int64_t *)(uintptr_t)plan->fence_ends;
@@ -228,20 +259,22 @@ static int is_plain(const fastadam_plan *plan, const fastadam_span *span)
     return 1;
 }
 
+static const int64_t itemsizes[] = {4, 8, 2, 2};
+
 int64_t fastadam_step(const fastadam_plan *plan, int check)
 {
     fastadam_span *spans = (fastadam_span *)(uintptr_t)plan->spans;
     const fastadam_batch *batches = (const fastadam_batch *)(uintptr_t)plan->batches;
     if (check) {
         for (int64_t b = 0; b < plan->n_batches; b++) {
-            const int64_t itemsize = batches[b].kind < 4 ? 4 : 8;
+            const int64_t itemsize = itemsizes[batches[b].kind / 4];
             for (int64_t i = batches[b].first; i < batches[b].first + batches[b].count; i++) {
                 fastadam_span *span = spans + i;
                 if (!is_plain(plan, span))
                     return span->slot;
                 const int64_t grad = ((const int64_t *)(uintptr_t)plan->grad_objects)[span->slot];
                 span->grad = read_word(grad, plan->headers.data);
-                if (span->size > 0 && is_fenced(plan, span->grad, span->grad + span->size * itemsize))
+                if (span->size > 0 && fastadam_is_fenced(plan, span->grad, span->grad + span->size * itemsize))
                     return span->slot;
             }
         }

@@ -17,7 +17,8 @@ typedef struct {
     int64_t param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, size, row, slot;
 } fastadam_span;
 
-/* Consecutive spans that one compiled variant can take: kind = 4 * is_float64 + 2 * l2 + amsgrad. */
+/* Consecutive spans that one compiled variant can take: kind = 4 * format + 2 * l2 + amsgrad, where the formats
+ * are 0 float32, 1 float64, 2 bfloat16, 3 float16. */
 typedef struct {
     int64_t kind, first, count, elements, threads;
 } fastadam_batch;
@@ -40,6 +41,9 @@ typedef struct {
 /* Take one step. With check, look at every gradient's array object first; where one is not plain, write nothing
  * and return its slot. Returns -1 when the step was taken. */
 int64_t fastadam_step(const fastadam_plan *plan, int check);
+
+/* Does [lo, hi) meet one of the plan's fences? */
+int fastadam_is_fenced(const fastadam_plan *plan, int64_t lo, int64_t hi);
 
 /* Instruction sets: 0 baseline, 1 AVX2, 2 AVX-512. */
 int fastadam_supports(int instruction_set);

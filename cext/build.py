@@ -17,8 +17,9 @@ MODULE = "fastadam.backends._c"
 
 
 def declarations() -> str:
-    """Return what cffi's parser needs of adam.h: no comments and no preprocessor lines."""
-    header = re.sub(r"/\*.*?\*/", "", (HERE / "adam.h").read_text(), flags=re.DOTALL)
+    """Return what cffi's parser needs of the headers: no comments and no preprocessor lines."""
+    headers = (HERE / "adam.h").read_text() + (HERE / "tensors.h").read_text()
+    header = re.sub(r"/\*.*?\*/", "", headers, flags=re.DOTALL)
     return "\n".join(line for line in header.splitlines() if not line.startswith("#"))
 
 
@@ -54,10 +55,10 @@ ffibuilder = FFI()
 ffibuilder.cdef(declarations())
 ffibuilder.set_source(
     MODULE,
-    '#include "adam.h"',
-    sources=["cext/adam.c"],
+    '#include "tensors.h"',
+    sources=["cext/adam.c", "cext/tensors.c"],
     include_dirs=["cext"],
-    depends=["cext/adam.c", "cext/adam.h", "cext/element.inc"],
+    depends=[f"cext/{path.name}" for path in HERE.glob("*.[chi]*")],
     extra_compile_args=compile_flags() + openmp_flags(),
     extra_link_args=openmp_flags(),
     libraries=[] if sys.platform == "win32" else ["m"],

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +12,7 @@ from fastadam.arrays import Array, Fences, base_view, check_gradient
 from fastadam.flat import Packed
 from fastadam.groups import Group
 from fastadam.hyperparameters import DEFAULTS, LearningRate
+from fastadam.locks import give_lock
 from fastadam.parameter import Parameter
 from fastadam.params import split_groups
 from fastadam.spans import WorkList
@@ -25,20 +23,6 @@ from fastadam.threads import check_limit
 MOST_PATTERNS = 16
 # Gradients of one step that are made plain one at a time; with more, all are looked at in one go.
 MOST_ODD = 32
-
-
-_alive: weakref.WeakSet[Adam] = weakref.WeakSet()
-
-
-def _renew_locks() -> None:
-    """In a forked child: a thread that is not there any more may have held an optimizer's lock."""
-    for optimizer in list(_alive):
-        optimizer._lock = threading.RLock()
-        optimizer._stepping = False
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_locks)
 
 
 class Adam:
@@ -116,6 +100,9 @@ class Adam:
     array([1., 1.])
     """
 
+    _lock: Any  # see fastadam.locks
+    _stepping: bool
+
     def __init__(
         self,
         params: Any,
@@ -145,10 +132,7 @@ class Adam:
         self._threads = threads
         self._asked_for = backend
         self._backend_name, self._backend = backends.choose(backend)
-        # Reentrant: a schedule or a signal handler may ask for the state while a step is under way.
-        self._lock = threading.RLock()
-        self._stepping = False
-        _alive.add(self)
+        give_lock(self)
         self._groups: list[Group] = []
         self.param_groups: list[dict[str, Any]] = []
         self._state = State(self._groups)

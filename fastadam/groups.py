@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from fastadam import hyperparameters
-from fastadam.arrays import Array, as_reals
+from fastadam.arrays import Array
 from fastadam.coefficients import Coefficients
 from fastadam.flat import aligned_zeros
 from fastadam.hyperparameters import Hyperparameters
 from fastadam.params import read_members
-
-MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+from fastadam.plan import MOMENTS
 
 
 class Group:
@@ -186,12 +185,3 @@ class Group:
             for buffer in buffers.values()
         ]
         return [(member.array, member.label) for member in self.members] + moments
-
-    def reals(self, name: str, index: int | None) -> Array | None:
-        """Return a moment as flat reals: of one member, or (None) of the whole packed group."""
-        if name not in self.moments:
-            return None
-        if index is not None:
-            return as_reals(self.moment(name, index))
-        (buffer,) = self.moments[name].values()
-        return as_reals(buffer)

@@ -1,15 +1,11 @@
-"""The work list: everything that one native call needs, in memory laid out as the C structs of cext/adam.h.
+"""The work list: the plan of a step over NumPy arrays, with what it needs to check their gradients.
 
-A *slot* is one array that gets one gradient: a parameter, or a whole packed group. A *span* is a slot's run
-of real numbers with the addresses of its parameter, gradient and moments, and the row of coefficients it
-shares with all spans that have taken the same steps. A *batch* is the spans that one compiled variant takes.
+A *slot* is one array that gets one gradient: a parameter, or a whole packed group. Each is a span of the plan.
 """
 
 from __future__ import annotations
 
-import os
 import struct
-import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,38 +13,17 @@ import numpy as np
 
 from fastadam import threads
 from fastadam.arrays import DTYPES, Array, Fences, address, as_reals, base_view, check_parameter
-from fastadam.coefficients import COEFFICIENTS, CONSTANT, VARYING
-from fastadam.groups import MOMENTS, Group
-from fastadam.headers import HEADERS, array_headers
+from fastadam.formats import CODES, kinds_of
+from fastadam.groups import Group
+from fastadam.headers import array_headers
 from fastadam.parameter import Parameter
+from fastadam.plan import ROW_SIZE, SPAN, Plan, words, write_varying
 
 if TYPE_CHECKING:
     from fastadam.backends import Backend
 
 
-def _words(*names: str) -> np.dtype[Any]:
-    return np.dtype([(name, np.int64) for name in names])
-
-
-SPAN = _words("param", "grad", *MOMENTS, "size", "row", "slot")
-SLOT = _words("param_object", "descr")
-BATCH = _words("kind", "first", "count", "elements", "threads")
-_PLAN_WORDS = _words(
-    "spans", "rows", "batches", "n_batches", "slots", "grad_objects", "fence_starts", "fence_ends", "n_fences"
-)
-PLAN = np.dtype([*_PLAN_WORDS.descr, ("headers", HEADERS)])
-KIND_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-_write_varying = struct.Struct(f"{len(VARYING)}d").pack_into
-
-
-def kinds_of(dtype_codes: Array, l2_on: bool, amsgrad_on: bool) -> Array:
-    """Return the numbers of compiled variants, as adam.h counts them; the codes are places in `KIND_DTYPES`."""
-    return 4 * dtype_codes + 2 * l2_on + amsgrad_on
-
-
-def variant_of(kind: int) -> tuple[np.dtype[Any], bool, bool]:
-    """Return ``(compute dtype, l2_on, amsgrad_on)`` of a variant's number."""
-    return KIND_DTYPES[kind // 4], bool(kind & 2), bool(kind & 1)
+SLOT = words("param_object", "descr")
 
 
 class _Slots:
@@ -70,7 +45,7 @@ class _Slots:
         arrays = [base_view(owner) for owner in self.owners]
         self.spans["param"] = [address(array) for array in arrays]
         self.spans["size"] = [as_reals(array).size for array in arrays]
-        self.dtype_codes = np.array([KIND_DTYPES.index(DTYPES[array.dtype][0]) for array in arrays], np.int64)
+        self.formats = np.array([CODES[DTYPES[array.dtype][0].name] for array in arrays], np.int64)
         for name, buffers in group.moments.items():
             bases = {dtype: address(buffer) for dtype, buffer in buffers.items()}
             self.spans[name] = [
@@ -102,8 +77,7 @@ class WorkList:
         Where each slot's gradient lives: an ndarray, a `Parameter`, or None.
     fixed : bool
         Whether all homes are ndarrays, so that gradients never move.
-    checked : sequence of ndarray
-        The gradients of the step under way, for backends that do not read addresses.
+    plan : Plan
     """
 
     def __init__(
@@ -120,7 +94,6 @@ class WorkList:
         self.owners: list[Array] = []
         self.homes: list[Any] = []
         self.labels: list[str] = []
-        self._members: list[tuple[Group, int | None]] = []
         self._row_sources: list[tuple[Group, int, int]] = []
         for group in groups:
             one_piece = in_pieces and group.one_piece
@@ -138,26 +111,20 @@ class WorkList:
             rows, local = np.unique(row_of, return_inverse=True)
             part["row"] = local.reshape(-1) + len(self._row_sources)
             for row in rows.tolist():
-                self._row_sources.append((group, row, len(self._row_sources) * COEFFICIENTS.itemsize))
+                self._row_sources.append((group, row, len(self._row_sources) * ROW_SIZE))
             spans.append(part)
-            kinds.append(kinds_of(slots.dtype_codes[keep], group.hyper.l2_on, group.hyper.amsgrad))
+            kinds.append(kinds_of(slots.formats[keep], group.hyper.l2_on, group.hyper.amsgrad))
             self.owners += [slots.owners[i] for i in keep]
             self.homes += [slots.homes[i] for i in keep]
             self.labels += [slots.labels[i] for i in keep]
-            self._members += [(group, None if one_piece else i) for i in keep]
         self.fences = fences
-        self._backend = backend
-        self.threads_given = threads_given is not None
-        self.checked: Sequence[Array] = ()
-        self.spans = np.concatenate(spans)
-        self.spans["slot"] = np.arange(len(self.spans))
-        kind = np.concatenate(kinds)
-        order = np.argsort(kind, kind="stable")
-        self.spans = self.spans[order]
-        self.rows = np.zeros(len(self._row_sources), COEFFICIENTS)
-        self._row_bytes = self.rows.view(np.uint8).data
+        found = np.concatenate(spans)
+        found["slot"] = np.arange(len(found))
+        limit = threads.check_limit(threads_given)
+        self.plan = Plan(
+            found, np.concatenate(kinds), len(self._row_sources), backend, limit, threads_given is not None
+        )
         self.write_constants()
-        self.batches = self._batches(kind[order], threads.check_limit(threads_given))
         self._dtypes = [owner.dtype for owner in self.owners]  # kept, so that no other object takes their ids
         self._slots = np.array(
             [(id(owner), id(dtype)) for owner, dtype in zip(self.owners, self._dtypes, strict=True)], SLOT
@@ -165,34 +132,17 @@ class WorkList:
         self._grad_ids = np.zeros(len(self.owners), np.int64)
         self._grad_id_bytes = self._grad_ids.view(np.uint8).data
         self._pack_ids = struct.Struct(f"{len(self.owners)}P").pack_into
-        self.plan = self._plan()
+        memory = self.plan.memory
+        memory["slots"], memory["grad_objects"] = address(self._slots), address(self._grad_ids)
+        headers = array_headers()
+        if headers is not None:
+            memory["headers"] = headers
+        self.plan.fence(fences.starts, fences.ends)
         self.fixed = all(isinstance(home, np.ndarray) for home in self.homes)
         self._homeless = next(
             (label for home, label in zip(self.homes, self.labels, strict=True) if home is None), None
         )
         self._at_home = False
-        self._run = backend.bind(self)
-        _built.add(self)
-
-    def _batches(self, kind: Array, limit: int) -> Array:
-        kinds, first, count = np.unique(kind, return_index=True, return_counts=True)
-        batches = np.zeros(len(kinds), BATCH)
-        batches["kind"], batches["first"], batches["count"] = kinds, first, count
-        batches["elements"] = np.add.reduceat(self.spans["size"], first)
-        batches["threads"] = [threads.threads_for(elements, limit) for elements in batches["elements"].tolist()]
-        return batches
-
-    def _plan(self) -> Array:
-        plan = np.zeros((), PLAN)
-        plan["spans"], plan["rows"], plan["batches"] = map(address, (self.spans, self.rows, self.batches))
-        plan["n_batches"] = len(self.batches)
-        plan["slots"], plan["grad_objects"] = address(self._slots), address(self._grad_ids)
-        plan["fence_starts"], plan["fence_ends"] = address(self.fences.starts), address(self.fences.ends)
-        plan["n_fences"] = len(self.fences.starts)
-        headers = array_headers()
-        if headers is not None:
-            plan["headers"] = headers
-        return plan
 
     def _point_at(self, grads: Sequence[Any]) -> None:
         """Tell native code which objects are the gradients; the caller keeps them alive."""
@@ -217,12 +167,13 @@ class WorkList:
 
     def write_constants(self) -> None:
         """Take over the scalars that do not move with the step, after the groups' options were checked."""
-        self.rows[list(CONSTANT)] = [group.coefficients.constant for group, _, _ in self._row_sources]
+        self.plan.write_constants([group.coefficients for group, _, _ in self._row_sources])
 
     def write_coefficients(self) -> None:
         """Compute the scalars of the next step; raises what a learning-rate schedule raises."""
+        row_bytes = self.plan.row_bytes
         for group, row, offset in self._row_sources:
-            _write_varying(self._row_bytes, offset, *group.coefficients.varying(group.row_steps[row] + 1))
+            write_varying(row_bytes, offset, *group.coefficients.varying(group.row_steps[row] + 1))
 
     def count_step(self, by: int = 1) -> None:
         """Move the step counters of all rows."""
@@ -247,7 +198,7 @@ class WorkList:
         elif not self._at_home:  # gradients that live in fixed places need to be pointed at once only
             self._point_at(grads)
             self._at_home = True
-        return self._run(True)
+        return self.plan.run(True)
 
     def check_owners(self) -> None:
         """Check that every parameter is still where it was, and can be written.
@@ -257,7 +208,7 @@ class WorkList:
         ValueError
             If one cannot be updated in place any more.
         """
-        slots = self.spans[np.argsort(self.spans["slot"])]
+        slots = self.plan.spans[np.argsort(self.plan.order)]
         known = zip(slots["param"].tolist(), slots["size"].tolist(), self._slots["descr"].tolist(), strict=True)
         for owner, label, (place, size, descr) in zip(self.owners, self.labels, known, strict=True):
             array = check_parameter(owner, label)
@@ -266,36 +217,5 @@ class WorkList:
 
     def step(self, grads: Sequence[Array]) -> None:
         """Take the step with gradients that `fastadam.arrays.check_gradient` has returned."""
-        self.spans["grad"] = np.array([address(grad) for grad in grads], np.int64)[self.spans["slot"]]
-        self.checked = grads
-        self._run(False)
-        self.checked = ()
-
-    def reals(self, slot: int) -> tuple[Array | None, ...]:
-        """Return a slot's parameter and its moments as 1-D views of reals."""
-        group, index = self._members[slot]
-        return (as_reals(self.owners[slot]), *(group.reals(name, index) for name in MOMENTS))
-
-    def go_serial(self) -> None:
-        """Take one thread from now on; backends find out at the next step."""
-        self.batches["threads"] = 1
-
-        def bind_first(check: bool) -> int:
-            self._run = self._backend.bind(self)
-            return self._run(check)
-
-        self._run = bind_first
-
-
-_built: weakref.WeakSet[WorkList] = weakref.WeakSet()
-
-
-def _go_serial() -> None:
-    """In a forked child: OpenMP runtimes hang or end the process where a parent has used them."""
-    threads.forbid()
-    for work in list(_built):
-        work.go_serial()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_go_serial)
+        self.plan.spans["grad"] = np.array([address(grad) for grad in grads], np.int64)[self.plan.order]
+        self.plan.run(False)

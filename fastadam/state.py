@@ -10,10 +10,11 @@ import numpy as np
 
 from fastadam import hyperparameters
 from fastadam.arrays import Array, Fences
-from fastadam.groups import MOMENTS, Group
+from fastadam.groups import Group
 from fastadam.hyperparameters import Hyperparameters
 from fastadam.parameter import Parameter
 from fastadam.params import Member
+from fastadam.plan import MOMENTS
 
 # Options of torch's optimizers that choose among its implementations, not what is computed.
 TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "initial_lr")

@@ -22,6 +22,24 @@ def forbid() -> None:
 
 
 @functools.cache
+def limit_from_environment() -> int | None:
+    """Return what ``FASTADAM_NUM_THREADS`` says, or None where it is not set.
+
+    Raises
+    ------
+    ValueError
+        If it is no number from 1 to 256.
+    """
+    own = os.environ.get("FASTADAM_NUM_THREADS")
+    if own is None:
+        return None
+    try:
+        return check_limit(int(own))
+    except ValueError:
+        raise ValueError(f"FASTADAM_NUM_THREADS must be a number from 1 to {MOST}, got {own!r}") from None
+
+
+@functools.cache
 def default_limit() -> int:
     """Return the limit that applies where ``threads=None`` was given.
 
@@ -33,12 +51,9 @@ def default_limit() -> int:
     ValueError
         If ``FASTADAM_NUM_THREADS`` is no number from 1 to 256.
     """
-    own = os.environ.get("FASTADAM_NUM_THREADS")
+    own = limit_from_environment()
     if own is not None:
-        try:
-            return check_limit(int(own))
-        except ValueError:
-            raise ValueError(f"FASTADAM_NUM_THREADS must be a number from 1 to {MOST}, got {own!r}") from None
+        return own
     shared = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     if shared.isdecimal() and int(shared) > 0:
         return min(int(shared), MOST)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastadam
-from fastadam import backends, headers, spans, threads
+from fastadam import backends, headers, plan, spans, threads
 from fastadam.backends import c
 from fastadam.coefficients import COEFFICIENTS
 from tests.bits import assert_same_bits
@@ -48,10 +48,10 @@ def test_auto_falls_back_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     ("struct", "dtype"),
     [
         ("fastadam_row", COEFFICIENTS),
-        ("fastadam_span", spans.SPAN),
+        ("fastadam_span", plan.SPAN),
         ("fastadam_slot", spans.SLOT),
-        ("fastadam_batch", spans.BATCH),
-        ("fastadam_plan", spans.PLAN),
+        ("fastadam_batch", plan.BATCH),
+        ("fastadam_plan", plan.PLAN),
         ("fastadam_headers", headers.HEADERS),
     ],
 )
@@ -75,13 +75,13 @@ def test_numba_counts_the_words_of_the_structs_alike() -> None:
             if isinstance(value := getattr(kernels, prefix + name.upper(), None), int)
         }
 
-    assert words(spans.SPAN, "") == {name: i for i, name in enumerate(spans.SPAN.names or ()) if name != "slot"}
-    assert (spans.SPAN.names or ()).index("slot") == kernels.SPAN_SLOT
-    assert words(spans.BATCH, "") == {name: i for i, name in enumerate(spans.BATCH.names or ())}
-    plan = [name for name in spans.PLAN.names or () if name != "headers"]
-    assert words(spans.PLAN, "PLAN_") == {name: i for i, name in enumerate(plan)}
+    assert words(plan.SPAN, "") == {name: i for i, name in enumerate(plan.SPAN.names or ()) if name != "slot"}
+    assert (plan.SPAN.names or ()).index("slot") == kernels.SPAN_SLOT
+    assert words(plan.BATCH, "") == {name: i for i, name in enumerate(plan.BATCH.names or ())}
+    plan_words = [name for name in plan.PLAN.names or () if name != "headers"]
+    assert words(plan.PLAN, "PLAN_") == {name: i for i, name in enumerate(plan_words)}
     assert words(headers.HEADERS, "") == {
-        name: len(plan) + i for i, name in enumerate(headers.HEADERS.names or ())
+        name: len(plan_words) + i for i, name in enumerate(headers.HEADERS.names or ())
     }
 
 

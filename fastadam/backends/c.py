@@ -16,7 +16,7 @@ from fastadam.arrays import address
 from fastadam.headers import array_headers
 
 if TYPE_CHECKING:
-    from fastadam.spans import WorkList
+    from fastadam.plan import Plan
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
@@ -77,8 +77,7 @@ def use_instruction_set(name: str) -> None:
     lib.fastadam_use(INSTRUCTION_SETS.index(name))
 
 
-def bind(work: WorkList) -> Callable[[bool], int]:
-    """Return the function that runs `work` (see `fastadam.backends.Backend`)."""
-    plan = ffi.cast("fastadam_plan *", address(work.plan))
-    step = functools.partial(lib.fastadam_step, plan)
+def bind(plan: Plan) -> Callable[[bool], int]:
+    """Return the function that runs `plan` (see `fastadam.backends.Backend`)."""
+    step = functools.partial(lib.fastadam_step, ffi.cast("fastadam_plan *", address(plan.memory)))
     return step if array_headers() is not None else lambda check: 0 if check else step(False)

@@ -18,7 +18,7 @@ from fastadam.arrays import address
 from fastadam.headers import array_headers
 
 if TYPE_CHECKING:
-    from fastadam.spans import WorkList
+    from fastadam.plan import Plan
 
 Kernel = Callable[[int, int, bool], int]
 
@@ -51,25 +51,25 @@ def threading_layer() -> str:
         return "none"
 
 
-def bind(work: WorkList) -> Callable[[bool], int]:
-    """Return the function that runs `work` (see `fastadam.backends.Backend`)."""
-    plan = address(work.plan)
+def bind(plan: Plan) -> Callable[[bool], int]:
+    """Return the function that runs `plan` (see `fastadam.backends.Backend`)."""
+    place = address(plan.memory)
     can_check = array_headers() is not None
     (first, *rest) = [
-        kernel(batch["kind"].item(), _may_use_threads(batch["threads"].item(), work.threads_given))
-        for batch in work.batches
+        kernel(batch["kind"].item(), _may_use_threads(batch["threads"].item(), plan.limit_given))
+        for batch in plan.batches
     ]
 
     if can_check and not rest:
-        return functools.partial(first, plan, 0)
+        return functools.partial(first, place, 0)
 
     def run(check: bool) -> int:
         if check and not can_check:
             return 0
-        unplain = first(plan, 0, check)
+        unplain = first(place, 0, check)
         if unplain < 0:
             for batch, call in enumerate(rest, 1):
-                call(plan, batch, False)
+                call(place, batch, False)
         return unplain
 
     return run
@@ -106,7 +106,7 @@ def kernel(kind: int, parallel: bool) -> Kernel:
     Parameters
     ----------
     kind : int
-        Number of the variant (see `fastadam.spans.kinds_of`).
+        Number of the variant (see `fastadam.formats.kinds_of`).
     parallel : bool
         Whether it splits the batch over threads.
 

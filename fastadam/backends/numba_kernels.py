@@ -17,8 +17,10 @@ from numba.extending import intrinsic, register_jitable
 
 from fastadam.coefficients import COEFFICIENTS
 from fastadam.element import make_element
+from fastadam.formats import FORMATS, variant_of
 from fastadam.headers import HEADERS
-from fastadam.spans import BATCH, KIND_DTYPES, PLAN, SLOT, SPAN, variant_of
+from fastadam.plan import BATCH, PLAN, SPAN
+from fastadam.spans import SLOT
 
 # Numba's cache knows when this file changes, but not when the structs do, so their sum is part of the name.
 _LAYOUT = zlib.crc32(repr((PLAN, SPAN, SLOT, BATCH, COEFFICIENTS)).encode())
@@ -48,6 +50,7 @@ PLAN_WORDS, SPAN_WORDS, SLOT_WORDS, BATCH_WORDS, ROW_WORDS = (
     layout.itemsize // 8 for layout in (PLAN, SPAN, SLOT, BATCH, COEFFICIENTS)
 )
 WORD = 8  # bytes
+ITEMSIZES = tuple(each.stored.itemsize for each in FORMATS)
 
 # NumPy's public flag bits (NPY_ARRAY_*).
 C_CONTIGUOUS, ALIGNED, WRITEABLE = 0x1, 0x100, 0x400
@@ -82,6 +85,92 @@ def float32s(place, n):
 def float64s(place, n):
     """Return the `n` numbers at an address, as an array over that memory."""
     return carray(pointer(place, types.float64), n)
+
+
+@register_jitable
+def halves(place, n):
+    """Return the `n` numbers of 16 bits at an address, as an array of their bits over that memory."""
+    return carray(pointer(place, types.uint16), n)
+
+
+@intrinsic
+def reinterpret(typing_context, bits, target):
+    """Return the number of the type `target` that has the bits of another number of 32 bits."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
+
+    return target.dtype(bits, target), codegen
+
+
+@register_jitable
+def float_of(bits):
+    """Return the float32 that has these 32 bits."""
+    return reinterpret(types.uint32(bits), types.float32)
+
+
+@register_jitable
+def bits_of(number):
+    """Return the 32 bits of a float32."""
+    return reinterpret(types.float32(number), types.uint32)
+
+
+@register_jitable
+def keep(number):
+    """Return the number as it is: it lies in memory as it is computed with."""
+    return number
+
+
+@register_jitable
+def widen_bfloat16(half):
+    """Return the float32 of which these 16 bits are the upper half."""
+    return float_of(types.uint32(half) << types.uint32(16))
+
+
+@register_jitable
+def narrow_bfloat16(number):
+    """Return the bits of the nearest bfloat16, ties to even."""
+    bits = bits_of(number)
+    rounded = types.uint32(bits + types.uint32(0x7FFF) + ((bits >> types.uint32(16)) & types.uint32(1)))
+    return types.uint16(0x7FC0) if number != number else types.uint16(rounded >> types.uint32(16))
+
+
+@register_jitable
+def widen_float16(half):
+    """Return the float32 of the same value as these 16 bits (see cext/halves.h)."""
+    magnitude = types.uint32(half) & types.uint32(0x7FFF)
+    sign = (types.uint32(half) & types.uint32(0x8000)) << types.uint32(16)
+    shifted = types.uint32(magnitude << types.uint32(13))
+    finite = bits_of(float_of(shifted) * types.float32(2.0**112))
+    special = shifted | types.uint32(0x7F800000)
+    return float_of(sign | (special if magnitude >= types.uint32(0x7C00) else finite))
+
+
+@register_jitable
+def narrow_float16(number):
+    """Return the bits of the nearest float16, ties to even (see cext/halves.h)."""
+    bits = bits_of(number)
+    magnitude = bits & types.uint32(0x7FFFFFFF)
+    odd = (magnitude >> types.uint32(13)) & types.uint32(1)
+    if magnitude > types.uint32(0x7F800000):
+        half = types.uint32(0x7E00)
+    elif magnitude >= types.uint32(0x477FF000):
+        half = types.uint32(0x7C00)
+    elif magnitude < types.uint32(0x38800000):
+        half = types.uint32(bits_of(float_of(magnitude) + types.float32(0.5)) - types.uint32(0x3F000000))
+    else:
+        rounded = types.uint32(magnitude - types.uint32(0x38000000) + types.uint32(0xFFF) + odd)
+        half = rounded >> types.uint32(13)
+    return types.uint16(((bits >> types.uint32(16)) & types.uint32(0x8000)) | half)
+
+
+# For each format: arrays over its memory, what a kernel reads from it, and what it writes there.
+ACCESS = {
+    "float32": (float32s, keep, keep),
+    "float64": (float64s, keep, keep),
+    "bfloat16": (halves, widen_bfloat16, narrow_bfloat16),
+    "float16": (halves, widen_float16, narrow_float16),
+}
 
 
 @register_jitable
@@ -146,7 +235,7 @@ def first_unplain(plan):
     batches = words(plan[PLAN_BATCHES], plan[PLAN_N_BATCHES] * BATCH_WORDS)
     for b in range(plan[PLAN_N_BATCHES]):
         batch = batches[b * BATCH_WORDS : (b + 1) * BATCH_WORDS]
-        itemsize = 4 if batch[KIND] < 4 else 8
+        itemsize = ITEMSIZES[batch[KIND] // 4]
         for i in range(batch[FIRST], batch[FIRST] + batch[COUNT]):
             span = words(plan[PLAN_SPANS] + i * SPAN_WORDS * WORD, SPAN_WORDS)
             if not is_plain(plan, span):
@@ -180,10 +269,10 @@ def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, bool], int]:
         ``kernel(plan_address, batch, check)``, whose name is unlike that of any other variant: Numba's cache
         does not tell apart functions that differ in their options only.
     """
-    dtype, l2_on, amsgrad_on = variant_of(kind)
-    reals = float32s if dtype == KIND_DTYPES[0] else float64s
-    narrow = dtype.type
-    itemsize = dtype.itemsize
+    number_format, l2_on, amsgrad_on = variant_of(kind)
+    numbers, widened, narrowed = ACCESS[number_format.name]
+    real = number_format.compute.type
+    itemsize = number_format.stored.itemsize
 
     # Numba looks a kernel up in its cache by a pickle of what it closes over. That must come out the same in every
     # process, so closures hold plain functions and numbers only (an intrinsic's pickle is always another).
@@ -199,15 +288,15 @@ def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, bool], int]:
     @register_jitable
     @named
     def elements(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, row):
-        c0, c1, c2, c3, c4 = narrow(row[0]), narrow(row[1]), narrow(row[2]), narrow(row[3]), narrow(row[4])
-        c5, c6, c7, c8, c9 = narrow(row[5]), narrow(row[6]), narrow(row[7]), narrow(row[8]), narrow(row[9])
+        c0, c1, c2, c3, c4 = real(row[0]), real(row[1]), real(row[2]), real(row[3]), real(row[4])
+        c5, c6, c7, c8, c9 = real(row[5]), real(row[6]), real(row[7]), real(row[8]), real(row[9])
         for i in range(params.size):
-            old_max = max_exp_avg_sqs[i] if amsgrad_on else narrow(0)
+            old_max = widened(max_exp_avg_sqs[i]) if amsgrad_on else real(0)
             param, exp_avg, exp_avg_sq, max_exp_avg_sq = element(
-                params[i],
-                grads[i],
-                exp_avgs[i],
-                exp_avg_sqs[i],
+                widened(params[i]),
+                widened(grads[i]),
+                widened(exp_avgs[i]),
+                widened(exp_avg_sqs[i]),
                 old_max,
                 c0,
                 c1,
@@ -220,9 +309,9 @@ def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, bool], int]:
                 c8,
                 c9,
             )
-            params[i], exp_avgs[i], exp_avg_sqs[i] = param, exp_avg, exp_avg_sq
+            params[i], exp_avgs[i], exp_avg_sqs[i] = narrowed(param), narrowed(exp_avg), narrowed(exp_avg_sq)
             if amsgrad_on:
-                max_exp_avg_sqs[i] = max_exp_avg_sq
+                max_exp_avg_sqs[i] = narrowed(max_exp_avg_sq)
 
     @register_jitable
     @named
@@ -240,11 +329,11 @@ def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, bool], int]:
                 at = first * itemsize
                 # A slice that starts at zero is what lets LLVM vectorise the loop over it.
                 elements(
-                    reals(span[PARAM] + at, n),
-                    reals(span[GRAD] + at, n),
-                    reals(span[EXP_AVG] + at, n),
-                    reals(span[EXP_AVG_SQ] + at, n),
-                    reals(span[MAX_EXP_AVG_SQ] + at, n),
+                    numbers(span[PARAM] + at, n),
+                    numbers(span[GRAD] + at, n),
+                    numbers(span[EXP_AVG] + at, n),
+                    numbers(span[EXP_AVG_SQ] + at, n),
+                    numbers(span[MAX_EXP_AVG_SQ] + at, n),
                     float64s(plan[PLAN_ROWS] + span[ROW] * ROW_WORDS * WORD, ROW_WORDS),
                 )
             start = end

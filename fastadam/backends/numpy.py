@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastadam.arrays import Array, as_reals
+from fastadam.arrays import Array
 from fastadam.element import make_element
-from fastadam.spans import variant_of
+from fastadam.formats import variant_of
+from fastadam.halves import narrow, widen
+from fastadam.plan import MOMENTS
 
 if TYPE_CHECKING:
-    from fastadam.spans import WorkList
+    from fastadam.plan import Plan
 
 # Elements per block: temporaries stay in the cache and never reach the size of the parameters.
 BLOCK = 8192
@@ -45,37 +48,41 @@ def why_missing() -> str | None:
     return None
 
 
-def bind(work: WorkList) -> Callable[[bool], int]:
-    """Return the function that runs `work` (see `fastadam.backends.Backend`)."""
-    weak_work = weakref.ref(work)  # work holds this function; a cycle would keep the arrays alive
+def bind(plan: Plan) -> Callable[[bool], int]:
+    """Return the function that runs `plan` (see `fastadam.backends.Backend`)."""
+    weak_plan = weakref.ref(plan)  # the plan holds this function; a cycle would keep its memory alive
 
     def run(check: bool) -> int:
-        work = weak_work()
-        if check or work is None:
+        plan = weak_plan()
+        if check or plan is None:
             return 0  # Python checks the gradients
         with np.errstate(all="ignore"):  # non-finite numbers propagate, as in compiled code
-            for batch in work.batches:
-                for i in range(batch["first"], batch["first"] + batch["count"]):
-                    _step_span(work, work.spans[i], batch["kind"])
+            for kind, first, count, *_ in plan.batches.tolist():
+                for span in plan.spans[first : first + count]:
+                    _step_span(kind, span, plan.rows[span["row"]])
         return -1
 
     return run
 
 
-def _step_span(work: WorkList, span: Any, kind: int) -> None:
-    dtype, l2_on, amsgrad_on = variant_of(kind)
+def _step_span(kind: int, span: Any, row: Any) -> None:
+    number_format, l2_on, amsgrad_on = variant_of(kind)
     element = _ELEMENTS[l2_on, amsgrad_on]
-    scalars = [dtype.type(scalar) for scalar in work.rows[span["row"]].tolist()]
-    grad = as_reals(work.checked[span["slot"]])
-    param, exp_avg, exp_avg_sq, max_exp_avg_sq = work.reals(span["slot"])
-    assert param is not None
-    assert exp_avg is not None
-    assert exp_avg_sq is not None
-    for low in range(0, param.size, BLOCK):
+    scalars = [number_format.compute.type(scalar) for scalar in row.tolist()]
+    size = span["size"].item()
+    names = ("param", "grad", *MOMENTS) if amsgrad_on else ("param", "grad", *MOMENTS[:2])
+    param, grad, *moments = (_array_at(span[name].item(), size, number_format.stored) for name in names)
+    for low in range(0, size, BLOCK):
         at = slice(low, low + BLOCK)
-        old_max = None if max_exp_avg_sq is None else max_exp_avg_sq[at]
-        new = element(param[at], grad[at], exp_avg[at], exp_avg_sq[at], old_max, *scalars)
-        param[at], exp_avg[at], exp_avg_sq[at] = new[:3]
-        if amsgrad_on:
-            assert max_exp_avg_sq is not None
-            max_exp_avg_sq[at] = new[3]
+        old = [widen(array[at], number_format) for array in (param, grad, *moments)]
+        new_param, *new_moments = element(*old, *[None] * (5 - len(old)), *scalars)
+        for array, new in zip((param, *moments), (new_param, *new_moments), strict=False):
+            array[at] = narrow(new, number_format)
+
+
+def _array_at(place: int, size: int, dtype: np.dtype[Any]) -> Array:
+    """Return the numbers at an address, as an array over that memory."""
+    if not size:
+        return np.empty(0, dtype)
+    memory = (ctypes.c_char * (size * dtype.itemsize)).from_address(place)
+    return np.frombuffer(memory, dtype)  # type: ignore[call-overload,no-any-return]

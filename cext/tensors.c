@@ -1,0 +1,296 @@
+/* PyTorch tensors, read through Python's stable interface and DLPack's exchange functions. */
+#ifndef Py_GIL_DISABLED
+#define Py_LIMITED_API 0x030A0000
+#endif
+#include <Python.h>
+
+#include "tensors.h"
+
+/* The parts of DLPack 1 (dmlc.github.io/dlpack) that are used here. */
+typedef struct {
+    void *data;
+    int32_t device_type, device_id, ndim;
+    uint8_t code, bits;
+    uint16_t lanes;
+    int64_t *shape, *strides;
+    uint64_t byte_offset;
+} dl_tensor;
+
+typedef struct {
+    uint32_t major, minor;
+    void *older;
+    void *allocate, *managed_from_object, *object_from_managed;
+    int (*tensor_from_object)(void *object, dl_tensor *out);
+    void *current_stream;
+} dl_exchange;
+
+typedef int (*tensor_reader)(void *object, dl_tensor *out);
+
+enum { DL_MAJOR = 1, DL_CPU = 1, DL_COMPLEX = 5 };
+enum { READY, CHANGED, OTHER_GRADIENTS, OTHER_STEPS, NEEDS_CARE };
+
+/* Entries between what is fetched into the cache and what is read. */
+enum { AHEAD = 6 };
+
+/* A float32 counts no further than this. */
+#define FLOAT32_END 16777216.0
+
+#define OBJECT(address) ((PyObject *)(uintptr_t)(address))
+
+int64_t fastadam_tensor_reader(int64_t capsule_object)
+{
+    const PyGILState_STATE gil = PyGILState_Ensure();
+    const dl_exchange *exchange = PyCapsule_GetPointer(OBJECT(capsule_object), "dlpack_exchange_api");
+    int64_t reader = 0;
+    if (exchange == NULL)
+        PyErr_Clear();
+    else if (exchange->major == DL_MAJOR)
+        reader = (int64_t)(uintptr_t)exchange->tensor_from_object;
+    PyGILState_Release(gil);
+    return reader;
+}
+
+/* Read a tensor; its address, or -1 if it does not lie in this process's memory as the entry says. */
+static int64_t read_tensor(tensor_reader reader, const fastadam_entry *entry, int64_t object)
+{
+    dl_tensor found;
+    if (reader((void *)(uintptr_t)object, &found) != 0) {
+        PyErr_Clear();
+        return -1;
+    }
+    const int64_t dtype = found.code | found.bits << 8 | (int64_t)found.lanes << 16;
+    if (found.device_type != DL_CPU || dtype != entry->dtype || found.ndim != entry->ndim)
+        return -1;
+    const int64_t *shape = (const int64_t *)(uintptr_t)entry->dims;
+    const int64_t *strides = shape + entry->ndim;
+    for (int64_t i = 0; i < entry->ndim; i++) {
+        if (found.shape[i] != shape[i])
+            return -1;
+        /* Where there is only one element on the way, strides mean nothing. */
+        if (found.strides[i] != strides[i] && shape[i] > 1 && entry->size > 0)
+            return -1;
+    }
+    return (int64_t)(uintptr_t)found.data + (int64_t)found.byte_offset;
+}
+
+static int64_t read_step(tensor_reader reader, const fastadam_entry *entry, double *value)
+{
+    dl_tensor found;
+    if (reader((void *)(uintptr_t)entry->step_object, &found) != 0) {
+        PyErr_Clear();
+        return 0;
+    }
+    const int bits = entry->step_is_float64 ? 64 : 32;
+    const void *place = (const char *)found.data + found.byte_offset;
+    if (found.device_type != DL_CPU || found.code != 2 || found.bits != bits || found.ndim != 0 ||
+        (int64_t)(uintptr_t)place != entry->step)
+        return 0;
+    *value = entry->step_is_float64 ? *(const double *)place : *(const float *)place;
+    return entry->step_is_float64 || *value < FLOAT32_END;
+}
+
+/* Is dict[name] this object? */
+static int holds(PyObject *dict, PyObject *names, Py_ssize_t name, int64_t object)
+{
+    PyObject *found = PyDict_GetItemWithError(dict, PyTuple_GetItem(names, name));
+    if (found == NULL)
+        PyErr_Clear();
+    return found == OBJECT(object);
+}
+
+/* Do the containers hold what they held? */
+static int same_containers(const fastadam_roster *roster)
+{
+    PyObject *state = OBJECT(roster->state_object), *key, *value;
+    const int64_t *keys = (const int64_t *)(uintptr_t)roster->state_keys;
+    const int64_t *values = (const int64_t *)(uintptr_t)roster->state_values;
+    if (PyDict_Size(state) != roster->n_state)
+        return 0;
+    Py_ssize_t place = 0;
+    for (int64_t i = 0; PyDict_Next(state, &place, &key, &value); i++)
+        if (key != OBJECT(keys[i]) || value != OBJECT(values[i]))
+            return 0;
+    const int64_t *lists = (const int64_t *)(uintptr_t)roster->lists;
+    const fastadam_entry *entry = (const fastadam_entry *)(uintptr_t)roster->entries;
+    for (int64_t i = 0; i < roster->n_lists; i++) {
+        PyObject *list = OBJECT(lists[2 * i]);
+        const int64_t length = lists[2 * i + 1];
+        if (PyList_Size(list) != length)
+            return 0;
+        for (int64_t j = 0; j < length; j++, entry++)
+            if (PyList_GetItem(list, j) != OBJECT(entry->param_object))
+                return 0;
+    }
+    return 1;
+}
+
+/* Is the parameter, are its step counter and its moments where they were? */
+static int same_entry(const fastadam_roster *roster, const fastadam_entry *entry, double *step)
+{
+    const tensor_reader reader = (tensor_reader)(uintptr_t)roster->read_tensor;
+    PyObject *state = OBJECT(entry->state_object), *names = OBJECT(roster->state_names);
+    const int64_t *objects = &entry->step_object, *places = &entry->step;
+    if (read_tensor(reader, entry, entry->param_object) != entry->param)
+        return 0;
+    if (!holds(state, names, 0, entry->step_object) || !read_step(reader, entry, step))
+        return 0;
+    for (int i = 1; i <= 3; i++)
+        if (objects[i] != 0 &&
+            (!holds(state, names, i, objects[i]) || read_tensor(reader, entry, objects[i]) != places[i]))
+            return 0;
+    return 1;
+}
+
+/* The truth of tensor.method(), or -1. */
+static int ask(int64_t method, PyObject *tensor)
+{
+    PyObject *answer = PyObject_CallFunctionObjArgs(OBJECT(method), tensor, NULL);
+    if (answer == NULL) {
+        PyErr_Clear();
+        return -1;
+    }
+    const int truth = PyObject_IsTrue(answer);
+    Py_DECREF(answer);
+    return truth;
+}
+
+/* A gradient can be read as it is if it is a tensor of its parameter's dtype and layout, not negated or conjugated
+ * on reading, and apart from all that the step writes. Returns its address, or -1. */
+static int64_t read_gradient(const fastadam_roster *roster, const fastadam_entry *entry, const fastadam_plan *plan,
+                             PyObject *grad)
+{
+    const int64_t type = (int64_t)(uintptr_t)Py_TYPE(grad);
+    if (type != roster->tensor_type && type != roster->parameter_type)
+        return -1;
+    const int64_t place =
+        read_tensor((tensor_reader)(uintptr_t)roster->read_tensor, entry, (int64_t)(uintptr_t)grad);
+    if (place < 0 || ask(roster->is_neg, grad) != 0)
+        return -1;
+    if ((entry->dtype & 0xff) == DL_COMPLEX && ask(roster->is_conj, grad) != 0)
+        return -1;
+    return entry->nbytes > 0 && fastadam_is_fenced(plan, place, place + entry->nbytes) ? -1 : place;
+}
+
+static void release(const fastadam_roster *roster)
+{
+    PyObject **grads = (PyObject **)(uintptr_t)roster->grads;
+    for (int64_t i = 0; i < roster->n; i++) {
+        PyObject *grad = grads[i];
+        grads[i] = NULL;
+        Py_XDECREF(grad);
+    }
+}
+
+/* Thousands of small tensors are scattered over memory: fetch what entry i will need while others are read. */
+static void fetch_ahead(const fastadam_roster *roster, int64_t i)
+{
+#ifdef __GNUC__
+    if (i >= roster->n)
+        return;
+    const int64_t *hints = (const int64_t *)(uintptr_t)roster->hints + i * roster->n_hints;
+    for (int64_t j = 0; j < roster->n_hints; j++)
+        __builtin_prefetch((const void *)(uintptr_t)hints[j]);
+#else
+    (void)roster, (void)i;
+#endif
+}
+
+/* Take references to all gradients. */
+static int64_t fetch_gradients(const fastadam_roster *roster, const int64_t *span_of)
+{
+    const fastadam_entry *entries = (const fastadam_entry *)(uintptr_t)roster->entries;
+    PyObject **grads = (PyObject **)(uintptr_t)roster->grads;
+    char *present = (char *)(uintptr_t)roster->present;
+    int64_t outcome = READY;
+    for (int64_t i = 0; i < roster->n; i++) {
+        grads[i] = PyObject_GetAttr(OBJECT(entries[i].param_object), OBJECT(roster->grad_name));
+        if (grads[i] == NULL) {
+            PyErr_Clear();
+            return CHANGED;
+        }
+        present[i] = grads[i] != OBJECT(roster->none_object);
+        if (present[i] != (span_of[i] >= 0))
+            outcome = OTHER_GRADIENTS;
+    }
+    return outcome;
+}
+
+static int64_t read_all(const fastadam_roster *roster, const fastadam_lineup *lineup)
+{
+    const fastadam_entry *entries = (const fastadam_entry *)(uintptr_t)roster->entries;
+    const fastadam_plan *plan = (const fastadam_plan *)(uintptr_t)lineup->plan;
+    fastadam_span *spans = (fastadam_span *)(uintptr_t)plan->spans;
+    const int64_t *span_of = (const int64_t *)(uintptr_t)lineup->span_of;
+    const double *taken = (const double *)(uintptr_t)lineup->taken;
+    double *steps = (double *)(uintptr_t)roster->steps;
+    PyObject **grads = (PyObject **)(uintptr_t)roster->grads;
+
+    if (!same_containers(roster))
+        return CHANGED;
+    int64_t outcome = fetch_gradients(roster, span_of);
+    if (outcome != READY)
+        return outcome;
+    for (int64_t i = 0; i < roster->n; i++) {
+        fetch_ahead(roster, i + AHEAD);
+        if (span_of[i] < 0)
+            continue;
+        fastadam_span *span = spans + span_of[i];
+        if (!same_entry(roster, entries + i, steps + i))
+            return CHANGED;
+        if (steps[i] != taken[span->row])
+            outcome = OTHER_STEPS;
+    }
+    if (outcome != READY)
+        return outcome;
+    for (int64_t i = 0; i < roster->n; i++) {
+        if (span_of[i] < 0)
+            continue;
+        const int64_t place = read_gradient(roster, entries + i, plan, grads[i]);
+        if (place < 0)
+            return NEEDS_CARE;
+        spans[span_of[i]].grad = place;
+    }
+    return READY;
+}
+
+int64_t fastadam_read_tensors(const fastadam_roster *roster, const fastadam_lineup *lineup)
+{
+    const PyGILState_STATE gil = PyGILState_Ensure();
+    const int64_t outcome = read_all(roster, lineup);
+    if (outcome != READY)
+        release(roster);
+    PyGILState_Release(gil);
+    return outcome;
+}
+
+void fastadam_release_tensors(const fastadam_roster *roster, const fastadam_lineup *lineup, int taken)
+{
+    const PyGILState_STATE gil = PyGILState_Ensure();
+    if (taken) {
+        const fastadam_entry *entries = (const fastadam_entry *)(uintptr_t)roster->entries;
+        const int64_t *span_of = (const int64_t *)(uintptr_t)lineup->span_of;
+        double *rows = (double *)(uintptr_t)lineup->taken;
+        for (int64_t i = 0; i < roster->n; i++) {
+            if (span_of[i] < 0)
+                continue;
+            if (entries[i].step_is_float64)
+                *(double *)(uintptr_t)entries[i].step += 1;
+            else
+                *(float *)(uintptr_t)entries[i].step += 1;
+        }
+        for (int64_t i = 0; i < lineup->n_rows; i++)
+            rows[i] += 1;
+    }
+    release(roster);
+    PyGILState_Release(gil);
+}
+
+int64_t fastadam_step_tensors(const fastadam_roster *roster, const fastadam_lineup *lineup)
+{
+    const int64_t outcome = fastadam_read_tensors(roster, lineup);
+    if (outcome != READY)
+        return outcome;
+    fastadam_step((const fastadam_plan *)(uintptr_t)lineup->plan, 0);
+    fastadam_release_tensors(roster, lineup, 1);
+    return READY;
+}

@@ -1,0 +1,140 @@
+"""The plan of a step: all that a native call needs, in memory laid out as the C structs of cext/adam.h.
+
+A *span* is a run of numbers with the addresses of its parameter, gradient and moments, and the row of
+coefficients that it shares with all spans that have taken the same steps. A *batch* is the spans that one
+compiled variant takes.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastadam import threads
+from fastadam.arrays import Array, address
+from fastadam.coefficients import COEFFICIENTS, CONSTANT, VARYING, Coefficients
+from fastadam.headers import HEADERS
+
+if TYPE_CHECKING:
+    from fastadam.backends import Backend
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+
+
+def words(*names: str) -> np.dtype[Any]:
+    """Return the dtype of a C struct whose fields are all 64-bit integers."""
+    return np.dtype([(name, np.int64) for name in names])
+
+
+SPAN = words("param", "grad", *MOMENTS, "size", "row", "slot")
+BATCH = words("kind", "first", "count", "elements", "threads")
+_PLAN_WORDS = words(
+    "spans", "rows", "batches", "n_batches", "slots", "grad_objects", "fence_starts", "fence_ends", "n_fences"
+)
+PLAN = np.dtype([*_PLAN_WORDS.descr, ("headers", HEADERS)])
+# write_varying(plan.row_bytes, row * ROW_SIZE, *coefficients.varying(step))
+write_varying = struct.Struct(f"{len(VARYING)}d").pack_into
+ROW_SIZE = COEFFICIENTS.itemsize
+
+
+class Plan:
+    """Spans and coefficients, bound to the backend that steps them.
+
+    Parameters
+    ----------
+    spans : ndarray of SPAN
+        Taken over. Their memory must outlive the plan's steps.
+    kinds : ndarray of int64
+        The compiled variant of each span (see `fastadam.formats`).
+    n_rows : int
+        How many rows of coefficients there are.
+    backend : Backend
+        Runs the plan.
+    limit : int
+        Upper limit of threads.
+    limit_given : bool
+        Whether the user asked for that many.
+
+    Attributes
+    ----------
+    spans : ndarray of SPAN
+        Sorted by kind.
+    order : ndarray of int64
+        Where each of them was in the spans given.
+    rows : ndarray of COEFFICIENTS
+    row_bytes : memoryview
+        The same memory.
+    batches : ndarray of BATCH
+    memory : ndarray of PLAN, shape ()
+        What native code gets the address of.
+    run : callable
+        ``run(check)``, see `fastadam.backends.Backend.bind`.
+    """
+
+    def __init__(
+        self, spans: Array, kinds: Array, n_rows: int, backend: Backend, limit: int, limit_given: bool
+    ) -> None:
+        self.order = np.argsort(kinds, kind="stable")
+        self.spans = np.ascontiguousarray(spans[self.order])
+        self.rows = np.zeros(n_rows, COEFFICIENTS)
+        self.row_bytes = self.rows.view(np.uint8).data
+        self.batches = self._batches(kinds[self.order], limit)
+        self.limit_given = limit_given
+        self.memory = np.zeros((), PLAN)
+        for name, array in (("spans", self.spans), ("rows", self.rows), ("batches", self.batches)):
+            self.memory[name] = address(array)
+        self.memory["n_batches"] = len(self.batches)
+        self._backend = backend
+        self.bind()
+        _built.add(self)
+
+    def _batches(self, kinds: Array, limit: int) -> Array:
+        distinct, first, count = np.unique(kinds, return_index=True, return_counts=True)
+        batches = np.zeros(len(distinct), BATCH)
+        batches["kind"], batches["first"], batches["count"] = distinct, first, count
+        batches["elements"] = np.add.reduceat(self.spans["size"], first)
+        batches["threads"] = [threads.threads_for(elements, limit) for elements in batches["elements"].tolist()]
+        return batches
+
+    def bind(self) -> None:
+        """Make `run` anew, after a change of the plan's memory that backends read only once."""
+        self.run = self._backend.bind(self)
+
+    def fence(self, starts: Array, ends: Array) -> None:
+        """Set the memory that the step writes, as sorted intervals of addresses that do not meet."""
+        self._fences = starts, ends
+        self.memory["fence_starts"], self.memory["fence_ends"] = address(starts), address(ends)
+        self.memory["n_fences"] = len(starts)
+
+    def write_constants(self, coefficients: Sequence[Coefficients]) -> None:
+        """Set the scalars that do not move with the step: one item for each of the first rows."""
+        self.rows[list(CONSTANT)][: len(coefficients)] = [each.constant for each in coefficients]
+
+    def go_serial(self) -> None:
+        """Take one thread from now on; the backend finds out at the next step."""
+        self.batches["threads"] = 1
+
+        def bind_first(check: bool) -> int:
+            self.bind()
+            return self.run(check)
+
+        self.run = bind_first
+
+
+_built: weakref.WeakSet[Plan] = weakref.WeakSet()
+
+
+def _go_serial() -> None:
+    """In a forked child: OpenMP runtimes hang or end the process where a parent has used them."""
+    threads.forbid()
+    for plan in list(_built):
+        plan.go_serial()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_go_serial)

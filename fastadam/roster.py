@@ -1,0 +1,313 @@
+"""What the last steps found out about an optimizer's torch tensors, so that the next one is a single native call.
+
+Everything in it may go stale between two steps: each step compares it with the objects as they are, and where
+something has changed, nothing is written and the careful way (fastadam/staging.py) finds out anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastadam import threads
+from fastadam.arrays import Array, address
+from fastadam.backends import Backend
+from fastadam.coefficients import Coefficients
+from fastadam.formats import kinds_of
+from fastadam.hyperparameters import Hyperparameters
+from fastadam.plan import MOMENTS, ROW_SIZE, SPAN, Plan, words, write_varying
+from fastadam.staging import Part
+from fastadam.tensors import Tensor, count_reals, dlpack_dtype, extent, format_code
+
+# The structs of cext/tensors.h.
+ENTRY = words(
+    "param_object",
+    "state_object",
+    "step_object",
+    *(f"{name}_object" for name in MOMENTS),
+    "param",
+    "step",
+    *MOMENTS,
+    "ndim",
+    "dims",
+    "dtype",
+    "size",
+    "nbytes",
+    "step_is_float64",
+)
+ROSTER = words(
+    "read_tensor",
+    "tensor_type",
+    "parameter_type",
+    "none_object",
+    "grad_name",
+    "state_names",
+    "is_neg",
+    "is_conj",
+    "state_object",
+    "n_state",
+    "state_keys",
+    "state_values",
+    "lists",
+    "n_lists",
+    "entries",
+    "n",
+    "present",
+    "steps",
+    "grads",
+    "hints",
+    "n_hints",
+)
+LINEUP = words("plan", "span_of", "taken", "n_rows")
+
+# What the attempt at a step may find.
+TAKEN, CHANGED, OTHER_GRADIENTS, OTHER_STEPS, NEEDS_CARE = range(5)
+# Lineups kept, by which parameters have a gradient.
+MOST_LINEUPS = 16
+MOST_ATTEMPTS = 4
+
+
+# Cache lines that reading a known parameter, its moments and its counter touches.
+LINE = 64
+MOST_HINTS = 5 * 6
+
+
+def _hints(tensor: Tensor) -> list[int]:
+    """Return addresses that reading a tensor will probably touch: of its object, and of what stands behind it."""
+    impl, storage = tensor._cdata, tensor.untyped_storage()._cdata
+    return [id(tensor), impl, impl + LINE, impl + 2 * LINE, storage, tensor.data_ptr()]
+
+
+class Seen(NamedTuple):
+    """A known parameter, as Python compares it."""
+
+    objects: tuple[int, ...]  # of the state dict, the step counter and the moments
+    step: int
+    places: tuple[int, ...]  # of the parameter and the moments
+    like: Tensor  # an empty-handed twin: shape, strides and dtype on the meta device
+
+
+class Lineup:
+    """The parameters that have a gradient, as a plan.
+
+    Parameters
+    ----------
+    roster : Roster
+    active : ndarray of bool
+        Which parameters; all of them are known to the roster.
+    backend : Backend
+    limit : int
+        Upper limit of threads.
+    limit_given : bool
+        Whether the user asked for that many.
+
+    Attributes
+    ----------
+    params : list of tensor
+    span_of : ndarray of int64
+        Place in the plan of each of the roster's parameters, or -1.
+    taken : ndarray of float64
+        How many steps the members of each row have taken.
+    memory : ndarray of LINEUP, shape ()
+    """
+
+    def __init__(self, roster: Roster, active: Array, backend: Backend, limit: int, limit_given: bool) -> None:
+        self._coefficients = roster.coefficients
+        self.backend = backend
+        which = np.flatnonzero(active)
+        self.which = which.tolist()
+        params = roster.params()
+        self.params = [params[i] for i in self.which]
+        entries = roster.entries[which]
+        self._groups = roster.group_of[which]
+        spans = np.zeros(len(which), SPAN)
+        for name in ("param", *MOMENTS, "size"):
+            spans[name] = entries[name]
+        flags = np.array([(hyper.l2_on, hyper.amsgrad) for hyper in roster.hypers])[self._groups]
+        kinds = kinds_of(roster.formats[which], flags[:, 0], flags[:, 1])
+        # As many rows as there could ever be, so that they stay where they are.
+        self.plan = Plan(spans, kinds, len(which), backend, limit, limit_given)
+        self.limit = limit
+        # Too small for a second thread, whatever the limit.
+        most = int(self.plan.batches["elements"].max())
+        self.is_serial = threads.threads_for(most, threads.MOST) == 1
+        self.span_of = np.full(len(active), -1, np.int64)
+        self.span_of[which[self.plan.order]] = np.arange(len(which))
+        written = [extent for i in self.which for extent in roster.extents[i]]
+        fences = np.array(sorted(each for each in written if each[0] < each[1]), np.int64).reshape(-1, 2)
+        self.fences = np.ascontiguousarray(fences[:, 0]), np.ascontiguousarray(fences[:, 1])
+        self.is_apart = bool(np.all(self.fences[1][:-1] <= self.fences[0][1:]))
+        self.plan.fence(*self.fences)
+        # No counter is NaN, so that the first attempt groups the rows.
+        self.taken = np.full(len(which), np.nan)
+        self._rows: list[tuple[int, int]] = []
+        self.memory = np.zeros((), LINEUP)
+        self.memory["plan"], self.memory["span_of"] = address(self.plan.memory), address(self.span_of)
+        self.memory["taken"] = address(self.taken)
+        self.native: Any = None  # kept by the reader
+
+    def group_rows(self, steps: Array) -> bool:
+        """Give a row of coefficients to each distinct pair of group and step counter.
+
+        Returns
+        -------
+        bool
+            Whether all counters are numbers that one can count on from.
+        """
+        if not np.all((steps[self.which] >= 0) & (steps[self.which] < 2**53)):
+            return False
+        keys = np.stack([self._groups, steps[self.which]])
+        distinct, row_of = np.unique(keys, axis=1, return_inverse=True)
+        self.memory["n_rows"] = distinct.shape[1]
+        self.plan.spans["row"] = row_of.reshape(-1)[self.plan.order]
+        self.taken[: distinct.shape[1]] = distinct[1]
+        self._rows = [(int(group), row * ROW_SIZE) for row, group in enumerate(distinct[0])]
+        self.write_constants()
+        return True
+
+    def write_constants(self) -> None:
+        """Take over the scalars that do not move with the step."""
+        if self._rows:
+            self.plan.write_constants([self._coefficients[group] for group, _ in self._rows])
+
+    def write_varying(self) -> None:
+        """Compute the scalars of the next step."""
+        row_bytes = self.plan.row_bytes
+        for (group, offset), taken in zip(self._rows, self.taken.tolist(), strict=False):
+            write_varying(row_bytes, offset, *self._coefficients[group].varying(taken + 1))
+
+
+class Roster:
+    """All parameters of an optimizer.
+
+    Parameters
+    ----------
+    groups : sequence of dict
+        The optimizer's `param_groups`.
+    state : dict
+        Its `state`.
+
+    Attributes
+    ----------
+    lists : list of list
+        The groups' lists of parameters, the live objects.
+    known : ndarray of bool
+        Which parameters have an entry that can be stepped.
+    present, steps : ndarray of uint8, ndarray of float64
+        Filled by an attempt at a step: which gradients there are, and the step counters.
+    hypers, coefficients : list
+        Of each group; see `accept`.
+    memory : ndarray of ROSTER, shape ()
+    """
+
+    def __init__(self, groups: Sequence[dict[str, Any]], state: dict[Any, Any]) -> None:
+        self.lists: list[list[Tensor]] = [group["params"] for group in groups]
+        self.state = state
+        self.param_ids = [id(param) for param in self.params()]
+        n = len(self.param_ids)
+        self.list_lengths = [len(each) for each in self.lists]
+        self.group_of = np.repeat(np.arange(len(self.lists)), self.list_lengths)
+        self.entries = np.zeros(n, ENTRY)
+        self.entries["param_object"] = self.param_ids
+        self.known = np.zeros(n, bool)
+        self.formats = np.zeros(n, np.int64)
+        self.seen: dict[int, Seen] = {}
+        self.extents: dict[int, list[tuple[int, int]]] = {}
+        self._dims: dict[int, Array] = {}
+        self.present = np.zeros(n, np.uint8)
+        self.steps = np.zeros(n)
+        self.hypers: list[Hyperparameters] = []
+        self.coefficients: list[Coefficients] = []
+        self._lineups: dict[bytes, Lineup] = {}
+        self.lineup: Lineup | None = None
+        self._arrays: dict[str, Array] = {
+            "entries": self.entries,
+            "present": self.present,
+            "steps": self.steps,
+            "grads": np.zeros(n, np.int64),
+            "hints": np.zeros((n, MOST_HINTS), np.int64),
+            "lists": np.array([(id(each), len(each)) for each in self.lists], np.int64),
+        }
+        self.memory = np.zeros((), ROSTER)
+        self.memory["state_object"], self.memory["n"] = id(state), n
+        self.memory["n_lists"], self.memory["n_hints"] = len(self.lists), MOST_HINTS
+        self.note([])
+
+    def params(self) -> list[Tensor]:
+        """Return the parameters as they are in the groups now."""
+        return [param for each in self.lists for param in each]
+
+    def is_about(self, groups: Sequence[dict[str, Any]], state: dict[Any, Any]) -> bool:
+        """Whether these are the containers and parameters that the roster was made for."""
+        return (
+            state is self.state
+            and len(groups) == len(self.lists)
+            and all(group["params"] is each for group, each in zip(groups, self.lists, strict=True))
+            and [id(param) for param in self.params()] == self.param_ids
+        )
+
+    def note(self, parts: Sequence[Part]) -> None:
+        """Take up parts that can be stepped where they lie."""
+        for part in parts:
+            i, param = part.position, part.param
+            objects = (id(part.state), id(part.step), *map(id, part.moments))
+            places = tuple(tensor.data_ptr() for tensor in part.written)
+            dims = self._dims[i] = np.array([*param.shape, *param.stride()], np.int64)
+            names = ("state_object", "step_object", *(f"{name}_object" for name in MOMENTS))
+            values = dict(zip(names, objects, strict=False))
+            values |= dict(zip(("param", *MOMENTS), places, strict=False))
+            values |= {
+                "param_object": id(param),
+                "step": part.step.data_ptr(),
+                "ndim": param.dim(),
+                "dims": address(dims),
+                "dtype": dlpack_dtype(param),
+                "size": count_reals(param),
+                "nbytes": param.numel() * param.element_size(),
+                "step_is_float64": part.step.element_size() == 8,
+            }
+            self.entries[i] = tuple(values.get(name, 0) for name in ENTRY.names or ())
+            self.formats[i] = format_code(param)
+            self.extents[i] = [extent(tensor) for tensor in part.written]
+            like = param.new_empty_strided(param.shape, param.stride(), device="meta")
+            self.seen[i] = Seen(objects, part.step.data_ptr(), places, like)
+            self.known[i] = True
+            hints = [place for tensor in (*part.written, part.step) for place in _hints(tensor)]
+            self._arrays["hints"][i] = (hints * MOST_HINTS)[:MOST_HINTS]
+        self._arrays["state_keys"] = np.array([id(key) for key in self.state], np.int64)
+        self._arrays["state_values"] = np.array([id(value) for value in self.state.values()], np.int64)
+        self.memory["n_state"] = len(self.state)
+        for name, array in self._arrays.items():
+            self.memory[name] = address(array)
+        self.forget_lineups()
+
+    def state_is_same(self) -> bool:
+        """Whether the state holds the dicts that it held, under the same keys."""
+        noted = [self._arrays["state_keys"].tolist(), self._arrays["state_values"].tolist()]
+        return noted == [[id(key) for key in self.state], [id(value) for value in self.state.values()]]
+
+    def forget_lineups(self) -> None:
+        """Have lineups made anew: entries, threads or the backend have changed."""
+        self._lineups.clear()
+        self.lineup = None
+
+    def line_up(self, active: Array, backend: Backend, limit: int, limit_given: bool) -> bool:
+        """Take the parameters that are `active` from now on; return whether they can be stepped in one call."""
+        if not active.any() or not self.known[active].all():
+            return False
+        key = active.tobytes()
+        if key not in self._lineups:
+            if len(self._lineups) >= MOST_LINEUPS:
+                self._lineups.clear()
+            self._lineups[key] = Lineup(self, active, backend, limit, limit_given)
+        self.lineup = self._lineups[key]
+        return self.lineup.is_apart
+
+    def accept(self, hypers: list[Hyperparameters]) -> None:
+        """Take over checked options of all groups, which the same compiled variants serve."""
+        self.hypers = hypers
+        self.coefficients[:] = [Coefficients(hyper) for hyper in hypers]
+        for lineup in self._lineups.values():
+            lineup.write_constants()

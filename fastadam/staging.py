@@ -1,0 +1,146 @@
+"""One step over torch tensors of any layout, taken with care: nothing is remembered, everything is looked at.
+
+Numbers that lie in memory as the kernels want them are stepped where they are; the others are copied, stepped and
+copied back. The arithmetic is the backend's, and the bits do not depend on the layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastadam.backends import Backend
+from fastadam.coefficients import Coefficients
+from fastadam.formats import kinds_of
+from fastadam.hyperparameters import Hyperparameters
+from fastadam.plan import MOMENTS, ROW_SIZE, SPAN, Plan, write_varying
+from fastadam.tensors import (
+    Tensor,
+    apart,
+    count_reals,
+    extent,
+    format_code,
+    is_dense,
+    is_plain,
+    same_layout,
+)
+
+# dtypes of step counters that native code counts.
+COUNTERS = ("torch.float32", "torch.float64")
+
+
+class Part(NamedTuple):
+    """One parameter of a step, checked: its tensors have its shape and dtype."""
+
+    position: int  # among all parameters of the optimizer
+    group: int
+    param: Tensor
+    grad: Tensor
+    state: dict[str, Any]
+    step: Tensor
+    moments: tuple[Tensor, ...]  # two, or three with amsgrad
+
+    @property
+    def written(self) -> tuple[Tensor, ...]:
+        """The tensors that a step writes."""
+        return (self.param, *self.moments)
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether there are numbers to step; meta tensors have none."""
+        return bool(self.param.device.type == "cpu")
+
+    @property
+    def lies_plainly(self) -> bool:
+        """Whether parameter and moments can be stepped where they are."""
+        return is_dense(self.param) and all(
+            is_plain(tensor) and same_layout(tensor, self.param) for tensor in self.written
+        )
+
+    @property
+    def counts_plainly(self) -> bool:
+        """Whether the step counter is of the kind that torch makes."""
+        step = self.step
+        return step.dim() == 0 and step.device.type == "cpu" and str(step.dtype) in COUNTERS
+
+
+def all_apart(parts: Sequence[Part]) -> bool:
+    """Whether no two written tensors of these parts lie in each other's range of memory."""
+    return apart([extent(tensor) for part in parts if part.has_memory for tensor in part.written])
+
+
+class Staged:
+    """Parts made ready to be stepped in one native call.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+    hypers : sequence of Hyperparameters
+        Of each group.
+    backend : Backend
+    limit : int
+        Upper limit of threads.
+
+    Notes
+    -----
+    Making it writes nothing that the user can see; `run` does.
+    """
+
+    def __init__(
+        self, parts: Sequence[Part], hypers: Sequence[Hyperparameters], backend: Backend, limit: int
+    ) -> None:
+        self._parts = parts
+        self._copies: list[tuple[Tensor, Tensor]] = []
+        self._grads: list[Tensor] = []  # kept until the step is over
+        stepped = [part for part in parts if part.has_memory]
+        writes = [extent(tensor) for part in stepped for tensor in part.written]
+        spans = np.zeros(len(stepped), SPAN)
+        for span, part in zip(spans, stepped, strict=True):
+            self._place(span, part, writes)
+        keys = [(part.group, part.step.item()) for part in stepped]
+        rows = sorted(set(keys))
+        spans["row"] = [rows.index(key) for key in keys] if len(rows) > 1 else 0
+        self._plan: Plan | None = None
+        if not stepped:
+            return
+        codes = np.array([format_code(part.param) for part in stepped], np.int64)
+        l2_on = np.array([hypers[part.group].l2_on for part in stepped])
+        amsgrad_on = np.array([hypers[part.group].amsgrad for part in stepped])
+        self._plan = Plan(spans, kinds_of(codes, l2_on, amsgrad_on), len(rows), backend, limit, False)
+        coefficients = [Coefficients(hypers[group]) for group, _ in rows]
+        self._plan.write_constants(coefficients)
+        for row, (_, step) in enumerate(rows):
+            write_varying(self._plan.row_bytes, row * ROW_SIZE, *coefficients[row].varying(step + 1))
+
+    def _place(self, span: Any, part: Part, writes: list[tuple[int, int]]) -> None:
+        """Find or make the memory that a part is stepped in."""
+        plainly = part.lies_plainly
+        places = []
+        for tensor in part.written:
+            ready = tensor if plainly else tensor.resolve_neg().resolve_conj().contiguous()
+            if ready is not tensor:
+                self._copies.append((tensor, ready))
+            places.append(ready)
+        grad, like = part.grad, places[0]
+        low, high = extent(grad)
+        if (
+            type(grad).__torch_dispatch__.__name__ != "_disabled_torch_dispatch_impl"
+            or not (is_plain(grad) and same_layout(grad, like))
+            or not apart([(low, high), *(each for each in writes if each[0] < high and low < each[1])])
+        ):
+            grad = like.new_empty_strided(like.shape, like.stride()).copy_(grad)
+        self._grads.append(grad)
+        for name, tensor in zip(("param", *MOMENTS), places, strict=False):
+            span[name] = tensor.data_ptr()
+        span["grad"], span["size"] = grad.data_ptr(), count_reals(like)
+
+    def run(self) -> None:
+        """Take the step, and count it."""
+        if self._plan is not None:
+            self._plan.run(False)
+        for tensor, copy in self._copies:
+            tensor.copy_(copy)
+        for part in self._parts:
+            part.step.add_(1)

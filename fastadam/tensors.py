@@ -1,0 +1,141 @@
+"""What a torch tensor must be to be stepped in place, and how its numbers lie in memory.
+
+Only methods of the tensors are used here, so that torch itself is imported by fastadam/torch.py alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from fastadam.formats import CODES
+
+Tensor = Any
+
+# dtype -> (format of the numbers, how many make one element, DLPack's type code).
+DTYPES = {
+    "torch.float32": ("float32", 1, 2),
+    "torch.float64": ("float64", 1, 2),
+    "torch.bfloat16": ("bfloat16", 1, 4),
+    "torch.float16": ("float16", 1, 2),
+    "torch.complex64": ("float32", 2, 5),
+    "torch.complex128": ("float64", 2, 5),
+}
+
+
+def format_code(tensor: Tensor) -> int:
+    """Return the place of the tensor's format in `fastadam.formats.FORMATS`."""
+    return CODES[DTYPES[str(tensor.dtype)][0]]
+
+
+def count_reals(tensor: Tensor) -> int:
+    """Return how many real numbers the tensor holds; complex ones are pairs of them."""
+    return int(tensor.numel() * DTYPES[str(tensor.dtype)][1])
+
+
+def dlpack_dtype(tensor: Tensor) -> int:
+    """Return the dtype as DLPack has it: type code, bits and lanes in one number."""
+    return DTYPES[str(tensor.dtype)][2] | 8 * int(tensor.element_size()) << 8 | 1 << 16
+
+
+def _steps(tensor: Tensor) -> list[tuple[int, int]]:
+    """Return ``(stride, length)`` of the dimensions along which one can step, by rising stride."""
+    return sorted((stride, size) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1)
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the numbers fill one run of memory, each place once, in whatever order."""
+    expected = 1
+    for stride, size in _steps(tensor) if tensor.numel() else ():
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def overlaps_itself(tensor: Tensor) -> bool:
+    """Whether two elements may lie in one place, as in an expanded tensor."""
+    reach = 0
+    for stride, size in _steps(tensor) if tensor.numel() else ():
+        if stride <= reach:
+            return True
+        reach += (size - 1) * stride
+    return False
+
+
+def same_layout(first: Tensor, second: Tensor) -> bool:
+    """Whether elements of equal index have equal offsets; the shapes must be the same."""
+    if first.stride() == second.stride() or not first.numel():
+        return True
+    return _steps(first) == _steps(second) and all(
+        a == b or size == 1 for a, b, size in zip(first.stride(), second.stride(), first.shape, strict=True)
+    )
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether memory holds the numbers themselves: they are not negated or conjugated when read."""
+    return not tensor.is_neg() and not tensor.is_conj()
+
+
+def extent(tensor: Tensor) -> tuple[int, int]:
+    """Return the addresses between which the tensor lies."""
+    start = tensor.data_ptr()
+    if not tensor.numel():
+        return start, start
+    last = sum((size - 1) * stride for stride, size in _steps(tensor))
+    return start, start + (last + 1) * tensor.element_size()
+
+
+def apart(extents: list[tuple[int, int]]) -> bool:
+    """Whether no two intervals of addresses meet; empty ones do not count."""
+    taken = sorted((low, high) for low, high in extents if low < high)
+    return all(a[1] <= b[0] for a, b in itertools.pairwise(taken))
+
+
+def check_stepped(tensor: Tensor, label: str) -> None:
+    """Check that a tensor is one that a step can write.
+
+    Raises
+    ------
+    RuntimeError
+        If it is not; the message says why, and what to do.
+    """
+    if str(tensor.layout) != "torch.strided":
+        raise RuntimeError(f"{label} has the layout {tensor.layout}; only strided tensors can be stepped")
+    if tensor.device.type not in ("cpu", "meta"):
+        raise RuntimeError(
+            f"{label} is on the device {tensor.device}; fastadam.torch steps tensors on the CPU: use "
+            f"torch.optim.Adam there, or move the model to the CPU"
+        )
+    if type(tensor).__torch_dispatch__.__name__ != "_disabled_torch_dispatch_impl":
+        raise RuntimeError(
+            f"{label} is a {type(tensor).__qualname__}, which wraps its numbers in a way of its own; use "
+            f"torch.optim.Adam for it"
+        )
+    if str(tensor.dtype) not in DTYPES:
+        raise RuntimeError(
+            f"{label} has dtype {tensor.dtype}; supported are {', '.join(DTYPES)}: convert the model with .to()"
+        )
+    if overlaps_itself(tensor):
+        raise RuntimeError(
+            f"{label} of shape {tuple(tensor.shape)} and strides {tensor.stride()} has several elements in one "
+            f"place of memory, so that it cannot be updated in place; use a .clone() of it"
+        )
+
+
+def check_like(tensor: Tensor, param: Tensor, label: str, remedy: str) -> None:
+    """Check that a gradient or moment has its parameter's shape, dtype, layout and device.
+
+    Raises
+    ------
+    RuntimeError
+        If it has not.
+    """
+    for what, found, wanted in (
+        ("layout", tensor.layout, param.layout),
+        ("device", tensor.device, param.device),
+        ("dtype", tensor.dtype, param.dtype),
+        ("shape", tuple(tensor.shape), tuple(param.shape)),
+    ):
+        if found != wanted:
+            raise RuntimeError(f"{label} has {what} {found}, its parameter has {wanted}; {remedy}")
