@@ -3,6 +3,7 @@
 #define Py_LIMITED_API 0x030A0000
 #endif
 #include <Python.h>
+#include <string.h>
 
 #include "tensors.h"
 
@@ -30,10 +31,15 @@ enum { DL_MAJOR = 1, DL_CPU = 1, DL_COMPLEX = 5 };
 enum { READY, CHANGED, OTHER_GRADIENTS, OTHER_STEPS, NEEDS_CARE };
 
 /* Entries between what is fetched into the cache and what is read. */
-enum { AHEAD = 6 };
+enum { AHEAD = 8 };
+
+/* Hints for getting a gradient: five about itself, four about its parameter. The others are for what follows. */
+enum { FIRST_HINTS = 9 };
 
 /* A float32 counts no further than this. */
 #define FLOAT32_END 16777216.0
+
+#define LOWEST ((int64_t)1 << 32)
 
 #define OBJECT(address) ((PyObject *)(uintptr_t)(address))
 
@@ -73,7 +79,14 @@ static int64_t read_tensor(tensor_reader reader, const fastadam_entry *entry, in
     return (int64_t)(uintptr_t)found.data + (int64_t)found.byte_offset;
 }
 
-static int64_t read_step(tensor_reader reader, const fastadam_entry *entry, double *value)
+/* Read a step counter; can it count on? */
+static int value_of(const fastadam_entry *entry, const void *place, double *value)
+{
+    *value = entry->step_is_float64 ? *(const double *)place : *(const float *)place;
+    return entry->step_is_float64 || *value < FLOAT32_END;
+}
+
+static int read_step(tensor_reader reader, const fastadam_entry *entry, double *value)
 {
     dl_tensor found;
     if (reader((void *)(uintptr_t)entry->step_object, &found) != 0) {
@@ -85,8 +98,28 @@ static int64_t read_step(tensor_reader reader, const fastadam_entry *entry, doub
     if (found.device_type != DL_CPU || found.code != 2 || found.bits != bits || found.ndim != 0 ||
         (int64_t)(uintptr_t)place != entry->step)
         return 0;
-    *value = entry->step_is_float64 ? *(const double *)place : *(const float *)place;
-    return entry->step_is_float64 || *value < FLOAT32_END;
+    return value_of(entry, place, value);
+}
+
+static int64_t read_word(int64_t place, int64_t offset)
+{
+    int64_t word;
+    memcpy(&word, (const char *)(uintptr_t)place + offset, sizeof word);
+    return word;
+}
+
+static int same_bytes(int64_t place, int64_t other, int64_t length)
+{
+    return memcmp((const void *)(uintptr_t)place, (const void *)(uintptr_t)other, (size_t)length) == 0;
+}
+
+/* Is all that a tensor object stands for what it was? */
+static int same_print(const fastadam_tensor_headers *at, const fastadam_print *print, int64_t object)
+{
+    return read_word(object, at->object_impl) == print->impl &&
+           same_bytes(print->impl + at->first, (int64_t)(uintptr_t)(print + 1), at->length) &&
+           read_word(print->storage, at->storage_data) == print->data &&
+           read_word(print->storage, at->storage_size) == print->nbytes;
 }
 
 /* Is dict[name] this object? */
@@ -130,6 +163,18 @@ static int same_entry(const fastadam_roster *roster, const fastadam_entry *entry
     const tensor_reader reader = (tensor_reader)(uintptr_t)roster->read_tensor;
     PyObject *state = OBJECT(entry->state_object), *names = OBJECT(roster->state_names);
     const int64_t *objects = &entry->step_object, *places = &entry->step;
+    if (entry->prints != 0) {
+        const fastadam_tensor_headers *at = &roster->headers;
+        const int64_t size = (int64_t)sizeof(fastadam_print) + at->length;
+        if (!same_print(at, (const fastadam_print *)(uintptr_t)entry->prints, entry->param_object))
+            return 0;
+        for (int i = 0; i <= 3; i++)
+            if (objects[i] != 0 &&
+                (!holds(state, names, i, objects[i]) ||
+                 !same_print(at, (const fastadam_print *)(uintptr_t)(entry->prints + (i + 1) * size), objects[i])))
+                return 0;
+        return value_of(entry, (const void *)(uintptr_t)entry->step, step);
+    }
     if (read_tensor(reader, entry, entry->param_object) != entry->param)
         return 0;
     if (!holds(state, names, 0, entry->step_object) || !read_step(reader, entry, step))
@@ -154,6 +199,25 @@ static int ask(int64_t method, PyObject *tensor)
     return truth;
 }
 
+/* A gradient's address, if the bytes that say what it is are those of its parameter, which is what it was; else 0.
+ */
+static int64_t place_like_param(const fastadam_tensor_headers *at, const fastadam_entry *entry, int64_t grad)
+{
+    if (entry->prints == 0 || entry->nbytes == 0)
+        return 0;
+    const fastadam_print *param = (const fastadam_print *)(uintptr_t)entry->prints;
+    const int64_t impl = read_word(grad, at->object_impl), dims = entry->ndim * (int64_t)sizeof(int64_t);
+    const int64_t ndim = at->sizes - (int64_t)sizeof(int64_t);
+    if (read_word(impl, ndim) != entry->ndim || !same_bytes(impl + at->sizes, param->impl + at->sizes, dims) ||
+        !same_bytes(impl + at->strides, param->impl + at->strides, dims) ||
+        !same_bytes(impl + at->tail, param->impl + at->tail, at->first + at->length - at->tail))
+        return 0;
+    const int64_t storage = read_word(impl, at->first), offset = entry->param - param->data;
+    if (read_word(storage, at->storage_size) < offset + entry->nbytes)
+        return 0;
+    return read_word(storage, at->storage_data) + offset;
+}
+
 /* A gradient can be read as it is if it is a tensor of its parameter's dtype and layout, not negated or conjugated
  * on reading, and apart from all that the step writes. Returns its address, or -1. */
 static int64_t read_gradient(const fastadam_roster *roster, const fastadam_entry *entry, const fastadam_plan *plan,
@@ -162,9 +226,13 @@ static int64_t read_gradient(const fastadam_roster *roster, const fastadam_entry
     const int64_t type = (int64_t)(uintptr_t)Py_TYPE(grad);
     if (type != roster->tensor_type && type != roster->parameter_type)
         return -1;
+    const int64_t known = place_like_param(&roster->headers, entry, (int64_t)(uintptr_t)grad);
+    if (known != 0)
+        return entry->nbytes > 0 && fastadam_is_fenced(plan, known, known + entry->nbytes) ? -1 : known;
     const int64_t place =
         read_tensor((tensor_reader)(uintptr_t)roster->read_tensor, entry, (int64_t)(uintptr_t)grad);
-    if (place < 0 || ask(roster->is_neg, grad) != 0)
+    /* An address as low as this is an offset into a storage that was freed, or needs a closer look. */
+    if (place < 0 || (entry->nbytes > 0 && place < LOWEST) || ask(roster->is_neg, grad) != 0)
         return -1;
     if ((entry->dtype & 0xff) == DL_COMPLEX && ask(roster->is_conj, grad) != 0)
         return -1;
@@ -182,17 +250,30 @@ static void release(const fastadam_roster *roster)
 }
 
 /* Thousands of small tensors are scattered over memory: fetch what entry i will need while others are read. */
-static void fetch_ahead(const fastadam_roster *roster, int64_t i)
+static void fetch_ahead(const fastadam_roster *roster, int64_t i, int64_t first, int64_t last)
 {
 #ifdef __GNUC__
     if (i >= roster->n)
         return;
     const int64_t *hints = (const int64_t *)(uintptr_t)roster->hints + i * roster->n_hints;
-    for (int64_t j = 0; j < roster->n_hints; j++)
+    for (int64_t j = first; j < last; j++)
         __builtin_prefetch((const void *)(uintptr_t)hints[j]);
 #else
-    (void)roster, (void)i;
+    (void)roster, (void)i, (void)first, (void)last;
 #endif
+}
+
+/* The next gradient is often where this one was. */
+static void hint_at(const fastadam_roster *roster, int64_t i, int64_t grad)
+{
+    int64_t *hints = (int64_t *)(uintptr_t)roster->hints + i * roster->n_hints;
+    if (hints[0] == grad || roster->headers.length == 0)
+        return;
+    hints[0] = grad;
+    hints[1] = read_word(grad, roster->headers.object_impl);
+    hints[2] = hints[1] + roster->headers.tail;
+    hints[3] = read_word(hints[1], roster->headers.first);
+    hints[4] = read_word(hints[3], roster->headers.storage_data);
 }
 
 /* Take references to all gradients. */
@@ -203,6 +284,7 @@ static int64_t fetch_gradients(const fastadam_roster *roster, const int64_t *spa
     char *present = (char *)(uintptr_t)roster->present;
     int64_t outcome = READY;
     for (int64_t i = 0; i < roster->n; i++) {
+        fetch_ahead(roster, i + AHEAD, 0, FIRST_HINTS);
         grads[i] = PyObject_GetAttr(OBJECT(entries[i].param_object), OBJECT(roster->grad_name));
         if (grads[i] == NULL) {
             PyErr_Clear();
@@ -231,7 +313,7 @@ static int64_t read_all(const fastadam_roster *roster, const fastadam_lineup *li
     if (outcome != READY)
         return outcome;
     for (int64_t i = 0; i < roster->n; i++) {
-        fetch_ahead(roster, i + AHEAD);
+        fetch_ahead(roster, i + AHEAD, FIRST_HINTS, roster->n_hints);
         if (span_of[i] < 0)
             continue;
         fastadam_span *span = spans + span_of[i];
@@ -249,6 +331,7 @@ static int64_t read_all(const fastadam_roster *roster, const fastadam_lineup *li
         if (place < 0)
             return NEEDS_CARE;
         spans[span_of[i]].grad = place;
+        hint_at(roster, i, (int64_t)(uintptr_t)grads[i]);
     }
     return READY;
 }

@@ -17,7 +17,7 @@ from fastadam.backends import c
 from fastadam.plan import MOMENTS
 from fastadam.roster import CHANGED, NEEDS_CARE, OTHER_GRADIENTS, OTHER_STEPS, TAKEN, Lineup, Roster, Seen
 from fastadam.staging import COUNTERS
-from fastadam.tensors import Tensor, apart, extent, is_plain, same_layout
+from fastadam.tensors import Tensor, apart, extent, has_its_memory, is_plain, same_layout
 
 STATE_NAMES = ("step", *MOMENTS)
 # A float32 step counter counts no further than this.
@@ -120,6 +120,8 @@ class PythonReader:
             if not _can_be_read(grad, like, params[i]):
                 return NEEDS_CARE
             low, high = extent(grad)
+            if not has_its_memory(grad):
+                return NEEDS_CARE
             if not apart([(low, high), *(each for each in writes if each[0] < high and low < each[1])]):
                 return NEEDS_CARE
             places[j] = low

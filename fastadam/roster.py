@@ -19,6 +19,7 @@ from fastadam.formats import kinds_of
 from fastadam.hyperparameters import Hyperparameters
 from fastadam.plan import MOMENTS, ROW_SIZE, SPAN, Plan, words, write_varying
 from fastadam.staging import Part
+from fastadam.tensor_headers import MOST_DIMS, TENSOR_HEADERS, fingerprint
 from fastadam.tensors import Tensor, count_reals, dlpack_dtype, extent, format_code
 
 # The structs of cext/tensors.h.
@@ -27,6 +28,7 @@ ENTRY = words(
     "state_object",
     "step_object",
     *(f"{name}_object" for name in MOMENTS),
+    "prints",
     "param",
     "step",
     *MOMENTS,
@@ -37,7 +39,7 @@ ENTRY = words(
     "nbytes",
     "step_is_float64",
 )
-ROSTER = words(
+_ROSTER_WORDS = words(
     "read_tensor",
     "tensor_type",
     "parameter_type",
@@ -60,6 +62,7 @@ ROSTER = words(
     "hints",
     "n_hints",
 )
+ROSTER = np.dtype([*_ROSTER_WORDS.descr, ("headers", TENSOR_HEADERS)])
 LINEUP = words("plan", "span_of", "taken", "n_rows")
 
 # What the attempt at a step may find.
@@ -69,15 +72,17 @@ MOST_LINEUPS = 16
 MOST_ATTEMPTS = 4
 
 
-# Cache lines that reading a known parameter, its moments and its counter touches.
+# Addresses that reading a parameter will probably touch, for cext/tensors.c to fetch ahead of time: five that it
+# fills in itself, of the gradient, then the parameter's, then those of moments and counter.
 LINE = 64
-MOST_HINTS = 5 * 6
+OWN_HINTS = 5
+MOST_HINTS = OWN_HINTS + 5 * 6
 
 
 def _hints(tensor: Tensor) -> list[int]:
-    """Return addresses that reading a tensor will probably touch: of its object, and of what stands behind it."""
+    """Return where a tensor's object lies, and what stands behind it."""
     impl, storage = tensor._cdata, tensor.untyped_storage()._cdata
-    return [id(tensor), impl, impl + LINE, impl + 2 * LINE, storage, tensor.data_ptr()]
+    return [id(tensor), impl, impl + LINE, impl + 2 * LINE, storage, storage + LINE - 16]
 
 
 class Seen(NamedTuple):
@@ -188,6 +193,8 @@ class Roster:
         The optimizer's `param_groups`.
     state : dict
         Its `state`.
+    headers : tuple of int or None
+        See `fastadam.tensor_headers`.
 
     Attributes
     ----------
@@ -202,7 +209,9 @@ class Roster:
     memory : ndarray of ROSTER, shape ()
     """
 
-    def __init__(self, groups: Sequence[dict[str, Any]], state: dict[Any, Any]) -> None:
+    def __init__(
+        self, groups: Sequence[dict[str, Any]], state: dict[Any, Any], headers: tuple[int, ...] | None
+    ) -> None:
         self.lists: list[list[Tensor]] = [group["params"] for group in groups]
         self.state = state
         self.param_ids = [id(param) for param in self.params()]
@@ -216,6 +225,8 @@ class Roster:
         self.seen: dict[int, Seen] = {}
         self.extents: dict[int, list[tuple[int, int]]] = {}
         self._dims: dict[int, Array] = {}
+        self._prints: dict[int, Array] = {}
+        self._headers = headers
         self.present = np.zeros(n, np.uint8)
         self.steps = np.zeros(n)
         self.hypers: list[Hyperparameters] = []
@@ -231,6 +242,8 @@ class Roster:
             "lists": np.array([(id(each), len(each)) for each in self.lists], np.int64),
         }
         self.memory = np.zeros((), ROSTER)
+        if headers is not None:
+            self.memory["headers"] = headers
         self.memory["state_object"], self.memory["n"] = id(state), n
         self.memory["n_lists"], self.memory["n_hints"] = len(self.lists), MOST_HINTS
         self.note([])
@@ -274,14 +287,23 @@ class Roster:
             like = param.new_empty_strided(param.shape, param.stride(), device="meta")
             self.seen[i] = Seen(objects, part.step.data_ptr(), places, like)
             self.known[i] = True
+            self.entries[i]["prints"] = self._print(i, part)
             hints = [place for tensor in (*part.written, part.step) for place in _hints(tensor)]
-            self._arrays["hints"][i] = (hints * MOST_HINTS)[:MOST_HINTS]
+            self._arrays["hints"][i, OWN_HINTS : OWN_HINTS + len(hints)] = hints
         self._arrays["state_keys"] = np.array([id(key) for key in self.state], np.int64)
         self._arrays["state_values"] = np.array([id(value) for value in self.state.values()], np.int64)
         self.memory["n_state"] = len(self.state)
         for name, array in self._arrays.items():
             self.memory[name] = address(array)
         self.forget_lineups()
+
+    def _print(self, i: int, part: Part) -> int:
+        """Keep what tells whether a part's tensors are what they were; return where, or 0."""
+        if self._headers is None or part.param.dim() > MOST_DIMS or not part.param.numel():
+            return 0
+        tensors = (part.param, part.step, *part.moments)
+        self._prints[i] = np.frombuffer(b"".join(fingerprint(each, self._headers) for each in tensors), np.uint8)
+        return address(self._prints[i])
 
     def state_is_same(self) -> bool:
         """Whether the state holds the dicts that it held, under the same keys."""

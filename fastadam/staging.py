@@ -67,8 +67,9 @@ class Part(NamedTuple):
 
 
 def all_apart(parts: Sequence[Part]) -> bool:
-    """Whether no two written tensors of these parts lie in each other's range of memory."""
-    return apart([extent(tensor) for part in parts if part.has_memory for tensor in part.written])
+    """Whether no two written tensors or counters of these parts lie in each other's range of memory."""
+    written = [tensor for part in parts for tensor in (*part.written, part.step)]
+    return apart([extent(tensor) for tensor in written if tensor.device.type == "cpu"])
 
 
 class Staged:

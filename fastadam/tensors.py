@@ -86,6 +86,13 @@ def extent(tensor: Tensor) -> tuple[int, int]:
     return start, start + (last + 1) * tensor.element_size()
 
 
+def has_its_memory(tensor: Tensor) -> bool:
+    """Whether the storage reaches to the last element; one that was freed or shrunk does not."""
+    low, high = extent(tensor)
+    offset = tensor.storage_offset() * tensor.element_size() if low < high else 0
+    return bool(tensor.device.type == "meta" or tensor.untyped_storage().nbytes() >= offset + high - low)
+
+
 def apart(extents: list[tuple[int, int]]) -> bool:
     """Whether no two intervals of addresses meet; empty ones do not count."""
     taken = sorted((low, high) for low, high in extents if low < high)
@@ -121,6 +128,8 @@ def check_stepped(tensor: Tensor, label: str) -> None:
             f"{label} of shape {tuple(tensor.shape)} and strides {tensor.stride()} has several elements in one "
             f"place of memory, so that it cannot be updated in place; use a .clone() of it"
         )
+    if not has_its_memory(tensor):
+        raise RuntimeError(f"{label} has a storage that was freed or shrunk; give it memory again before the step")
 
 
 def check_like(tensor: Tensor, param: Tensor, label: str, remedy: str) -> None:
@@ -139,3 +148,5 @@ def check_like(tensor: Tensor, param: Tensor, label: str, remedy: str) -> None:
     ):
         if found != wanted:
             raise RuntimeError(f"{label} has {what} {found}, its parameter has {wanted}; {remedy}")
+    if not has_its_memory(tensor):
+        raise RuntimeError(f"{label} has a storage that was freed or shrunk")

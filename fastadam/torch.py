@@ -35,6 +35,7 @@ from fastadam.roster import (
     Roster,
 )
 from fastadam.staging import Part, Staged, all_apart
+from fastadam.tensor_headers import tensor_headers
 from fastadam.tensors import check_like, check_stepped
 
 __all__ = ["Adam", "AdamW"]
@@ -169,7 +170,8 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         TypeError, ValueError
             If torch refuses it, or an option is out of range.
         """
-        if isinstance(param_group, dict):
+        if isinstance(param_group, dict) and not (self.defaults["fused"] and self.defaults["differentiable"]):
+            # (Those two together are refused by torch.)
             _check_options({**self.defaults, **param_group}, f"param_groups[{len(self.param_groups)}]: ")
         super().add_param_group(param_group)
         if "_lock" not in self.__dict__:
@@ -216,6 +218,8 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         TypeError, ValueError, RuntimeError
             If an option or a tensor is not what it must be. Nothing has been written then.
         """
+        if torch.compiler.is_compiling():
+            return _step_outside_of_graphs(self, closure)
         if (
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
@@ -357,7 +361,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
             if not (part.has_memory and part.lies_plainly and part.counts_plainly) or part.param.is_inference():
                 return
         if roster is None or not roster.is_about(self.param_groups, self.state):
-            roster = Roster(self.param_groups, self.state)
+            roster = Roster(self.param_groups, self.state, tensor_headers(torch))
         roster.accept(hypers)
         roster.note(parts)
         active = np.zeros(n, bool)
@@ -392,6 +396,12 @@ class AdamW(Adam, torch.optim.AdamW):  # type: ignore[misc]
     -----
     Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101, Algorithm 2.
     """
+
+
+@torch._disable_dynamo  # type: ignore[untyped-decorator]
+def _step_outside_of_graphs(optimizer: Adam, closure: Callable[[], Any] | None) -> Any:
+    """Step where torch.compile is tracing: the graph is interrupted, as native code cannot be traced."""
+    return optimizer.step() if closure is None else optimizer.step(closure)
 
 
 class _Visit:
@@ -480,7 +490,7 @@ def _check_options(group: dict[str, Any], where: str) -> Hyperparameters:
     """Check the options of a group; one-element tensors count as the numbers in them."""
     for name, reason in REFUSED.items():
         if group[name]:
-            raise ValueError(f"{where}{name}=True is not supported: {reason}")
+            raise RuntimeError(f"{where}{name}=True is not supported: {reason}")
     options = {name: _number(group[name]) for name in hyperparameters.KEYS}
     for name in ("amsgrad", "maximize", "decoupled_weight_decay"):
         options[name] = bool(options[name])

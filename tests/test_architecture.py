@@ -17,7 +17,7 @@ LAYERS = [
     ["coefficients", "parameter", "flat", "formats"],
     ["params", "plan", "halves", "tensors"],
     ["groups"],
-    ["spans", "state", "staging"],
+    ["spans", "state", "staging", "tensor_headers"],
     ["roster"],
     ["backends.c", "backends.numpy", "backends.numba_cpu", "backends.numba_kernels"],
     ["readers"],
