@@ -70,3 +70,22 @@ def fastadam_in_place(backend: str) -> Callable[[Arrays, list[Arrays]], Step]:
         return lambda: optimizer.step(next(cycle))
 
     return make
+
+
+def torch_face(backend: str) -> Callable[[Arrays, list[Arrays]], Step]:
+    """fastadam.torch.Adam, with the gradients set once, as for torch's own."""
+
+    def make(params: Arrays, grad_sets: list[Arrays]) -> Step:
+        import torch
+
+        import fastadam.torch
+
+        tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in params]
+        for tensor, grad in zip(tensors, grad_sets[0], strict=True):
+            tensor.grad = torch.from_numpy(grad)
+        optimizer = fastadam.torch.Adam(tensors)
+        optimizer.backend = backend
+        step: Step = optimizer.step
+        return step
+
+    return make

@@ -27,7 +27,7 @@ typedef struct {
 
 typedef int (*tensor_reader)(void *object, dl_tensor *out);
 
-enum { DL_MAJOR = 1, DL_CPU = 1, DL_COMPLEX = 5 };
+enum { DL_MAJOR = 1, DL_CPU = 1 };
 enum { READY, CHANGED, OTHER_GRADIENTS, OTHER_STEPS, NEEDS_CARE };
 
 /* Entries between what is fetched into the cache and what is read. */
@@ -157,6 +157,25 @@ static int same_containers(const fastadam_roster *roster)
     return 1;
 }
 
+/* The truth of tensor.method(), or -1. */
+static int ask(int64_t method, PyObject *tensor)
+{
+    PyObject *answer = PyObject_CallFunctionObjArgs(OBJECT(method), tensor, NULL);
+    if (answer == NULL) {
+        PyErr_Clear();
+        return -1;
+    }
+    const int truth = PyObject_IsTrue(answer);
+    Py_DECREF(answer);
+    return truth;
+}
+
+/* Does memory hold the numbers themselves, not negated or conjugated on reading? */
+static int lies_plainly(const fastadam_roster *roster, int64_t object)
+{
+    return ask(roster->is_neg, OBJECT(object)) == 0 && ask(roster->is_conj, OBJECT(object)) == 0;
+}
+
 /* Is the parameter, are its step counter and its moments where they were? */
 static int same_entry(const fastadam_roster *roster, const fastadam_entry *entry, double *step)
 {
@@ -175,28 +194,17 @@ static int same_entry(const fastadam_roster *roster, const fastadam_entry *entry
                 return 0;
         return value_of(entry, (const void *)(uintptr_t)entry->step, step);
     }
-    if (read_tensor(reader, entry, entry->param_object) != entry->param)
+    if (read_tensor(reader, entry, entry->param_object) != entry->param ||
+        !lies_plainly(roster, entry->param_object))
         return 0;
     if (!holds(state, names, 0, entry->step_object) || !read_step(reader, entry, step))
         return 0;
     for (int i = 1; i <= 3; i++)
         if (objects[i] != 0 &&
-            (!holds(state, names, i, objects[i]) || read_tensor(reader, entry, objects[i]) != places[i]))
+            (!holds(state, names, i, objects[i]) || read_tensor(reader, entry, objects[i]) != places[i] ||
+             !lies_plainly(roster, objects[i])))
             return 0;
     return 1;
-}
-
-/* The truth of tensor.method(), or -1. */
-static int ask(int64_t method, PyObject *tensor)
-{
-    PyObject *answer = PyObject_CallFunctionObjArgs(OBJECT(method), tensor, NULL);
-    if (answer == NULL) {
-        PyErr_Clear();
-        return -1;
-    }
-    const int truth = PyObject_IsTrue(answer);
-    Py_DECREF(answer);
-    return truth;
 }
 
 /* A gradient's address, if the bytes that say what it is are those of its parameter, which is what it was; else 0.
@@ -232,9 +240,7 @@ static int64_t read_gradient(const fastadam_roster *roster, const fastadam_entry
     const int64_t place =
         read_tensor((tensor_reader)(uintptr_t)roster->read_tensor, entry, (int64_t)(uintptr_t)grad);
     /* An address as low as this is an offset into a storage that was freed, or needs a closer look. */
-    if (place < 0 || (entry->nbytes > 0 && place < LOWEST) || ask(roster->is_neg, grad) != 0)
-        return -1;
-    if ((entry->dtype & 0xff) == DL_COMPLEX && ask(roster->is_conj, grad) != 0)
+    if (place < 0 || (entry->nbytes > 0 && place < LOWEST) || !lies_plainly(roster, (int64_t)(uintptr_t)grad))
         return -1;
     return entry->nbytes > 0 && fastadam_is_fenced(plan, place, place + entry->nbytes) ? -1 : place;
 }

@@ -208,7 +208,10 @@ def _not_an_array(value: Any) -> str:
     module = type(value).__module__.partition(".")[0]
     name = f"{module}.{type(value).__qualname__}" if module != "builtins" else type(value).__qualname__
     if module == "torch":
-        return f"is a {name}, not a NumPy array; tensor.detach().numpy() shares a CPU tensor's memory"
+        return (
+            f"is a {name}, not a NumPy array; use fastadam.torch.Adam for torch tensors "
+            f"(or pass tensor.detach().numpy(), which shares a CPU tensor's memory)"
+        )
     if hasattr(value, "__cuda_array_interface__"):
         return f"is a {name} on a CUDA device; the backends of this version work on NumPy arrays"
     if hasattr(value, "__array__"):

@@ -148,6 +148,7 @@ def _unchanged(param: Tensor, state: Any, seen: Seen) -> Tensor | None:
             or tensor.device.type != "cpu"
             or tensor.data_ptr() != place
             or not same_layout(tensor, seen.like)
+            or not is_plain(tensor)
         ):
             return None
     return counter

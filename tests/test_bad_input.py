@@ -520,7 +520,9 @@ BAD_ARRAYS = [
     pytest.param(lambda: None, TypeError, "is a NoneType, not a NumPy array", id="None"),
     pytest.param(lambda: "w", TypeError, "is a str, not a NumPy array", id="string"),
     pytest.param(lambda: FIVE.data, TypeError, "is a memoryview, not a NumPy array", id="memoryview"),
-    pytest.param(Tensor, TypeError, r"is a torch.Tensor, not a NumPy array; tensor.detach", id="torch tensor"),
+    pytest.param(
+        Tensor, TypeError, r"is a torch.Tensor, not a NumPy array; use fastadam.torch.Adam", id="torch tensor"
+    ),
     pytest.param(OnDevice, TypeError, "OnDevice on a CUDA device", id="on a device"),
 ]
 

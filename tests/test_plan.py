@@ -1,0 +1,175 @@
+"""Plans over plain memory: all backends give the same bits in every format and variant; halves round right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastadam import backends
+from fastadam.arrays import address
+from fastadam.coefficients import Coefficients
+from fastadam.formats import CODES, FORMATS, kinds_of, variant_of
+from fastadam.halves import narrow, widen
+from fastadam.hyperparameters import Hyperparameters
+from fastadam.plan import MOMENTS, ROW_SIZE, SPAN, Plan, write_varying
+
+BFLOAT16, FLOAT16 = (FORMATS[CODES[name]] for name in ("bfloat16", "float16"))
+HALVES = [BFLOAT16, FLOAT16]
+
+
+def bits_of(array: np.ndarray, name: str) -> np.ndarray:
+    """Return the numbers' bits, with one NaN for all."""
+    bits = array.view(f"u{array.itemsize}").copy()
+    exponent, mantissa = {
+        "bfloat16": (0x7F80, 0x7F),
+        "float16": (0x7C00, 0x3FF),
+        "float32": (0x7F800000, 0x7FFFFF),
+        "float64": (0x7FF << 52, (1 << 52) - 1),
+    }[name]
+    bits[((bits & bits.dtype.type(exponent)) == exponent) & ((bits & bits.dtype.type(mantissa)) != 0)] = (
+        exponent + 1
+    )
+    return bits
+
+
+def numbers(number_format: Any, size: int, seed: int, *, positive: bool = False) -> np.ndarray:
+    """Return numbers of a format: normal ones of all sizes, and every special one."""
+    rng = np.random.default_rng(seed)
+    if number_format.stored.itemsize == 2:
+        found = rng.integers(0, 2**16, size).astype(np.uint16).view(number_format.stored)
+        usual = narrow(rng.standard_normal(size).astype(np.float32), number_format)
+    else:
+        found = rng.integers(0, 2 ** (8 * number_format.stored.itemsize), size, dtype=np.uint64)
+        found = found.astype(f"u{number_format.stored.itemsize}").view(number_format.stored)
+        usual = rng.standard_normal(size).astype(number_format.stored)
+    found = np.where(rng.random(size) < 0.5, found, usual)
+    if positive:
+        sign = found.dtype.itemsize * 8 - 1
+        unsigned = found.view(f"u{found.itemsize}")
+        found = (unsigned & unsigned.dtype.type((1 << sign) - 1)).view(found.dtype)
+    return np.ascontiguousarray(found)
+
+
+def step(
+    number_format: Any, backend: str, hyper: Hyperparameters, sizes: list[int], limit: int
+) -> list[np.ndarray]:
+    """Take two steps over spans of these sizes; return the parameters and moments."""
+    names = ("param", "grad", *MOMENTS)
+    arrays = [
+        [numbers(number_format, size, 10 * i + j, positive=j > 2) for j in range(len(names))]
+        for i, size in enumerate(sizes)
+    ]
+    spans = np.zeros(len(sizes), SPAN)
+    for span, each in zip(spans, arrays, strict=True):
+        for name, array in zip(names, each, strict=True):
+            span[name] = address(array)
+        span["size"] = each[0].size
+    kinds = kinds_of(np.full(len(sizes), FORMATS.index(number_format)), hyper.l2_on, hyper.amsgrad)
+    plan = Plan(spans, kinds, 1, backends.load(backend), limit, True)
+    coefficients = Coefficients(hyper)
+    plan.write_constants([coefficients])
+    for t in (7, 8):
+        write_varying(plan.row_bytes, 0 * ROW_SIZE, *coefficients.varying(t))
+        assert plan.run(False) == -1
+    return [array for each in arrays for j, array in enumerate(each) if names[j] != "grad"]
+
+
+HYPERS = {
+    "plain": Hyperparameters(lr=0.1),
+    "l2": Hyperparameters(lr=0.1, weight_decay=0.1, maximize=True),
+    "amsgrad": Hyperparameters(lr=0.1, weight_decay=0.1, amsgrad=True, decoupled_weight_decay=True),
+    "both": Hyperparameters(lr=0.1, weight_decay=0.1, amsgrad=True),
+}
+
+
+@pytest.mark.parametrize("number_format", FORMATS, ids=[each.name for each in FORMATS])
+@pytest.mark.parametrize("hyper", HYPERS.values(), ids=HYPERS)
+def test_every_backend_gives_the_bits_of_the_reference(backend: str, number_format: Any, hyper: Any) -> None:
+    sizes = [1, 0, 4099, 33, 20_000]
+    expected = step(number_format, "numpy", hyper, sizes, 1)
+    for array, wanted in zip(step(number_format, backend, hyper, sizes, 1), expected, strict=True):
+        np.testing.assert_array_equal(bits_of(array, number_format.name), bits_of(wanted, number_format.name))
+
+
+@pytest.mark.parametrize("number_format", HALVES, ids=[each.name for each in HALVES])
+def test_halves_on_every_instruction_set(instruction_set: str, number_format: Any) -> None:
+    for hyper in HYPERS.values():
+        expected = step(number_format, "numpy", hyper, [4099], 1)
+        for array, wanted in zip(step(number_format, "c", hyper, [4099], 1), expected, strict=True):
+            np.testing.assert_array_equal(bits_of(array, number_format.name), bits_of(wanted, number_format.name))
+
+
+@pytest.mark.usefixtures("small_shares")
+@pytest.mark.parametrize("number_format", HALVES, ids=[each.name for each in HALVES])
+def test_halves_on_several_threads(backend: str, number_format: Any) -> None:
+    sizes = [100, 1, 31, 4000, 7]
+    expected = step(number_format, backend, HYPERS["both"], sizes, 1)
+    for array, wanted in zip(step(number_format, backend, HYPERS["both"], sizes, 3), expected, strict=True):
+        np.testing.assert_array_equal(bits_of(array, number_format.name), bits_of(wanted, number_format.name))
+
+
+def decode(bits: int, exponent_bits: int, mantissa_bits: int) -> float:
+    """Return the value of a number by the definition of its format."""
+    sign = -1.0 if bits >> (exponent_bits + mantissa_bits) else 1.0
+    exponent = bits >> mantissa_bits & (1 << exponent_bits) - 1
+    mantissa = bits & (1 << mantissa_bits) - 1
+    bias = (1 << exponent_bits - 1) - 1
+    if exponent == (1 << exponent_bits) - 1:
+        return sign * np.inf if not mantissa else np.nan
+    if exponent == 0:
+        return sign * float(mantissa) * 2.0 ** (1 - bias - mantissa_bits)
+    return sign * float((1 << mantissa_bits) + mantissa) * 2.0 ** (exponent - bias - mantissa_bits)
+
+
+PARAMETERS = {"bfloat16": (8, 7), "float16": (5, 10)}
+
+
+@pytest.mark.parametrize("number_format", HALVES, ids=[each.name for each in HALVES])
+def test_all_halves_widen_to_their_value(number_format: Any) -> None:
+    everything = np.arange(2**16, dtype=np.uint16)
+    expected = np.array([decode(int(bits), *PARAMETERS[number_format.name]) for bits in everything], np.float64)
+    widened = widen(everything.view(number_format.stored), number_format)
+    assert widened.dtype == np.float32
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        np.testing.assert_array_equal(widened.astype(np.float64), expected)
+    signs = np.signbit(widened)[~np.isnan(expected)]
+    np.testing.assert_array_equal(signs, np.signbit(expected)[~np.isnan(expected)])
+
+
+@pytest.mark.parametrize("number_format", HALVES, ids=[each.name for each in HALVES])
+def test_narrowing_takes_the_nearest_and_in_a_tie_the_even_one(number_format: Any) -> None:
+    finite = [
+        bits for bits in range(2**15) if np.isfinite(decode(bits, *PARAMETERS[number_format.name]))
+    ]  # the positive ones, in rising order
+    values = np.array([decode(bits, *PARAMETERS[number_format.name]) for bits in finite])
+    middles = ((values[:-1] + values[1:]) / 2).astype(np.float32)
+    assert np.array_equal(middles.astype(np.float64), (values[:-1] + values[1:]) / 2)  # float32 holds them
+    even = np.array([low if low % 2 == 0 else low + 1 for low in finite[:-1]], np.uint16)
+    for sign, bit in ((1, 0), (-1, 0x8000)):
+        np.testing.assert_array_equal(narrow(sign * middles, number_format).view(np.uint16), even | bit)
+        below = np.nextafter(middles, np.float32(0))
+        np.testing.assert_array_equal(
+            narrow(sign * below, number_format).view(np.uint16), np.array(finite[:-1]) | bit
+        )
+        above = np.nextafter(middles, np.float32(np.inf))
+        np.testing.assert_array_equal(
+            narrow(sign * above, number_format).view(np.uint16), np.array(finite[1:]) | bit
+        )
+    largest = values[-1]
+    overflow = np.float32(largest + (values[-1] - values[-2]) / 2)  # halfway to what would come next
+    infinity = (1 << PARAMETERS[number_format.name][0]) - 1 << PARAMETERS[number_format.name][1]
+    with np.errstate(over="ignore"):
+        ends = narrow(
+            np.array([overflow, np.nextafter(overflow, np.float32(0)), np.inf], np.float32), number_format
+        )
+        assert ends.view(np.uint16).tolist() == [infinity, finite[-1], infinity]
+        assert np.isnan(widen(narrow(np.array([np.nan], np.float32), number_format), number_format)).all()
+
+
+def test_variants_are_numbered_both_ways() -> None:
+    for kind in range(4 * len(FORMATS)):
+        number_format, l2_on, amsgrad_on = variant_of(kind)
+        code = np.array([FORMATS.index(number_format)])
+        assert kinds_of(code, l2_on, amsgrad_on).tolist() == [kind]
