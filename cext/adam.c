@@ -5,10 +5,6 @@
 #include <math.h>
 #include <string.h>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
 #error "this compiler computes in more digits than the type has, which changes results: build for SSE2 or better"
 #endif
@@ -177,17 +173,21 @@ int fastadam_has_openmp(void)
 #endif
 }
 
+enum { SHARES_PER_THREAD = 8 };
+
 static void run_batch(const fastadam_plan *plan, const fastadam_batch *batch)
 {
     const pieces_function run = variants[fastadam_instruction_set()];
 #ifdef _OPENMP
     if (batch->threads > 1) {
-#pragma omp parallel num_threads((int)batch->threads)
-        {
-            const int64_t threads = omp_get_num_threads();
-            /* Multiples of 16 elements: at least a cache line, so that two threads do not share one. */
-            const int64_t share = ((batch->elements + threads - 1) / threads + 15) / 16 * 16;
-            const int64_t lo = share * omp_get_thread_num();
+        /* More shares than threads, taken as each thread gets to them: one that has to wait for its processor does
+         * not hold up the others. Multiples of 16 elements, at least a cache line: no two threads write the same
+         * one. */
+        const int64_t n = batch->threads * SHARES_PER_THREAD;
+        const int64_t share = ((batch->elements + n - 1) / n + 15) / 16 * 16;
+#pragma omp parallel for num_threads((int)batch->threads) schedule(dynamic, 1)
+        for (int64_t i = 0; i < n; i++) {
+            const int64_t lo = share * i;
             const int64_t hi = lo + share < batch->elements ? lo + share : batch->elements;
             if (lo < hi)
                 run(plan, batch, lo, hi);
