@@ -113,13 +113,19 @@ static int same_bytes(int64_t place, int64_t other, int64_t length)
     return memcmp((const void *)(uintptr_t)place, (const void *)(uintptr_t)other, (size_t)length) == 0;
 }
 
+/* How many bytes of a storage are compared: the address, what owns the memory, the size. */
+static int64_t owner_bytes(const fastadam_tensor_headers *at)
+{
+    return at->storage_size + (int64_t)sizeof(int64_t) - at->storage_data;
+}
+
 /* Is all that a tensor object stands for what it was? */
 static int same_print(const fastadam_tensor_headers *at, const fastadam_print *print, int64_t object)
 {
+    const int64_t bytes = (int64_t)(uintptr_t)(print + 1);
     return read_word(object, at->object_impl) == print->impl &&
-           same_bytes(print->impl + at->first, (int64_t)(uintptr_t)(print + 1), at->length) &&
-           read_word(print->storage, at->storage_data) == print->data &&
-           read_word(print->storage, at->storage_size) == print->nbytes;
+           same_bytes(print->impl + at->first, bytes, at->length) &&
+           same_bytes(print->storage + at->storage_data, bytes + at->length, owner_bytes(at));
 }
 
 /* Is dict[name] this object? */
@@ -184,7 +190,7 @@ static int same_entry(const fastadam_roster *roster, const fastadam_entry *entry
     const int64_t *objects = &entry->step_object, *places = &entry->step;
     if (entry->prints != 0) {
         const fastadam_tensor_headers *at = &roster->headers;
-        const int64_t size = (int64_t)sizeof(fastadam_print) + at->length;
+        const int64_t size = (int64_t)sizeof(fastadam_print) + at->length + owner_bytes(at);
         if (!same_print(at, (const fastadam_print *)(uintptr_t)entry->prints, entry->param_object))
             return 0;
         for (int i = 0; i <= 3; i++)

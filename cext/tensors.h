@@ -15,7 +15,7 @@
  * gradient and moments. dims holds ndim lengths, then ndim strides. dtype is DLPack's: code + 2^8 bits + 2^16
  * lanes. A moment that is not used has the object 0. prints are what tells whether the parameter, the step counter
  * and the moments are what they were, without asking each one: for each a fastadam_print, then the bytes of its
- * TensorImpl. */
+ * TensorImpl and those of its storage from the address to the size. */
 typedef struct {
     int64_t param_object, state_object, step_object;
     int64_t exp_avg_object, exp_avg_sq_object, max_exp_avg_sq_object;

@@ -87,6 +87,8 @@ def _find(torch: Any, sample: Tensor) -> tuple[int, ...] | None:
     ]
     differ = [i for i in range(tail // WORD, MOST_BYTES // WORD) if pair[0][i] != pair[1][i]]
     keys = WORD * differ[0]
+    if not 0 < storage_size - storage_data <= 8 * WORD:
+        return None
     if strides != sizes + MOST_DIMS * WORD or not tail < keys <= tail + 4 * WORD or first > sizes:
         return None
     if (pair[0][differ[0]] ^ pair[1][differ[0]]).bit_count() != 1:
@@ -95,11 +97,17 @@ def _find(torch: Any, sample: Tensor) -> tuple[int, ...] | None:
 
 
 def fingerprint(tensor: Tensor, headers: tuple[int, ...]) -> bytes:
-    """Return what tells whether a tensor is what it was: four words, then the bytes of its TensorImpl."""
-    _, first, length, *_ = headers
+    """Return what tells whether a tensor is what it was.
+
+    Four words: its TensorImpl, its storage, the address in that, and the size. Then the bytes of the TensorImpl,
+    and those of the storage from the address to the size: what owns the memory is between them.
+    """
+    _, first, length, *_, storage_data, storage_size = headers
     impl, storage = tensor._cdata, tensor.untyped_storage()
+    # Asking for the address ends sharing with copies made on writing, so it comes first.
     numbers = np.array([impl, storage._cdata, storage.data_ptr(), storage.nbytes()], np.int64)
-    return numbers.tobytes() + ctypes.string_at(impl + first, length)
+    owner = ctypes.string_at(storage._cdata + storage_data, storage_size + WORD - storage_data)
+    return numbers.tobytes() + ctypes.string_at(impl + first, length) + owner
 
 
 def read_again(tensor: Tensor, headers: tuple[int, ...]) -> bytes:
@@ -108,7 +116,9 @@ def read_again(tensor: Tensor, headers: tuple[int, ...]) -> bytes:
     (impl,) = _words_at(id(tensor) + object_impl, 1)
     (storage,) = _words_at(impl + first, 1)
     data, size = _words_at(storage + storage_data, 1) + _words_at(storage + storage_size, 1)
-    return np.array([impl, storage, data, size], np.uint64).tobytes() + ctypes.string_at(impl + first, length)
+    owner = ctypes.string_at(storage + storage_data, storage_size + WORD - storage_data)
+    numbers = np.array([impl, storage, data, size], np.uint64)
+    return numbers.tobytes() + ctypes.string_at(impl + first, length) + owner
 
 
 def _notices_every_change(torch: Any, headers: tuple[int, ...]) -> bool:
@@ -142,6 +152,9 @@ def _notices_every_change(torch: Any, headers: tuple[int, ...]) -> bool:
         lambda tensor: tensor.untyped_storage().resize_(1 << 20),
         lambda tensor: torch.utils.swap_tensors(tensor, torch.zeros(2, 3, 2, 2, 4)),
     ]
+    copies = []
+    if hasattr(torch, "_lazy_clone"):  # a copy that shares the memory until either is written to
+        changes.append(lambda tensor: copies.append(torch._lazy_clone(tensor)))
     for change in changes:
         seen = 0
         for tensor in (sample(), torch.nn.Parameter(sample())):

@@ -73,8 +73,8 @@ def same_layout(first: Tensor, second: Tensor) -> bool:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether memory holds the numbers themselves: they are not negated or conjugated when read."""
-    return not tensor.is_neg() and not tensor.is_conj()
+    """Whether memory holds the numbers themselves: they are not negated, conjugated or all zero when read."""
+    return not (tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor())
 
 
 def extent(tensor: Tensor) -> tuple[int, int]:
@@ -89,8 +89,10 @@ def extent(tensor: Tensor) -> tuple[int, int]:
 def has_its_memory(tensor: Tensor) -> bool:
     """Whether the storage reaches to the last element; one that was freed or shrunk does not."""
     low, high = extent(tensor)
-    offset = tensor.storage_offset() * tensor.element_size() if low < high else 0
-    return bool(tensor.device.type == "meta" or tensor.untyped_storage().nbytes() >= offset + high - low)
+    if low == high or tensor.device.type == "meta":
+        return True
+    needed = tensor.storage_offset() * tensor.element_size() + high - low
+    return bool(low and tensor.untyped_storage().nbytes() >= needed)
 
 
 def apart(extents: list[tuple[int, int]]) -> bool:
@@ -148,5 +150,5 @@ def check_like(tensor: Tensor, param: Tensor, label: str, remedy: str) -> None:
     ):
         if found != wanted:
             raise RuntimeError(f"{label} has {what} {found}, its parameter has {wanted}; {remedy}")
-    if not has_its_memory(tensor):
+    if is_plain(tensor) and not has_its_memory(tensor):
         raise RuntimeError(f"{label} has a storage that was freed or shrunk")

@@ -100,7 +100,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     Notes
     -----
     The step writes the parameters and the tensors in ``optimizer.state[p]`` in place and raises the
-    parameters' version counters; gradients are only read. Everything can be edited or exchanged between two
+    parameters' version counters (not those of the state); gradients are only read. Everything can be edited or exchanged between two
     steps, as in torch.
 
     Arithmetic is the library's: each operation is rounded on its own, so that results do not depend on layout,
@@ -310,7 +310,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         self._noted = None
         hypers = [_check_options(group, f"param_groups[{i}]: ") for i, group in enumerate(self.param_groups)]
         options = [_read_options(group) for group in self.param_groups]
-        if not any(_has_tensor(each) for each in options):  # a tensor can change and stay the same object
+        if all(_are_fixed(each) for each in options):
             self._noted = options
         return hypers
 
@@ -505,8 +505,9 @@ def _number(value: Any) -> Any:
     return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
 
 
-def _has_tensor(options: tuple[Any, ...]) -> bool:
-    """Whether an option, or one of the betas, is not a plain number."""
+def _are_fixed(options: tuple[Any, ...]) -> bool:
+    """Whether no option can change and stay the same object, as a tensor or a list can."""
     betas = options[hyperparameters.KEYS.index("betas")]
-    plain = bool | int | float | str | None
-    return not all(isinstance(value, plain) for value in (*options, *betas) if value is not betas)
+    return type(betas) is tuple and all(
+        isinstance(value, bool | int | float | str | None) for value in (*options, *betas) if value is not betas
+    )
