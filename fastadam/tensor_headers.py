@@ -13,6 +13,7 @@ expected, the answer is None, and native code goes through DLPack.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import sys
@@ -31,6 +32,9 @@ TENSOR_HEADERS = words(
 WORD = 8
 MOST_BYTES = 256  # of a TensorImpl that are searched
 MOST_DIMS = 5  # more are not kept within it
+# Bytes that are not in use may hold anything, so a search can fail by chance.
+ATTEMPTS = 5
+PAIRS = 8
 
 
 def _words_at(place: int, count: int) -> list[int]:
@@ -48,18 +52,18 @@ def tensor_headers(torch: Any) -> tuple[int, ...] | None:
     """
     if sys.implementation.name != "cpython" or ctypes.sizeof(ctypes.c_void_p) != WORD:
         return None
-    try:
+    for _ in range(ATTEMPTS):
         # Whatever modes are on where a first step is taken.
-        with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
+        with contextlib.suppress(Exception), torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
             samples = [
                 torch.empty(11, 13, 17, dtype=torch.float32),
                 torch.empty(23, 19, dtype=torch.float64)[2:],
                 torch.nn.Parameter(torch.empty(29, 7, 5, 3, dtype=torch.float32).permute(3, 1, 0, 2)),
             ]
             (headers,) = {_find(torch, sample) for sample in samples}
-            return headers if headers is not None and _notices_every_change(torch, headers) else None
-    except Exception:  # a part of torch that is used here is gone, or means something else
-        return None
+            if headers is not None and _notices_every_change(torch, headers):
+                return headers
+    return None  # a part of torch that is used here is gone, or means something else
 
 
 def _find(torch: Any, sample: Tensor) -> tuple[int, ...] | None:
@@ -81,17 +85,22 @@ def _find(torch: Any, sample: Tensor) -> tuple[int, ...] | None:
     sizes = place_of([sample.dim(), *sample.shape], impl, MOST_BYTES) + WORD
     strides = place_of(list(sample.stride()), impl, MOST_BYTES, sizes)
     tail = sizes + 2 * MOST_DIMS * WORD
-    # The last field says what a tensor is: dtype apart, all that there is to say of it, a bit for each property.
-    pair = [
-        _words_at(each._cdata, MOST_BYTES // WORD) for each in (sample.detach(), torch._neg_view(sample.detach()))
-    ]
-    differ = [i for i in range(tail // WORD, MOST_BYTES // WORD) if pair[0][i] != pair[1][i]]
-    keys = WORD * differ[0]
+    # The last field says what a tensor is, with a bit for each property: it differs in one bit, always the same,
+    # between a tensor and one that is negated on reading.
+    start, end = tail // WORD, tail // WORD + 4
+    bits = []
+    for _ in range(PAIRS):
+        plain, negated = sample.detach(), torch._neg_view(sample.detach())
+        pair = zip(_words_at(plain._cdata, end + 1), _words_at(negated._cdata, end + 1), strict=True)
+        bits.append([a ^ b for a, b in pair])
+    (keys,) = (
+        WORD * i
+        for i in range(start + 1, end + 1)
+        if bits[0][i].bit_count() == 1 and len({b[i] for b in bits}) == 1
+    )
     if not 0 < storage_size - storage_data <= 8 * WORD:
         return None
-    if strides != sizes + MOST_DIMS * WORD or not tail < keys <= tail + 4 * WORD or first > sizes:
-        return None
-    if (pair[0][differ[0]] ^ pair[1][differ[0]]).bit_count() != 1:
+    if strides != sizes + MOST_DIMS * WORD or first > sizes:
         return None
     return object_impl, first, keys + WORD - first, sizes, strides, tail, storage_data, storage_size
 

@@ -100,8 +100,8 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     Notes
     -----
     The step writes the parameters and the tensors in ``optimizer.state[p]`` in place and raises the
-    parameters' version counters (not those of the state); gradients are only read. Everything can be edited or exchanged between two
-    steps, as in torch.
+    parameters' version counters (not those of the state); gradients are only read. Everything can be edited or
+    exchanged between two steps, as in torch.
 
     Arithmetic is the library's: each operation is rounded on its own, so that results do not depend on layout,
     threads or processor; against torch they differ in the last digits. bfloat16 and float16 are computed with in
