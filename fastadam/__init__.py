@@ -2,6 +2,7 @@
 
 from fastadam.adam import Adam, AdamW
 from fastadam.backends import BackendUnavailableError, available_backends
+from fastadam.checkpoint import load, save
 from fastadam.flat import Packed, pack
 from fastadam.parameter import Parameter
 
@@ -15,5 +16,7 @@ __all__ = [
     "Parameter",
     "__version__",
     "available_backends",
+    "load",
     "pack",
+    "save",
 ]

@@ -252,11 +252,7 @@ class Adam:
         TypeError, ValueError
             If an option has been edited to something that it cannot be.
         """
-        with self._lock:
-            self._refuse_while_stepping("state_dict")
-            if self._edited():
-                self._refresh()
-            return state_dict(self._groups)
+        return self._saved("state_dict", copy=True)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a copy of a saved state and its options.
@@ -272,14 +268,7 @@ class Adam:
         TypeError, ValueError
             If it does not fit; the optimizer is as before then.
         """
-        with self._lock:
-            self._refuse_while_stepping("load_state_dict")
-            if not self._planned:
-                self._plan_work()
-            loaded = Loaded(state_dict, self._groups, self._fences)
-            self._planned = False
-            loaded.take_over()
-            self._take_note()
+        self._load("load_state_dict", state_dict)
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
@@ -304,6 +293,27 @@ class Adam:
         Adam.__init__(self, groups, **state["defaults"], backend=state["backend"], threads=state["threads"])
         self.load_state_dict(state["state"])
         self.__dict__.update(state["subclass"])
+
+    def _saved(self, what: str, copy: bool) -> dict[str, Any]:
+        """Return the state dict for the method `what`; with `copy` False, over the live moments."""
+        with self._lock:
+            self._refuse_while_stepping(what)
+            if self._edited():
+                self._refresh()
+            return state_dict(self._groups, copy)
+
+    def _load(
+        self, what: str, saved: Mapping[str, Any], read: Callable[[Array, Any, str], None] | None = None
+    ) -> None:
+        """Check a state dict and take it over, for the method `what`; for `read`, see `Loaded.take_over`."""
+        with self._lock:
+            self._refuse_while_stepping(what)
+            if not self._planned:
+                self._plan_work()
+            loaded = Loaded(saved, self._groups, self._fences)
+            self._planned = False
+            loaded.take_over(read)
+            self._take_note()
 
     def _refuse_while_stepping(self, what: str) -> None:
         """Refuse what a schedule or a signal handler asks for in the middle of this thread's own step."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -53,10 +53,13 @@ class State(Mapping[Any, Mapping[str, Any]]):
         return repr({key: dict(value) for key, value in self.items()})
 
 
-def state_dict(groups: Sequence[Group]) -> dict[str, Any]:
-    """Return a copy of the groups' state in torch's layout (see `fastadam.Adam.state_dict`)."""
+def state_dict(groups: Sequence[Group], copy: bool = True) -> dict[str, Any]:
+    """Return a copy of the groups' state in torch's layout (see `fastadam.Adam.state_dict`).
+
+    With `copy` False the moments in it are the live ones.
+    """
     state = {
-        position: {key: value.copy() for key, value in _entry(group, index, step).items()}
+        position: {key: value.copy() if copy else value for key, value in _entry(group, index, step).items()}
         for position, group, index, step in _members(groups)
         if step
     }
@@ -114,6 +117,7 @@ class Loaded:
         self._hypers: list[Hyperparameters] = []
         self._steps: list[Array] = []
         self._moments: list[list[dict[str, Array]]] = []
+        self._keys: list[list[Any]] = []
         used: set[Any] = set()
         for group, saved_group in zip(groups, saved_groups, strict=True):
             where = f"state dict, {group.where or 'param_groups[0]: '}"
@@ -129,6 +133,7 @@ class Loaded:
             ]
             self._steps.append(np.array([step for step, _ in entries], np.int64))
             self._moments.append([moments for _, moments in entries])
+            self._keys.append(keys)
             if self._hypers[-1].amsgrad:
                 for index, (step, moments) in enumerate(entries):
                     if step and MOMENTS[2] not in moments:
@@ -137,8 +142,14 @@ class Loaded:
         if extra:
             raise ValueError(f"the state dict has state for {extra[:5]}, which no parameter group lists")
 
-    def take_over(self) -> None:
+    def take_over(self, read: Callable[[Array, Any, str], None] | None = None) -> None:
         """Copy the numbers into the groups, in place.
+
+        Parameters
+        ----------
+        read : callable, optional
+            Called as ``read(target, key, name)`` to fill a moment from elsewhere, where the state dict holds
+            only stand-ins of the right shape and dtype: `key` is that of its entry, `name` the moment's.
 
         Raises
         ------
@@ -150,11 +161,16 @@ class Loaded:
                 group.reserve_max()
         for group, hyper in zip(self._groups, self._hypers, strict=True):
             group.accept(hyper)
-        for group, steps, moments in zip(self._groups, self._steps, self._moments, strict=True):
+        for group, steps in zip(self._groups, self._steps, strict=True):
             group.set_steps(steps)
-            for name in group.moments:
-                for index, entry in enumerate(moments):
-                    group.moment(name, index)[...] = entry.get(name, 0)
+        for group, keys, moments in zip(self._groups, self._keys, self._moments, strict=True):
+            for index, (key, entry) in enumerate(zip(keys, moments, strict=True)):
+                for name in group.moments:
+                    target = group.moment(name, index)
+                    if read is not None and name in entry:
+                        read(target, key, name)
+                    else:
+                        target[...] = entry.get(name, 0)
 
 
 def _check_options(saved: Any, group: Group, where: str) -> Hyperparameters:

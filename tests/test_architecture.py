@@ -22,10 +22,11 @@ LAYERS = [
     ["backends.c", "backends.numpy", "backends.numba_cpu", "backends.numba_kernels"],
     ["readers"],
     ["adam", "torch"],
+    ["checkpoint"],
     [""],
 ]
 # What base modules may not import, however indirectly: the library is light.
-HEAVY = {"numba", "torch", "scipy", "cupy", "matplotlib", "mpmath", "gymnasium"}
+HEAVY = {"numba", "torch", "scipy", "cupy", "matplotlib", "mpmath", "gymnasium", "safetensors", "tqdm"}
 SIBLINGS = {("backends.numba_cpu", "backends.numba_kernels")}
 
 
@@ -80,5 +81,6 @@ def test_imports_never_point_up(name: str) -> None:
 @pytest.mark.parametrize("name", [name for layer in LAYERS for name in layer])
 def test_only_those_made_for_it_import_anything_heavy(name: str) -> None:
     heavy = {imported.partition(".")[0] for imported in imports(modules()[name])} & HEAVY
-    allowed = {"torch"} if name == "torch" else {"numba"} if name.startswith("backends.numba_") else set()
+    made_for = {"torch": {"torch"}, "checkpoint": {"safetensors", "tqdm"}}
+    allowed = {"numba"} if name.startswith("backends.numba_") else made_for.get(name, set())
     assert heavy <= allowed

@@ -39,7 +39,7 @@ def test_the_backend_table_lists_every_backend() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".adam", ".backends", ".coefficients", ".flat", ".parameter", ".state", ".torch"]
+    "name", ["", ".adam", ".backends", ".checkpoint", ".coefficients", ".flat", ".parameter", ".state", ".torch"]
 )
 def test_docstring_examples(name: str) -> None:
     if name == ".torch":

@@ -547,7 +547,7 @@ import fastadam
 
 new = {name.partition(".")[0] for name in set(sys.modules) - before}
 print(sorted(new - {"numpy"} - set(sys.stdlib_module_names)))
-heavy = ("numba", "torch", "scipy", "matplotlib", "_cffi_backend", "fastadam.backends._c")
+heavy = ("numba", "torch", "scipy", "matplotlib", "safetensors", "tqdm", "_cffi_backend", "fastadam.backends._c")
 print([name for name in heavy if name in sys.modules])
 """
     assert python(code) == "['fastadam']\n[]\n"
