@@ -358,7 +358,7 @@ def _write(
             file.flush()
             os.fsync(file.fileno())
             try:
-                with safe_open(temporary, framework="np") as written:
+                with safe_open(_again(file.fileno(), temporary), framework="np") as written:
                     same = written.metadata() == metadata and set(written.keys()) == set(tensors)
             except Exception as error:  # the library's own errors are of no common class but this one
                 raise OSError(f"{temporary!r} cannot be read back: {error}") from error
@@ -419,6 +419,16 @@ def _remove_left_behind(target: str) -> None:
 # Reading ------------------------------------------------------------------------------------------------------
 
 
+def _again(fd: int, name: str) -> str:
+    """Return a name by which the library can open an open file once more.
+
+    Where there is /proc, it is not the file's own, under which another file may be by now, and which may hold
+    bytes that are no UTF-8.
+    """
+    again = f"/proc/self/fd/{fd}"
+    return again if os.path.exists(again) else name
+
+
 class _Source:
     """An open safetensors file.
 
@@ -444,9 +454,7 @@ class _Source:
     """
 
     def __init__(self, fd: int, name: str, safe_open: Any) -> None:
-        again = f"/proc/self/fd/{fd}"
-        # Not by its name, under which another file may be by now.
-        self._name = again if os.path.exists(again) else name
+        self._name = _again(fd, name)
         self._safe_open = safe_open
         self._left = 0
         try:

@@ -68,7 +68,7 @@ def survive(kills: int, folder: Path, seed: int, say: bool = False) -> int:
         The kills after which the run was resumed, with the right bits in the end.
     """
     chance = random.Random(seed)
-    killed = survived = 0
+    killed = survived = in_mid_save = 0
     run = 0
     while survived < kills:
         run += 1
@@ -106,6 +106,7 @@ def survive(kills: int, folder: Path, seed: int, say: bool = False) -> int:
                 break
             assert process.returncode == -signal.SIGKILL, f"exit code {process.returncode}"
             killed += 1
+            in_mid_save += any(name.endswith(".tmp") for name in os.listdir(folder))
         params, optimizer = start(run)
         assert fastadam.load(path, optimizer) == {"done": STEPS}
         assert digest(params, optimizer) == expected, f"run {run} ended with other bits"
@@ -116,7 +117,10 @@ def survive(kills: int, folder: Path, seed: int, say: bool = False) -> int:
         path.unlink()
         survived = killed
         if say:
-            print(f"run {run}: the bits of the uninterrupted run, after {killed} kills in all", flush=True)
+            print(
+                f"run {run}: the bits of the uninterrupted run; kills so far: {killed}, in mid-save {in_mid_save}",
+                flush=True,
+            )
     return survived
 
 

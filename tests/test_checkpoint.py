@@ -561,6 +561,14 @@ def test_permissions_and_links_are_kept(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
+def test_file_names_that_are_no_utf8(tmp_path: Path) -> None:
+    if sys.platform != "linux":
+        pytest.skip("elsewhere file names must be UTF-8")
+    path = tmp_path / os.fsdecode(b"\xff\xfe run")
+    fastadam.save(path, trained(), extra={"a": 1})
+    assert fastadam.load(path, trained()) == {"a": 1}
+
+
 def test_a_load_under_way_goes_on_with_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not Path("/proc/self/fd").exists():
         pytest.skip("this system cannot open an open file once more")
