@@ -24,7 +24,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import fastadam
-from benchmarks import contenders, shapes
+from fastadam.cli import contenders, shapes
 
 AT_LEAST_AS_FAST = {"packed": (1.0, 0.0), "in place": (1.0, 0.0), "torch face": (1.0, 0.0)}
 MOST_FOR_LOOPS = 10**7  # parameters; torch's default, a loop of operators, would only take long with more

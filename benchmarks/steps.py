@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import fastadam
-from benchmarks import contenders, shapes
+from fastadam.cli import contenders, shapes
 
 
 class Step:

@@ -41,7 +41,12 @@ def limit_from_environment() -> int | None:
 
 @functools.cache
 def default_limit() -> int:
-    """Return the limit that applies where ``threads=None`` was given.
+    """Return the limit that applies where ``threads=None`` was given (see `default_limit_and_source`)."""
+    return default_limit_and_source()[0]
+
+
+def default_limit_and_source() -> tuple[int, str]:
+    """Return the limit that applies where ``threads=None`` was given, and what sets it.
 
     The environment variables ``FASTADAM_NUM_THREADS`` and ``OMP_NUM_THREADS`` set it, in this order; else it
     is the number of processors this process may run on.
@@ -53,13 +58,18 @@ def default_limit() -> int:
     """
     own = limit_from_environment()
     if own is not None:
-        return own
+        return own, "FASTADAM_NUM_THREADS"
     shared = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     if shared.isdecimal() and int(shared) > 0:
-        return min(int(shared), MOST)
+        return min(int(shared), MOST), "OMP_NUM_THREADS"
+    return min(processors(), MOST), "processors"
+
+
+def processors() -> int:
+    """Return how many processors this process may run on."""
     if hasattr(os, "sched_getaffinity"):
-        return min(len(os.sched_getaffinity(0)), MOST)
-    return min(os.cpu_count() or 1, MOST)
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def check_limit(threads: int | None) -> int:

@@ -24,9 +24,35 @@ LAYERS = [
     ["adam", "torch"],
     ["checkpoint"],
     [""],
+    # The command line, from what it measures and prints with to its commands.
+    ["cli.shapes", "cli.contenders", "cli.memory", "cli.cuda", "cli.extra", "cli.terminal"],
+    ["cli.measure", "cli.info", "cli.doctor"],
+    ["cli.plot"],
+    ["cli.bench"],
+    ["cli.app"],
+    ["cli"],
+    ["__main__"],
 ]
 # What base modules may not import, however indirectly: the library is light.
-HEAVY = {"numba", "torch", "scipy", "cupy", "matplotlib", "mpmath", "gymnasium", "safetensors", "tqdm"}
+HEAVY = {
+    "numba",
+    "torch",
+    "scipy",
+    "cupy",
+    "matplotlib",
+    "mpmath",
+    "gymnasium",
+    "safetensors",
+    "tqdm",
+    "typer",
+    "rich",
+    "click",
+    "jax",
+    "optax",
+}
+TERMINAL = {"typer", "rich", "click"}
+# What else a module of the command line may import, beside these.
+CLI_MAY = {"cli.contenders": {"jax", "optax"}, "cli.plot": {"matplotlib"}}
 SIBLINGS = {("backends.numba_cpu", "backends.numba_kernels")}
 
 
@@ -55,7 +81,7 @@ def imports(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
-            if node.module in ("fastadam", "fastadam.backends"):
+            if node.module in ("fastadam", "fastadam.backends", "fastadam.cli"):
                 found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
@@ -82,5 +108,8 @@ def test_imports_never_point_up(name: str) -> None:
 def test_only_those_made_for_it_import_anything_heavy(name: str) -> None:
     heavy = {imported.partition(".")[0] for imported in imports(modules()[name])} & HEAVY
     made_for = {"torch": {"torch"}, "checkpoint": {"safetensors", "tqdm"}}
-    allowed = {"numba"} if name.startswith("backends.numba_") else made_for.get(name, set())
+    if name.partition(".")[0] == "cli":
+        allowed = TERMINAL | CLI_MAY.get(name, set())
+    else:
+        allowed = {"numba"} if name.startswith("backends.numba_") else made_for.get(name, set())
     assert heavy <= allowed

@@ -587,7 +587,7 @@ def test_limit_of_threads() -> None:
     code = """
 import os
 
-from fastadam.threads import default_limit
+from fastadam.threads import default_limit, limit_from_environment
 
 processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 for own, shared, limit in (
@@ -606,6 +606,7 @@ for own, shared, limit in (
         os.environ.pop(name, None)
         if value is not None:
             os.environ[name] = value
+    limit_from_environment.cache_clear()
     default_limit.cache_clear()
     assert default_limit() == limit, (own, shared, default_limit())
 print("done")

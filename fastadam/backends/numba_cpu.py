@@ -51,6 +51,18 @@ def threading_layer() -> str:
         return "none"
 
 
+def cache_folder() -> str | None:
+    """Return the folder in which compiled kernels are kept, or None where Numba finds none to write to."""
+    from numba.core.caching import FunctionCache
+
+    from fastadam.backends.numba_kernels import make_kernel
+
+    try:
+        return str(FunctionCache(make_kernel(0, False)).cache_path)
+    except Exception:  # as in _compile: any trouble with the cache means going without
+        return None
+
+
 def bind(plan: Plan) -> Callable[[bool], int]:
     """Return the function that runs `plan` (see `fastadam.backends.Backend`)."""
     place = address(plan.memory)

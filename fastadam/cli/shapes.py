@@ -19,9 +19,34 @@ def ppo_pair() -> Shapes:
     return mlp(4, 64, 64, 2) + mlp(4, 64, 64, 1)
 
 
+def digits_mlp() -> Shapes:
+    """Return a classifier 784-512-512-10: 6 tensors, 669,706 parameters."""
+    return mlp(784, 512, 512, 10)
+
+
 def tiny_tensors(count: int = 3000) -> Shapes:
     """Return vectors of 1 to 97 elements, 3,000 of them unless told otherwise."""
     return [(int(n),) for n in np.random.default_rng(0).integers(1, 98, count)]
+
+
+def resnet50() -> Shapes:
+    """Return ResNet-50 for 1,000 classes: 161 tensors, 25,557,032 parameters."""
+    shapes: Shapes = []
+
+    def convolution(fan_in: int, fan_out: int, kernel: int) -> None:
+        shapes.extend([(fan_out, fan_in, kernel, kernel), (fan_out,), (fan_out,)])  # and its batch norm
+
+    convolution(3, 64, 7)
+    fan_in = 64
+    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        for block in range(blocks):
+            convolution(fan_in, width, 1)
+            convolution(width, width, 3)
+            convolution(width, 4 * width, 1)
+            if block == 0:
+                convolution(fan_in, 4 * width, 1)
+            fan_in = 4 * width
+    return [*shapes, (1000, fan_in), (1000,)]
 
 
 def gpt2_small() -> Shapes:

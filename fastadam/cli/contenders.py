@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,7 @@ import fastadam
 
 Arrays = list[np.ndarray[Any, Any]]
 Step = Callable[[], object]
+Maker = Callable[[Arrays, list[Arrays]], Step]
 
 
 def numpy_per_tensor(params: Arrays, grad_sets: list[Arrays]) -> Step:
@@ -34,11 +37,11 @@ def numpy_per_tensor(params: Arrays, grad_sets: list[Arrays]) -> Step:
     return step
 
 
-def torch_adam(**options: bool) -> Callable[[Arrays, list[Arrays]], Step]:
+def torch_adam(**options: bool) -> Maker:
     """torch.optim.Adam with the gradients set once, which is the cheapest case for it."""
 
     def make(params: Arrays, grad_sets: list[Arrays]) -> Step:
-        import torch
+        from fastadam.torch import torch  # the only module that imports it
 
         tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in params]
         for tensor, grad in zip(tensors, grad_sets[0], strict=True):
@@ -49,42 +52,66 @@ def torch_adam(**options: bool) -> Callable[[Arrays, list[Arrays]], Step]:
     return make
 
 
-def fastadam_packed(backend: str) -> Callable[[Arrays, list[Arrays]], Step]:
+def optax_adam(params: Arrays, grad_sets: list[Arrays]) -> Step:
+    """optax.adam, compiled as a whole and with donated buffers; a step ends when its numbers are there."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # or JAX starts an accelerator that nobody asks for
+    import jax
+    import optax
+
+    if params[0].dtype == np.float64:
+        jax.config.update("jax_enable_x64", True)
+    optimizer = optax.adam(1e-3)
+    cpu = jax.local_devices(backend="cpu")[0]
+    # Copies: JAX would otherwise take over memory that is not its own to give away.
+    tensors, grads = (jax.device_put(arrays, cpu, may_alias=False) for arrays in (params, grad_sets[0]))
+    state = optimizer.init(tensors)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def update(tensors: Any, state: Any, grads: Any) -> Any:
+        updates, state = optimizer.update(grads, state, tensors)
+        return optax.apply_updates(tensors, updates), state
+
+    def step() -> None:
+        nonlocal tensors, state
+        tensors, state = jax.block_until_ready(update(tensors, state, grads))
+
+    return step
+
+
+def fastadam_packed(backend: str, threads: int | None = None) -> Maker:
     """Fastadam over one packed buffer."""
 
     def make(params: Arrays, grad_sets: list[Arrays]) -> Step:
         flat = fastadam.pack(params)
         for view, grad in zip(flat.grad_views, grad_sets[0], strict=True):
             view[...] = grad
-        return fastadam.Adam(flat, backend=backend).step
+        return fastadam.Adam(flat, backend=backend, threads=threads).step
 
     return make
 
 
-def fastadam_in_place(backend: str) -> Callable[[Arrays, list[Arrays]], Step]:
+def fastadam_in_place(backend: str, threads: int | None = None) -> Maker:
     """Fastadam over separate arrays, with a fresh list of gradients in each step."""
 
     def make(params: Arrays, grad_sets: list[Arrays]) -> Step:
-        optimizer = fastadam.Adam(params, backend=backend)
+        optimizer = fastadam.Adam(params, backend=backend, threads=threads)
         cycle = itertools.cycle(grad_sets)
         return lambda: optimizer.step(next(cycle))
 
     return make
 
 
-def torch_face(backend: str) -> Callable[[Arrays, list[Arrays]], Step]:
+def torch_face(backend: str, threads: int | None = None) -> Maker:
     """fastadam.torch.Adam, with the gradients set once, as for torch's own."""
 
     def make(params: Arrays, grad_sets: list[Arrays]) -> Step:
-        import torch
-
-        import fastadam.torch
+        from fastadam.torch import Adam, torch
 
         tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in params]
         for tensor, grad in zip(tensors, grad_sets[0], strict=True):
             tensor.grad = torch.from_numpy(grad)
-        optimizer = fastadam.torch.Adam(tensors)
-        optimizer.backend = backend
+        optimizer = Adam(tensors)
+        optimizer.backend, optimizer.threads = backend, threads
         step: Step = optimizer.step
         return step
 

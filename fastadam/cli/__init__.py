@@ -1,0 +1,24 @@
+"""The command line: ``fastadam info``, ``fastadam bench`` and ``fastadam doctor``.
+
+It is a face of the library, which never imports it. What it is built on comes with the extra ``cli``.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from fastadam.cli.extra import REMEDY
+
+
+def main() -> int:
+    """Run the command line on ``sys.argv``; return the exit code, unless a command ends the process itself."""
+    try:
+        import rich  # noqa: F401 - asked for here, so that a missing part is met by a sentence
+        import typer  # noqa: F401
+    except ImportError as error:
+        print(f"fastadam: the command line needs typer and rich ({error}); try: {REMEDY}", file=sys.stderr)
+        return 1
+    from fastadam.cli.app import app
+
+    app(prog_name="fastadam")
+    return 0

@@ -1,0 +1,3 @@
+"""How to get what the command line is built on."""
+
+REMEDY = "pip install 'fastadam[cli]'"
