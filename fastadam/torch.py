@@ -38,7 +38,8 @@ from fastadam.staging import Part, Staged, all_apart
 from fastadam.tensor_headers import tensor_headers
 from fastadam.tensors import check_like, check_stepped
 
-__all__ = ["Adam", "AdamW"]
+# Other modules that need torch take it from here; this one alone imports it.
+__all__ = ["Adam", "AdamW", "torch"]
 
 REFUSED = {
     "capturable": "it is for CUDA graphs, and fastadam.torch steps tensors on the CPU",
