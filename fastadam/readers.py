@@ -17,7 +17,7 @@ from fastadam.backends import c
 from fastadam.plan import MOMENTS
 from fastadam.roster import CHANGED, NEEDS_CARE, OTHER_GRADIENTS, OTHER_STEPS, TAKEN, Lineup, Roster, Seen
 from fastadam.staging import COUNTERS
-from fastadam.tensors import Tensor, apart, extent, has_its_memory, is_plain, same_layout
+from fastadam.tensors import Extents, Tensor, extent, has_its_memory, is_plain, same_layout
 
 STATE_NAMES = ("step", *MOMENTS)
 # A float32 step counter counts no further than this.
@@ -113,18 +113,15 @@ class PythonReader:
         rows = lineup.plan.spans["row"][lineup.span_of[lineup.which]]
         if np.any(roster.steps[lineup.which] != lineup.taken[rows]):
             return OTHER_STEPS
-        writes = list(zip(*(each.tolist() for each in lineup.fences), strict=True))
+        writes = Extents(zip(*(each.tolist() for each in lineup.fences), strict=True))
         places = np.zeros(len(lineup.which), np.int64)
         for j, i in enumerate(lineup.which):
             grad, like = grads[i], roster.seen[i].like
             if not _can_be_read(grad, like, params[i]):
                 return NEEDS_CARE
-            low, high = extent(grad)
-            if not has_its_memory(grad):
+            if not has_its_memory(grad) or writes.meet(*extent(grad)):
                 return NEEDS_CARE
-            if not apart([(low, high), *(each for each in writes if each[0] < high and low < each[1])]):
-                return NEEDS_CARE
-            places[j] = low
+            places[j] = grad.data_ptr()
         lineup.plan.spans["grad"] = places[lineup.plan.order]
         lineup.plan.run(False)
         for counter in counters:

@@ -17,6 +17,7 @@ from fastadam.formats import kinds_of
 from fastadam.hyperparameters import Hyperparameters
 from fastadam.plan import MOMENTS, ROW_SIZE, SPAN, Plan, write_varying
 from fastadam.tensors import (
+    Extents,
     Tensor,
     apart,
     count_reals,
@@ -96,13 +97,14 @@ class Staged:
         self._copies: list[tuple[Tensor, Tensor]] = []
         self._grads: list[Tensor] = []  # kept until the step is over
         stepped = [part for part in parts if part.has_memory]
-        writes = [extent(tensor) for part in stepped for tensor in part.written]
+        writes = Extents(extent(tensor) for part in stepped for tensor in part.written)
         spans = np.zeros(len(stepped), SPAN)
         for span, part in zip(spans, stepped, strict=True):
             self._place(span, part, writes)
         keys = [(part.group, part.step.item()) for part in stepped]
         rows = sorted(set(keys))
-        spans["row"] = [rows.index(key) for key in keys] if len(rows) > 1 else 0
+        row_of = {key: row for row, key in enumerate(rows)}
+        spans["row"] = [row_of[key] for key in keys]
         self._plan: Plan | None = None
         if not stepped:
             return
@@ -115,7 +117,7 @@ class Staged:
         for row, (_, step) in enumerate(rows):
             write_varying(self._plan.row_bytes, row * ROW_SIZE, *coefficients[row].varying(step + 1))
 
-    def _place(self, span: Any, part: Part, writes: list[tuple[int, int]]) -> None:
+    def _place(self, span: Any, part: Part, writes: Extents) -> None:
         """Find or make the memory that a part is stepped in."""
         plainly = part.lies_plainly
         places = []
@@ -125,11 +127,10 @@ class Staged:
                 self._copies.append((tensor, ready))
             places.append(ready)
         grad, like = part.grad, places[0]
-        low, high = extent(grad)
         if (
             type(grad).__torch_dispatch__.__name__ != "_disabled_torch_dispatch_impl"
             or not (is_plain(grad) and same_layout(grad, like))
-            or not apart([(low, high), *(each for each in writes if each[0] < high and low < each[1])])
+            or writes.meet(*extent(grad))
         ):
             grad = like.new_empty_strided(like.shape, like.stride()).copy_(grad)
         self._grads.append(grad)

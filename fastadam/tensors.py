@@ -5,7 +5,9 @@ Only methods of the tensors are used here, so that torch itself is imported by f
 
 from __future__ import annotations
 
+import bisect
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 from fastadam.formats import CODES
@@ -45,6 +47,8 @@ def _steps(tensor: Tensor) -> list[tuple[int, int]]:
 
 def is_dense(tensor: Tensor) -> bool:
     """Whether the numbers fill one run of memory, each place once, in whatever order."""
+    if tensor.is_contiguous():
+        return True
     expected = 1
     for stride, size in _steps(tensor) if tensor.numel() else ():
         if stride != expected:
@@ -55,6 +59,8 @@ def is_dense(tensor: Tensor) -> bool:
 
 def overlaps_itself(tensor: Tensor) -> bool:
     """Whether two elements may lie in one place, as in an expanded tensor."""
+    if tensor.is_contiguous():
+        return False
     reach = 0
     for stride, size in _steps(tensor) if tensor.numel() else ():
         if stride <= reach:
@@ -80,8 +86,8 @@ def is_plain(tensor: Tensor) -> bool:
 def extent(tensor: Tensor) -> tuple[int, int]:
     """Return the addresses between which the tensor lies."""
     start = tensor.data_ptr()
-    if not tensor.numel():
-        return start, start
+    if tensor.is_contiguous():
+        return start, start + tensor.numel() * tensor.element_size()
     last = sum((size - 1) * stride for stride, size in _steps(tensor))
     return start, start + (last + 1) * tensor.element_size()
 
@@ -99,6 +105,25 @@ def apart(extents: list[tuple[int, int]]) -> bool:
     """Whether no two intervals of addresses meet; empty ones do not count."""
     taken = sorted((low, high) for low, high in extents if low < high)
     return all(a[1] <= b[0] for a, b in itertools.pairwise(taken))
+
+
+class Extents:
+    """Intervals of addresses, which may overlap, to look others up in.
+
+    Parameters
+    ----------
+    extents : iterable of (int, int)
+    """
+
+    def __init__(self, extents: Iterable[tuple[int, int]]) -> None:
+        taken = sorted((low, high) for low, high in extents if low < high)
+        self._lows = [low for low, _ in taken]
+        self._reach = list(itertools.accumulate((high for _, high in taken), max))
+
+    def meet(self, low: int, high: int) -> bool:
+        """Whether one of them shares an address with the interval given."""
+        before = bisect.bisect_left(self._lows, high)
+        return low < high and before > 0 and self._reach[before - 1] > low
 
 
 def check_stepped(tensor: Tensor, label: str) -> None:
