@@ -13,7 +13,7 @@ ROOT = Path(fastadam.__file__).parent
 
 # From the bottom up: a module may import only from lines above its own.
 LAYERS = [
-    ["element", "headers", "hyperparameters", "threads", "arrays", "backends", "locks"],
+    ["element", "headers", "hyperparameters", "threads", "arrays", "backends", "locks", "mismatches"],
     ["coefficients", "parameter", "flat", "formats"],
     ["params", "plan", "halves", "tensors"],
     ["groups"],
@@ -22,6 +22,9 @@ LAYERS = [
     ["backends.c", "backends.numpy", "backends.numba_cpu", "backends.numba_kernels"],
     ["readers"],
     ["adam", "torch"],
+    ["checkpoint.format"],
+    ["checkpoint.contents", "checkpoint.writing", "checkpoint.reading"],
+    ["checkpoint.fitting"],
     ["checkpoint"],
     [""],
     # The command line, from what it measures and prints with to its commands.
@@ -81,7 +84,7 @@ def imports(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
-            if node.module in ("fastadam", "fastadam.backends", "fastadam.cli"):
+            if node.module in ("fastadam", "fastadam.backends", "fastadam.checkpoint", "fastadam.cli"):
                 found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
@@ -107,7 +110,7 @@ def test_imports_never_point_up(name: str) -> None:
 @pytest.mark.parametrize("name", [name for layer in LAYERS for name in layer])
 def test_only_those_made_for_it_import_anything_heavy(name: str) -> None:
     heavy = {imported.partition(".")[0] for imported in imports(modules()[name])} & HEAVY
-    made_for = {"torch": {"torch"}, "checkpoint": {"safetensors", "tqdm"}}
+    made_for = {"torch": {"torch"}, "checkpoint.format": {"safetensors"}, "checkpoint": {"tqdm"}}
     if name.partition(".")[0] == "cli":
         allowed = TERMINAL | CLI_MAY.get(name, set())
     else:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastadam
-from fastadam import checkpoint
+from fastadam.checkpoint import reading, writing
 from tests import kill_checkpoint, strategies
 from tests.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
 
@@ -151,8 +151,8 @@ def test_the_library_reads_every_byte_of_our_files(tmp_path: Path, drawn: Any) -
 def test_large_arrays_are_read_in_pieces(tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     optimizer = trained(dtype=np.complex64)
     fastadam.save(tmp_path / "run", optimizer)
-    monkeypatch.setattr(checkpoint, "CHUNK", 4 * most)
-    monkeypatch.setattr(checkpoint, "WINDOW", 8 * most)
+    monkeypatch.setattr(reading, "CHUNK", 4 * most)
+    monkeypatch.setattr(reading, "WINDOW", 8 * most)
     again = make(random_arrays(SHAPES, np.complex64, 9))
     fastadam.load(tmp_path / "run", again)
     assert_same_state(snapshot(again), snapshot(optimizer))
@@ -291,7 +291,7 @@ def test_what_cannot_be_saved_or_loaded_is_refused_before_anything_is_written(tm
 
 
 def test_a_header_beyond_the_formats_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "LONGEST_HEADER", 4000)
+    monkeypatch.setattr(writing, "LONGEST_HEADER", 4000)
     with pytest.raises(ValueError, match=r"the header would have .* a smaller extra"):
         fastadam.save(tmp_path / "run", trained(), extra={"a": "b" * 4000})
     assert not any(tmp_path.iterdir())
@@ -523,7 +523,7 @@ def test_a_failing_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 def test_a_disk_that_fails_in_mid_load_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run"
     fastadam.save(path, trained())
-    monkeypatch.setattr(checkpoint, "_blocks", lambda shape, most: iter(()))
+    monkeypatch.setattr(reading, "blocks", lambda shape, most: iter(()))
     with pytest.raises(OSError, match="the optimizer holds a part of it, so load a whole checkpoint"):
         fastadam.load(path, trained())
     monkeypatch.undo()
@@ -538,7 +538,7 @@ def test_what_killed_saves_left_is_removed_and_what_is_in_use_is_not(tmp_path: P
     other = [tmp_path / name for name in (".run.tmp", ".other.aaaaaaaaaaaaaaaa.tmp", "run.aaaaaaaaaaaaaaaa.tmp")]
     for path in left + other:
         path.write_bytes(b"x")
-    fd, in_use = checkpoint._open_temporary(str(tmp_path / "run"))
+    fd, in_use = writing.open_temporary(str(tmp_path / "run"))
     fastadam.save(tmp_path / "run", trained())
     assert set(tmp_path.iterdir()) == {tmp_path / "run", Path(in_use), *other}
     os.close(fd)
@@ -575,14 +575,14 @@ def test_a_load_under_way_goes_on_with_the_old_file(tmp_path: Path, monkeypatch:
     path = tmp_path / "run"
     first, later = trained(), trained(steps=5)
     fastadam.save(path, first)
-    monkeypatch.setattr(checkpoint, "WINDOW", 1)
-    blocks = checkpoint._blocks
+    monkeypatch.setattr(reading, "WINDOW", 1)
+    blocks = reading.blocks
 
     def replace(shape: Any, most: int) -> Any:
         fastadam.save(path, later)
         return blocks(shape, most)
 
-    monkeypatch.setattr(checkpoint, "_blocks", replace)
+    monkeypatch.setattr(reading, "blocks", replace)
     optimizer = make(random_arrays(SHAPES, np.float32, 5))
     fastadam.load(path, optimizer)
     assert_same_state(snapshot(optimizer), snapshot(first))

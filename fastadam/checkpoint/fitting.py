@@ -1,0 +1,214 @@
+"""Checks a checkpoint against an optimizer, before anything is written."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NoReturn
+
+import numpy as np
+
+from fastadam import hyperparameters
+from fastadam.adam import Adam
+from fastadam.arrays import DTYPES, check_parameter
+from fastadam.checkpoint.format import (
+    CODES,
+    FORMAT,
+    NAMES,
+    PARAM,
+    SIZES,
+    VERSION,
+    check_unchanged,
+    stored_shape,
+)
+from fastadam.checkpoint.reading import Source
+from fastadam.groups import Group
+from fastadam.mismatches import raise_for
+from fastadam.params import Member
+from fastadam.plan import MOMENTS
+
+
+class Checkpoint:
+    """A file that has been checked against an optimizer.
+
+    Parameters
+    ----------
+    source : Source
+    opt : Adam
+
+    Attributes
+    ----------
+    extra : dict
+        What the user saved along.
+    keys : list of str
+        The name or position under which the file has each of its parameters.
+    state : dict
+        A state dict for the optimizer, in which arrays without memory stand in for the moments.
+    params : list of (Member, int)
+        The parameters to restore, and their places in `keys`.
+    nbytes : int
+        How much is to be read.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or does not fit.
+    """
+
+    def __init__(self, source: Source, opt: Adam) -> None:
+        metadata = source.metadata
+        if metadata.get("format") != FORMAT:
+            raise ValueError("it was not written by fastadam.save: its metadata do not say format 'fastadam'")
+        if metadata.get("format_version") != VERSION:
+            raise ValueError(
+                f"it has format version {metadata.get('format_version')!r}, this version of fastadam reads "
+                f"{VERSION!r}; load it with the version that wrote it"
+            )
+        self.extra = _decode(metadata.get("extra", "{}"), "extra")
+        if not isinstance(self.extra, dict):
+            raise ValueError("'extra' in its metadata is no mapping")
+        saved = _decode(metadata.get("param_groups", "null"), "param_groups")
+        _check_groups(saved)
+        entries = [entry for group in saved for entry in group["params"]]
+        self.keys = [str(i) if entry["name"] is None else entry["name"] for i, entry in enumerate(entries)]
+        has_params = any(name.startswith(f"{PARAM}/") for name in source.tensors)
+        matched = _match(saved, opt._groups, self.keys)
+        _check_tensors(source, saved, self.keys, has_params)
+        self.nbytes = sum(SIZES[dtype] * math.prod(shape) for dtype, shape in source.tensors.values())
+        self.params = [pair for pair in matched if has_params]
+        self.state: dict[str, Any] = {"state": {}, "param_groups": []}
+        members = {key: member for member, key in matched}
+        for key, entry in enumerate(entries):
+            if entry["step"]:
+                stand_in = np.broadcast_to(np.zeros((), NAMES[entry["dtype"]]), members[key].shape)
+                found = {name: stand_in for name in MOMENTS if f"{name}/{self.keys[key]}" in source.tensors}
+                self.state["state"][key] = {"step": entry["step"], **found}
+        rest = iter(matched)
+        for group, saved_group in zip(opt._groups, saved, strict=True):
+            places = [next(rest)[1] for _ in group.members]
+            options = {name: saved_group[name] for name in hyperparameters.KEYS}
+            if options["lr"] is None:
+                options["lr"] = group.options.get("lr")
+                if not callable(options["lr"]):
+                    raise ValueError(
+                        f"{group.where}lr was a function, which the file does not hold; set lr of the optimizer "
+                        f"to that function, then load"
+                    )
+            hyperparameters.check(options, group.where or "param_groups[0]: ")
+            # The matching is done: by position here, whatever names there are.
+            self.state["param_groups"].append({**options, "params": places})
+        for member, _ in matched:
+            check_unchanged(member)
+            if has_params:
+                check_parameter(member.owner, member.label)
+
+
+def _decode(text: str, what: str) -> Any:
+    """Decode JSON that holds finite numbers only."""
+
+    def refuse(number: str) -> NoReturn:
+        raise ValueError(f"{number} is not finite")
+
+    def finite(number: str) -> float:
+        value = float(number)
+        return value if math.isfinite(value) else refuse(number)
+
+    try:
+        return json.loads(text, parse_constant=refuse, parse_float=finite)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{what!r} in its metadata is no JSON that fastadam.save writes: {error}") from error
+
+
+def _check_groups(saved: Any) -> None:
+    """Check the form of what the metadata say of groups; the values of options are checked elsewhere."""
+    if not isinstance(saved, list) or not saved:
+        raise ValueError("'param_groups' in its metadata is missing or no list of groups")
+    names = []
+    for i, group in enumerate(saved):
+        if not isinstance(group, dict) or group.keys() != {*hyperparameters.KEYS, "params"}:
+            raise ValueError(f"param_groups[{i}] in its metadata has not the keys that fastadam.save writes")
+        if not isinstance(group["params"], list) or not group["params"]:
+            raise ValueError(f"param_groups[{i}] in its metadata lists no parameters")
+        for entry in group["params"]:
+            if not isinstance(entry, dict) or entry.keys() != {"name", "shape", "dtype", "step"}:
+                raise ValueError(f"param_groups[{i}] in its metadata has a damaged parameter, {entry!r:.100}")
+            if not isinstance(entry["name"], str | None):
+                raise ValueError(f"param_groups[{i}] in its metadata has the name {entry['name']!r:.100}")
+            if type(entry["step"]) is not int or not 0 <= entry["step"] < 2**62:
+                raise ValueError(f"param_groups[{i}] in its metadata has the step {entry['step']!r:.100}")
+            if not isinstance(entry["dtype"], str) or entry["dtype"] not in NAMES:
+                raise ValueError(f"param_groups[{i}] in its metadata has the dtype {entry['dtype']!r:.100}")
+            shape = entry["shape"]
+            if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+                raise ValueError(f"param_groups[{i}] in its metadata has the shape {shape!r:.100}")
+            names.append(entry["name"])
+    if any(name is not None for name in names) and (None in names or len(set(names)) < len(names)):
+        raise ValueError("in its metadata, names are missing or appear twice")
+
+
+def _match(saved: list[dict[str, Any]], groups: list[Group], keys: list[str]) -> list[tuple[Member, int]]:
+    """Return each parameter with the place in the file of what belongs to it: by name where both have names.
+
+    Raises
+    ------
+    ValueError
+        If some are missing, unexpected, or of another shape or dtype.
+    """
+    if len(saved) != len(groups):
+        raise ValueError(f"it has {len(saved)} parameter groups, the optimizer has {len(groups)}")
+    matched = []
+    missing, unexpected, other = [], [], []
+    start = 0
+    for saved_group, group in zip(saved, groups, strict=True):
+        entries = {keys[start + i]: (start + i, entry) for i, entry in enumerate(saved_group["params"])}
+        start += len(entries)
+        if saved_group["params"][0]["name"] is None or group.members[0].name is None:
+            named: dict[str, Member | None] = dict(zip(entries, group.members, strict=False))
+            missing += [member.label for member in group.members[len(entries) :]]
+        else:
+            named = {str(member.name): member for member in group.members}
+            missing += [repr(name) for name in named if name not in entries]
+        unexpected += [repr(key) for key in entries if key not in named]
+        for key, member in named.items():
+            if key not in entries or member is None:
+                continue
+            place, entry = entries[key]
+            theirs, ours = (tuple(entry["shape"]), entry["dtype"]), (member.shape, member.dtype.name)
+            if theirs != ours:
+                other.append(f"{member.label} ({theirs[1]} {theirs[0]} in the file, {ours[1]} {ours[0]} here)")
+            matched.append((member, place))
+    problems = [("missing", missing), ("unexpected", unexpected), ("of another shape or dtype", other)]
+    raise_for(problems, "it does not fit the optimizer's parameters")
+    return matched
+
+
+def _check_tensors(source: Source, saved: list[dict[str, Any]], keys: list[str], has_params: bool) -> None:
+    """Check that the file's tensors are those that its metadata promise."""
+    needed: dict[str, list[int]] = {}
+    allowed: dict[str, list[int]] = {}
+    dtypes: dict[str, str] = {}
+    place = 0
+    for group in saved:
+        for entry in group["params"]:
+            key = keys[place]
+            place += 1
+            dtype = NAMES[entry["dtype"]]
+            shape = stored_shape(entry["shape"], dtype)
+            kinds = [PARAM] if has_params else []
+            kinds += MOMENTS[:2] if entry["step"] else ()
+            kinds += MOMENTS[2:] if entry["step"] and group["amsgrad"] is True else ()
+            needed.update((f"{kind}/{key}", shape) for kind in kinds)
+            if entry["step"]:  # a third moment stays where amsgrad has been switched off
+                allowed[f"{MOMENTS[2]}/{key}"] = shape
+            code = CODES[DTYPES[dtype][0]]
+            dtypes.update((f"{kind}/{key}", code) for kind in (PARAM, *MOMENTS))
+    allowed.update(needed)
+    missing = [repr(name) for name in needed if name not in source.tensors]
+    unexpected = [repr(name) for name in source.tensors if name not in allowed]
+    other = [
+        f"{name!r} ({dtype} {shape}, but {dtypes[name]} {allowed[name]} in the metadata)"
+        for name, (dtype, shape) in source.tensors.items()
+        if name in allowed and (dtype, shape) != (dtypes[name], allowed[name])
+    ]
+    problems = [("missing", missing), ("unexpected", unexpected), ("of another shape or dtype", other)]
+    raise_for(problems, "its tensors are not those that its metadata list")

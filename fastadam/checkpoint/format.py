@@ -1,0 +1,59 @@
+"""The format of checkpoints: what is common to writing and reading them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastadam.arrays import DTYPES
+from fastadam.params import Member
+
+FORMAT, VERSION = "fastadam", "1"
+# The format's names of dtypes, their sizes in bytes, and the names that our metadata give to dtypes.
+CODES: dict[np.dtype[Any], str] = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64"}
+SIZES = {code: dtype.itemsize for dtype, code in CODES.items()}
+NAMES = {dtype.name: dtype for dtype in DTYPES}
+# What can be in front of the first "/" in a tensor's name; all behind it is the parameter's name or position.
+PARAM = "param"
+CHUNK = 4 << 20  # bytes copied at a time
+
+Advance = Callable[[int], object]  # called with the number of bytes just done
+
+
+def import_safetensors() -> Any:
+    """Return ``safetensors.safe_open``; imported here, so that ``import fastadam`` stays light."""
+    try:
+        from safetensors import safe_open
+    except ImportError as error:
+        raise ImportError(
+            "fastadam.save and fastadam.load need the package safetensors: pip install safetensors"
+        ) from error
+    return safe_open
+
+
+def check_unchanged(member: Member) -> None:
+    """Refuse an array whose shape or dtype was exchanged in place after the optimizer took it."""
+    array = member.array
+    if (array.shape, array.dtype) != (member.shape, member.dtype) or not array.flags.c_contiguous:
+        raise ValueError(
+            f"{member.label} was {member.dtype} of shape {member.shape} and is now {array.dtype} of shape "
+            f"{array.shape}; give it back its shape and dtype, or make a new optimizer for it"
+        )
+
+
+def stored_shape(shape: Sequence[int], dtype: np.dtype[Any]) -> list[int]:
+    """Return the shape that a parameter's tensors have in a file, which has no complex dtypes."""
+    return [*shape, 2] if dtype.kind == "c" else list(shape)
+
+
+def again(fd: int, name: str) -> str:
+    """Return a name by which the library can open an open file once more.
+
+    Where there is /proc, it is not the file's own, under which another file may be by now, and which may hold
+    bytes that are no UTF-8.
+    """
+    path = f"/proc/self/fd/{fd}"
+    return path if os.path.exists(path) else name

@@ -1,0 +1,126 @@
+"""Writes a checkpoint's file: beside its target, flushed to the disk, read back and renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import re
+import stat
+from collections.abc import Mapping
+from typing import Any
+
+from fastadam.arrays import Array
+from fastadam.checkpoint.format import CHUNK, CODES, Advance, again
+
+fcntl: Any = None  # a system without it keeps what killed saves left behind
+with contextlib.suppress(ImportError):
+    fcntl = importlib.import_module("fcntl")
+
+LONGEST_HEADER = 100_000_000  # bytes; the safetensors library refuses to read more
+
+
+def make_header(tensors: Mapping[str, tuple[Array, list[int]]], metadata: Mapping[str, str]) -> bytes:
+    """Return what stands in front of the numbers in a safetensors file: a length, and JSON of that length.
+
+    The library's own writers want to be handed all tensors at once, and copy them but in its newest versions;
+    those name the temporary file themselves (which a kill then leaves behind), cannot say how far they are,
+    and do not fsync the directory. The header is documented and short, so it is made here; `write` has the
+    library read each file back before it takes its place.
+    """
+    described: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, (reals, shape) in tensors.items():
+        start, end = end, end + reals.nbytes
+        described[name] = {"dtype": CODES[reals.dtype], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(described, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > LONGEST_HEADER:
+        raise ValueError(
+            f"the header would have {len(text)} bytes, safetensors allows {LONGEST_HEADER}; save fewer or longer "
+            f"parameters, or a smaller extra"
+        )
+    return len(text).to_bytes(8, "little") + text
+
+
+def write(
+    target: str,
+    header: bytes,
+    tensors: Mapping[str, tuple[Array, list[int]]],
+    metadata: Mapping[str, str],
+    safe_open: Any,
+    advance: Advance,
+) -> None:
+    """Write the file under another name and let it take the place of `target`."""
+    remove_left_behind(target)
+    fd, temporary = open_temporary(target)
+    try:
+        with open(fd, "wb") as file:
+            file.write(header)
+            for reals, _ in tensors.values():
+                step = CHUNK // reals.itemsize
+                for start in range(0, reals.size, step):
+                    piece = reals[start : start + step]
+                    # The format is little-endian; on nearly all machines this copies nothing.
+                    file.write(piece.astype(piece.dtype.newbyteorder("<"), copy=False).data)
+                    advance(piece.nbytes)
+            file.flush()
+            os.fsync(file.fileno())
+            try:
+                with safe_open(again(file.fileno(), temporary), framework="np") as written:
+                    same = written.metadata() == metadata and set(written.keys()) == set(tensors)
+            except Exception as error:  # the library's own errors are of no common class but this one
+                raise OSError(f"{temporary!r} cannot be read back: {error}") from error
+            if not same:
+                raise OSError(f"{temporary!r} does not read back as it was written")
+            with contextlib.suppress(FileNotFoundError):
+                os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
+            os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # the rename itself has to reach the disk too
+        folder = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def open_temporary(target: str) -> tuple[int, str]:
+    """Create a file beside `target` and lock it, which tells other processes that it is in use."""
+    folder, name = os.path.split(target)
+    while True:
+        temporary = os.path.join(folder, f".{name}.{os.urandom(8).hex()}.tmp")
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        if fcntl is None:
+            return fd, temporary
+        try:
+            with contextlib.suppress(FileNotFoundError):  # another process has just tidied it away
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(fd), os.stat(temporary)):
+                    return fd, temporary
+        except BlockingIOError:  # another process is about to tidy it away
+            pass
+        except OSError:  # a file system without locks, where nobody tidies up
+            return fd, temporary
+        os.close(fd)
+
+
+def remove_left_behind(target: str) -> None:
+    """Remove the temporary files of saves to `target` that were killed: those that nobody holds locked.
+
+    A name for each save, instead of the same one for all, keeps processes that save to one path apart.
+    """
+    if fcntl is None:
+        return
+    folder, name = os.path.split(target)
+    ours = re.compile(re.escape(f".{name}.") + r"[0-9a-f]{16}\.tmp")
+    for entry in os.listdir(folder):
+        if not ours.fullmatch(entry):
+            continue
+        with contextlib.suppress(OSError), open(os.path.join(folder, entry), "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(file.name)
