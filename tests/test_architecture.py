@@ -13,10 +13,10 @@ ROOT = Path(fastadam.__file__).parent
 
 # From the bottom up: a module may import only from lines above its own.
 LAYERS = [
-    ["element", "headers", "hyperparameters", "threads", "arrays", "backends", "locks", "mismatches"],
+    ["element", "headers", "hyperparameters", "threads", "arrays", "backends", "locks"],
     ["coefficients", "parameter", "flat", "formats"],
     ["params", "plan", "halves", "tensors"],
-    ["groups"],
+    ["groups", "matching"],
     ["spans", "state", "staging", "tensor_headers"],
     ["roster"],
     ["backends.c", "backends.numpy", "backends.numba_cpu", "backends.numba_kernels"],

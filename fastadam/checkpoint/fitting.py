@@ -23,7 +23,7 @@ from fastadam.checkpoint.format import (
 )
 from fastadam.checkpoint.reading import Source
 from fastadam.groups import Group
-from fastadam.mismatches import raise_for
+from fastadam.matching import Described, match, raise_for
 from fastadam.params import Member
 from fastadam.plan import MOMENTS
 
@@ -147,39 +147,18 @@ def _check_groups(saved: Any) -> None:
 
 
 def _match(saved: list[dict[str, Any]], groups: list[Group], keys: list[str]) -> list[tuple[Member, int]]:
-    """Return each parameter with the place in the file of what belongs to it: by name where both have names.
-
-    Raises
-    ------
-    ValueError
-        If some are missing, unexpected, or of another shape or dtype.
-    """
+    """Return each parameter with the place in the file of what belongs to it."""
     if len(saved) != len(groups):
         raise ValueError(f"it has {len(saved)} parameter groups, the optimizer has {len(groups)}")
-    matched = []
-    missing, unexpected, other = [], [], []
-    start = 0
-    for saved_group, group in zip(saved, groups, strict=True):
-        entries = {keys[start + i]: (start + i, entry) for i, entry in enumerate(saved_group["params"])}
-        start += len(entries)
-        if saved_group["params"][0]["name"] is None or group.members[0].name is None:
-            named: dict[str, Member | None] = dict(zip(entries, group.members, strict=False))
-            missing += [member.label for member in group.members[len(entries) :]]
-        else:
-            named = {str(member.name): member for member in group.members}
-            missing += [repr(name) for name in named if name not in entries]
-        unexpected += [repr(key) for key in entries if key not in named]
-        for key, member in named.items():
-            if key not in entries or member is None:
-                continue
-            place, entry = entries[key]
-            theirs, ours = (tuple(entry["shape"]), entry["dtype"]), (member.shape, member.dtype.name)
-            if theirs != ours:
-                other.append(f"{member.label} ({theirs[1]} {theirs[0]} in the file, {ours[1]} {ours[0]} here)")
-            matched.append((member, place))
-    problems = [("missing", missing), ("unexpected", unexpected), ("of another shape or dtype", other)]
-    raise_for(problems, "it does not fit the optimizer's parameters")
-    return matched
+    labels = map(repr, keys)
+    described = [
+        [
+            Described(entry["name"], next(labels), [(tuple(entry["shape"]), entry["dtype"])])
+            for entry in saved_group["params"]
+        ]
+        for saved_group in saved
+    ]
+    return match(zip(described, (group.members for group in groups), strict=True), "in the file")
 
 
 def _check_tensors(source: Source, saved: list[dict[str, Any]], keys: list[str], has_params: bool) -> None:
