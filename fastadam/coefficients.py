@@ -36,6 +36,11 @@ def bias_correction(log_beta: float, step: int) -> float:
     return -math.expm1(step * log_beta)
 
 
+def log_of(beta: float) -> float:
+    """Return the logarithm of a decay rate in [0, 1)."""
+    return math.log(beta) if beta else -math.inf
+
+
 class Coefficients:
     """The scalars of one group's steps.
 
@@ -64,8 +69,8 @@ class Coefficients:
         )
         self._lr_at = hyper.lr_at if callable(hyper.lr) else None
         self._lr = 0.0 if callable(hyper.lr) else hyper.lr
-        self._log_beta1 = math.log(beta1) if beta1 else -math.inf
-        self._log_beta2 = math.log(beta2) if beta2 else -math.inf
+        self._log_beta1 = log_of(beta1)
+        self._log_beta2 = log_of(beta2)
         self._decay = hyper.weight_decay if hyper.decoupled_weight_decay else 0.0
 
     def varying(self, step: int) -> tuple[float, float, float]:

@@ -16,8 +16,19 @@ from fastadam.parameter import Parameter
 from fastadam.params import Member
 from fastadam.plan import MOMENTS
 
-# Options of torch's optimizers that choose among its implementations, not what is computed.
-TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "initial_lr")
+# What is in torch's groups beside the options of Adam: choices among implementations, notes of schedulers.
+TORCH_ONLY = (
+    "foreach",
+    "fused",
+    "capturable",
+    "differentiable",
+    "initial_lr",
+    "max_lr",
+    "min_lr",
+    "base_momentum",
+    "max_momentum",
+    "swa_lr",
+)
 
 
 class State(Mapping[Any, Mapping[str, Any]]):

@@ -1,0 +1,197 @@
+"""What all conversions share: the state of an optimizer taken from elsewhere, or described for elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastadam.adam import Adam
+from fastadam.arrays import Array
+from fastadam.hyperparameters import KEYS
+from fastadam.matching import Described, match
+from fastadam.params import Member
+
+# dtype -> those whose every number it holds exactly.
+EXACT = {
+    "float32": ("float32", "bfloat16", "float16"),
+    "float64": ("float64", "float32", "bfloat16", "float16"),
+    "complex64": ("complex64",),
+    "complex128": ("complex128", "complex64"),
+}
+
+
+def holds(wide: str, narrow: str) -> bool:
+    """Whether one dtype, given by its name, holds every number of another."""
+    return narrow in EXACT.get(wide, (wide,))
+
+
+class Source(NamedTuple):
+    """What another library holds of one parameter.
+
+    Attributes
+    ----------
+    name : str or None
+        The parameter's name, where there are names.
+    label : str
+        How messages call it.
+    step : object
+        The step counter, not yet checked.
+    moments : mapping
+        Under our names; anything with ``shape`` and ``dtype``.
+    """
+
+    name: str | None
+    label: str
+    step: Any
+    moments: Mapping[str, Any]
+
+    def described(self) -> Described:
+        """Return what there is to match."""
+        return Described(self.name, self.label, [describe(moment) for moment in self.moments.values()])
+
+
+def describe(array: Any) -> tuple[tuple[int, ...], str]:
+    """Return shape and name of the dtype of an array of any library."""
+    name = getattr(array.dtype, "name", None) or str(array.dtype).removeprefix("torch.")
+    return tuple(map(int, array.shape)), str(name)
+
+
+def check_optimizer(opt: Any) -> None:
+    """Refuse what is no optimizer of this library."""
+    if not isinstance(opt, Adam):
+        raise TypeError(f"opt must be a fastadam.Adam, got {type(opt).__name__}")
+
+
+def copy_numpy(target: Array, moment: Any, name: str, options: Mapping[str, Any]) -> None:
+    """Copy a moment that NumPy can read."""
+    target[...] = np.asarray(moment)
+
+
+def take_over(
+    what: str,
+    opt: Adam,
+    groups: Sequence[tuple[Mapping[str, Any], Sequence[Source]]],
+    copy: Callable[[Array, Any, str, Mapping[str, Any]], None] = copy_numpy,
+) -> None:
+    """Check what another library holds, then write it to an optimizer.
+
+    Parameters
+    ----------
+    what : str
+        The conversion's name, for messages.
+    opt : Adam
+        The optimizer.
+    groups : sequence of (mapping, sequence of Source)
+        One for each of its groups, or one for all: options that take the place of the optimizer's, and what
+        there is of its parameters.
+    copy : callable, optional
+        Copies a source's moment, the second argument, into an array, the first, converting dtypes; it is told
+        the moment's name and the options of its group. It must not fail.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If something does not fit; the optimizer is as before then.
+    """
+    with opt._lock:
+        members, current = members_and_state(opt, what)
+        parts = [members] if len(groups) == 1 else [group.members for group in opt._groups]
+        sources = [source for _, found in groups for source in found]
+        described = [[source.described() for source in found] for _, found in groups]
+        try:
+            matched = match(
+                zip(described, parts, strict=True), "in the source", lambda theirs, ours: holds(ours, theirs)
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"{what}: {error}; make opt over parameters of the same names and shapes, in a dtype that holds "
+                f"every number of the source's"
+            ) from error
+        of = {id(member): sources[place] for member, place in matched}
+        state: dict[str, Any] = {"state": {}, "param_groups": []}
+        for position, member in enumerate(members):
+            source = of[id(member)]
+            if source.moments:
+                stand_in = np.broadcast_to(np.zeros((), member.dtype), member.shape)
+                state["state"][position] = {"step": source.step, **dict.fromkeys(source.moments, stand_in)}
+        for i, group in enumerate(current["param_groups"]):
+            options = groups[0 if len(groups) == 1 else i][0]
+            kept = {key: value for key, value in group.items() if key != "param_names"}  # matched already
+            state["param_groups"].append({**kept, **options})
+
+        options_of = {key: group for group in state["param_groups"] for key in group["params"]}
+
+        def read(target: Array, position: int, name: str) -> None:
+            copy(target, of[id(members[position])].moments[name], name, options_of[position])
+
+        opt._load(what, state, read)
+
+
+def members_and_state(opt: Adam, what: str) -> tuple[list[Member], dict[str, Any]]:
+    """Return an optimizer's parameters, and its state dict over the live moments."""
+    current = opt._saved(what, copy=False)
+    return [member for group in opt._groups for member in group.members], current
+
+
+def pair(what: str, members: Sequence[Member], targets: Sequence[Described]) -> list[int]:
+    """Return, for each place elsewhere, the position of the parameter that belongs there.
+
+    Raises
+    ------
+    ValueError
+        If the parameters do not fit there.
+    """
+    try:
+        matched = match([(targets, members)], "in the target", holds)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
+    position = {id(member): i for i, member in enumerate(members)}
+    at = {place: position[id(member)] for member, place in matched}
+    return [at[place] for place in range(len(targets))]
+
+
+def common_options(what: str, current: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options that all groups have, for libraries that have no groups.
+
+    Raises
+    ------
+    ValueError
+        If they differ.
+    """
+    first, *others = current["param_groups"]
+    for i, group in enumerate(others, 1):
+        for key in KEYS:
+            if group[key] != first[key]:
+                raise ValueError(
+                    f"{what}: {key} is {first[key]!r} in param_groups[0] and {group[key]!r} in "
+                    f"param_groups[{i}], but there are no groups in the target; make them the same"
+                )
+    return dict(first)
+
+
+def common_step(what: str, current: Mapping[str, Any], members: Sequence[Member], most: int) -> int:
+    """Return the one step counter that all parameters have, for libraries that have only one.
+
+    Raises
+    ------
+    ValueError
+        If they differ, or there are more steps than the library can count.
+    """
+    steps = [int(current["state"].get(i, {"step": 0})["step"]) for i in range(len(members))]
+    if min(steps) != max(steps):
+        low, high = (members[steps.index(value)].label for value in (min(steps), max(steps)))
+        raise ValueError(
+            f"{what}: {low} has taken {min(steps)} steps and {high} {max(steps)}, but there is one counter for "
+            f"all; convert optimizers that have stepped all parameters alike"
+        )
+    if steps[0] > most:
+        raise ValueError(f"{what}: {steps[0]} steps were taken, the counter there ends at {most}")
+    return steps[0]
+
+
+def moment_of(current: Mapping[str, Any], position: int, name: str, member: Member) -> Array:
+    """Return a copy of a moment; zeros where the parameter was never stepped."""
+    entry = current["state"].get(position)
+    return np.zeros(member.shape, member.dtype) if entry is None else np.array(entry[name])

@@ -1,0 +1,44 @@
+"""What the tests of conversions share: a problem to train on, and how near two libraries must come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import fastadam
+
+SHAPES: dict[str, tuple[int, ...]] = {"head": (3,), "layer/b": (), "layer/w": (4, 3)}
+STEPS = 7
+# Other roundings, in the step and in the libraries' bias corrections, over 7 steps of 0.05.
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12, "complex64": 1e-5, "complex128": 1e-12}
+
+
+def params(dtype: Any, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    drawn = {name: np.asarray(rng.standard_normal(shape)) for name, shape in SHAPES.items()}
+    return {
+        name: np.array(value * (1 + 0.5j) if np.dtype(dtype).kind == "c" else value, dtype)
+        for name, value in drawn.items()
+    }
+
+
+def gradient(param: Any, step: int) -> np.ndarray:
+    """Return a gradient that depends on the parameter, so that errors would add up."""
+    return np.asarray(np.sin(np.asarray(param) * (1 + step)) + 0.1, np.asarray(param).dtype)
+
+
+def train(ours: fastadam.Adam, arrays: Mapping[str, np.ndarray], first: int) -> None:
+    for step in range(first, first + STEPS):
+        grads = [gradient(array, step) for array in arrays.values()]
+        ours.step(dict(zip(arrays, grads, strict=True)) if "param_names" in ours.param_groups[0] else grads)
+
+
+def assert_near(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Compare element by element; the numbers are of the size of 1."""
+    assert list(ours) == list(theirs)
+    for name, array in ours.items():
+        other = np.asarray(theirs[name])
+        assert other.dtype == array.dtype
+        np.testing.assert_allclose(array, other, rtol=0, atol=TOLERANCE[array.dtype.name], err_msg=name)
