@@ -76,9 +76,9 @@ def seconds(step: Callable[[], object], steps: int) -> float:
 def make_steps(case: Case, backends: list[str]) -> dict[str, Callable[[], object]]:
     """Return the step of each contender, by name."""
     if case is CASES["update"]:
-        from benchmarks import updates
+        from benchmarks.suite import ppo
 
-        return {**updates.contenders(backends)}
+        return {**ppo.contenders(backends)}
     rng = np.random.default_rng(0)
     sizes = case.shapes()
     sets = [[rng.standard_normal(s, np.float32) for s in sizes] for _ in range(case.gradient_sets)]

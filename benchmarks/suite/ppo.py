@@ -7,23 +7,20 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import nn
-
-import fastadam.torch
-
 BATCH = 64
-
-
-def _mlp(*sizes: int) -> nn.Sequential:
-    layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.Tanh())]
-    return nn.Sequential(*layers[:-1])
 
 
 def ppo_update(make: Callable[..., Any]) -> Callable[[], None]:
     """Return the function that makes one update of a fresh actor and critic with the optimizer `make`."""
+    import torch
+    from torch import nn
+
+    def mlp(*sizes: int) -> Any:
+        layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.Tanh())]
+        return nn.Sequential(*layers[:-1])
+
     torch.manual_seed(0)
-    actor, critic = _mlp(4, 64, 64, 2), _mlp(4, 64, 64, 1)
+    actor, critic = mlp(4, 64, 64, 2), mlp(4, 64, 64, 1)
     # At so small a rate, thousands of updates leave the gradients, and so the work, as they are.
     optimizer = make(list(actor.parameters()) + list(critic.parameters()), lr=1e-9)
     obs, actions = torch.randn(BATCH, 4), torch.randint(2, (BATCH, 1))
@@ -41,18 +38,26 @@ def ppo_update(make: Callable[..., Any]) -> Callable[[], None]:
     return update
 
 
+def torch_update(**options: bool) -> Callable[[], None]:
+    """Return an update with torch's own Adam."""
+    import torch
+
+    return ppo_update(functools.partial(torch.optim.Adam, **options))
+
+
+def face_update(backend: str) -> Callable[[], None]:
+    """Return an update with fastadam.torch on a backend."""
+    import fastadam.torch
+
+    def make(params: list[Any], lr: float) -> Any:
+        optimizer = fastadam.torch.Adam(params, lr=lr)
+        optimizer.backend = backend
+        return optimizer
+
+    return ppo_update(make)
+
+
 def contenders(backends: list[str]) -> dict[str, Callable[[], None]]:
     """Return an update for each optimizer, by name."""
-    found = {
-        "torch fused": ppo_update(functools.partial(torch.optim.Adam, fused=True)),
-        "torch": ppo_update(torch.optim.Adam),
-    }
-    for backend in backends:
-
-        def make(params: list[Any], lr: float, backend: str = backend) -> Any:
-            optimizer = fastadam.torch.Adam(params, lr=lr)
-            optimizer.backend = backend
-            return optimizer
-
-        found[f"torch face {backend}"] = ppo_update(make)
-    return found
+    found = {"torch fused": torch_update(fused=True), "torch": torch_update()}
+    return found | {f"torch face {backend}": face_update(backend) for backend in backends}
