@@ -11,8 +11,9 @@ import fastadam
 
 SHAPES: dict[str, tuple[int, ...]] = {"head": (3,), "layer/b": (), "layer/w": (4, 3)}
 STEPS = 7
-# Other roundings, in the step and in the libraries' bias corrections, over 7 steps of 0.05.
-TOLERANCE = {"float32": 1e-5, "float64": 1e-12, "complex64": 1e-5, "complex128": 1e-12}
+# Roundings differ, over 7 steps of 0.05, and the gradient makes up to 20 times as much of a difference. Most of it
+# is in 1 - beta**step, which optax and Keras compute in the parameter's dtype: 2e-5 of a step in float32.
+TOLERANCE = {"float32": 5e-5, "float64": 1e-12, "complex64": 5e-5, "complex128": 1e-12}
 
 
 def params(dtype: Any, seed: int = 0) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,6 +79,7 @@ def from_keras(source: Any, opt: Adam) -> None:
       matters for elements whose gradients are of the size of epsilon, 1e-7. For the same steps from the first
       one on, set ``opt.param_groups[0]["eps"] = epsilon / (1 - beta_2**t) ** 0.5`` before step t. If you gave
       variables, `eps` is what `opt` has; Keras' default is 1e-7, that of this library 1e-8.
+    - Keras rounds its options to float32, for float64 variables too; they are taken over unrounded.
     - Keras counts steps for all variables together: each parameter gets this counter.
     - bfloat16 and float16 moments go to float32 or float64 parameters, and float32 ones to float64.
 
@@ -236,8 +238,8 @@ class _Variables:
         if scalars not in (1, 2):
             raise ValueError(
                 f"{what}: there are {len(self.all)} variables, but {kinds} for each of {n} parameters (amsgrad is "
-                f"{amsgrad}), the number of the step and at most a learning rate make {n * kinds + 2}; the "
-                f"optimizer must be built, and must be Adam or AdamW over the same parameters"
+                f"{amsgrad}), the number of the step and at most a learning rate make {n * kinds + 2}; they "
+                f"must be those of Adam or AdamW over the same parameters"
             )
         self.iteration, rest = self.all[0], self.all[scalars:]
         self.learning_rate = self.all[1] if scalars == 2 else None
@@ -268,7 +270,7 @@ class _Variables:
         if members[0].name is not None and len(ours) < len(members):
             raise ValueError(
                 f"{what}: two names of opt differ only in '/' and '_', which Keras' variables do not tell apart; "
-                f"give their values as arrays, [v.numpy() for v in optimizer.variables], to match in order"
+                f"give their values as arrays, [np.asarray(v) for v in optimizer.variables], to match in order"
             )
         return [ours.get(stem, stem) for stem in stems]
 
@@ -317,6 +319,8 @@ def _options(optimizer: Any, what: str) -> dict[str, Any]:
             f"{what}: exclude_from_weight_decay was called on Keras' optimizer; pass its variables to from_keras, "
             f"and give opt a group with weight_decay=0 for those that it excludes"
         )
+    if not optimizer.built:
+        raise ValueError(f"{what}: Keras' optimizer is not built; call optimizer.build(model.trainable_variables)")
     return {
         "betas": (float(optimizer.beta_1), float(optimizer.beta_2)),
         "eps": float(optimizer.epsilon),
@@ -328,7 +332,9 @@ def _options(optimizer: Any, what: str) -> dict[str, Any]:
 
 
 def _array(variable: Any) -> Array:
-    return np.asarray(variable.numpy() if hasattr(variable, "numpy") else variable)
+    with warnings.catch_warnings():  # that Keras on torch calls NumPy 2 as it should not
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return np.asarray(variable)
 
 
 def _copy(target: Array, moment: Any, name: str, options: Mapping[str, Any]) -> None:

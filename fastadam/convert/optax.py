@@ -220,7 +220,7 @@ def _shown(found: Found) -> dict[str, float]:
                 f"convert its inner_state, and see to the options yourself"
             )
     if shown.get("eps_root", 0) != 0:
-        raise ValueError(f"{found.what}: eps_root is {shown['eps_root']}, and here there is none; it must be 0")
+        raise ValueError(f"{found.what}: eps_root is {shown['eps_root']:.3g}, and there is none here; make it 0")
     return {key: float(value) for key, value in shown.items()}
 
 

@@ -113,8 +113,8 @@ def _walk(node: Any, what: str) -> Iterator[Any]:
         yield from _walk(node.inner_state, what)
     elif kind == MASKED:
         yield from _walk(node.inner_state, what)
-    elif type(node) in (tuple, list, dict):
-        for each in node.values() if type(node) is dict else node:
+    elif type(node) in (tuple, list) or isinstance(node, dict):
+        for each in node.values() if isinstance(node, dict) else node:
             yield from _walk(each, what)
     elif kind != EMPTY:
         raise TypeError(
@@ -170,8 +170,8 @@ def rebuild(
             return node._replace(inner_state=walk(node.inner_state))
         if kind == SCHEDULE:
             return counted(node)
-        if type(node) is dict:
-            return {key: walk(each) for key, each in node.items()}
+        if isinstance(node, dict):
+            return type(node)((key, walk(each)) for key, each in node.items())
         return type(node)(map(walk, node)) if type(node) in (tuple, list) else node
 
     return walk(node)
