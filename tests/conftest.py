@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
 from collections.abc import Iterator
 
 import hypothesis
@@ -26,6 +27,10 @@ hypothesis.settings.register_profile(
     ],
 )
 hypothesis.settings.load_profile("fastadam")
+
+# Keras needs one of these, and writes its settings into a folder.
+os.environ.setdefault("KERAS_BACKEND", "torch" if importlib.util.find_spec("torch") else "jax")
+os.environ.setdefault("KERAS_HOME", os.path.join(tempfile.gettempdir(), "fastadam-tests-keras"))
 
 STATES = fastadam.available_backends()
 AVAILABLE = [name for name, state in STATES.items() if state == "available"]
@@ -58,10 +63,14 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     c.use_instruction_set(before)
 
 
+def _installed(name: str) -> str:
+    return "available" if importlib.util.find_spec(name) else "not installed"
+
+
 def pytest_report_header() -> list[str]:
     """Say which backends are tested, and fail where one that was promised is missing."""
     promised = os.environ.get("FASTADAM_PROMISED_BACKENDS", "").split()
-    states = {**STATES, "torch": "available" if importlib.util.find_spec("torch") else "not installed"}
+    states = {**STATES, **{name: _installed(name) for name in ("torch", "jax", "optax", "keras")}}
     broken = {name: states[name] for name in promised if states[name] != "available"}
     if broken:
         pytest.exit(f"promised backends are missing: {broken}", returncode=1)

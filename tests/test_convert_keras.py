@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
-import tempfile
 import warnings
 from typing import Any
 
@@ -19,9 +17,6 @@ from tests.convert_cases import SHAPES, STEPS, assert_near, gradient, params, tr
 
 if importlib.util.find_spec("keras") is None:
     pytest.skip("could not import 'keras'", allow_module_level=True)
-# Keras needs one of these, and writes its settings into a folder.
-os.environ.setdefault("KERAS_BACKEND", "torch" if importlib.util.find_spec("torch") else "jax")
-os.environ.setdefault("KERAS_HOME", tempfile.mkdtemp())
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import keras

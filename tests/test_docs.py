@@ -6,6 +6,7 @@ import doctest
 import importlib
 import json
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,21 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
+def need(*libraries: str) -> None:
+    """Skip the test where a library is missing."""
+    for library in libraries:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what they do while they are imported
+            pytest.importorskip(library)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept:DeprecationWarning"
+)  # in Keras on torch
 @pytest.mark.parametrize("block", BLOCKS, ids=[f"block {i}" for i in range(len(BLOCKS))])
 def test_python_blocks_of_the_readme_run(block: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if "import torch" in block:
-        pytest.importorskip("torch")
+    need(*re.findall(r"(?m)^import (torch|jax|keras)\b", block))
+    need(*re.findall(r"\b(optax)\b", block))
     exec(compile(block, "README.md", "exec"), {})
     promised = re.findall(r"print\(.*\)  # (\[.*)", block)
     if promised:
@@ -38,12 +50,26 @@ def test_the_backend_table_lists_every_backend() -> None:
     assert re.findall(r"(?m)^\| `(\w+)` \|", README) == list(MODULES)
 
 
+NEEDED = {".torch": ["torch"], ".convert.torch": ["torch"], ".convert.optax": ["jax", "optax"]}
+
+
 @pytest.mark.parametrize(
-    "name", ["", ".adam", ".backends", ".checkpoint", ".coefficients", ".flat", ".parameter", ".state", ".torch"]
+    "name",
+    [
+        "",
+        ".adam",
+        ".backends",
+        ".checkpoint",
+        ".coefficients",
+        ".convert.keras",
+        *NEEDED,
+        ".flat",
+        ".parameter",
+        ".state",
+    ],
 )
 def test_docstring_examples(name: str) -> None:
-    if name == ".torch":
-        pytest.importorskip("torch")
+    need(*NEEDED.get(name, []))
     found = doctest.testmod(importlib.import_module(f"fastadam{name}"))
     assert found.failed == 0
 
