@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import pytest
 
 import fastadam
+from tests.bits import assert_same_state, snapshot
 
 SHAPES: dict[str, tuple[int, ...]] = {"head": (3,), "layer/b": (), "layer/w": (4, 3)}
 STEPS = 7
@@ -43,3 +45,14 @@ def assert_near(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
         other = np.asarray(theirs[name])
         assert other.dtype == array.dtype
         np.testing.assert_allclose(array, other, rtol=0, atol=TOLERANCE[array.dtype.name], err_msg=name)
+
+
+def assert_refuses(convert_to: Callable[[fastadam.Adam], None], name: str, error: Any, match: str) -> None:
+    """Fail unless a conversion to an optimizer for three numbers raises this, and changes nothing."""
+    ours = fastadam.Adam({name: np.ones(3, np.float32)}, lr=0.5)
+    ours.step({name: np.full(3, 2, np.float32)})
+    before, options = snapshot(ours), repr(ours.param_groups)
+    with pytest.raises(error, match=match):
+        convert_to(ours)
+    assert_same_state(snapshot(ours), before)
+    assert repr(ours.param_groups) == options

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -114,10 +114,10 @@ def from_keras(source: Any, opt: Adam) -> None:
             )
         count = _array(variables.iteration)
         sources = [
-            Source(each.name, each.label, count, dict(zip(MOMENTS, column, strict=False)))
+            Source(each.name, each.label, count, dict(zip(MOMENTS, map(_array, column), strict=False)))
             for each, column in zip(variables.described, zip(*variables.moments, strict=True), strict=True)
         ]
-        take_over("from_keras", opt, [(options, sources)], _copy)
+        take_over("from_keras", opt, [(options, sources)])
 
 
 def to_keras(opt: Adam, optimizer: Any) -> dict[str, Array]:
@@ -335,7 +335,3 @@ def _array(variable: Any) -> Array:
     with warnings.catch_warnings():  # that Keras on torch calls NumPy 2 as it should not
         warnings.simplefilter("ignore", DeprecationWarning)
         return np.asarray(variable)
-
-
-def _copy(target: Array, moment: Any, name: str, options: Mapping[str, Any]) -> None:
-    target[...] = _array(moment)

@@ -53,6 +53,8 @@ def from_optax(source: Any, opt: Adam) -> None:
         If it holds no such state, or something besides that would be lost; or if it does not fit: something is
         missing, unexpected or of another shape or dtype, or a counter is no whole number. The optimizer is as
         before then.
+    RuntimeError
+        If JAX has deleted an array of it.
     ImportError
         If JAX is missing.
 
@@ -104,7 +106,8 @@ def from_optax(source: Any, opt: Adam) -> None:
                 "from_optax: the learning rate follows a schedule, which the state does not hold; set lr of opt "
                 "to a function of the 1-based step, lambda step: schedule(step - 1), then convert"
             )
-        columns = zip(*found.leaves, strict=True)
+        # On the host, and found to be there (JAX deletes arrays that were donated), before anything is written.
+        columns = zip(*([np.asarray(leaf) for leaf in leaves] for leaves in found.leaves), strict=True)
         sources = [
             Source(name, label, count, dict(zip(MOMENTS, column, strict=False)))
             for name, label, column in zip(found.names, found.labels, columns, strict=True)

@@ -14,6 +14,7 @@ from fastadam.hyperparameters import KEYS
 from fastadam.matching import Described
 from fastadam.plan import MOMENTS
 from fastadam.state import TORCH_ONLY
+from fastadam.tensors import has_its_memory
 
 MOST_IN_FLOAT32 = 2**24  # a float32 counter stops here
 # What torch's groups have beside our options.
@@ -43,6 +44,8 @@ def from_torch(source: Any, opt: Adam) -> None:
         If it is not the state of Adam or AdamW, or does not fit: something is missing, unexpected or of
         another shape or dtype, a counter is no whole number, an option is out of range or unknown here. The
         optimizer is as before then.
+    RuntimeError
+        If the memory of a tensor in it was freed.
     ImportError
         If torch is missing.
 
@@ -270,6 +273,8 @@ def _source(entry: Any, name: str | None, key: int) -> Source:
                 f"source, {label}: {kind} is a {type(value).__name__} that is no plain dense tensor; convert "
                 f"the state dict to such ones first"
             )
+        if not has_its_memory(value):
+            raise RuntimeError(f"source, {label}: {kind} has a storage that was freed or shrunk; restore it first")
     return Source(name, label, _plain(entry["step"]), moments)
 
 
