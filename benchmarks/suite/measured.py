@@ -1,8 +1,8 @@
 """How the benchmarks reach what they measure.
 
 asv runs these files, as they are now, against the package as it was at an older commit. So they use the package's
-public API alone, and take contenders and shapes from this checkout's ``fastadam/cli``, which older commits lack. And
-they import it in their set-up at the earliest: asv imports these files once and forks, and in a forked child of a
+public API alone, and take contenders and shapes from this checkout's ``fastadam/cli``, which older commits lack.
+They import it in their set-up at the earliest: asv imports these files once and forks, and in a forked child of a
 process that has imported fastadam, all steps run on one thread.
 """
 
