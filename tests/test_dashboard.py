@@ -19,9 +19,9 @@ from tests.browser import PROMISED, browser, missing, need
 if not os.environ.get(PROMISED):
     pytest.importorskip("asv", reason="asv is in the extra bench")
 
-from benchmarks.dashboard import build, scripts  # noqa: E402
-from benchmarks.dashboard.errors import BuildError  # noqa: E402
-from benchmarks.dashboard.serve import make_server  # noqa: E402
+from benchmarks.dashboard import build, scripts
+from benchmarks.dashboard.errors import BuildError
+from benchmarks.dashboard.serve import make_server
 
 ROOT = Path(__file__).parent.parent
 GRAPH = "steps.Step.time_step"

@@ -66,7 +66,7 @@ def results(root: Path) -> Path:
     """Return the folder of the results that ``asv.conf.json`` names."""
     from asv.config import Config
 
-    return root / Config.load(str(root / "asv.conf.json")).results_dir
+    return root / str(Config.load(str(root / "asv.conf.json")).results_dir)
 
 
 def measured(root: Path) -> set[str]:
