@@ -1,8 +1,8 @@
 """How the benchmarks reach what they measure.
 
 asv runs these files, as they are now, against the package as it was at an older commit. So they use the package's
-public API alone, and take contenders and shapes from this checkout's ``fastadam/cli``, which older commits lack. And
-they import it in their set-up at the earliest: asv imports these files once and forks, and in a forked child of a
+public API alone, and take contenders and shapes from this checkout's ``fastadam/cli``, which older commits lack.
+They import it in their set-up at the earliest: asv imports these files once and forks, and in a forked child of a
 process that has imported fastadam, all steps run on one thread.
 """
 
@@ -35,6 +35,13 @@ class Benchmark:
     """
 
     version = "1"
+
+
+def forget_editable_install() -> None:
+    """Have only the path searched: an editable install would lend an old fastadam the modules that it lacks."""
+    sys.meta_path[:] = [
+        finder for finder in sys.meta_path if not getattr(finder, "__module__", "").startswith("__editable__")
+    ]
 
 
 def current(name: str) -> Any:

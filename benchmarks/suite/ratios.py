@@ -14,6 +14,11 @@ PROBLEMS = ["12 tensors", "3,000 tensors", "1e6 in one", "1e7 in one"]
 ROUNDS, SECONDS = 60, 2.0
 
 
+def need_torch(*params: str) -> None:
+    """Skip where the module is missing through which the contenders find torch; asv looks for that in a set-up."""
+    need_module("fastadam.torch")
+
+
 class Ratio(Benchmark):
     """Median over the rounds of the ratio within a round."""
 
@@ -22,24 +27,28 @@ class Ratio(Benchmark):
     timeout = 120
 
     def setup(self, backend: str, layout: str, problem: str) -> None:
-        self.own = maker(backend, layout)
+        measure, shapes = current("measure"), current("shapes")
+        sets = (shapes.ppo_pair(), shapes.tiny_tensors(), [(10**6,)], [(10**7,)])
+        self.own = measure.Contender(maker(backend, layout), 4)
+        self.problem = measure.Problem(problem, sets[PROBLEMS.index(problem)])
+        need_memory(self.problem.bytes_needed(self.pair(None), 4))
 
     def track_to_torch_fused(self, backend: str, layout: str, problem: str) -> float:
-        need_module("fastadam.torch")  # through which the contenders find torch
-        return self.ratio(problem, current("contenders").torch_adam(fused=True))
+        return self.ratio(current("contenders").torch_adam(fused=True))
 
     def track_to_numpy(self, backend: str, layout: str, problem: str) -> float:
-        return self.ratio(problem, current("contenders").numpy_per_tensor)
+        return self.ratio(current("contenders").numpy_per_tensor)
 
+    track_to_torch_fused.setup = need_torch  # type: ignore[attr-defined]
     track_to_torch_fused.unit = "of torch fused's time"  # type: ignore[attr-defined]
     track_to_numpy.unit = "of the time by hand in NumPy"  # type: ignore[attr-defined]
 
-    def ratio(self, problem: str, base: Any) -> float:
-        measure, shapes = current("measure"), current("shapes")
-        sets = dict(zip(PROBLEMS, (shapes.ppo_pair(), shapes.tiny_tensors(), [(10**6,)], [(10**7,)]), strict=True))
-        taken = measure.Problem(problem, sets[problem])
-        both = {"own": measure.Contender(self.own, 4), "base": measure.Contender(base, 3, 4)}
-        need_memory(taken.bytes_needed(both, 4))
-        found = measure.measure(taken, both, "float32", ROUNDS, SECONDS, lambda name: None)
+    def pair(self, base: Any) -> dict[str, Any]:
+        return {"own": self.own, "base": current("measure").Contender(base, 3, 4)}
+
+    def ratio(self, base: Any) -> float:
+        found = current("measure").measure(
+            self.problem, self.pair(base), "float32", ROUNDS, SECONDS, lambda name: None
+        )
         pairs = zip(found.seconds["own"], found.seconds["base"], strict=True)
         return float(statistics.median(own / of_base for own, of_base in pairs))
