@@ -6,7 +6,7 @@
 #include <string.h>
 
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
-#error "this compiler computes in more digits than the type has, which changes results: build for SSE2 or better"
+#error "this compiler computes in more digits than the type has, which changes results: set CFLAGS='-msse2 -mfpmath=sse'"
 #endif
 
 #ifndef __GNUC__ /* GCC and clang take -ffp-contract=off instead */
