@@ -32,7 +32,7 @@ def compile_flags() -> list[str]:
     of the build, two builds give the same bytes; ``-g`` in ``CFLAGS`` keeps it.
     """
     if sys.platform == "win32":
-        return ["/O2", "/std:c11", "/fp:precise"]
+        return ["/O2", "/fp:precise"]
     debugging = [] if "-g" in os.environ.get("CFLAGS", "").split() else ["-g0"]
     return [*debugging, "-O3", "-ffp-contract=off", "-fno-math-errno"]
 
