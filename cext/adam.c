@@ -6,10 +6,12 @@
 #include <string.h>
 
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
-#error "this compiler computes in more digits than the type has, which changes results: build for SSE2 or better"
+#error "more digits than the type has change results: build with CFLAGS='-msse2 -mfpmath=sse'"
 #endif
 
-#ifndef __GNUC__ /* GCC and clang take -ffp-contract=off instead */
+#if defined(_MSC_VER) && !defined(__clang__)
+#pragma fp_contract(off)
+#elif !defined(__GNUC__) /* GCC and clang take -ffp-contract=off instead */
 #pragma STDC FP_CONTRACT OFF
 #endif
 

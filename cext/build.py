@@ -28,11 +28,13 @@ def compile_flags() -> list[str]:
 
     ``-ffp-contract=off`` keeps every operation rounded on its own. ``-fno-math-errno`` lets the root
     vectorise. ``-ffast-math`` must never appear: it changes results, and a library linked with it
-    switches denormal numbers off for the whole process.
+    switches denormal numbers off for the whole process. Without debugging information, which names the folder
+    of the build, two builds give the same bytes; ``-g`` in ``CFLAGS`` keeps it.
     """
     if sys.platform == "win32":
         return ["/O2", "/fp:precise"]
-    return ["-O3", "-ffp-contract=off", "-fno-math-errno"]
+    debugging = [] if "-g" in os.environ.get("CFLAGS", "").split() else ["-g0"]
+    return [*debugging, "-O3", "-ffp-contract=off", "-fno-math-errno"]
 
 
 def openmp_flags() -> list[str]:

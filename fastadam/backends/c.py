@@ -36,8 +36,9 @@ def why_missing() -> str | None:
     """Return why the C extension cannot be used here, or None if it can."""
     if _import_error is not None:
         return (
-            f"the C extension was not built or cannot be loaded ({_import_error}); install a C compiler, then "
-            f"fastadam again from its source: pip install --force-reinstall --no-deps --no-cache-dir ."
+            f"the C extension was not built or cannot be loaded ({_import_error}); install the library that this "
+            f"names (libgomp.so.1 is in the package libgomp1 or libgomp), or install a C compiler, then fastadam "
+            f"again from its source: pip install --force-reinstall --no-deps --no-cache-dir ."
         )
     forced = os.environ.get("FASTADAM_INSTRUCTION_SET")
     if forced is not None:

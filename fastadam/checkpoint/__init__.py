@@ -77,8 +77,8 @@ def save(
     >>> optimizer.step({"w": np.ones(3)})
     >>> fastadam.load(path, optimizer)
     {'epoch': 7}
-    >>> w.round(6), optimizer.state["w"]["step"]
-    (array([0.5, 0.5, 0.5]), np.int64(1))
+    >>> w.round(6), int(optimizer.state["w"]["step"])
+    (array([0.5, 0.5, 0.5]), 1)
     >>> folder.cleanup()
     """
     _check_optimizer(opt)

@@ -1,0 +1,1 @@
+"""Checks of other platforms: results whose bits are known, and one wheel under every Python."""
