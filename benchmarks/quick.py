@@ -1,4 +1,4 @@
-"""Compare fastadam with torch's Adam, fused and default, and with plain NumPy, and print ratios.
+"""Compare fastadam with torch's Adam, fused and default, with plain NumPy and with a copy-like loop.
 
 All contenders of a case run in turns, in random order, in one process, so that whatever else the machine does hits
 all of them; the figures are medians over rounds of the ratio within a round. Usage::
@@ -6,6 +6,9 @@ all of them; the figures are medians over rounds of the ratio within a round. Us
     python benchmarks/quick.py                 # every case, every backend
     python benchmarks/quick.py --cases ppo tiny
     python benchmarks/quick.py --check         # exit code 1 if a bar is missed
+
+The copy-like loop (benchmarks/streams.py) stands for the memory bandwidth of the machine. docs/performance.md
+has the figures seen, and what was tried.
 """
 
 from __future__ import annotations
@@ -26,19 +29,23 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import fastadam
 from fastadam.cli import contenders, shapes
 
-AT_LEAST_AS_FAST = {"packed": (1.0, 0.0), "in place": (1.0, 0.0), "torch face": (1.0, 0.0)}
+AS_FAST = {layout: {"torch fused": 1.0} for layout in ("packed", "in place", "torch face")}
+NEAR_BANDWIDTH = {layout: {"torch fused": 1.0, "copy": 0.9} for layout in AS_FAST}
 MOST_FOR_LOOPS = 10**7  # parameters; torch's default, a loop of operators, would only take long with more
+LEAST_FOR_COPY = 10**6  # parameters; smaller steps are not bound by memory
+APART = 1.15  # how many times faster one backend may be than another
+MOST_IMPORT, MOST_FIRST_STEP = 0.020, 0.6  # seconds
 
 
 class Case(NamedTuple):
-    """A set of shapes; how often to repeat; and the least ratios to torch fused and to torch, by contender."""
+    """A set of shapes; how often to repeat; and the least ratios to others, by contender."""
 
     title: str
     shapes: Callable[[], shapes.Shapes]
     rounds: int
     steps: int
     gradient_sets: int
-    bars: dict[str, tuple[float, float]]
+    bars: dict[str, dict[str, float]]
 
 
 CASES = {
@@ -48,7 +55,7 @@ CASES = {
         300,
         10,
         8,
-        {"packed": (15, 0), "in place": (8, 0), "torch face": (5, 15)},
+        {"packed": {"torch fused": 20}, "in place": {"torch fused": 10}, "torch face": {"torch fused": 6}},
     ),
     "tiny": Case(
         "3,000 tiny tensors",
@@ -56,12 +63,27 @@ CASES = {
         25,
         2,
         8,
-        {"packed": (150, 0), "in place": (12, 0), "torch face": (8, 0)},
+        {"packed": {"torch fused": 300}, "in place": {"torch fused": 20}, "torch face": {"torch fused": 10}},
     ),
-    "1e6": Case("1,000,000 in one tensor", lambda: [(10**6,)], 60, 3, 1, AT_LEAST_AS_FAST),
-    "1e7": Case("10,000,000 in one tensor", lambda: [(10**7,)], 60, 1, 1, AT_LEAST_AS_FAST),
-    "gpt2": Case("GPT-2 small, 148 tensors", shapes.gpt2_small, 15, 1, 1, AT_LEAST_AS_FAST),
-    "update": Case("a whole PPO update in PyTorch", shapes.ppo_pair, 200, 5, 1, {"torch face": (1.1, 1.4)}),
+    "mlp": Case(
+        "784-256-256-10, 6 tensors",
+        lambda: shapes.mlp(784, 256, 256, 10),
+        150,
+        3,
+        4,
+        {**AS_FAST, "packed": {"torch fused": 2}},
+    ),
+    "1e6": Case("1,000,000 in one tensor", lambda: [(10**6,)], 60, 3, 1, AS_FAST),
+    "1e7": Case("10,000,000 in one tensor", lambda: [(10**7,)], 60, 1, 1, AS_FAST),
+    "gpt2": Case("GPT-2 small, 148 tensors", shapes.gpt2_small, 15, 1, 1, NEAR_BANDWIDTH),
+    "update": Case(
+        "a whole PPO update in PyTorch",
+        shapes.ppo_pair,
+        200,
+        5,
+        1,
+        {"torch face": {"torch fused": 1.1, "torch": 1.4}},
+    ),
 }
 
 
@@ -81,11 +103,12 @@ def make_steps(case: Case, backends: list[str]) -> dict[str, Callable[[], object
         return {**ppo.contenders(backends)}
     rng = np.random.default_rng(0)
     sizes = case.shapes()
+    count = parameters(case)
     sets = [[rng.standard_normal(s, np.float32) for s in sizes] for _ in range(case.gradient_sets)]
     makers: dict[str, Callable[[contenders.Arrays, list[contenders.Arrays]], contenders.Step]] = {}
     if torch_threads():
         makers["torch fused"] = contenders.torch_adam(fused=True)
-        if sum(int(np.prod(s)) for s in sizes) <= MOST_FOR_LOOPS:
+        if count <= MOST_FOR_LOOPS:
             makers["torch"] = contenders.torch_adam()
     makers["numpy"] = contenders.numpy_per_tensor
     for backend in backends:
@@ -93,7 +116,17 @@ def make_steps(case: Case, backends: list[str]) -> dict[str, Callable[[], object
         makers[f"in place {backend}"] = contenders.fastadam_in_place(backend)
         if torch_threads():
             makers[f"torch face {backend}"] = contenders.torch_face(backend)
-    return {name: make([np.full(s, 0.5, np.float32) for s in sizes], sets) for name, make in makers.items()}
+    steps = {name: make([np.full(s, 0.5, np.float32) for s in sizes], sets) for name, make in makers.items()}
+    if count >= LEAST_FOR_COPY and "numba" in backends:
+        from benchmarks.streams import copy_like
+
+        steps["copy"] = copy_like(count)
+    return steps
+
+
+def parameters(case: Case) -> int:
+    """Return the number of elements."""
+    return sum(int(np.prod(s)) for s in case.shapes())
 
 
 def measure(case: Case, backends: list[str]) -> dict[str, list[float]]:
@@ -123,7 +156,7 @@ def torch_threads() -> int:
     return int(torch.get_num_threads())
 
 
-BASES = ("torch fused", "torch", "numpy")
+BASES = ("torch fused", "torch", "numpy", "copy")
 
 
 def ratio(times: dict[str, list[float]], base: str, name: str) -> float:
@@ -135,19 +168,35 @@ def ratio(times: dict[str, list[float]], base: str, name: str) -> float:
 
 def report(case: Case, times: dict[str, list[float]]) -> bool:
     """Print one case; return whether its bars are met."""
-    count = sum(int(np.prod(s)) for s in case.shapes())
-    print(f"\n{case.title}: {count:,} parameters")
-    print(f"  {'contender':16} {'us per step':>12}" + "".join(f"{'x ' + base:>14}" for base in BASES) + "   bar")
+    print(f"\n{case.title}: {parameters(case):,} parameters")
+    bases = [base for base in BASES if base in times or base != "copy"]
+    print(f"  {'contender':16} {'us per step':>12}" + "".join(f"{'x ' + base:>14}" for base in bases) + "   bar")
     met = True
     for name, own in times.items():
-        ratios = [ratio(times, base, name) for base in BASES]
-        bars: tuple[float, ...] = () if name in BASES else case.bars.get(name.rpartition(" ")[0], ())
-        asked = [(bar, found) for bar, found in zip(bars, ratios, strict=False) if bar and not math.isnan(found)]
-        missed = [bar for bar, found in asked if found < bar]
+        ratios = {base: ratio(times, base, name) for base in bases}
+        bars = {} if name in BASES else case.bars.get(name.rpartition(" ")[0], {})
+        asked = {base: bar for base, bar in bars.items() if not math.isnan(ratios.get(base, math.nan))}
+        missed = [base for base, bar in asked.items() if ratios[base] < bar]
         met &= not missed
-        verdict = f"{', '.join(f'{bar:g}' for bar, _ in asked)} {'MISSED' if missed else 'met'}" if asked else ""
-        columns = "".join(f"{'-':>14}" if math.isnan(found) else f"{found:14.2f}" for found in ratios)
+        said = ", ".join(f"{bar:g} x {base}" for base, bar in asked.items())
+        verdict = f"{said} {'MISSED' if missed else 'met'}" if asked else ""
+        columns = "".join(f"{'-':>14}" if math.isnan(found) else f"{found:14.2f}" for found in ratios.values())
         print(f"  {name:16} {statistics.median(own) * 1e6:12.1f}{columns}   {verdict}")
+    return met & report_backends(times)
+
+
+def report_backends(times: dict[str, list[float]]) -> bool:
+    """Print how many times as fast C is as Numba in each layout; return whether they are alike."""
+    found = {
+        layout: ratio(times, f"{layout} numba", f"{layout} c")
+        for layout in AS_FAST
+        if f"{layout} numba" in times and f"{layout} c" in times
+    }
+    if not found:
+        return True
+    met = all(1 / APART <= each <= APART for each in found.values())
+    said = ", ".join(f"{layout} {each:.2f}" for layout, each in found.items())
+    print(f"  c x numba: {said}   {1 / APART:.2f} to {APART:g} {'met' if met else 'MISSED'}")
     return met
 
 
@@ -171,10 +220,24 @@ def report_overhead(backends: list[str]) -> bool:
     return met
 
 
+def report_startup(backends: list[str]) -> bool:
+    """Print what the import and each backend's first step take in a fresh process."""
+    from benchmarks import startup
+
+    rows = {"import": (startup.import_seconds(), MOST_IMPORT)}
+    rows |= {f"first step {each}": (startup.first_step_seconds(each), MOST_FIRST_STEP) for each in backends}
+    print("\nThe start of a process: import fastadam after numpy, and a first step with a warm cache")
+    for name, (found, most) in rows.items():
+        verdict = "met" if found <= most else "MISSED"
+        print(f"  {name:16} {found * 1e3:12.1f} ms   at most {most * 1e3:g} {verdict}")
+    return all(found <= most for found, most in rows.values())
+
+
 def main() -> int:
     """Run the cases asked for; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", choices=[*CASES, "overhead"], default=[*CASES, "overhead"])
+    cases = [*CASES, "overhead", "startup"]
+    parser.add_argument("--cases", nargs="+", choices=cases, default=cases)
     known = [name for name, state in fastadam.available_backends().items() if state == "available"]
     compiled = [name for name in known if name != "numpy"]
     parser.add_argument("--backends", nargs="+", choices=known, default=compiled)
@@ -187,6 +250,8 @@ def main() -> int:
     for name in options.cases:
         if name == "overhead":
             met &= report_overhead(options.backends)
+        elif name == "startup":
+            met &= report_startup(options.backends)
         elif name == "update" and not torch_threads():
             print(f"\n{CASES[name].title}: torch is not installed")
         else:

@@ -33,8 +33,15 @@ enum { READY, CHANGED, OTHER_GRADIENTS, OTHER_STEPS, NEEDS_CARE };
 /* Entries between what is fetched into the cache and what is read. */
 enum { AHEAD = 8 };
 
-/* Hints for getting a gradient: five about itself, four about its parameter. The others are for what follows. */
-enum { FIRST_HINTS = 9 };
+/* Hints about a gradient; the others are about the state's dict. */
+enum { GRADIENT_HINTS = 5 };
+
+enum { LINE = 64 };
+#ifdef __GNUC__
+#define FETCH(address) __builtin_prefetch((const void *)(uintptr_t)(address))
+#else
+#define FETCH(address) ((void)(address))
+#endif
 
 /* A float32 counts no further than this. */
 #define FLOAT32_END 16777216.0
@@ -108,10 +115,17 @@ static int64_t read_word(int64_t place, int64_t offset)
     return word;
 }
 
-static int same_bytes(int64_t place, int64_t other, int64_t length)
+/* Are these bytes, whole words, the same? Written out, as calls of memcmp would take most of the time. */
+static int same_words(int64_t place, int64_t other, int64_t bytes)
 {
-    return memcmp((const void *)(uintptr_t)place, (const void *)(uintptr_t)other, (size_t)length) == 0;
+    int64_t differ = 0;
+    for (int64_t i = 0; i < bytes; i += (int64_t)sizeof(int64_t))
+        differ |= read_word(place, i) ^ read_word(other, i);
+    return differ == 0;
 }
+
+/* How many bytes of a TensorImpl are kept for each tensor alone. */
+static int64_t own_bytes(const fastadam_tensor_headers *at) { return at->ndim - at->first; }
 
 /* How many bytes of a storage are compared: the address, what owns the memory, the size. */
 static int64_t owner_bytes(const fastadam_tensor_headers *at)
@@ -119,13 +133,34 @@ static int64_t owner_bytes(const fastadam_tensor_headers *at)
     return at->storage_size + (int64_t)sizeof(int64_t) - at->storage_data;
 }
 
+/* The place of an entry's print: 0 is the parameter, 1 the step counter, then the moments. */
+static const fastadam_print *print_of(const fastadam_tensor_headers *at, const fastadam_entry *entry, int which)
+{
+    const int64_t size = (int64_t)sizeof(fastadam_print) + own_bytes(at) + owner_bytes(at);
+    return (const fastadam_print *)(uintptr_t)(entry->prints + which * size);
+}
+
+/* Where the words of a print begin; the first is the address of the storage. */
+static int64_t own_words(const fastadam_print *print) { return (int64_t)(uintptr_t)(print + 1); }
+
+/* Do two TensorImpls, or one and a kept copy of its words from ndim on, describe the same layout and dtype? What
+ * lies beyond ndim lengths and strides is not in use and may hold anything. */
+static int same_layout(const fastadam_tensor_headers *at, int64_t impl, int64_t words)
+{
+    const int64_t ndim = read_word(words, 0), dims = ndim * (int64_t)sizeof(int64_t);
+    return read_word(impl, at->ndim) == ndim && same_words(impl + at->sizes, words + at->sizes - at->ndim, dims) &&
+           same_words(impl + at->strides, words + at->strides - at->ndim, dims) &&
+           same_words(impl + at->tail, words + at->tail - at->ndim, at->first + at->length - at->tail);
+}
+
 /* Is all that a tensor object stands for what it was? */
 static int same_print(const fastadam_tensor_headers *at, const fastadam_print *print, int64_t object)
 {
-    const int64_t bytes = (int64_t)(uintptr_t)(print + 1);
+    const int64_t own = own_words(print);
     return read_word(object, at->object_impl) == print->impl &&
-           same_bytes(print->impl + at->first, bytes, at->length) &&
-           same_bytes(print->storage + at->storage_data, bytes + at->length, owner_bytes(at));
+           same_words(print->impl + at->first, own, own_bytes(at)) &&
+           same_layout(at, print->impl, print->layout) &&
+           same_words(read_word(own, 0) + at->storage_data, own + own_bytes(at), owner_bytes(at));
 }
 
 /* Is dict[name] this object? */
@@ -135,6 +170,22 @@ static int holds(PyObject *dict, PyObject *names, Py_ssize_t name, int64_t objec
     if (found == NULL)
         PyErr_Clear();
     return found == OBJECT(object);
+}
+
+/* Does a state's dict hold the step counter and the moments that it held? */
+static int same_state(PyObject *state, PyObject *names, const int64_t *objects)
+{
+    PyObject *key, *value;
+    Py_ssize_t place = 0;
+    int i = 0;
+    /* Mostly they stand in it in this order, under the very same strings, and then nothing has to be looked up. */
+    while (i <= 3 && objects[i] != 0 && PyDict_Next(state, &place, &key, &value) && value == OBJECT(objects[i]) &&
+           key == PyTuple_GetItem(names, i))
+        i++;
+    for (; i <= 3; i++)
+        if (objects[i] != 0 && !holds(state, names, i, objects[i]))
+            return 0;
+    return 1;
 }
 
 /* Do the containers hold what they held? */
@@ -190,13 +241,10 @@ static int same_entry(const fastadam_roster *roster, const fastadam_entry *entry
     const int64_t *objects = &entry->step_object, *places = &entry->step;
     if (entry->prints != 0) {
         const fastadam_tensor_headers *at = &roster->headers;
-        const int64_t size = (int64_t)sizeof(fastadam_print) + at->length + owner_bytes(at);
-        if (!same_print(at, (const fastadam_print *)(uintptr_t)entry->prints, entry->param_object))
+        if (!same_print(at, print_of(at, entry, 0), entry->param_object) || !same_state(state, names, objects))
             return 0;
         for (int i = 0; i <= 3; i++)
-            if (objects[i] != 0 &&
-                (!holds(state, names, i, objects[i]) ||
-                 !same_print(at, (const fastadam_print *)(uintptr_t)(entry->prints + (i + 1) * size), objects[i])))
+            if (objects[i] != 0 && !same_print(at, print_of(at, entry, i + 1), objects[i]))
                 return 0;
         return value_of(entry, (const void *)(uintptr_t)entry->step, step);
     }
@@ -219,14 +267,12 @@ static int64_t place_like_param(const fastadam_tensor_headers *at, const fastada
 {
     if (entry->prints == 0 || entry->nbytes == 0)
         return 0;
-    const fastadam_print *param = (const fastadam_print *)(uintptr_t)entry->prints;
-    const int64_t impl = read_word(grad, at->object_impl), dims = entry->ndim * (int64_t)sizeof(int64_t);
-    const int64_t ndim = at->sizes - (int64_t)sizeof(int64_t);
-    if (read_word(impl, ndim) != entry->ndim || !same_bytes(impl + at->sizes, param->impl + at->sizes, dims) ||
-        !same_bytes(impl + at->strides, param->impl + at->strides, dims) ||
-        !same_bytes(impl + at->tail, param->impl + at->tail, at->first + at->length - at->tail))
+    const fastadam_print *param = print_of(at, entry, 0);
+    const int64_t impl = read_word(grad, at->object_impl);
+    if (!same_layout(at, impl, param->layout))
         return 0;
-    const int64_t storage = read_word(impl, at->first), offset = entry->param - param->data;
+    const int64_t storage = read_word(impl, at->first);
+    const int64_t offset = entry->param - read_word(own_words(param), own_bytes(at));
     if (read_word(storage, at->storage_size) < offset + entry->nbytes)
         return 0;
     return read_word(storage, at->storage_data) + offset;
@@ -261,18 +307,66 @@ static void release(const fastadam_roster *roster)
     }
 }
 
-/* Thousands of small tensors are scattered over memory: fetch what entry i will need while others are read. */
-static void fetch_ahead(const fastadam_roster *roster, int64_t i, int64_t first, int64_t last)
+/* Thousands of small tensors are scattered over memory: fetch what one will need while others are read. */
+static void fetch_tensor(const fastadam_tensor_headers *at, const fastadam_print *print, int64_t object)
 {
-#ifdef __GNUC__
-    if (i >= roster->n)
-        return;
+    const int64_t storage = read_word(own_words(print), 0);
+    FETCH(object + at->object_impl);
+    for (int64_t byte = at->first; byte < at->first + at->length; byte += LINE)
+        FETCH(print->impl + byte);
+    FETCH(storage + at->storage_data);
+    FETCH(storage + at->storage_size);
+}
+
+static void fetch_hints(const fastadam_roster *roster, int64_t i, int64_t first, int64_t last)
+{
     const int64_t *hints = (const int64_t *)(uintptr_t)roster->hints + i * roster->n_hints;
     for (int64_t j = first; j < last; j++)
-        __builtin_prefetch((const void *)(uintptr_t)hints[j]);
-#else
-    (void)roster, (void)i, (void)first, (void)last;
-#endif
+        FETCH(hints[j]);
+}
+
+/* What raising the version of parameter i will need, and what getting its gradient begins with: the parameter, and
+ * all that its TensorImpl points to, the version counter and what autograd knows. */
+static void fetch_for_version(const fastadam_roster *roster, int64_t i)
+{
+    const fastadam_tensor_headers *at = &roster->headers;
+    const fastadam_entry *entry = (const fastadam_entry *)(uintptr_t)roster->entries + i;
+    if (i >= roster->n || entry->prints == 0)
+        return;
+    const fastadam_print *print = print_of(at, entry, 0);
+    FETCH(entry->param_object + at->object_impl);
+    FETCH(print->impl + at->first);
+    for (int64_t byte = 0; byte < own_bytes(at); byte += (int64_t)sizeof(int64_t))
+        FETCH(read_word(own_words(print), byte));
+}
+
+/* What getting the gradient of entry i will need. */
+static void fetch_for_gradient(const fastadam_roster *roster, int64_t i)
+{
+    const fastadam_tensor_headers *at = &roster->headers;
+    const fastadam_entry *entry = (const fastadam_entry *)(uintptr_t)roster->entries + i;
+    if (i >= roster->n || entry->prints == 0)
+        return;
+    fetch_for_version(roster, i);
+    fetch_tensor(at, print_of(at, entry, 0), entry->param_object);
+    fetch_hints(roster, i, 0, GRADIENT_HINTS);
+}
+
+/* What comparing entry i will need besides. */
+static void fetch_for_state(const fastadam_roster *roster, int64_t i)
+{
+    const fastadam_tensor_headers *at = &roster->headers;
+    const fastadam_entry *entry = (const fastadam_entry *)(uintptr_t)roster->entries + i;
+    if (i >= roster->n || entry->prints == 0)
+        return;
+    const int64_t *objects = &entry->step_object;
+    FETCH(entry->state_object);
+    fetch_hints(roster, i, GRADIENT_HINTS, roster->n_hints);
+    FETCH(entry->step);
+    for (int which = 0; which <= 3; which++)
+        if (objects[which] != 0)
+            fetch_tensor(at, print_of(at, entry, which + 1), objects[which]);
+    fetch_for_gradient(roster, i);
 }
 
 /* The next gradient is often where this one was. */
@@ -296,7 +390,7 @@ static int64_t fetch_gradients(const fastadam_roster *roster, const int64_t *spa
     char *present = (char *)(uintptr_t)roster->present;
     int64_t outcome = READY;
     for (int64_t i = 0; i < roster->n; i++) {
-        fetch_ahead(roster, i + AHEAD, 0, FIRST_HINTS);
+        fetch_for_gradient(roster, i + AHEAD);
         grads[i] = PyObject_GetAttr(OBJECT(entries[i].param_object), OBJECT(roster->grad_name));
         if (grads[i] == NULL) {
             PyErr_Clear();
@@ -325,27 +419,23 @@ static int64_t read_all(const fastadam_roster *roster, const fastadam_lineup *li
     if (outcome != READY)
         return outcome;
     for (int64_t i = 0; i < roster->n; i++) {
-        fetch_ahead(roster, i + AHEAD, FIRST_HINTS, roster->n_hints);
+        fetch_for_state(roster, i + AHEAD);
         if (span_of[i] < 0)
             continue;
         fastadam_span *span = spans + span_of[i];
         if (!same_entry(roster, entries + i, steps + i))
             return CHANGED;
         if (steps[i] != taken[span->row])
-            outcome = OTHER_STEPS;
-    }
-    if (outcome != READY)
-        return outcome;
-    for (int64_t i = 0; i < roster->n; i++) {
-        if (span_of[i] < 0)
+            outcome = OTHER_STEPS; /* goes before NEEDS_CARE; all counters are read */
+        if (outcome != READY)
             continue;
-        const int64_t place = read_gradient(roster, entries + i, plan, grads[i]);
-        if (place < 0)
-            return NEEDS_CARE;
-        spans[span_of[i]].grad = place;
-        hint_at(roster, i, (int64_t)(uintptr_t)grads[i]);
+        span->grad = read_gradient(roster, entries + i, plan, grads[i]);
+        if (span->grad < 0)
+            outcome = NEEDS_CARE;
+        else
+            hint_at(roster, i, (int64_t)(uintptr_t)grads[i]);
     }
-    return READY;
+    return outcome;
 }
 
 int64_t fastadam_read_tensors(const fastadam_roster *roster, const fastadam_lineup *lineup)
@@ -366,6 +456,7 @@ void fastadam_release_tensors(const fastadam_roster *roster, const fastadam_line
         const int64_t *span_of = (const int64_t *)(uintptr_t)lineup->span_of;
         double *rows = (double *)(uintptr_t)lineup->taken;
         for (int64_t i = 0; i < roster->n; i++) {
+            fetch_for_version(roster, i + AHEAD);
             if (span_of[i] < 0)
                 continue;
             if (entries[i].step_is_float64)

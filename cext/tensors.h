@@ -14,8 +14,8 @@
 /* One parameter as it was last seen: the objects, where their numbers lie, and the layout that it shares with its
  * gradient and moments. dims holds ndim lengths, then ndim strides. dtype is DLPack's: code + 2^8 bits + 2^16
  * lanes. A moment that is not used has the object 0. prints are what tells whether the parameter, the step counter
- * and the moments are what they were, without asking each one: for each a fastadam_print, then the bytes of its
- * TensorImpl and those of its storage from the address to the size. */
+ * and the moments are what they were, without asking each one: for each a fastadam_print, then the words of its
+ * TensorImpl that are its own, and those of its storage from the address to the size. */
 typedef struct {
     int64_t param_object, state_object, step_object;
     int64_t exp_avg_object, exp_avg_sq_object, max_exp_avg_sq_object;
@@ -23,22 +23,25 @@ typedef struct {
     int64_t ndim, dims, dtype, size, nbytes, step_is_float64;
 } fastadam_entry;
 
+/* Where a TensorImpl is, and where the words that describe its layout and dtype are kept, which many tensors
+ * share: the less memory a step reads, the faster it is. */
 typedef struct {
-    int64_t impl, storage, data, nbytes;
+    int64_t impl, layout;
 } fastadam_print;
 
 /* Where the parts of a tensor lie, in bytes (fastadam/tensor_headers.py finds them): in its object, in its
- * TensorImpl (the compared bytes: first and how many; sizes, strides, and what follows them) and in its storage.
- * If length is 0, they are not known, and every tensor is asked. */
+ * TensorImpl (the compared bytes: first and how many, of which those from ndim on describe layout and dtype;
+ * sizes, strides, and what follows them) and in its storage. All but object_impl are multiples of 8; the first
+ * word is the address of the storage. If length is 0, they are not known, and every tensor is asked. */
 typedef struct {
-    int64_t object_impl, first, length, sizes, strides, tail, storage_data, storage_size;
+    int64_t object_impl, first, length, ndim, sizes, strides, tail, storage_data, storage_size;
 } fastadam_tensor_headers;
 
 /* All parameters of an optimizer, with the containers they are found in. state_keys and state_values are what the
  * state dict held, in its order; lists are pairs of a list object and its length. Out: which gradients are present
  * (bytes), each step counter (doubles), and new references to the gradients, until they are released. hints are
- * n_hints addresses for each entry that its reading will probably need; they are fetched into the cache ahead of
- * time and not used for anything else. */
+ * n_hints addresses for each entry that its reading will probably need: five of its gradient, and those of its
+ * state's dict. They are fetched into the cache ahead of time and not used for anything else. */
 typedef struct {
     int64_t read_tensor; /* DLPack's function dltensor_from_py_object_no_sync */
     int64_t tensor_type, parameter_type, none_object, grad_name, state_names, is_neg, is_conj;

@@ -6,6 +6,8 @@ something has changed, nothing is written and the careful way (fastadam/staging.
 
 from __future__ import annotations
 
+import ctypes
+import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -73,16 +75,19 @@ MOST_ATTEMPTS = 4
 
 
 # Addresses that reading a parameter will probably touch, for cext/tensors.c to fetch ahead of time: five that it
-# fills in itself, of the gradient, then the parameter's, then those of moments and counter.
+# fills in itself, of the gradient, then those of the keys of the state's dict.
 LINE = 64
-OWN_HINTS = 5
-MOST_HINTS = OWN_HINTS + 5 * 6
+GRADIENT_HINTS = 5
+KEYS_HINTS = 3
+LOWEST = 1 << 32  # smaller words are numbers, not addresses
+PRINTS = 5  # of the parameter, the step counter and the moments
 
 
-def _hints(tensor: Tensor) -> list[int]:
-    """Return where a tensor's object lies, and what stands behind it."""
-    impl, storage = tensor._cdata, tensor.untyped_storage()._cdata
-    return [id(tensor), impl, impl + LINE, impl + 2 * LINE, storage, storage + LINE - 16]
+def _keys_hints(state: dict[Any, Any]) -> list[int]:
+    """Return where the keys of a dict probably are: the last word in it that looks like an address."""
+    memory = (ctypes.c_size_t * (dict.__basicsize__ // 8)).from_address(id(state))
+    keys = next((word for word in memory[:1:-1] if word > LOWEST), 0)
+    return [keys + LINE * line for line in range(KEYS_HINTS)]
 
 
 class Seen(NamedTuple):
@@ -180,7 +185,7 @@ class Lineup:
     def write_varying(self) -> None:
         """Compute the scalars of the next step."""
         row_bytes = self.plan.row_bytes
-        for (group, offset), taken in zip(self._rows, self.taken.tolist(), strict=False):
+        for (group, offset), taken in zip(self._rows, self.taken[: len(self._rows)].tolist(), strict=True):
             write_varying(row_bytes, offset, *self._coefficients[group].varying(taken + 1))
 
 
@@ -225,8 +230,9 @@ class Roster:
         self.seen: dict[int, Seen] = {}
         self.extents: dict[int, list[tuple[int, int]]] = {}
         self._dims: dict[int, Array] = {}
-        self._prints: dict[int, Array] = {}
         self._headers = headers
+        self._layouts: weakref.WeakValueDictionary[bytes, Array] = weakref.WeakValueDictionary()
+        self._layouts_of: dict[int, list[Array]] = {}
         self.present = np.zeros(n, np.uint8)
         self.steps = np.zeros(n)
         self.hypers: list[Hyperparameters] = []
@@ -238,14 +244,17 @@ class Roster:
             "present": self.present,
             "steps": self.steps,
             "grads": np.zeros(n, np.int64),
-            "hints": np.zeros((n, MOST_HINTS), np.int64),
+            "hints": np.zeros((n, GRADIENT_HINTS + KEYS_HINTS), np.int64),
             "lists": np.array([(id(each), len(each)) for each in self.lists], np.int64),
         }
         self.memory = np.zeros((), ROSTER)
         if headers is not None:
             self.memory["headers"] = headers
+            sizes = self.memory["headers"]
+            words_each = 3 + (sizes["ndim"] - sizes["first"] + sizes["storage_size"] - sizes["storage_data"]) // 8
+            self._prints = np.zeros((n, PRINTS, words_each), np.int64)
         self.memory["state_object"], self.memory["n"] = id(state), n
-        self.memory["n_lists"], self.memory["n_hints"] = len(self.lists), MOST_HINTS
+        self.memory["n_lists"], self.memory["n_hints"] = len(self.lists), GRADIENT_HINTS + KEYS_HINTS
         self.note([])
 
     def params(self) -> list[Tensor]:
@@ -288,8 +297,7 @@ class Roster:
             self.seen[i] = Seen(objects, part.step.data_ptr(), places, like)
             self.known[i] = True
             self.entries[i]["prints"] = self._print(i, part)
-            hints = [place for tensor in (*part.written, part.step) for place in _hints(tensor)]
-            self._arrays["hints"][i, OWN_HINTS : OWN_HINTS + len(hints)] = hints
+            self._arrays["hints"][i, GRADIENT_HINTS:] = _keys_hints(part.state)
         self._arrays["state_keys"] = np.array([id(key) for key in self.state], np.int64)
         self._arrays["state_values"] = np.array([id(value) for value in self.state.values()], np.int64)
         self.memory["n_state"] = len(self.state)
@@ -301,8 +309,16 @@ class Roster:
         """Keep what tells whether a part's tensors are what they were; return where, or 0."""
         if self._headers is None or part.param.dim() > MOST_DIMS or not part.param.numel():
             return 0
-        tensors = (part.param, part.step, *part.moments)
-        self._prints[i] = np.frombuffer(b"".join(fingerprint(each, self._headers) for each in tensors), np.uint8)
+        layouts = []
+        for row, tensor in zip(self._prints[i], (part.param, part.step, *part.moments), strict=False):
+            found = fingerprint(tensor, self._headers)
+            layout = self._layouts.get(found.layout)
+            if layout is None:
+                layout = self._layouts[found.layout] = np.frombuffer(found.layout, np.int64)
+            layouts.append(layout)
+            row[0], row[1] = found.numbers[0], address(layout)
+            row[2:] = np.frombuffer(found.own + found.owner, np.int64)
+        self._layouts_of[i] = layouts
         return address(self._prints[i])
 
     def state_is_same(self) -> bool:

@@ -18,16 +18,14 @@ import ctypes
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from fastadam.plan import words
 from fastadam.tensors import Tensor
 
 # The same fields as fastadam_tensor_headers in cext/tensors.h.
 TENSOR_HEADERS = words(
-    "object_impl", "first", "length", "sizes", "strides", "tail", "storage_data", "storage_size"
+    "object_impl", "first", "length", "ndim", "sizes", "strides", "tail", "storage_data", "storage_size"
 )
 WORD = 8
 MOST_BYTES = 256  # of a TensorImpl that are searched
@@ -82,7 +80,8 @@ def _find(torch: Any, sample: Tensor) -> tuple[int, ...] | None:
     first = place_of([storage._cdata], impl, MOST_BYTES)
     storage_data = place_of([storage.data_ptr()], storage._cdata, 64)
     storage_size = place_of([storage.nbytes()], storage._cdata, 96)
-    sizes = place_of([sample.dim(), *sample.shape], impl, MOST_BYTES) + WORD
+    ndim = place_of([sample.dim(), *sample.shape], impl, MOST_BYTES)
+    sizes = ndim + WORD
     strides = place_of(list(sample.stride()), impl, MOST_BYTES, sizes)
     tail = sizes + 2 * MOST_DIMS * WORD
     # The last field says what a tensor is, with a bit for each property: it differs in one bit, always the same,
@@ -100,34 +99,62 @@ def _find(torch: Any, sample: Tensor) -> tuple[int, ...] | None:
     )
     if not 0 < storage_size - storage_data <= 8 * WORD:
         return None
-    if strides != sizes + MOST_DIMS * WORD or first > sizes:
+    if strides != sizes + MOST_DIMS * WORD or first >= ndim:
         return None
-    return object_impl, first, keys + WORD - first, sizes, strides, tail, storage_data, storage_size
+    return object_impl, first, keys + WORD - first, ndim, sizes, strides, tail, storage_data, storage_size
 
 
-def fingerprint(tensor: Tensor, headers: tuple[int, ...]) -> bytes:
-    """Return what tells whether a tensor is what it was.
+class Print(NamedTuple):
+    """What tells whether a tensor is what it was.
 
-    Four words: its TensorImpl, its storage, the address in that, and the size. Then the bytes of the TensorImpl,
-    and those of the storage from the address to the size: what owns the memory is between them.
+    Attributes
+    ----------
+    numbers : tuple of int
+        Its TensorImpl, its storage, the address in that, and the size.
+    own : bytes
+        Of the TensorImpl, from the address of the storage to the layout.
+    layout : bytes
+        Of the TensorImpl: number of dimensions, lengths and strides (zero where not in use), offset, dtype and
+        properties. The same for all tensors that are alike.
+    owner : bytes
+        Of the storage, from the address to the size: what owns the memory is between them.
     """
-    _, first, length, *_, storage_data, storage_size = headers
-    impl, storage = tensor._cdata, tensor.untyped_storage()
+
+    numbers: tuple[int, ...]
+    own: bytes
+    layout: bytes
+    owner: bytes
+
+
+def _print_at(numbers: tuple[int, ...], headers: tuple[int, ...]) -> Print:
+    _, first, length, ndim, sizes, strides, _tail, storage_data, storage_size = headers
+    impl, storage, *_ = numbers
+    own, end = ctypes.string_at(impl + first, ndim - first), first + length
+    (n,) = _words_at(impl + ndim, 1)
+    layout = bytearray(ctypes.string_at(impl + ndim, end - ndim))
+    for start in (sizes, strides):  # what is not in use may hold anything
+        layout[start - ndim + min(n, MOST_DIMS) * WORD : start - ndim + MOST_DIMS * WORD] = bytes(
+            (MOST_DIMS - min(n, MOST_DIMS)) * WORD
+        )
+    owner = ctypes.string_at(storage + storage_data, storage_size + WORD - storage_data)
+    return Print(numbers, own, bytes(layout), owner)
+
+
+def fingerprint(tensor: Tensor, headers: tuple[int, ...]) -> Print:
+    """Return what tells whether a tensor is what it was, as far as its methods know."""
+    storage = tensor.untyped_storage()
     # Asking for the address ends sharing with copies made on writing, so it comes first.
-    numbers = np.array([impl, storage._cdata, storage.data_ptr(), storage.nbytes()], np.int64)
-    owner = ctypes.string_at(storage._cdata + storage_data, storage_size + WORD - storage_data)
-    return numbers.tobytes() + ctypes.string_at(impl + first, length) + owner
+    place = storage.data_ptr()
+    return _print_at((tensor._cdata, storage._cdata, place, storage.nbytes()), headers)
 
 
-def read_again(tensor: Tensor, headers: tuple[int, ...]) -> bytes:
+def read_again(tensor: Tensor, headers: tuple[int, ...]) -> Print:
     """Return the same as `fingerprint`, from memory alone, as native code reads it."""
-    object_impl, first, length, *_, storage_data, storage_size = headers
+    object_impl, first, *_, storage_data, storage_size = headers
     (impl,) = _words_at(id(tensor) + object_impl, 1)
     (storage,) = _words_at(impl + first, 1)
     data, size = _words_at(storage + storage_data, 1) + _words_at(storage + storage_size, 1)
-    owner = ctypes.string_at(storage + storage_data, storage_size + WORD - storage_data)
-    numbers = np.array([impl, storage, data, size], np.uint64)
-    return numbers.tobytes() + ctypes.string_at(impl + first, length) + owner
+    return _print_at((impl, storage, data, size), headers)
 
 
 def _notices_every_change(torch: Any, headers: tuple[int, ...]) -> bool:
@@ -187,10 +214,10 @@ def _notices_every_change(torch: Any, headers: tuple[int, ...]) -> bool:
         return False
     param, moment = torch.nn.Parameter(sample()), sample()
     param.sum().backward()
-    noted = fingerprint(param, headers) + fingerprint(moment, headers)
+    before = [fingerprint(tensor, headers) for tensor in (param, moment)]
     param.grad = None
     (param * 2).sum().backward()
     with torch.no_grad():
         param.add_(1)
         moment.add_(param.grad)
-    return read_again(param, headers) + read_again(moment, headers) == noted
+    return [read_again(tensor, headers) for tensor in (param, moment)] == before

@@ -57,6 +57,6 @@ def test_the_benchmark_prints_a_ratio_for_every_contender() -> None:
     assert "One packed parameter: np.add takes" in out
 
 
-@pytest.mark.parametrize("name", ["quick", "threshold"])
+@pytest.mark.parametrize("name", ["quick", "sweep", "threshold"])
 def test_benchmark_scripts_explain_themselves(name: str) -> None:
     assert (ROOT / "benchmarks" / f"{name}.py").read_text().startswith('"""')

@@ -42,11 +42,11 @@ def test_flat_buffers_start_at_cache_lines(sizes: list[int], dtype: Any) -> None
         assert not buffer.any()
 
 
-def test_large_buffers_start_at_huge_pages_and_ask_for_them() -> None:
+def test_large_buffers_lie_in_huge_pages_and_ask_for_them() -> None:
     buffer = flat.aligned_zeros(3 * flat.HUGE_PAGE, np.dtype(np.float32))
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         pytest.skip("this system has no transparent huge pages")
-    assert address(buffer) % flat.HUGE_PAGE == 0
+    assert address(buffer) % flat.HUGE_PAGE < flat.SPREADS * flat.SPREAD
     assert not buffer.any()
     buffer[...] = 1
     smaps = Path("/proc/self/smaps")
@@ -58,6 +58,14 @@ def test_large_buffers_start_at_huge_pages_and_ask_for_them() -> None:
             assert "hg" in block.rpartition("VmFlags:")[2].split()
             return
     pytest.fail("the buffer is not among the process's mappings")
+
+
+@pytest.mark.parametrize("nbytes", [flat.SPREAD_FROM, flat.HUGE_FROM])
+def test_buffers_that_a_step_reads_together_do_not_all_start_alike(nbytes: int) -> None:
+    page = 4096  # caches find a line by the last bits of its address
+    starts = [address(flat.aligned_zeros(nbytes, np.dtype(np.uint8))) for _ in range(4)]
+    assert len({start % page for start in starts}) == 4
+    assert all(start % flat.ALIGNMENT == 0 for start in starts)
 
 
 def test_reserving_too_much_raises_memory_error() -> None:
