@@ -358,24 +358,9 @@ int64_t fastadam_read_tensors(const fastadam_roster *roster, const fastadam_line
     return outcome;
 }
 
-void fastadam_release_tensors(const fastadam_roster *roster, const fastadam_lineup *lineup, int taken)
+void fastadam_release_tensors(const fastadam_roster *roster)
 {
     const PyGILState_STATE gil = PyGILState_Ensure();
-    if (taken) {
-        const fastadam_entry *entries = (const fastadam_entry *)(uintptr_t)roster->entries;
-        const int64_t *span_of = (const int64_t *)(uintptr_t)lineup->span_of;
-        double *rows = (double *)(uintptr_t)lineup->taken;
-        for (int64_t i = 0; i < roster->n; i++) {
-            if (span_of[i] < 0)
-                continue;
-            if (entries[i].step_is_float64)
-                *(double *)(uintptr_t)entries[i].step += 1;
-            else
-                *(float *)(uintptr_t)entries[i].step += 1;
-        }
-        for (int64_t i = 0; i < lineup->n_rows; i++)
-            rows[i] += 1;
-    }
     release(roster);
     PyGILState_Release(gil);
 }
@@ -386,6 +371,6 @@ int64_t fastadam_step_tensors(const fastadam_roster *roster, const fastadam_line
     if (outcome != READY)
         return outcome;
     fastadam_step((const fastadam_plan *)(uintptr_t)lineup->plan, 0);
-    fastadam_release_tensors(roster, lineup, 1);
+    fastadam_release_tensors(roster);
     return READY;
 }

@@ -45,8 +45,9 @@ class Group:
     moments : dict of dict
         ``moments[name][dtype]`` is one flat buffer for all members of a dtype; the third moment is there
         once amsgrad has been switched on.
-    row_steps : list of int
-        Steps taken, for each set of members that have always stepped together ("row").
+    row_steps : ndarray of int64, shape (rows,)
+        Steps taken, for each set of members that have always stepped together ("row"). A step counts in this
+        memory; where rows change, another array takes its place.
     row_of : ndarray of int64, shape (members,)
         Row of each member.
 
@@ -85,7 +86,7 @@ class Group:
             self._reserve(name)
         if self.hyper.amsgrad:
             self.reserve_max()
-        self.row_steps = [0]
+        self.row_steps = np.zeros(1, np.int64)
         self.row_of = np.zeros(len(self.members), np.int64)
 
     def _lay_out(self) -> None:
@@ -98,8 +99,9 @@ class Group:
 
     def _reserve(self, name: str) -> None:
         """Reserve a moment, all zeros, for every member."""
-        self.moments[name] = {dtype: aligned_zeros(total, dtype) for dtype, total in self.totals.items()}
+        buffers = {dtype: aligned_zeros(total, dtype) for dtype, total in self.totals.items()}
         self.slots.clear()  # they hold the moments' addresses
+        self.moments[name] = buffers
 
     def reserve_max(self) -> None:
         """Reserve the running maximum that amsgrad needs, unless it is there.
@@ -154,14 +156,15 @@ class Group:
     @property
     def steps(self) -> Array:
         """Steps taken by each member, int64."""
-        return np.array(self.row_steps, np.int64)[self.row_of]
+        steps: Array = self.row_steps[self.row_of]
+        return steps
 
     def set_steps(self, steps: Array, labels: Array | None = None) -> None:
         """Set the members' step counters, giving each distinct pair of counter and label a row."""
         keys = np.stack([steps, np.zeros_like(steps) if labels is None else labels])
         distinct, row_of = np.unique(keys, axis=1, return_inverse=True)
         # In one statement, so that an interrupt cannot fall in between.
-        self.row_steps, self.row_of = distinct[0].tolist(), row_of.reshape(-1).astype(np.int64)
+        self.row_steps, self.row_of = distinct[0].copy(), row_of.reshape(-1).astype(np.int64)
 
     def must_split(self, active: Array) -> bool:
         """Whether some row has members that are active and members that are not."""
