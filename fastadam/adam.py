@@ -225,17 +225,33 @@ class Adam:
         set_to_none : bool, default True
             Set the ``grad`` of `Parameter` objects to None instead of filling it with zeros. Gradients of
             packed buffers are filled with zeros either way. Plain arrays have none to clear.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient is to be filled and cannot be; none has been cleared then.
         """
+        held = [
+            member
+            for group in self._groups
+            for member in group.members
+            if isinstance(member.given, Parameter) and member.given.grad is not None
+        ]
+        if not set_to_none:
+            for member in held:
+                grad, label = member.given.grad, f"the gradient of {member.label}"
+                if not isinstance(grad, np.ndarray):
+                    raise TypeError(f"{label} is a {type(grad).__name__}; use zero_grad(set_to_none=True)")
+                if not grad.flags.writeable:
+                    raise ValueError(f"{label} is read-only; use zero_grad(set_to_none=True)")
         for group in self._groups:
             if group.packed is not None:
                 group.packed.grad.fill(0)
-                continue
-            for member in group.members:
-                if isinstance(member.given, Parameter) and member.given.grad is not None:
-                    if set_to_none:
-                        member.given.grad = None
-                    else:
-                        member.given.grad[...] = 0
+        for member in held:
+            if set_to_none:
+                member.given.grad = None
+            else:
+                member.given.grad[...] = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the state and options, in torch's layout with NumPy arrays.
@@ -426,9 +442,7 @@ class Adam:
         kinds = [(hyper.l2_on, hyper.amsgrad) for hyper in checked]
         if kinds != self._planned_kinds:
             self._planned = False
-        for group, hyper in zip(groups, checked, strict=True):
-            if hyper.amsgrad:
-                group.reserve_max()
+        Group.reserve_max(group for group, hyper in zip(groups, checked, strict=True) if hyper.amsgrad)
         self._noted = []  # an interrupt on the way leaves them to be taken up again
         for group, hyper in zip(groups, checked, strict=True):
             group.accept(hyper)

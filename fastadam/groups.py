@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -82,10 +82,8 @@ class Group:
         self.moments: dict[str, dict[np.dtype[Any], Array]] = {}
         self.slots: dict[bool, Any] = {}  # kept by fastadam.spans
         self._lay_out()
-        for name in MOMENTS[:2]:
-            self._reserve(name)
-        if self.hyper.amsgrad:
-            self.reserve_max()
+        for name in MOMENTS[: 3 if self.hyper.amsgrad else 2]:
+            self._enter(name, self._zeros())
         self.row_steps = np.zeros(1, np.int64)
         self.row_of = np.zeros(len(self.members), np.int64)
 
@@ -97,22 +95,26 @@ class Group:
             self.offsets.append(self.totals.get(member.dtype, 0))
             self.totals[member.dtype] = self.offsets[-1] + member.size
 
-    def _reserve(self, name: str) -> None:
-        """Reserve a moment, all zeros, for every member."""
-        buffers = {dtype: aligned_zeros(total, dtype) for dtype, total in self.totals.items()}
+    def _zeros(self) -> dict[np.dtype[Any], Array]:
+        """Return the buffers of a moment of every member."""
+        return {dtype: aligned_zeros(total, dtype) for dtype, total in self.totals.items()}
+
+    def _enter(self, name: str, buffers: dict[np.dtype[Any], Array]) -> None:
         self.slots.clear()  # they hold the moments' addresses
         self.moments[name] = buffers
 
-    def reserve_max(self) -> None:
-        """Reserve the running maximum that amsgrad needs, unless it is there.
+    @staticmethod
+    def reserve_max(groups: Iterable[Group]) -> None:
+        """Reserve the running maximum that amsgrad needs, in those groups that have none.
 
         Raises
         ------
         MemoryError
-            If there is not enough memory; nothing has changed then.
+            If there is not enough memory for all of them; nothing has changed then.
         """
-        if MOMENTS[2] not in self.moments:
-            self._reserve(MOMENTS[2])
+        reserved = [(group, group._zeros()) for group in groups if MOMENTS[2] not in group.moments]
+        for group, buffers in reserved:
+            group._enter(MOMENTS[2], buffers)
 
     def moment(self, name: str, index: int) -> Array:
         """Return a live view of a member's moment, in the member's shape."""

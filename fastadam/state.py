@@ -161,9 +161,12 @@ class Loaded:
         MemoryError
             If there is not enough memory; no number has changed then.
         """
-        for group, hyper, moments in zip(self._groups, self._hypers, self._moments, strict=True):
-            if hyper.amsgrad or any(MOMENTS[2] in entry for entry in moments):
-                group.reserve_max()
+        each = zip(self._groups, self._hypers, self._moments, strict=True)
+        Group.reserve_max(
+            group
+            for group, hyper, moments in each
+            if hyper.amsgrad or any(MOMENTS[2] in entry for entry in moments)
+        )
 
     def take_over(self, read: Callable[[Array, Any, str], None] | None = None) -> None:
         """Copy the numbers into the groups, in place, after `reserve`; to be guarded by `fastadam.interrupts`.
