@@ -33,13 +33,19 @@ typedef struct {
     int64_t array_type, type, data, ndim, dims, descr, flags;
 } fastadam_headers;
 
+/* A step counter: its address, and what it is: 0 int64, 1 float64, 2 float32. */
 typedef struct {
-    int64_t spans, rows, batches, n_batches, slots, grad_objects, fence_starts, fence_ends, n_fences;
+    int64_t place, type;
+} fastadam_counter;
+
+typedef struct {
+    int64_t spans, rows, batches, n_batches, counters, n_counters;
+    int64_t slots, grad_objects, fence_starts, fence_ends, n_fences;
     fastadam_headers headers;
 } fastadam_plan;
 
-/* Take one step. With check, look at every gradient's array object first; where one is not plain, write nothing
- * and return its slot. Returns -1 when the step was taken. */
+/* Take one step, and count it. With check, look at every gradient's array object first; where one is not plain,
+ * write nothing and return its slot. Returns -1 when the step was taken. */
 int64_t fastadam_step(const fastadam_plan *plan, int check);
 
 /* Does [lo, hi) meet one of the plan's fences? */

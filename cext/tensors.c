@@ -297,16 +297,6 @@ static int64_t read_gradient(const fastadam_roster *roster, const fastadam_entry
     return entry->nbytes > 0 && fastadam_is_fenced(plan, place, place + entry->nbytes) ? -1 : place;
 }
 
-static void release(const fastadam_roster *roster)
-{
-    PyObject **grads = (PyObject **)(uintptr_t)roster->grads;
-    for (int64_t i = 0; i < roster->n; i++) {
-        PyObject *grad = grads[i];
-        grads[i] = NULL;
-        Py_XDECREF(grad);
-    }
-}
-
 /* Thousands of small tensors are scattered over memory: fetch what one will need while others are read. */
 static void fetch_tensor(const fastadam_tensor_headers *at, const fastadam_print *print, int64_t object)
 {
@@ -338,6 +328,17 @@ static void fetch_for_version(const fastadam_roster *roster, int64_t i)
     FETCH(print->impl + at->first);
     for (int64_t byte = 0; byte < own_bytes(at); byte += (int64_t)sizeof(int64_t))
         FETCH(read_word(own_words(print), byte));
+}
+
+static void release(const fastadam_roster *roster)
+{
+    PyObject **grads = (PyObject **)(uintptr_t)roster->grads;
+    for (int64_t i = 0; i < roster->n; i++) {
+        fetch_for_version(roster, i + AHEAD); /* torch counts them next */
+        PyObject *grad = grads[i];
+        grads[i] = NULL;
+        Py_XDECREF(grad);
+    }
 }
 
 /* What getting the gradient of entry i will need. */
@@ -448,25 +449,9 @@ int64_t fastadam_read_tensors(const fastadam_roster *roster, const fastadam_line
     return outcome;
 }
 
-void fastadam_release_tensors(const fastadam_roster *roster, const fastadam_lineup *lineup, int taken)
+void fastadam_release_tensors(const fastadam_roster *roster)
 {
     const PyGILState_STATE gil = PyGILState_Ensure();
-    if (taken) {
-        const fastadam_entry *entries = (const fastadam_entry *)(uintptr_t)roster->entries;
-        const int64_t *span_of = (const int64_t *)(uintptr_t)lineup->span_of;
-        double *rows = (double *)(uintptr_t)lineup->taken;
-        for (int64_t i = 0; i < roster->n; i++) {
-            fetch_for_version(roster, i + AHEAD);
-            if (span_of[i] < 0)
-                continue;
-            if (entries[i].step_is_float64)
-                *(double *)(uintptr_t)entries[i].step += 1;
-            else
-                *(float *)(uintptr_t)entries[i].step += 1;
-        }
-        for (int64_t i = 0; i < lineup->n_rows; i++)
-            rows[i] += 1;
-    }
     release(roster);
     PyGILState_Release(gil);
 }
@@ -477,6 +462,6 @@ int64_t fastadam_step_tensors(const fastadam_roster *roster, const fastadam_line
     if (outcome != READY)
         return outcome;
     fastadam_step((const fastadam_plan *)(uintptr_t)lineup->plan, 0);
-    fastadam_release_tensors(roster, lineup, 1);
+    fastadam_release_tensors(roster);
     return READY;
 }

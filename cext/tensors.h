@@ -54,9 +54,9 @@ typedef struct {
 } fastadam_roster;
 
 /* The parameters that have a gradient: each one's span in the plan, or -1; and how many steps each row of
- * coefficients has taken before. */
+ * coefficients has taken before, which the plan counts with the others. */
 typedef struct {
-    int64_t plan, span_of, taken, n_rows;
+    int64_t plan, span_of, taken;
 } fastadam_lineup;
 
 /* Find the function that reads a tensor in what torch.Tensor.__dlpack_c_exchange_api__ holds; 0 if it has none. */
@@ -67,8 +67,8 @@ int64_t fastadam_tensor_reader(int64_t capsule_object);
  * gradients are present, 3 other step counters, 4 a gradient needs care. */
 int64_t fastadam_read_tensors(const fastadam_roster *roster, const fastadam_lineup *lineup);
 
-/* Let go of the gradients; if the step was taken, count it. */
-void fastadam_release_tensors(const fastadam_roster *roster, const fastadam_lineup *lineup, int taken);
+/* Let go of the gradients, where they are held. */
+void fastadam_release_tensors(const fastadam_roster *roster);
 
 /* Read, run and release, in one call. */
 int64_t fastadam_step_tensors(const fastadam_roster *roster, const fastadam_lineup *lineup);

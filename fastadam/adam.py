@@ -12,6 +12,7 @@ from fastadam.arrays import Array, Fences, base_view, check_gradient
 from fastadam.flat import Packed
 from fastadam.groups import Group
 from fastadam.hyperparameters import DEFAULTS, LearningRate
+from fastadam.interrupts import uninterrupted
 from fastadam.locks import give_lock
 from fastadam.parameter import Parameter
 from fastadam.params import split_groups
@@ -209,8 +210,8 @@ class Adam:
         with self._lock:
             if self._stepping:
                 self._refuse_while_stepping("step")
-            self._stepping = True
             try:
+                self._stepping = True
                 self._step(grads)
             finally:
                 self._stepping = False
@@ -224,17 +225,33 @@ class Adam:
         set_to_none : bool, default True
             Set the ``grad`` of `Parameter` objects to None instead of filling it with zeros. Gradients of
             packed buffers are filled with zeros either way. Plain arrays have none to clear.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient is to be filled and cannot be; none has been cleared then.
         """
+        held = [
+            member
+            for group in self._groups
+            for member in group.members
+            if isinstance(member.given, Parameter) and member.given.grad is not None
+        ]
+        if not set_to_none:
+            for member in held:
+                grad, label = member.given.grad, f"the gradient of {member.label}"
+                if not isinstance(grad, np.ndarray):
+                    raise TypeError(f"{label} is a {type(grad).__name__}; use zero_grad(set_to_none=True)")
+                if not grad.flags.writeable:
+                    raise ValueError(f"{label} is read-only; use zero_grad(set_to_none=True)")
         for group in self._groups:
             if group.packed is not None:
                 group.packed.grad.fill(0)
-                continue
-            for member in group.members:
-                if isinstance(member.given, Parameter) and member.given.grad is not None:
-                    if set_to_none:
-                        member.given.grad = None
-                    else:
-                        member.given.grad[...] = 0
+        for member in held:
+            if set_to_none:
+                member.given.grad = None
+            else:
+                member.given.grad[...] = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the state and options, in torch's layout with NumPy arrays.
@@ -311,9 +328,14 @@ class Adam:
             if not self._planned:
                 self._plan_work()
             loaded = Loaded(saved, self._groups, self._fences)
-            self._planned = False
-            loaded.take_over(read)
-            self._take_note()
+            loaded.reserve()
+
+            def take_over() -> None:
+                self._planned = False
+                loaded.take_over(read)
+                self._take_note()
+
+            uninterrupted(take_over)
 
     def _refuse_while_stepping(self, what: str) -> None:
         """Refuse what a schedule or a signal handler asks for in the middle of this thread's own step."""
@@ -345,11 +367,17 @@ class Adam:
             if id(member.owner) in seen:  # fences do not notice it where the array is empty
                 raise ValueError(f"{member.label} is the same array as {seen[id(member.owner)]}; give it once")
             seen[id(member.owner)] = member.label
-        self._planned = False
-        self._positions = positions if None not in positions else {}
-        self._groups += new
-        self.param_groups += [group.options for group in new]
-        self._take_note()
+        options = [group.options for group in new]
+        noted = [group.accepted() for group in groups]
+
+        def enter() -> None:
+            self._planned = False
+            self._positions = positions if None not in positions else {}
+            self._groups += new
+            self.param_groups += options
+            self._noted = noted
+
+        uninterrupted(enter)
 
     def _plan_work(self) -> None:
         """Build the work lists anew: groups, rows or variants have changed.
@@ -382,21 +410,9 @@ class Adam:
         else:
             work, found = self._sort(grads)
         work.write_coefficients()
-        unplain = self._try(work, found)
+        unplain = work.try_step(found)
         if unplain >= 0:
             self._step_with_care(work, found, unplain)
-
-    def _try(self, work: WorkList, grads: Sequence[Any]) -> int:
-        """Take the step if all gradients are plain; return -1 then, else a slot whose gradient is not.
-
-        The coefficients of the step have been written.
-        """
-        # Counted first: an interrupt mostly arrives while native code runs, and then finds the state whole.
-        work.count_step()
-        unplain = work.try_step(grads)
-        if unplain >= 0:
-            work.count_step(-1)
-        return unplain
 
     def _edited(self) -> bool:
         """Whether `param_groups` differs from what was last checked."""
@@ -426,9 +442,8 @@ class Adam:
         kinds = [(hyper.l2_on, hyper.amsgrad) for hyper in checked]
         if kinds != self._planned_kinds:
             self._planned = False
-        for group, hyper in zip(groups, checked, strict=True):
-            if hyper.amsgrad:
-                group.reserve_max()
+        Group.reserve_max(group for group, hyper in zip(groups, checked, strict=True) if hyper.amsgrad)
+        self._noted = []  # an interrupt on the way leaves them to be taken up again
         for group, hyper in zip(groups, checked, strict=True):
             group.accept(hyper)
         if self._planned:
@@ -499,19 +514,18 @@ class Adam:
         if not active.all():
             work = self._pattern(work is self._in_pieces, active)
             work.write_coefficients()
-            unplain = self._try(work, ready)
+            unplain = work.try_step(ready)
         # A few gradients that are right, but not plain, are made so one by one.
         for _ in range(MOST_ODD):
             if unplain < 0:
                 return
             ready[unplain] = self._check(work, ready, unplain)
-            before, unplain = unplain, self._try(work, ready)
+            before, unplain = unplain, work.try_step(ready)
             if unplain == before:
                 break
         if unplain >= 0:  # many of them, a parameter that was tampered with, or no native code
             work.check_owners()
             checked = [self._check(work, ready, slot) for slot in range(len(ready))]
-            work.count_step()
             work.step(checked)
 
     def _check(self, work: WorkList, grads: Sequence[Any], slot: int) -> Array:

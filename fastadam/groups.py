@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,8 +45,9 @@ class Group:
     moments : dict of dict
         ``moments[name][dtype]`` is one flat buffer for all members of a dtype; the third moment is there
         once amsgrad has been switched on.
-    row_steps : list of int
-        Steps taken, for each set of members that have always stepped together ("row").
+    row_steps : ndarray of int64, shape (rows,)
+        Steps taken, for each set of members that have always stepped together ("row"). A step counts in this
+        memory; where rows change, another array takes its place.
     row_of : ndarray of int64, shape (members,)
         Row of each member.
 
@@ -81,11 +82,9 @@ class Group:
         self.moments: dict[str, dict[np.dtype[Any], Array]] = {}
         self.slots: dict[bool, Any] = {}  # kept by fastadam.spans
         self._lay_out()
-        for name in MOMENTS[:2]:
-            self._reserve(name)
-        if self.hyper.amsgrad:
-            self.reserve_max()
-        self.row_steps = [0]
+        for name in MOMENTS[: 3 if self.hyper.amsgrad else 2]:
+            self._enter(name, self._zeros())
+        self.row_steps = np.zeros(1, np.int64)
         self.row_of = np.zeros(len(self.members), np.int64)
 
     def _lay_out(self) -> None:
@@ -96,21 +95,26 @@ class Group:
             self.offsets.append(self.totals.get(member.dtype, 0))
             self.totals[member.dtype] = self.offsets[-1] + member.size
 
-    def _reserve(self, name: str) -> None:
-        """Reserve a moment, all zeros, for every member."""
-        self.moments[name] = {dtype: aligned_zeros(total, dtype) for dtype, total in self.totals.items()}
-        self.slots.clear()  # they hold the moments' addresses
+    def _zeros(self) -> dict[np.dtype[Any], Array]:
+        """Return the buffers of a moment of every member."""
+        return {dtype: aligned_zeros(total, dtype) for dtype, total in self.totals.items()}
 
-    def reserve_max(self) -> None:
-        """Reserve the running maximum that amsgrad needs, unless it is there.
+    def _enter(self, name: str, buffers: dict[np.dtype[Any], Array]) -> None:
+        self.slots.clear()  # they hold the moments' addresses
+        self.moments[name] = buffers
+
+    @staticmethod
+    def reserve_max(groups: Iterable[Group]) -> None:
+        """Reserve the running maximum that amsgrad needs, in those groups that have none.
 
         Raises
         ------
         MemoryError
-            If there is not enough memory; nothing has changed then.
+            If there is not enough memory for all of them; nothing has changed then.
         """
-        if MOMENTS[2] not in self.moments:
-            self._reserve(MOMENTS[2])
+        reserved = [(group, group._zeros()) for group in groups if MOMENTS[2] not in group.moments]
+        for group, buffers in reserved:
+            group._enter(MOMENTS[2], buffers)
 
     def moment(self, name: str, index: int) -> Array:
         """Return a live view of a member's moment, in the member's shape."""
@@ -154,14 +158,15 @@ class Group:
     @property
     def steps(self) -> Array:
         """Steps taken by each member, int64."""
-        return np.array(self.row_steps, np.int64)[self.row_of]
+        steps: Array = self.row_steps[self.row_of]
+        return steps
 
     def set_steps(self, steps: Array, labels: Array | None = None) -> None:
         """Set the members' step counters, giving each distinct pair of counter and label a row."""
         keys = np.stack([steps, np.zeros_like(steps) if labels is None else labels])
         distinct, row_of = np.unique(keys, axis=1, return_inverse=True)
         # In one statement, so that an interrupt cannot fall in between.
-        self.row_steps, self.row_of = distinct[0].tolist(), row_of.reshape(-1).astype(np.int64)
+        self.row_steps, self.row_of = distinct[0].copy(), row_of.reshape(-1).astype(np.int64)
 
     def must_split(self, active: Array) -> bool:
         """Whether some row has members that are active and members that are not."""

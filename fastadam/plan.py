@@ -33,8 +33,21 @@ def words(*names: str) -> np.dtype[Any]:
 
 SPAN = words("param", "grad", *MOMENTS, "size", "row", "slot")
 BATCH = words("kind", "first", "count", "elements", "threads")
+COUNTER = words("place", "type")
+# The numbers of their types.
+COUNTER_TYPES = (np.dtype(np.int64), np.dtype(np.float64), np.dtype(np.float32))
 _PLAN_WORDS = words(
-    "spans", "rows", "batches", "n_batches", "slots", "grad_objects", "fence_starts", "fence_ends", "n_fences"
+    "spans",
+    "rows",
+    "batches",
+    "n_batches",
+    "counters",
+    "n_counters",
+    "slots",
+    "grad_objects",
+    "fence_starts",
+    "fence_ends",
+    "n_fences",
 )
 PLAN = np.dtype([*_PLAN_WORDS.descr, ("headers", HEADERS)])
 # write_varying(plan.row_bytes, row * ROW_SIZE, *coefficients.varying(step))
@@ -53,6 +66,8 @@ class Plan:
         The compiled variant of each span (see `fastadam.formats`).
     n_rows : int
         How many rows of coefficients there are.
+    counters : ndarray of COUNTER
+        What to add 1 to when a step has been taken. Their memory must outlive the plan's steps.
     backend : Backend
         Runs the plan.
     limit : int
@@ -66,6 +81,7 @@ class Plan:
         Sorted by kind.
     order : ndarray of int64
         Where each of them was in the spans given.
+    counters : ndarray of COUNTER
     rows : ndarray of COEFFICIENTS
     row_bytes : memoryview
         The same memory.
@@ -77,18 +93,26 @@ class Plan:
     """
 
     def __init__(
-        self, spans: Array, kinds: Array, n_rows: int, backend: Backend, limit: int, limit_given: bool
+        self,
+        spans: Array,
+        kinds: Array,
+        n_rows: int,
+        counters: Array,
+        backend: Backend,
+        limit: int,
+        limit_given: bool,
     ) -> None:
         self.order = np.argsort(kinds, kind="stable")
         self.spans = np.ascontiguousarray(spans[self.order])
         self.rows = np.zeros(n_rows, COEFFICIENTS)
         self.row_bytes = self.rows.view(np.uint8).data
         self.batches = self._batches(kinds[self.order], limit)
+        self.counters = np.ascontiguousarray(counters)
         self.limit_given = limit_given
         self.memory = np.zeros((), PLAN)
-        for name, array in (("spans", self.spans), ("rows", self.rows), ("batches", self.batches)):
-            self.memory[name] = address(array)
-        self.memory["n_batches"] = len(self.batches)
+        for name in ("spans", "rows", "batches", "counters"):
+            self.memory[name] = address(getattr(self, name))
+        self.memory["n_batches"], self.memory["n_counters"] = len(self.batches), len(self.counters)
         self._backend = backend
         self.bind()
         _built.add(self)

@@ -76,14 +76,12 @@ class NativeReader:
         plan = lineup.plan
 
         def read_and_run() -> int:
-            outcome: int = c.lib.fastadam_read_tensors(*places)
-            if outcome == TAKEN:
-                taken = False
-                try:
+            try:
+                outcome: int = c.lib.fastadam_read_tensors(*places)
+                if outcome == TAKEN:
                     plan.run(False)
-                    taken = True
-                finally:
-                    c.lib.fastadam_release_tensors(*places, taken)
+            finally:
+                c.lib.fastadam_release_tensors(places[0])
             return outcome
 
         return read_and_run
@@ -101,7 +99,6 @@ class PythonReader:
         roster.present[:] = [grad is not None for grad in grads]
         if not np.array_equal(roster.present, lineup.span_of >= 0):
             return OTHER_GRADIENTS
-        counters = []
         for i in lineup.which:
             counter = _unchanged(params[i], state[params[i]], roster.seen[i])
             if counter is None:
@@ -109,7 +106,6 @@ class PythonReader:
             roster.steps[i] = counter.item()
             if counter.element_size() == 4 and roster.steps[i] >= FLOAT32_END:
                 return CHANGED
-            counters.append(counter)
         rows = lineup.plan.spans["row"][lineup.span_of[lineup.which]]
         if np.any(roster.steps[lineup.which] != lineup.taken[rows]):
             return OTHER_STEPS
@@ -124,9 +120,6 @@ class PythonReader:
             places[j] = grad.data_ptr()
         lineup.plan.spans["grad"] = places[lineup.plan.order]
         lineup.plan.run(False)
-        for counter in counters:
-            counter.add_(1)
-        lineup.taken += 1
         return TAKEN
 
 

@@ -19,7 +19,7 @@ from fastadam.backends import Backend
 from fastadam.coefficients import Coefficients
 from fastadam.formats import kinds_of
 from fastadam.hyperparameters import Hyperparameters
-from fastadam.plan import MOMENTS, ROW_SIZE, SPAN, Plan, words, write_varying
+from fastadam.plan import COUNTER, COUNTER_TYPES, MOMENTS, ROW_SIZE, SPAN, Plan, words, write_varying
 from fastadam.staging import Part
 from fastadam.tensor_headers import MOST_DIMS, TENSOR_HEADERS, fingerprint
 from fastadam.tensors import Tensor, count_reals, dlpack_dtype, extent, format_code
@@ -65,7 +65,9 @@ _ROSTER_WORDS = words(
     "n_hints",
 )
 ROSTER = np.dtype([*_ROSTER_WORDS.descr, ("headers", TENSOR_HEADERS)])
-LINEUP = words("plan", "span_of", "taken", "n_rows")
+LINEUP = words("plan", "span_of", "taken")
+
+FLOAT64, FLOAT32 = (COUNTER_TYPES.index(np.dtype(each)) for each in (np.float64, np.float32))
 
 # What the attempt at a step may find.
 TAKEN, CHANGED, OTHER_GRADIENTS, OTHER_STEPS, NEEDS_CARE = range(5)
@@ -137,8 +139,13 @@ class Lineup:
             spans[name] = entries[name]
         flags = np.array([(hyper.l2_on, hyper.amsgrad) for hyper in roster.hypers])[self._groups]
         kinds = kinds_of(roster.formats[which], flags[:, 0], flags[:, 1])
-        # As many rows as there could ever be, so that they stay where they are.
-        self.plan = Plan(spans, kinds, len(which), backend, limit, limit_given)
+        # As many rows as there could ever be, so that they stay where they are. No counter is NaN, so that the
+        # first attempt groups the rows.
+        self.taken = np.full(len(which), np.nan)
+        counters = np.zeros((2, len(which)), COUNTER)
+        counters["place"] = entries["step"], address(self.taken) + self.taken.itemsize * np.arange(len(which))
+        counters["type"] = np.where(entries["step_is_float64"], FLOAT64, FLOAT32), np.full(len(which), FLOAT64)
+        self.plan = Plan(spans, kinds, len(which), counters.reshape(-1), backend, limit, limit_given)
         self.limit = limit
         # Too small for a second thread, whatever the limit.
         most = int(self.plan.batches["elements"].max())
@@ -150,8 +157,6 @@ class Lineup:
         self.fences = np.ascontiguousarray(fences[:, 0]), np.ascontiguousarray(fences[:, 1])
         self.is_apart = bool(np.all(self.fences[1][:-1] <= self.fences[0][1:]))
         self.plan.fence(*self.fences)
-        # No counter is NaN, so that the first attempt groups the rows.
-        self.taken = np.full(len(which), np.nan)
         self._rows: list[tuple[int, int]] = []
         self.memory = np.zeros((), LINEUP)
         self.memory["plan"], self.memory["span_of"] = address(self.plan.memory), address(self.span_of)
@@ -170,11 +175,12 @@ class Lineup:
             return False
         keys = np.stack([self._groups, steps[self.which]])
         distinct, row_of = np.unique(keys, axis=1, return_inverse=True)
-        self.memory["n_rows"] = distinct.shape[1]
+        self.taken.fill(np.nan)  # an interrupt on the way leaves rows that the next attempt groups anew
+        self.plan.memory["n_counters"] = len(self.which) + distinct.shape[1]
         self.plan.spans["row"] = row_of.reshape(-1)[self.plan.order]
-        self.taken[: distinct.shape[1]] = distinct[1]
         self._rows = [(int(group), row * ROW_SIZE) for row, group in enumerate(distinct[0])]
         self.write_constants()
+        self.taken[: distinct.shape[1]] = distinct[1]
         return True
 
     def write_constants(self) -> None:

@@ -17,7 +17,7 @@ from fastadam.formats import CODES, kinds_of
 from fastadam.groups import Group
 from fastadam.headers import array_headers
 from fastadam.parameter import Parameter
-from fastadam.plan import ROW_SIZE, SPAN, Plan, words, write_varying
+from fastadam.plan import COUNTER, COUNTER_TYPES, ROW_SIZE, SPAN, Plan, words, write_varying
 
 if TYPE_CHECKING:
     from fastadam.backends import Backend
@@ -94,7 +94,10 @@ class WorkList:
         self.owners: list[Array] = []
         self.homes: list[Any] = []
         self.labels: list[str] = []
-        self._row_sources: list[tuple[Group, int, int]] = []
+        # Each row's group, the group's step counters (as memory, which is read faster than an array), the place
+        # in them, and the row's offset in the plan.
+        self._row_sources: list[tuple[Group, memoryview, int, int]] = []
+        counters: list[tuple[int, int]] = []
         for group in groups:
             one_piece = in_pieces and group.one_piece
             if one_piece not in group.slots:
@@ -110,8 +113,10 @@ class WorkList:
                 part, row_of = part[keep], row_of[keep]
             rows, local = np.unique(row_of, return_inverse=True)
             part["row"] = local.reshape(-1) + len(self._row_sources)
+            steps, place = group.row_steps, address(group.row_steps)
             for row in rows.tolist():
-                self._row_sources.append((group, row, len(self._row_sources) * ROW_SIZE))
+                self._row_sources.append((group, steps.data, row, len(self._row_sources) * ROW_SIZE))
+                counters.append((place + row * steps.itemsize, COUNTER_TYPES.index(steps.dtype)))
             spans.append(part)
             kinds.append(kinds_of(slots.formats[keep], group.hyper.l2_on, group.hyper.amsgrad))
             self.owners += [slots.owners[i] for i in keep]
@@ -122,7 +127,13 @@ class WorkList:
         found["slot"] = np.arange(len(found))
         limit = threads.check_limit(threads_given)
         self.plan = Plan(
-            found, np.concatenate(kinds), len(self._row_sources), backend, limit, threads_given is not None
+            found,
+            np.concatenate(kinds),
+            len(self._row_sources),
+            np.array(counters, COUNTER),
+            backend,
+            limit,
+            threads_given is not None,
         )
         self.write_constants()
         self._dtypes = [owner.dtype for owner in self.owners]  # kept, so that no other object takes their ids
@@ -167,21 +178,16 @@ class WorkList:
 
     def write_constants(self) -> None:
         """Take over the scalars that do not move with the step, after the groups' options were checked."""
-        self.plan.write_constants([group.coefficients for group, _, _ in self._row_sources])
+        self.plan.write_constants([group.coefficients for group, *_ in self._row_sources])
 
     def write_coefficients(self) -> None:
         """Compute the scalars of the next step; raises what a learning-rate schedule raises."""
         row_bytes = self.plan.row_bytes
-        for group, row, offset in self._row_sources:
-            write_varying(row_bytes, offset, *group.coefficients.varying(group.row_steps[row] + 1))
-
-    def count_step(self, by: int = 1) -> None:
-        """Move the step counters of all rows."""
-        for group, row, _ in self._row_sources:
-            group.row_steps[row] += by
+        for group, steps, row, offset in self._row_sources:
+            write_varying(row_bytes, offset, *group.coefficients.varying(steps[row] + 1))
 
     def try_step(self, grads: Sequence[Any]) -> int:
-        """Take the step if every gradient is plain, in one native call; else write nothing.
+        """Take and count the step if every gradient is plain, in one native call; else write nothing.
 
         Plain means: an exact ndarray of its parameter's dtype and shape, C-contiguous, apart from what the
         step writes.
@@ -216,6 +222,6 @@ class WorkList:
                 raise ValueError(f"the memory or dtype of {label} was exchanged; make a new optimizer for it")
 
     def step(self, grads: Sequence[Array]) -> None:
-        """Take the step with gradients that `fastadam.arrays.check_gradient` has returned."""
+        """Take and count the step with gradients that `fastadam.arrays.check_gradient` has returned."""
         self.plan.spans["grad"] = np.array([address(grad) for grad in grads], np.int64)[self.plan.order]
         self.plan.run(False)

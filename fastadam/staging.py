@@ -15,7 +15,7 @@ from fastadam.backends import Backend
 from fastadam.coefficients import Coefficients
 from fastadam.formats import kinds_of
 from fastadam.hyperparameters import Hyperparameters
-from fastadam.plan import MOMENTS, ROW_SIZE, SPAN, Plan, write_varying
+from fastadam.plan import COUNTER, MOMENTS, ROW_SIZE, SPAN, Plan, write_varying
 from fastadam.tensors import (
     Extents,
     Tensor,
@@ -111,7 +111,9 @@ class Staged:
         codes = np.array([format_code(part.param) for part in stepped], np.int64)
         l2_on = np.array([hypers[part.group].l2_on for part in stepped])
         amsgrad_on = np.array([hypers[part.group].amsgrad for part in stepped])
-        self._plan = Plan(spans, kinds_of(codes, l2_on, amsgrad_on), len(rows), backend, limit, False)
+        counters = np.zeros(0, COUNTER)  # of any kind: counted in Python
+        kinds = kinds_of(codes, l2_on, amsgrad_on)
+        self._plan = Plan(spans, kinds, len(rows), counters, backend, limit, False)
         coefficients = [Coefficients(hypers[group]) for group, _ in rows]
         self._plan.write_constants(coefficients)
         for row, (_, step) in enumerate(rows):
@@ -139,7 +141,7 @@ class Staged:
         span["grad"], span["size"] = grad.data_ptr(), count_reals(like)
 
     def run(self) -> None:
-        """Take the step, and count it."""
+        """Take the step, and count it; several operations, to be guarded by `fastadam.interrupts`."""
         if self._plan is not None:
             self._plan.run(False)
         for tensor, copy in self._copies:

@@ -153,23 +153,30 @@ class Loaded:
         if extra:
             raise ValueError(f"the state dict has state for {extra[:5]}, which no parameter group lists")
 
+    def reserve(self) -> None:
+        """Reserve the third moments that it needs.
+
+        Raises
+        ------
+        MemoryError
+            If there is not enough memory; no number has changed then.
+        """
+        each = zip(self._groups, self._hypers, self._moments, strict=True)
+        Group.reserve_max(
+            group
+            for group, hyper, moments in each
+            if hyper.amsgrad or any(MOMENTS[2] in entry for entry in moments)
+        )
+
     def take_over(self, read: Callable[[Array, Any, str], None] | None = None) -> None:
-        """Copy the numbers into the groups, in place.
+        """Copy the numbers into the groups, in place, after `reserve`; to be guarded by `fastadam.interrupts`.
 
         Parameters
         ----------
         read : callable, optional
             Called as ``read(target, key, name)`` to fill a moment from elsewhere, where the state dict holds
             only stand-ins of the right shape and dtype: `key` is that of its entry, `name` the moment's.
-
-        Raises
-        ------
-        MemoryError
-            If a third moment cannot be reserved; no number has been copied then.
         """
-        for group, hyper, moments in zip(self._groups, self._hypers, self._moments, strict=True):
-            if hyper.amsgrad or any(MOMENTS[2] in entry for entry in moments):
-                group.reserve_max()
         for group, hyper in zip(self._groups, self._hypers, strict=True):
             group.accept(hyper)
         for group, steps in zip(self._groups, self._steps, strict=True):

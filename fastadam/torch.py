@@ -22,6 +22,7 @@ from torch.optim import optimizer as torch_optimizer
 from fastadam import backends, hyperparameters, threads
 from fastadam.backends import Backend
 from fastadam.hyperparameters import Hyperparameters
+from fastadam.interrupts import uninterrupted
 from fastadam.locks import give_lock
 from fastadam.plan import MOMENTS
 from fastadam.readers import NativeReader, PythonReader
@@ -242,8 +243,8 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         with self._lock:
             if self._stepping:
                 raise RuntimeError("step was called while a step of this optimizer is under way")
-            self._stepping = True
             try:
+                self._stepping = True
                 outcome = self._attempt()
                 if outcome != TAKEN:
                     with torch.no_grad():
@@ -272,10 +273,14 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
             if not lineup.is_serial and lineup.limit != self._limit():
                 return CHANGED
             lineup.write_varying()
-            outcome = reader.attempt(roster, lineup)
-            if outcome == TAKEN:
+            try:
+                outcome = reader.attempt(roster, lineup)
+                if outcome == TAKEN:
+                    increment_version(lineup.params)
+                    return TAKEN
+            except BaseException:  # an interrupt, perhaps after the step: autograd must not miss it
                 increment_version(lineup.params)
-                return TAKEN
+                raise
             if outcome == OTHER_GRADIENTS:
                 if not self._line_up(roster, roster.present.astype(bool)):
                     return CHANGED
@@ -317,17 +322,24 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
 
     def _take_up_options(self, roster: Roster) -> bool:
         """Take up edited options; return whether the same kernels serve them."""
+        self._roster = None  # an interrupt on the way leaves nothing that is half known
         hypers = self._check_groups()
         same_kernels = [(each.l2_on, each.amsgrad) for each in hypers] == [
             (each.l2_on, each.amsgrad) for each in roster.hypers
         ]
-        if same_kernels and hypers != roster.hypers:
-            roster.accept(hypers)
+        if same_kernels:
+            if hypers != roster.hypers:
+                roster.accept(hypers)
+            self._roster = roster
         return same_kernels
 
     def _step_with_care(self, *, remember: bool) -> None:
         """Look at everything, take the step, and remember what was found for the next one."""
+        # Whatever interrupts or fails on the way: options that are noted never go with what was known of others.
+        roster, self._roster = self._roster, None
         hypers = self._check_groups()
+        if roster is not None and roster.hypers == hypers:
+            self._roster = roster
         backend, limit = self._chosen_backend(), self._limit()
         visit = _Visit(self.state)
         position = 0
@@ -340,22 +352,25 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         parts = visit.parts
         if not parts:
             return
-        if all_apart(parts):
-            staged = Staged(parts, hypers, backend, limit)
-            visit.enter_state()
-            staged.run()
-        else:  # what is written overlaps: one after the other, as torch does
-            remember = False
-            visit.enter_state()
-            for part in parts:
-                Staged([part], hypers, backend, limit).run()
-        increment_version([part.param for part in parts if not part.param.is_inference()])
-        if remember:
-            self._remember(parts, hypers, position)
+        apart = all_apart(parts)
+        staged = Staged(parts, hypers, backend, limit) if apart else None
 
-    def _remember(self, parts: list[Part], hypers: list[Hyperparameters], n: int) -> None:
+        def write() -> None:
+            visit.enter_state()
+            if staged is not None:
+                staged.run()
+            else:  # what is written overlaps: one after the other, as torch does
+                for part in parts:
+                    Staged([part], hypers, backend, limit).run()
+            increment_version([part.param for part in parts if not part.param.is_inference()])
+
+        uninterrupted(write)
+        if remember and apart:
+            self._remember(roster, parts, hypers, position)
+
+    def _remember(self, roster: Roster | None, parts: list[Part], hypers: list[Hyperparameters], n: int) -> None:
         """Keep what was found, if the next step can be taken with it in one call."""
-        roster, self._roster = self._roster, None
+        self._roster = None
         if not isinstance(self.state, dict) or any(type(each["params"]) is not list for each in self.param_groups):
             return
         for part in parts:

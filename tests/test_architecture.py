@@ -13,7 +13,7 @@ ROOT = Path(fastadam.__file__).parent
 
 # From the bottom up: a module may import only from lines above its own.
 LAYERS = [
-    ["element", "headers", "hyperparameters", "threads", "arrays", "backends", "locks"],
+    ["element", "headers", "hyperparameters", "threads", "arrays", "backends", "locks", "interrupts"],
     ["coefficients", "parameter", "flat", "formats"],
     ["params", "plan", "halves", "tensors"],
     ["groups", "matching"],

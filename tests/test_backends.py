@@ -51,6 +51,7 @@ def test_auto_falls_back_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
         ("fastadam_span", plan.SPAN),
         ("fastadam_slot", spans.SLOT),
         ("fastadam_batch", plan.BATCH),
+        ("fastadam_counter", plan.COUNTER),
         ("fastadam_plan", plan.PLAN),
         ("fastadam_headers", headers.HEADERS),
     ],

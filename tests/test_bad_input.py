@@ -1766,3 +1766,18 @@ def test_good_options_that_look_bad(backend: str) -> None:
     actual.good_step(10)
     for array, old in zip(actual.arrays, before, strict=True):
         assert_same_bits(array, old)
+
+
+@pytest.mark.parametrize(
+    ("grad", "error", "match"),
+    [(np.broadcast_to(1.0, 3), ValueError, "read-only"), (np.float64(1), TypeError, "is a float64")],
+)
+def test_gradients_that_cannot_be_filled_are_refused_before_any_is(grad: Any, error: Any, match: str) -> None:
+    params = [fastadam.Parameter(np.zeros(3)), fastadam.Parameter(np.zeros(grad.shape))]
+    params[0].grad, params[1].grad = np.ones(3), grad
+    optimizer = fastadam.Adam(params)
+    with pytest.raises(error, match=f"the gradient of parameter 1.*{match}.*set_to_none=True"):
+        optimizer.zero_grad(set_to_none=False)
+    assert params[0].grad.tolist() == [1, 1, 1]
+    optimizer.zero_grad()
+    assert params[0].grad is params[1].grad is None

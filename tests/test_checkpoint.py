@@ -673,3 +673,13 @@ def test_saving_and_loading_take_little_memory(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_killed_runs_that_are_resumed_give_the_bits_of_an_uninterrupted_one(tmp_path: Path) -> None:
     assert kill_checkpoint.survive(kills=8, folder=tmp_path, seed=1) == 8
+
+
+def test_fuzzed_files_load_whole_or_not_at_all() -> None:
+    """In a process of its own, with a limit on its memory; see tests/fuzz_checkpoint.py."""
+    command = [sys.executable, "-m", "tests.fuzz_checkpoint", "--files", "300", "--seed", "3"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, cwd=Path(__file__).parents[1]
+    )
+    assert done.returncode == 0, done.stderr
+    assert "300 files" in done.stdout

@@ -13,7 +13,7 @@ from fastadam.coefficients import Coefficients
 from fastadam.formats import CODES, FORMATS, kinds_of, variant_of
 from fastadam.halves import narrow, widen
 from fastadam.hyperparameters import Hyperparameters
-from fastadam.plan import MOMENTS, ROW_SIZE, SPAN, Plan, write_varying
+from fastadam.plan import COUNTER, COUNTER_TYPES, MOMENTS, ROW_SIZE, SPAN, Plan, write_varying
 
 BFLOAT16, FLOAT16 = (FORMATS[CODES[name]] for name in ("bfloat16", "float16"))
 HALVES = [BFLOAT16, FLOAT16]
@@ -66,13 +66,16 @@ def step(
         for name, array in zip(names, each, strict=True):
             span[name] = address(array)
         span["size"] = each[0].size
+    steps = [np.array([i], dtype) for i, dtype in enumerate(COUNTER_TYPES)]
+    counters = np.array([(address(each), i) for i, each in enumerate(steps)], COUNTER)
     kinds = kinds_of(np.full(len(sizes), FORMATS.index(number_format)), hyper.l2_on, hyper.amsgrad)
-    plan = Plan(spans, kinds, 1, backends.load(backend), limit, True)
+    plan = Plan(spans, kinds, 1, counters, backends.load(backend), limit, True)
     coefficients = Coefficients(hyper)
     plan.write_constants([coefficients])
     for t in (7, 8):
         write_varying(plan.row_bytes, 0 * ROW_SIZE, *coefficients.varying(t))
         assert plan.run(False) == -1
+    assert [each.item() for each in steps] == [2, 3, 4]
     return [array for each in arrays for j, array in enumerate(each) if names[j] != "grad"]
 
 

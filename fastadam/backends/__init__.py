@@ -29,7 +29,8 @@ class Backend(Protocol):
 
         Called with True it first checks that every gradient is plain, and if one is not, it writes nothing
         and returns that one's slot. Called with False it takes the gradients at the addresses in the spans.
-        It returns -1 when the step was taken.
+        It returns -1 when the step was taken and counted in the plan's counters, which is one thing: whatever
+        interrupt arrives, both have happened or neither.
         """
 
 

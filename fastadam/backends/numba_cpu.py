@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from fastadam.arrays import address
 from fastadam.headers import array_headers
+from fastadam.interrupts import in_one_go
 
 if TYPE_CHECKING:
     from fastadam.plan import Plan
 
-Kernel = Callable[[int, int, bool], int]
+Kernel = Callable[[int, int, int], int]
+RUN, CHECK_AND_RUN, CHECK = range(3)  # see fastadam.backends.numba_kernels.make_kernel
 
 _compiling = threading.RLock()
 _taking_turns = threading.Lock()
@@ -67,22 +69,27 @@ def bind(plan: Plan) -> Callable[[bool], int]:
     """Return the function that runs `plan` (see `fastadam.backends.Backend`)."""
     place = address(plan.memory)
     can_check = array_headers() is not None
-    (first, *rest) = [
-        kernel(batch["kind"].item(), _may_use_threads(batch["threads"].item(), plan.limit_given))
-        for batch in plan.batches
-    ]
+    on_threads = [_may_use_threads(threads, plan.limit_given) for threads in plan.batches["threads"].tolist()]
+    kernels = [kernel(*each) for each in zip(plan.batches["kind"].tolist(), on_threads, strict=True)]
+    take_turns = any(on_threads) and threading_layer() == "workqueue"
+    first = functools.partial(kernels[0], place, 0)
 
-    if can_check and not rest:
-        return functools.partial(first, place, 0)
+    if can_check and len(kernels) == 1 and not take_turns:
+        return first
+
+    calls = [functools.partial(each, place, batch, RUN) for batch, each in enumerate(kernels)]
 
     def run(check: bool) -> int:
-        if check and not can_check:
-            return 0
-        unplain = first(place, 0, check)
-        if unplain < 0:
-            for batch, call in enumerate(rest, 1):
-                call(place, batch, False)
-        return unplain
+        if check:
+            unplain = first(CHECK) if can_check else 0
+            if unplain >= 0:
+                return unplain
+        if take_turns:
+            with _taking_turns:
+                in_one_go(calls)
+        else:
+            in_one_go(calls)
+        return -1
 
     return run
 
@@ -125,7 +132,7 @@ def kernel(kind: int, parallel: bool) -> Kernel:
     Returns
     -------
     callable
-        ``kernel(plan_address, batch, check)`` returns -1, or the slot of a gradient that is not plain.
+        See `fastadam.backends.numba_kernels.make_kernel`.
     """
     with _compiling:
         if (kind, parallel) not in _kernels:
@@ -139,18 +146,11 @@ def _compile(kind: int, parallel: bool) -> Kernel:
     from fastadam.backends.numba_kernels import make_kernel
 
     function = make_kernel(kind, parallel)
-    signature = numba.int64(numba.int64, numba.int64, numba.boolean)
+    signature = numba.int64(numba.int64, numba.int64, numba.int64)
     # The NumPy error model: the default one checks divisors, which keeps the loop from vectorising.
     options: dict[str, Any] = {"error_model": "numpy", "nogil": True, "parallel": parallel}
     try:
         compiled: Kernel = numba.njit(signature, cache=True, **options)(function)
     except Exception:  # no folder for the cache can be written, the disk is full, a cache file is damaged
         compiled = numba.njit(signature, cache=False, **options)(function)
-    if not parallel or threading_layer() != "workqueue":
-        return compiled
-
-    def in_turn(plan: int, batch: int, check: bool) -> int:
-        with _taking_turns:
-            return compiled(plan, batch, check)
-
-    return in_turn
+    return compiled

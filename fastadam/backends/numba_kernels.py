@@ -19,11 +19,11 @@ from fastadam.coefficients import COEFFICIENTS
 from fastadam.element import make_element
 from fastadam.formats import FORMATS, variant_of
 from fastadam.headers import HEADERS
-from fastadam.plan import BATCH, PLAN, SPAN
+from fastadam.plan import BATCH, COUNTER, PLAN, SPAN
 from fastadam.spans import SLOT
 
 # Numba's cache knows when this file changes, but not when the structs do, so their sum is part of the name.
-_LAYOUT = zlib.crc32(repr((PLAN, SPAN, SLOT, BATCH, COEFFICIENTS)).encode())
+_LAYOUT = zlib.crc32(repr((PLAN, SPAN, SLOT, BATCH, COUNTER, COEFFICIENTS)).encode())
 
 _PLAN_NAMES = (*(PLAN.names or ())[:-1], *(HEADERS.names or ()))
 (
@@ -31,6 +31,8 @@ _PLAN_NAMES = (*(PLAN.names or ())[:-1], *(HEADERS.names or ()))
     PLAN_ROWS,
     PLAN_BATCHES,
     PLAN_N_BATCHES,
+    PLAN_COUNTERS,
+    PLAN_N_COUNTERS,
     PLAN_SLOTS,
     PLAN_GRAD_OBJECTS,
     PLAN_FENCE_STARTS,
@@ -248,12 +250,28 @@ def first_unplain(plan):
 
 
 @register_jitable
+def count(plan, batch):
+    """Count the step, if this batch is its last."""
+    if batch < plan[PLAN_N_BATCHES] - 1:
+        return
+    counters = words(plan[PLAN_COUNTERS], 2 * plan[PLAN_N_COUNTERS])
+    for i in range(plan[PLAN_N_COUNTERS]):
+        place, code = counters[2 * i], counters[2 * i + 1]
+        if code == 0:
+            words(place, 1)[0] += 1
+        elif code == 1:
+            float64s(place, 1)[0] += types.float64(1)
+        else:
+            float32s(place, 1)[0] += types.float32(1)
+
+
+@register_jitable
 def maximum(old, new):
     """Return the larger one; a NaN on either side gives NaN."""
     return old if (old >= new or old != old) else new
 
 
-def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, bool], int]:
+def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, int], int]:
     """Return the Python function of a variant, for Numba to compile.
 
     Parameters
@@ -266,8 +284,10 @@ def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, bool], int]:
     Returns
     -------
     callable
-        ``kernel(plan_address, batch, check)``, whose name is unlike that of any other variant: Numba's cache
-        does not tell apart functions that differ in their options only.
+        ``kernel(plan_address, batch, check)`` takes the step of a batch, and counts it after the last one. With
+        `check` 1 it first looks at the gradients of the whole plan, and if one is not plain, it writes nothing and
+        returns that one's slot; with 2 it does no more than that. Else it returns -1. Its name is unlike that of
+        any other variant: Numba's cache does not tell apart functions that differ in their options only.
     """
     number_format, l2_on, amsgrad_on = variant_of(kind)
     numbers, widened, narrowed = ACCESS[number_format.name]
@@ -344,7 +364,7 @@ def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, bool], int]:
             plan = words(place, PLAN_WORDS)
             if check:
                 unplain = first_unplain(plan)
-                if unplain >= 0:
+                if unplain >= 0 or check == 2:
                     return unplain
             batch = words(plan[PLAN_BATCHES] + b * BATCH_WORDS * WORD, BATCH_WORDS)
             threads = batch[THREADS]
@@ -352,6 +372,7 @@ def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, bool], int]:
             share = ((batch[ELEMENTS] + threads - 1) // threads + 15) // 16 * 16
             for t in prange(threads):
                 pieces(plan, batch, t * share, min((t + 1) * share, batch[ELEMENTS]))
+            count(plan, b)
             return -1
     else:
 
@@ -359,10 +380,11 @@ def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, bool], int]:
             plan = words(place, PLAN_WORDS)
             if check:
                 unplain = first_unplain(plan)
-                if unplain >= 0:
+                if unplain >= 0 or check == 2:
                     return unplain
             batch = words(plan[PLAN_BATCHES] + b * BATCH_WORDS * WORD, BATCH_WORDS)
             pieces(plan, batch, 0, batch[ELEMENTS])
+            count(plan, b)
             return -1
 
     kernel.__name__ = "adam_parallel" if parallel else "adam_serial"

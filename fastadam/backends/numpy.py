@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from fastadam.arrays import Array
 from fastadam.element import make_element
 from fastadam.formats import variant_of
 from fastadam.halves import narrow, widen
-from fastadam.plan import MOMENTS
+from fastadam.interrupts import uninterrupted
+from fastadam.plan import COUNTER_TYPES, MOMENTS
 
 if TYPE_CHECKING:
     from fastadam.plan import Plan
@@ -56,13 +58,20 @@ def bind(plan: Plan) -> Callable[[bool], int]:
         plan = weak_plan()
         if check or plan is None:
             return 0  # Python checks the gradients
-        with np.errstate(all="ignore"):  # non-finite numbers propagate, as in compiled code
-            for kind, first, count, *_ in plan.batches.tolist():
-                for span in plan.spans[first : first + count]:
-                    _step_span(kind, span, plan.rows[span["row"]])
+        uninterrupted(functools.partial(_step, plan))
         return -1
 
     return run
+
+
+def _step(plan: Plan) -> None:
+    with np.errstate(all="ignore"):  # non-finite numbers propagate, as in compiled code
+        for kind, first, count, *_ in plan.batches.tolist():
+            for span in plan.spans[first : first + count]:
+                _step_span(kind, span, plan.rows[span["row"]])
+    for place, code in plan.counters[: plan.memory["n_counters"]].tolist():
+        counter = _array_at(place, 1, COUNTER_TYPES[code])
+        counter += 1
 
 
 def _step_span(kind: int, span: Any, row: Any) -> None:

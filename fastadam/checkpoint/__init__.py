@@ -17,6 +17,7 @@ from fastadam.checkpoint.fitting import Checkpoint
 from fastadam.checkpoint.format import FORMAT, PARAM, VERSION, Advance, import_safetensors
 from fastadam.checkpoint.reading import Source
 from fastadam.checkpoint.writing import make_header, write
+from fastadam.interrupts import uninterrupted
 
 
 def save(
@@ -145,7 +146,7 @@ def load(path: str | os.PathLike[str], opt: Adam, *, progress: bool = False) -> 
     The file is memory-mapped and copied from there in pieces, so that loading takes little memory, however
     large the file. It must not be changed in place meanwhile: a mapped file that gets shorter ends the
     process (SIGBUS). `save` never does that; it replaces the file, and a load under way goes on with the
-    old one. An interrupt (Ctrl-C) in mid-load leaves the optimizer with a part of the file: load again.
+    old one. An interrupt (Ctrl-C) that arrives once numbers are being read waits until all are.
     """
     _check_optimizer(opt)
     name = os.path.realpath(_check_path(path))
@@ -167,17 +168,20 @@ def load(path: str | os.PathLike[str], opt: Adam, *, progress: bool = False) -> 
                 started = True
                 source.read(f"{moment}/{checkpoint.keys[key]}", target, advance)
 
-            try:
-                opt._load("load", checkpoint.state, read)
-                for member, key in checkpoint.params:
-                    read(member.array, key, PARAM)
-            except Exception as error:
-                if not started:  # no memory for a third moment
-                    raise
-                raise OSError(
-                    f"reading {os.fspath(path)!r} failed on the way ({error}); the optimizer holds a part of "
-                    f"it, so load a whole checkpoint before the next step"
-                ) from error
+            def take_over() -> None:
+                try:
+                    opt._load("load", checkpoint.state, read)
+                    for member, key in checkpoint.params:
+                        read(member.array, key, PARAM)
+                except Exception as error:
+                    if not started:  # no memory for a third moment
+                        raise
+                    raise OSError(
+                        f"reading {os.fspath(path)!r} failed on the way ({error}); the optimizer holds a part of "
+                        f"it, so load a whole checkpoint before the next step"
+                    ) from error
+
+            uninterrupted(take_over)
         extra: dict[str, Any] = checkpoint.extra
     return extra
 

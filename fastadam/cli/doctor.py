@@ -19,10 +19,10 @@ from fastadam import threads
 from fastadam.backends import c, numba_cpu
 from fastadam.cli.terminal import console, print_json
 from fastadam.coefficients import COEFFICIENTS
-from fastadam.plan import BATCH, PLAN, SPAN
+from fastadam.plan import BATCH, COUNTER, PLAN, SPAN
 
 REINSTALL = "install fastadam again from its source: pip install --force-reinstall --no-deps --no-cache-dir ."
-STRUCTS = {"row": COEFFICIENTS, "span": SPAN, "batch": BATCH, "plan": PLAN}
+STRUCTS = {"row": COEFFICIENTS, "span": SPAN, "batch": BATCH, "counter": COUNTER, "plan": PLAN}
 
 
 class Finding(NamedTuple):

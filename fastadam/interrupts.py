@@ -1,0 +1,108 @@
+"""What must not stop midway: signals that arrive meanwhile are handled when it is done.
+
+Python calls a signal's handler between two operations of the main thread, and what the handler raises (for Ctrl-C
+KeyboardInterrupt) stops the operation that comes next. A single native call is never stopped; this module is for
+work that takes several.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from operator import methodcaller
+from types import FrameType
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+# The signals whose handlers wait: those that ask a process to stop, to look up, or tell that its time is over.
+_NAMES = ("INT", "TERM", "HUP", "QUIT", "ALRM", "VTALRM", "PROF", "USR1", "USR2", "XCPU", "BREAK")
+SIGNALS = tuple(getattr(signal, f"SIG{name}") for name in _NAMES if hasattr(signal, f"SIG{name}"))
+
+
+def in_one_go(calls: Iterable[Callable[[], object]]) -> None:
+    """Call native functions one after the other, with no operation of the interpreter in between.
+
+    Parameters
+    ----------
+    calls : iterable of callable
+        Implemented natively, and so is the iterable: Python code among them could be interrupted.
+    """
+    deque(map(methodcaller("__call__"), calls), maxlen=0)
+
+
+def uninterrupted(work: Callable[[], Result]) -> Result:
+    """Return what `work` returns; handlers of signals that arrive meanwhile are called when it is done.
+
+    Parameters
+    ----------
+    work : callable
+        Called once, without arguments.
+
+    Raises
+    ------
+    BaseException
+        What `work` raises; or, after it, what a handler that had to wait raises.
+
+    Notes
+    -----
+    Handlers run in the main thread only, so that in others there is nothing to do. Signals that are ignored, that
+    end the process or whose handlers are not Python's are left alone.
+    """
+    if threading.get_ident() != threading.main_thread().ident:
+        return work()
+    desk = _Desk()
+    try:
+        desk.open()
+        return work()
+    finally:
+        desk.close()
+
+
+class _Desk:
+    """Takes signals in the place of their handlers, and hands them over later."""
+
+    def __init__(self) -> None:
+        found = ((number, signal.getsignal(number)) for number in SIGNALS)
+        self._handlers: dict[int, Any] = {number: handler for number, handler in found if callable(handler)}
+        self._waiting: dict[int, FrameType | None] = {}
+        self._is_open = True
+
+    def open(self) -> None:
+        try:
+            for number in self._handlers:
+                signal.signal(number, self._take)
+        except ValueError:  # an interpreter in which no handlers run
+            self._handlers.clear()
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self._is_open:
+            self._waiting.setdefault(number, frame)
+        else:  # another signal's handler raised before this one's was given back
+            self._handlers[number](number, frame)
+
+    def close(self) -> None:
+        try:
+            self._give_back()
+        finally:
+            self._is_open = False
+            self._hand_over()
+
+    def _give_back(self) -> None:
+        try:
+            for number, handler in self._handlers.items():
+                if signal.getsignal(number) == self._take:  # else it was exchanged meanwhile, and stays so
+                    signal.signal(number, handler)
+        except BaseException:  # raised by a handler that was given back; the rest has to be, too
+            self._give_back()
+            raise
+
+    def _hand_over(self) -> None:
+        if self._waiting:
+            number, frame = self._waiting.popitem()
+            try:
+                self._handlers[number](number, frame)
+            finally:
+                self._hand_over()

@@ -1,0 +1,70 @@
+"""Adam for one parameter at a time, as simple as can be: what the whole API is compared with, bit by bit.
+
+Written from the contract in README.md ("The same bits"), without groups, spans or kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+class Model:
+    """One parameter, its moments and its step counter.
+
+    Parameters
+    ----------
+    param : ndarray
+        Copied.
+    """
+
+    def __init__(self, param: np.ndarray) -> None:
+        self.param = param.copy()
+        self.clear()
+
+    def clear(self) -> None:
+        """Start anew, from the parameter as it is."""
+        self.exp_avg, self.exp_avg_sq, self.max_exp_avg_sq = (np.zeros_like(self.param) for _ in range(3))
+        self.steps = 0
+
+    def copy(self) -> Model:
+        """Return a model of the same numbers."""
+        other = Model(self.param)
+        other.take_state(self)
+        return other
+
+    def take_state(self, other: Model) -> None:
+        """Take over moments and counter of another one, not the parameter."""
+        for name in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"):
+            setattr(self, name, getattr(other, name).copy())
+        self.steps = other.steps
+
+    def step(self, grad: np.ndarray, options: Mapping[str, Any]) -> None:
+        """Take one step."""
+        self.steps += 1
+        real = self.param.real.dtype.type
+        beta1, beta2 = options["betas"]
+        lr = options["lr"](self.steps) if callable(options["lr"]) else options["lr"]
+        decay = options["weight_decay"]
+        decoupled = options["decoupled_weight_decay"]
+        correction1, correction2 = (-math.expm1(self.steps * math.log(b)) if b else 1.0 for b in (beta1, beta2))
+        p, m, v, v_max = (
+            np.atleast_1d(each).reshape(-1).view(real)
+            for each in (self.param, self.exp_avg, self.exp_avg_sq, self.max_exp_avg_sq)
+        )
+        with np.errstate(all="ignore"):
+            g = np.array(grad, order="C").reshape(-1).view(real) * real(-1.0 if options["maximize"] else 1.0)
+            if decay and not decoupled:
+                g = g + real(decay) * p
+            q = p * real(1.0 - lr * (decay if decoupled else 0.0))
+            m[:] = real(beta1) * m + real(1.0 - beta1) * g
+            v[:] = real(beta2) * v + (real(1.0 - beta2) * g) * g
+            second = v
+            if options["amsgrad"]:
+                v_max[:] = np.where((v_max >= v) | (v_max != v_max), v_max, v)
+                second = v_max
+            root = np.sqrt(second) * real(1.0 / math.sqrt(correction2)) + real(options["eps"])
+            p[:] = q - (real(lr / correction1) * m) / root

@@ -1,0 +1,187 @@
+"""An interrupt at any point leaves parameters, moments and counters as before or as after; signals that wait."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastadam
+from fastadam.interrupts import SIGNALS, in_one_go, uninterrupted
+from tests import interrupts
+from tests.conftest import AVAILABLE, STATES
+
+POINTS = 40  # of each scenario; `python -m tests.interrupts` tries all of them
+needs_numba = pytest.mark.skipif("numba" not in AVAILABLE, reason=f"the tracer is native code: {STATES['numba']}")
+needs_alarm = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="there is no SIGALRM here")
+
+
+class AlarmError(Exception):
+    """What the handler of an alarm raises."""
+
+
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    def ring(number: int, frame: Any) -> None:
+        raise AlarmError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@needs_numba
+def test_an_interrupt_finds_the_numpy_face_before_or_after(backend: str, tmp_path: Path) -> None:
+    came = [interrupts.try_every(each, POINTS)[1] for each in interrupts.scenarios(backend, tmp_path)]
+    assert all(came), came
+
+
+@needs_numba
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_an_interrupt_finds_the_torch_face_before_or_after(backend: str) -> None:
+    came = [interrupts.try_every(each, POINTS)[1] for each in interrupts.torch_scenarios(backend)]
+    assert all(came), came
+
+
+@needs_numba
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_an_interrupt_finds_the_torch_face_in_python_before_or_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fastadam.torch
+    from fastadam.readers import PythonReader
+
+    monkeypatch.setattr(fastadam.torch, "_reader", PythonReader)
+    came = [interrupts.try_every(each, POINTS)[1] for each in interrupts.torch_scenarios("numpy")]
+    assert all(came), came
+
+
+@needs_alarm
+@pytest.mark.usefixtures("alarm")
+def test_real_signals_find_every_step_whole(backend: str) -> None:
+    """Alarms at odd times, whose handler raises: afterwards a step is counted if and only if it was taken."""
+    param, grad = np.zeros(30_000), np.ones(30_000)
+    optimizer = fastadam.Adam([param], lr=1e-3, backend=backend)
+    twin = fastadam.Adam([np.zeros(1)], lr=1e-3, backend="numpy")
+    optimizer.step([grad])
+    rang = 0
+    for i in range(200):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 1e-5 + 1e-6 * (i % 97))
+            for _ in range(1000):
+                optimizer.step([grad])
+        except AlarmError:
+            rang += 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        steps = optimizer.state[0]["step"]
+        while twin.state.get(0, {"step": 0})["step"] < steps:
+            twin.step([np.ones(1)])
+        np.testing.assert_array_equal(param, twin.param_groups[0]["params"][0][0])
+    assert rang
+
+
+def nothing(number: int, frame: Any) -> None:
+    """Handle a signal."""
+
+
+def test_handlers_are_called_when_the_work_is_done() -> None:
+    log: list[Any] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: log.append(number))
+    try:
+
+        def work() -> int:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            log.append("done")
+            return 7
+
+        handler = signal.getsignal(signal.SIGTERM)
+        assert uninterrupted(work) == 7
+        assert log == ["done", signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) is handler
+        log.clear()
+        assert uninterrupted(lambda: uninterrupted(work)) == 7
+        assert log == ["done", signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_what_the_work_raises_comes_first_and_the_interrupt_after_it() -> None:
+    def work() -> None:
+        signal.raise_signal(signal.SIGINT)
+        raise ValueError("a fault")
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            uninterrupted(work)
+        assert isinstance(caught.value.__context__, ValueError)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with pytest.raises(ValueError, match="a fault"):
+            uninterrupted(lambda: (_ for _ in ()).throw(ValueError("a fault")))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@needs_alarm
+@pytest.mark.usefixtures("alarm")
+def test_of_two_signals_neither_is_lost() -> None:
+    def work() -> None:
+        signal.raise_signal(signal.SIGALRM)
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises((KeyboardInterrupt, AlarmError)) as caught:
+            uninterrupted(work)
+        raised = {type(caught.value), type(caught.value.__context__)}
+        assert raised == {KeyboardInterrupt, AlarmError}
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
+def test_signals_that_python_does_not_handle_are_left_alone(handler: signal.Handlers) -> None:
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        assert uninterrupted(lambda: signal.getsignal(signal.SIGTERM)) is handler
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_handler_that_the_work_sets_stays() -> None:
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        uninterrupted(lambda: signal.signal(signal.SIGTERM, nothing))
+        assert signal.getsignal(signal.SIGTERM) is nothing
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_other_threads_leave_the_handlers_alone() -> None:
+    found: list[Any] = []
+    before = [signal.getsignal(number) for number in SIGNALS]
+    thread = threading.Thread(
+        target=uninterrupted, args=(lambda: found.extend(signal.getsignal(number) for number in SIGNALS),)
+    )
+    thread.start()
+    thread.join()
+    assert found == before
+
+
+def test_native_calls_in_one_go() -> None:
+    numbers: list[int] = []
+    calls: list[Callable[[], object]] = [numbers.sort, numbers.reverse]
+    in_one_go(calls)
+    clock = iter([time.sleep])
+    in_one_go([lambda: numbers.append(1), clock.__next__])
+    assert numbers == [1]
+    assert next(clock, None) is None
