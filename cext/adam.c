@@ -105,11 +105,10 @@ static FASTADAM_INLINE void pieces(const fastadam_plan *plan, const fastadam_bat
     int64_t start = 0;
     for (int64_t i = 0; i < batch->count && start < hi; i++, span++) {
         const int64_t end = start + span->size;
-        if (end > lo) {
-            const int64_t from = lo > start ? lo - start : 0;
-            const int64_t to = (hi < end ? hi : end) - start;
+        const int64_t from = lo > start ? lo - start : 0;
+        const int64_t to = (hi < end ? hi : end) - start;
+        if (from < to) /* empty spans may have no addresses */
             piece(batch->kind, span, from, to, rows + span->row);
-        }
         start = end;
     }
 }
@@ -139,7 +138,13 @@ static const pieces_function variants[] = {pieces_baseline, pieces_avx2, pieces_
 static const pieces_function variants[] = {pieces_baseline};
 #endif
 
-static int current = -1; /* -1: the best one, found at the first use */
+/* Threads may read it while another one calls fastadam_use. */
+#if defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L && !defined(__STDC_NO_ATOMICS__)
+#include <stdatomic.h>
+static atomic_int current = -1; /* -1: the best one */
+#else
+static volatile int current = -1;
+#endif
 
 int fastadam_supports(int instruction_set)
 {
@@ -155,9 +160,8 @@ int fastadam_supports(int instruction_set)
 
 int fastadam_instruction_set(void)
 {
-    if (current < 0)
-        current = fastadam_supports(2) ? 2 : fastadam_supports(1) ? 1 : 0;
-    return current;
+    const int chosen = current;
+    return chosen >= 0 ? chosen : fastadam_supports(2) ? 2 : fastadam_supports(1) ? 1 : 0;
 }
 
 void fastadam_use(int instruction_set)
@@ -202,9 +206,9 @@ static void run_batch(const fastadam_plan *plan, const fastadam_batch *batch)
 
 static int64_t read_word(int64_t object, int64_t offset)
 {
-    intptr_t word;
+    uintptr_t word; /* unsigned: addresses are compared as numbers */
     memcpy(&word, (const char *)(uintptr_t)object + offset, sizeof word);
-    return word;
+    return (int64_t)word;
 }
 
 static int read_int(int64_t object, int64_t offset)

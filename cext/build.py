@@ -53,6 +53,16 @@ def openmp_flags() -> list[str]:
     return ["-fopenmp"] if done.returncode == 0 else []
 
 
+def sanitizer_flags() -> list[str]:
+    """Return what the environment variable ``FASTADAM_SANITIZE`` asks for, as in ``address,undefined``."""
+    names = os.environ.get("FASTADAM_SANITIZE")
+    if not names:
+        return []
+    return ["-g", "-fno-omit-frame-pointer", f"-fsanitize={names}", "-fno-sanitize-recover=all"]
+
+
+# The runtimes of OpenMP do not tell ThreadSanitizer what they do, which would make it see races everywhere.
+parallel = [] if "thread" in os.environ.get("FASTADAM_SANITIZE", "") else openmp_flags()
 ffibuilder = FFI()
 ffibuilder.cdef(declarations())
 ffibuilder.set_source(
@@ -61,8 +71,8 @@ ffibuilder.set_source(
     sources=["cext/adam.c", "cext/tensors.c"],
     include_dirs=["cext"],
     depends=[f"cext/{path.name}" for path in HERE.glob("*.[chi]*")],
-    extra_compile_args=compile_flags() + openmp_flags(),
-    extra_link_args=openmp_flags(),
+    extra_compile_args=compile_flags() + parallel + sanitizer_flags(),
+    extra_link_args=parallel + sanitizer_flags(),
     libraries=[] if sys.platform == "win32" else ["m"],
     # Without a compiler the install goes on; fastadam.available_backends() then says why C is missing.
     optional=True,

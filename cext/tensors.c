@@ -278,6 +278,15 @@ static int64_t place_like_param(const fastadam_tensor_headers *at, const fastada
     return read_word(storage, at->storage_data) + offset;
 }
 
+/* Can a gradient be read at this address: is it aligned, and apart from all that the step writes? */
+static int is_readable(const fastadam_entry *entry, const fastadam_plan *plan, int64_t place)
+{
+    /* The size of a number in bytes: of DLPack's types, 5 is complex, a pair of numbers. */
+    const int64_t size = (entry->dtype >> 8 & 0xff) / ((entry->dtype & 0xff) == 5 ? 16 : 8);
+    return entry->nbytes == 0 ||
+           ((place & (size - 1)) == 0 && !fastadam_is_fenced(plan, place, place + entry->nbytes));
+}
+
 /* A gradient can be read as it is if it is a tensor of its parameter's dtype and layout, not negated or conjugated
  * on reading, and apart from all that the step writes. Returns its address, or -1. */
 static int64_t read_gradient(const fastadam_roster *roster, const fastadam_entry *entry, const fastadam_plan *plan,
@@ -288,13 +297,13 @@ static int64_t read_gradient(const fastadam_roster *roster, const fastadam_entry
         return -1;
     const int64_t known = place_like_param(&roster->headers, entry, (int64_t)(uintptr_t)grad);
     if (known != 0)
-        return entry->nbytes > 0 && fastadam_is_fenced(plan, known, known + entry->nbytes) ? -1 : known;
+        return is_readable(entry, plan, known) ? known : -1;
     const int64_t place =
         read_tensor((tensor_reader)(uintptr_t)roster->read_tensor, entry, (int64_t)(uintptr_t)grad);
     /* An address as low as this is an offset into a storage that was freed, or needs a closer look. */
     if (place < 0 || (entry->nbytes > 0 && place < LOWEST) || !lies_plainly(roster, (int64_t)(uintptr_t)grad))
         return -1;
-    return entry->nbytes > 0 && fastadam_is_fenced(plan, place, place + entry->nbytes) ? -1 : place;
+    return is_readable(entry, plan, place) ? place : -1;
 }
 
 /* Thousands of small tensors are scattered over memory: fetch what one will need while others are read. */

@@ -23,6 +23,7 @@ from fastadam.tensors import (
     count_reals,
     extent,
     format_code,
+    is_aligned,
     is_dense,
     is_plain,
     same_layout,
@@ -57,14 +58,14 @@ class Part(NamedTuple):
     def lies_plainly(self) -> bool:
         """Whether parameter and moments can be stepped where they are."""
         return is_dense(self.param) and all(
-            is_plain(tensor) and same_layout(tensor, self.param) for tensor in self.written
+            is_plain(tensor) and is_aligned(tensor) and same_layout(tensor, self.param) for tensor in self.written
         )
 
     @property
     def counts_plainly(self) -> bool:
         """Whether the step counter is of the kind that torch makes."""
         step = self.step
-        return step.dim() == 0 and step.device.type == "cpu" and str(step.dtype) in COUNTERS
+        return step.dim() == 0 and step.device.type == "cpu" and str(step.dtype) in COUNTERS and is_aligned(step)
 
 
 def all_apart(parts: Sequence[Part]) -> bool:
@@ -125,13 +126,15 @@ class Staged:
         places = []
         for tensor in part.written:
             ready = tensor if plainly else tensor.resolve_neg().resolve_conj().contiguous()
+            if not is_aligned(ready):
+                ready = ready.clone()
             if ready is not tensor:
                 self._copies.append((tensor, ready))
             places.append(ready)
         grad, like = part.grad, places[0]
         if (
             type(grad).__torch_dispatch__.__name__ != "_disabled_torch_dispatch_impl"
-            or not (is_plain(grad) and same_layout(grad, like))
+            or not (is_plain(grad) and is_aligned(grad) and same_layout(grad, like))
             or writes.meet(*extent(grad))
         ):
             grad = like.new_empty_strided(like.shape, like.stride()).copy_(grad)

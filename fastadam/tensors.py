@@ -83,6 +83,12 @@ def is_plain(tensor: Tensor) -> bool:
     return not (tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor())
 
 
+def is_aligned(tensor: Tensor) -> bool:
+    """Whether the numbers lie at multiples of their size, as compiled code expects."""
+    reals = DTYPES[str(tensor.dtype)][1]
+    return bool(tensor.data_ptr() % (tensor.element_size() // reals) == 0)
+
+
 def extent(tensor: Tensor) -> tuple[int, int]:
     """Return the addresses between which the tensor lies."""
     start = tensor.data_ptr()

@@ -5,6 +5,7 @@ Each test runs Python code in a process of its own, which must end by itself and
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -302,6 +303,9 @@ thread.start()
 try:
     for _ in range(5):
         assert in_child(in_the_child) == expected
+    found = []
+    in_threads(1, lambda: found.append(in_child(in_the_child)))  # forked by a thread that is not the main one
+    assert found == [expected]
 finally:
     stop = True
     thread.join()
@@ -309,6 +313,61 @@ print("same bits")
 """
     )
     assert python(code, backend) == "same bits\n"
+
+
+DATA_LOADER = """
+import sys
+
+import torch
+
+import fastadam.torch
+
+
+class Trained(torch.utils.data.Dataset):
+    \"""Items that are what is left of a parameter after some steps in the worker.\"""
+
+    def __init__(self):
+        self.optimizer = None
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        param = torch.nn.Parameter(torch.linspace(0, i, 1000))
+        inherited = self.optimizer or fastadam.torch.Adam([param])
+        for optimizer in (fastadam.torch.Adam([param], lr=0.1), inherited):
+            for each in optimizer.param_groups[0]["params"]:
+                each.grad = torch.full_like(each, 0.5)
+            optimizer.step()
+            optimizer.step()
+        return param.detach().clone()
+
+
+if __name__ == "__main__":
+    method = sys.argv[1]
+    trained = Trained()
+    expected = [trained[i] for i in range(4)]
+    if method == "fork":  # the workers go on with what they inherit
+        param = torch.nn.Parameter(torch.ones(300_000))
+        param.grad = torch.ones(300_000)
+        trained.optimizer = fastadam.torch.Adam([param])
+        trained.optimizer.threads = 2
+        trained.optimizer.step()
+        trained.optimizer.step()
+        expected = [trained[i] for i in range(4)]
+    loader = torch.utils.data.DataLoader(
+        trained, batch_size=None, num_workers=2, multiprocessing_context=method, timeout=100
+    )
+    assert all(torch.equal(a, b) for a, b in zip(loader, expected, strict=True))
+    print("same bits")
+"""
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_steps_in_workers_of_a_data_loader(method: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "workers.py").write_text(DATA_LOADER)
+    assert _run([sys.executable, str(tmp_path / "workers.py"), method], {}) == "same bits\n"
 
 
 @needs_fork
@@ -395,7 +454,7 @@ def make(backend, kind):
 
 
 if __name__ == "__main__":
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with multiprocessing.get_context(sys.argv[2]).Pool(1) as pool:
         for kind in ("in place", "packed", "objects"):
             opt = make(sys.argv[1], kind)
             go_on(opt, (1, 2))
@@ -410,10 +469,11 @@ if __name__ == "__main__":
 """
 
 
-def test_pickled_optimizer_goes_on_in_a_spawned_process(backend: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_pickled_optimizer_goes_on_in_another_process(backend: str, method: str, tmp_path: Path) -> None:
     """And so do a deep copy and an optimizer that has loaded a saved state."""
     (tmp_path / "spawned.py").write_text(SPAWNED)
-    assert _run([sys.executable, str(tmp_path / "spawned.py"), backend], {}) == "same bits\n"
+    assert _run([sys.executable, str(tmp_path / "spawned.py"), backend, method], {}) == "same bits\n"
 
 
 # -------------------- the cache of Numba
