@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import tempfile
@@ -112,9 +113,10 @@ class Fuzzer:
             if self.rng.random() < 0.5:
                 metadata = header.get("__metadata__")
                 if isinstance(metadata, dict) and isinstance(metadata.get("param_groups"), str):
-                    inner = json.loads(metadata["param_groups"])
-                    self._disturb(inner)
-                    metadata["param_groups"] = json.dumps(inner)
+                    with contextlib.suppress(ValueError):  # it was exchanged for other text already
+                        inner = json.loads(metadata["param_groups"])
+                        self._disturb(inner)
+                        metadata["param_groups"] = json.dumps(inner)
                     continue
             self._disturb(header)
         return self._put(json.dumps(header), whole, length)
