@@ -1,4 +1,7 @@
 /* PyTorch tensors, read through Python's stable interface and DLPack's exchange functions. */
+#ifndef _MSC_VER
+#include <pyconfig.h> /* says whether this Python is free-threaded; those have no stable interface */
+#endif
 #ifndef Py_GIL_DISABLED
 #define Py_LIMITED_API 0x030A0000
 #endif
@@ -52,6 +55,11 @@ enum { LINE = 64 };
 
 int64_t fastadam_tensor_reader(int64_t capsule_object)
 {
+#ifdef Py_GIL_DISABLED
+    /* Without the GIL, another thread could exchange what is read here between two looks at it. */
+    (void)capsule_object;
+    return 0;
+#endif
     const PyGILState_STATE gil = PyGILState_Ensure();
     const dl_exchange *exchange = PyCapsule_GetPointer(OBJECT(capsule_object), "dlpack_exchange_api");
     int64_t reader = 0;
