@@ -11,7 +11,7 @@ from fastadam import backends, hyperparameters
 from fastadam.arrays import Array, Fences, base_view
 from fastadam.cuda_arrays import is_on_cuda
 from fastadam.cuda_work import MixedWork, make_work
-from fastadam.devices import check_gradient, own_view, shape_of
+from fastadam.devices import check_gradient, check_parameter, own_view, shape_of
 from fastadam.flat import Packed
 from fastadam.groups import Group
 from fastadam.hyperparameters import DEFAULTS, LearningRate
@@ -251,6 +251,9 @@ class Adam:
         if not set_to_none:
             for member in held:
                 grad, label = member.given.grad, f"the gradient of {member.label}"
+                if is_on_cuda(grad) and hasattr(type(grad), "__setitem__"):
+                    check_parameter(grad, label)  # that it can be written; its own library fills it, in its stream
+                    continue
                 if not isinstance(grad, np.ndarray):
                     raise TypeError(f"{label} is a {type(grad).__name__}; use zero_grad(set_to_none=True)")
                 if not grad.flags.writeable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable
 from typing import Any
 
@@ -52,6 +53,14 @@ def address(array: Array) -> int:
     if isinstance(array, OnDevice):
         return array.address
     return int(array.__array_interface__["data"][0])
+
+
+def array_at(place: int, size: int, dtype: np.dtype[Any]) -> Array:
+    """Return the numbers at an address, as an array over that memory."""
+    if not size:
+        return np.empty(0, dtype)
+    memory = (ctypes.c_char * (size * dtype.itemsize)).from_address(place)
+    return np.frombuffer(memory, dtype)  # type: ignore[call-overload,no-any-return]
 
 
 def base_view(array: Array) -> Array:

@@ -11,6 +11,7 @@ from fastadam.arrays import Array, Fences, OnDevice, address
 from fastadam.cuda_arrays import Description, check_gradient, describe, is_on_cuda
 from fastadam.devices import check_parameter, device_of
 from fastadam.groups import Group
+from fastadam.interrupts import uninterrupted
 from fastadam.spans import WorkList
 
 if TYPE_CHECKING:
@@ -164,11 +165,6 @@ class MixedWork:
         for part in self._parts:
             part.write_coefficients()
 
-    def count_step(self, by: int = 1) -> None:
-        """Move the step counters of all rows."""
-        for part in self._parts:
-            part.count_step(by)
-
     def try_step(self, grads: Sequence[Any]) -> int:
         """Return the first slot: all gradients have to be looked at before any part takes its step."""
         return 0
@@ -180,8 +176,12 @@ class MixedWork:
 
     def step(self, grads: Sequence[Array]) -> None:
         """Take the step with gradients that have been checked."""
-        for part, slots in zip(self._parts, self._slots, strict=True):
-            part.step([grads[slot] for slot in slots])
+
+        def step() -> None:
+            for part, slots in zip(self._parts, self._slots, strict=True):
+                part.step([grads[slot] for slot in slots])
+
+        uninterrupted(step)
 
 
 def make_work(

@@ -19,7 +19,7 @@ from fastadam.arrays import address
 from fastadam.coefficients import Coefficients
 from fastadam.formats import FORMATS, kinds_of
 from fastadam.hyperparameters import Hyperparameters
-from fastadam.plan import MOMENTS, ROW_SIZE, SPAN, Plan, write_varying
+from fastadam.plan import COUNTER, MOMENTS, ROW_SIZE, SPAN, Plan, write_varying
 from tests.test_plan import HYPERS, bits_of, numbers
 
 assert os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", "set NUMBA_ENABLE_CUDASIM=1"
@@ -68,7 +68,7 @@ class Work:
             np.array([hyper.l2_on for hyper in each]),
             np.array([hyper.amsgrad for hyper in each]),
         )
-        plan = Plan(self.spans.copy(), kinds, len(hypers), backend, 1, True)
+        plan = Plan(self.spans.copy(), kinds, len(hypers), np.zeros(0, COUNTER), backend, 1, True)
         plan.write_constants([Coefficients(hyper) for hyper in hypers])
         return plan
 

@@ -74,7 +74,7 @@ def test_bits_of_halves(number_format: str, name: str, split: bool) -> None:
     from fastadam.coefficients import Coefficients
     from fastadam.cuda_arrays import zeros
     from fastadam.formats import CODES, FORMATS, kinds_of
-    from fastadam.plan import MOMENTS, ROW_SIZE, SPAN, Plan, write_varying
+    from fastadam.plan import COUNTER, MOMENTS, ROW_SIZE, SPAN, Plan, write_varying
     from tests.test_plan import numbers
 
     each = FORMATS[CODES[number_format]]
@@ -94,7 +94,10 @@ def test_bits_of_halves(number_format: str, name: str, split: bool) -> None:
             table[i]["size"] = size
     kinds = kinds_of(np.full(len(sizes), CODES[number_format]), hyper.l2_on, hyper.amsgrad)
     places = (backends.load(AVAILABLE[0]), backends.on_device(0))
-    plans = [Plan(table, kinds, 1, place, 1, False) for table, place in zip(tables, places, strict=True)]
+    plans = [
+        Plan(table, kinds, 1, np.zeros(0, COUNTER), place, 1, False)
+        for table, place in zip(tables, places, strict=True)
+    ]
     coefficients = Coefficients(hyper)
     for plan in plans:
         plan.write_constants([coefficients])

@@ -11,7 +11,7 @@ import ctypes
 import functools
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -131,9 +131,17 @@ class SimulatedGpu:
         """Return a kernel, for `launch`."""
         return cuda.jit(quiet(make_kernels(kind)[which]))
 
-    def launch(self, kernel: Any, blocks: int, stream: int, arguments: Arguments) -> None:
+    def launch(self, kernel: Any, blocks: int, stream: int, arguments: Arguments) -> tuple[int]:
         """Run a kernel."""
         kernel[blocks, BLOCK](*arguments.values())
+        return (0,)
+
+    def launch_call(self, kernel: Any, blocks: int, stream: int, arguments: Arguments) -> Callable[[], tuple[int]]:
+        """Return the call that runs a kernel."""
+        return functools.partial(self.launch, kernel, blocks, stream, arguments)
+
+    def fail(self, code: Any) -> None:
+        """Nothing fails here."""
 
     def device_of(self, place: int) -> int:
         """Return the number of the device whose memory an address is in."""
@@ -206,10 +214,11 @@ class Gpu:
         """
         code = returned[0]
         if code:
-            self._fail(code)
+            self.fail(code)
         return returned[1] if len(returned) > 1 else None
 
-    def _fail(self, code: Any) -> None:
+    def fail(self, code: Any) -> None:
+        """Raise the error that a code of the driver stands for (see `call`)."""
         name = self._driver.CUresult(code).name
         if name == "CUDA_ERROR_OUT_OF_MEMORY":
             raise MemoryError(f"the memory of CUDA device {self.ordinal} is exhausted")
@@ -254,10 +263,13 @@ class Gpu:
 
     def launch(self, kernel: Any, blocks: int, stream: int, arguments: Arguments) -> None:
         """Launch a kernel into a stream."""
-        # Not self.call(...): this is all that a packed step asks of the driver, and a call takes time.
-        (code,) = self._driver.cuLaunchKernel(kernel, blocks, 1, 1, BLOCK, 1, 1, 0, stream, arguments.pointers, 0)
-        if code:
-            self._fail(code)
+        self.call(self.launch_call(kernel, blocks, stream, arguments)())
+
+    def launch_call(self, kernel: Any, blocks: int, stream: int, arguments: Arguments) -> Callable[[], tuple[Any]]:
+        """Return the driver's own call that launches a kernel; it returns an error's code in a tuple."""
+        return functools.partial(
+            self._driver.cuLaunchKernel, kernel, blocks, 1, 1, BLOCK, 1, 1, 0, stream, arguments.pointers, 0
+        )
 
     def device_of(self, place: int) -> int:
         """Return the number of the device whose memory an address is in."""
@@ -285,7 +297,7 @@ class Gpu:
         try:
             yield
         except cuda.cudadrv.driver.CudaAPIError as error:
-            self._fail(error.code)
+            self.fail(error.code)
 
     def copy(self, target: int, source: int, nbytes: int, stream: int) -> None:
         """Copy between addresses of the host or the device."""
@@ -314,7 +326,7 @@ class Gpu:
         if code == self._driver.CUresult.CUDA_ERROR_NOT_READY:
             return False
         if code:
-            self._fail(code)
+            self.fail(code)
         return True
 
     def wait(self, event: Any) -> None:
