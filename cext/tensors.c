@@ -46,6 +46,7 @@ enum { LINE = 64 };
 /* A float32 counts no further than this. */
 #define FLOAT32_END 16777216.0
 
+/* An address below this is an offset into a storage that was freed, or needs a closer look. */
 #define LOWEST ((int64_t)1 << 32)
 
 #define OBJECT(address) ((PyObject *)(uintptr_t)(address))
@@ -295,14 +296,12 @@ static int64_t read_gradient(const fastadam_roster *roster, const fastadam_entry
     const int64_t type = (int64_t)(uintptr_t)Py_TYPE(grad);
     if (type != roster->tensor_type && type != roster->parameter_type)
         return -1;
-    const int64_t known = place_like_param(&roster->headers, entry, (int64_t)(uintptr_t)grad);
-    if (known != 0)
-        return is_readable(entry, plan, known) ? known : -1;
-    const int64_t place =
-        read_tensor((tensor_reader)(uintptr_t)roster->read_tensor, entry, (int64_t)(uintptr_t)grad);
-    /* An address as low as this is an offset into a storage that was freed, or needs a closer look. */
-    if (place < 0 || (entry->nbytes > 0 && place < LOWEST) || !lies_plainly(roster, (int64_t)(uintptr_t)grad))
-        return -1;
+    int64_t place = place_like_param(&roster->headers, entry, (int64_t)(uintptr_t)grad);
+    if (place == 0) {
+        place = read_tensor((tensor_reader)(uintptr_t)roster->read_tensor, entry, (int64_t)(uintptr_t)grad);
+        if (place < 0 || (entry->nbytes > 0 && place < LOWEST) || !lies_plainly(roster, (int64_t)(uintptr_t)grad))
+            return -1;
+    }
     return is_readable(entry, plan, place) ? place : -1;
 }
 

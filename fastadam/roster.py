@@ -22,7 +22,7 @@ from fastadam.hyperparameters import Hyperparameters
 from fastadam.plan import COUNTER, COUNTER_TYPES, MOMENTS, ROW_SIZE, SPAN, Plan, words, write_varying
 from fastadam.staging import Part
 from fastadam.tensor_headers import MOST_DIMS, TENSOR_HEADERS, fingerprint
-from fastadam.tensors import Tensor, count_reals, dlpack_dtype, extent, format_code
+from fastadam.tensors import Tensor, apart, count_reals, dlpack_dtype, format_code, in_order
 
 # The structs of cext/tensors.h.
 ENTRY = words(
@@ -152,10 +152,10 @@ class Lineup:
         self.is_serial = threads.threads_for(most, threads.MOST) == 1
         self.span_of = np.full(len(active), -1, np.int64)
         self.span_of[which[self.plan.order]] = np.arange(len(which))
-        written = [extent for i in self.which for extent in roster.extents[i]]
-        fences = np.array(sorted(each for each in written if each[0] < each[1]), np.int64).reshape(-1, 2)
-        self.fences = np.ascontiguousarray(fences[:, 0]), np.ascontiguousarray(fences[:, 1])
-        self.is_apart = bool(np.all(self.fences[1][:-1] <= self.fences[0][1:]))
+        fences = in_order(extent for i in self.which for extent in roster.extents[i])
+        self.is_apart = apart(fences)
+        starts, ends = np.array(fences, np.int64).reshape(-1, 2).T.copy()
+        self.fences = starts, ends
         self.plan.fence(*self.fences)
         self._rows: list[tuple[int, int]] = []
         self.memory = np.zeros((), LINEUP)
@@ -227,8 +227,7 @@ class Roster:
         self.state = state
         self.param_ids = [id(param) for param in self.params()]
         n = len(self.param_ids)
-        self.list_lengths = [len(each) for each in self.lists]
-        self.group_of = np.repeat(np.arange(len(self.lists)), self.list_lengths)
+        self.group_of = np.repeat(np.arange(len(self.lists)), [len(each) for each in self.lists])
         self.entries = np.zeros(n, ENTRY)
         self.entries["param_object"] = self.param_ids
         self.known = np.zeros(n, bool)
@@ -281,28 +280,21 @@ class Roster:
         for part in parts:
             i, param = part.position, part.param
             objects = (id(part.state), id(part.step), *map(id, part.moments))
-            places = tuple(tensor.data_ptr() for tensor in part.written)
+            places = tuple(low for low, _ in part.extents)
             dims = self._dims[i] = np.array([*param.shape, *param.stride()], np.int64)
-            names = ("state_object", "step_object", *(f"{name}_object" for name in MOMENTS))
-            values = dict(zip(names, objects, strict=False))
-            values |= dict(zip(("param", *MOMENTS), places, strict=False))
-            values |= {
-                "param_object": id(param),
-                "step": part.step.data_ptr(),
-                "ndim": param.dim(),
-                "dims": address(dims),
-                "dtype": dlpack_dtype(param),
-                "size": count_reals(param),
-                "nbytes": param.numel() * param.element_size(),
-                "step_is_float64": part.step.element_size() == 8,
-            }
-            self.entries[i] = tuple(values.get(name, 0) for name in ENTRY.names or ())
+            unused = [0] * (len(MOMENTS) - len(part.moments))
+            row = (  # in the order of ENTRY
+                *(id(param), *objects, *unused, self._print(i, part)),
+                *(places[0], part.step.data_ptr(), *places[1:], *unused),
+                *(param.dim(), address(dims), dlpack_dtype(param), count_reals(param)),
+                *(param.numel() * param.element_size(), part.step.element_size() == 8),
+            )
+            self.entries[i] = row
             self.formats[i] = format_code(param)
-            self.extents[i] = [extent(tensor) for tensor in part.written]
+            self.extents[i] = part.extents
             like = param.new_empty_strided(param.shape, param.stride(), device="meta")
             self.seen[i] = Seen(objects, part.step.data_ptr(), places, like)
             self.known[i] = True
-            self.entries[i]["prints"] = self._print(i, part)
             self._arrays["hints"][i, GRADIENT_HINTS:] = _keys_hints(part.state)
         self._arrays["state_keys"] = np.array([id(key) for key in self.state], np.int64)
         self._arrays["state_values"] = np.array([id(value) for value in self.state.values()], np.int64)

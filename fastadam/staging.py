@@ -7,7 +7,7 @@ copied back. The arithmetic is the backend's, and the bits do not depend on the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -27,38 +27,56 @@ from fastadam.tensors import (
     is_dense,
     is_plain,
     same_layout,
+    wraps_numbers,
 )
 
 # dtypes of step counters that native code counts.
 COUNTERS = ("torch.float32", "torch.float64")
 
 
-class Part(NamedTuple):
-    """One parameter of a step, checked: its tensors have its shape and dtype."""
+class Part:
+    """One parameter of a step, checked: its tensors have its shape and dtype.
 
-    position: int  # among all parameters of the optimizer
-    group: int
-    param: Tensor
-    grad: Tensor
-    state: dict[str, Any]
-    step: Tensor
-    moments: tuple[Tensor, ...]  # two, or three with amsgrad
+    Parameters
+    ----------
+    position : int
+        Among all parameters of the optimizer.
+    group : int
+    param, grad : tensor
+    state : dict
+    step : tensor
+    moments : tuple of tensor
+        Two, or three with amsgrad.
 
-    @property
-    def written(self) -> tuple[Tensor, ...]:
-        """The tensors that a step writes."""
-        return (self.param, *self.moments)
+    Attributes
+    ----------
+    written : tuple of tensor
+        Those that a step writes, but for the counter.
+    extents : list of (int, int)
+        The addresses between which they lie.
+    has_memory : bool
+        Whether there are numbers to step; meta tensors have none.
+    lies_plainly : bool
+        Whether parameter and moments can be stepped where they are.
+    """
 
-    @property
-    def has_memory(self) -> bool:
-        """Whether there are numbers to step; meta tensors have none."""
-        return bool(self.param.device.type == "cpu")
-
-    @property
-    def lies_plainly(self) -> bool:
-        """Whether parameter and moments can be stepped where they are."""
-        return is_dense(self.param) and all(
-            is_plain(tensor) and is_aligned(tensor) and same_layout(tensor, self.param) for tensor in self.written
+    def __init__(
+        self,
+        position: int,
+        group: int,
+        param: Tensor,
+        grad: Tensor,
+        state: dict[str, Any],
+        step: Tensor,
+        moments: tuple[Tensor, ...],
+    ) -> None:
+        self.position, self.group = position, group
+        self.param, self.grad, self.state, self.step, self.moments = param, grad, state, step, moments
+        self.written = (param, *moments)
+        self.extents = [extent(tensor) for tensor in self.written]
+        self.has_memory: bool = param.device.type == "cpu"
+        self.lies_plainly = is_dense(param) and all(
+            is_plain(tensor) and is_aligned(tensor) and same_layout(tensor, param) for tensor in self.written
         )
 
     @property
@@ -70,8 +88,9 @@ class Part(NamedTuple):
 
 def all_apart(parts: Sequence[Part]) -> bool:
     """Whether no two written tensors or counters of these parts lie in each other's range of memory."""
-    written = [tensor for part in parts for tensor in (*part.written, part.step)]
-    return apart([extent(tensor) for tensor in written if tensor.device.type == "cpu"])
+    written = [each for part in parts if part.has_memory for each in part.extents]
+    counters = [extent(part.step) for part in parts if part.step.device.type == "cpu"]
+    return apart([*written, *counters])
 
 
 class Staged:
@@ -98,7 +117,7 @@ class Staged:
         self._copies: list[tuple[Tensor, Tensor]] = []
         self._grads: list[Tensor] = []  # kept until the step is over
         stepped = [part for part in parts if part.has_memory]
-        writes = Extents(extent(tensor) for part in stepped for tensor in part.written)
+        writes = Extents(each for part in stepped for each in part.extents)
         spans = np.zeros(len(stepped), SPAN)
         for span, part in zip(spans, stepped, strict=True):
             self._place(span, part, writes)
@@ -132,11 +151,8 @@ class Staged:
                 self._copies.append((tensor, ready))
             places.append(ready)
         grad, like = part.grad, places[0]
-        if (
-            type(grad).__torch_dispatch__.__name__ != "_disabled_torch_dispatch_impl"
-            or not (is_plain(grad) and is_aligned(grad) and same_layout(grad, like))
-            or writes.meet(*extent(grad))
-        ):
+        plainly = not wraps_numbers(grad) and is_plain(grad) and is_aligned(grad) and same_layout(grad, like)
+        if not plainly or writes.meet(*extent(grad)):
             grad = like.new_empty_strided(like.shape, like.stride()).copy_(grad)
         self._grads.append(grad)
         for name, tensor in zip(("param", *MOMENTS), places, strict=False):

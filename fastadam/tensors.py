@@ -89,6 +89,11 @@ def is_aligned(tensor: Tensor) -> bool:
     return bool(tensor.data_ptr() % (tensor.element_size() // reals) == 0)
 
 
+def wraps_numbers(tensor: Tensor) -> bool:
+    """Whether the tensor is of a type with its own `__torch_dispatch__`, whose memory may mean anything."""
+    return bool(type(tensor).__torch_dispatch__.__name__ != "_disabled_torch_dispatch_impl")
+
+
 def extent(tensor: Tensor) -> tuple[int, int]:
     """Return the addresses between which the tensor lies."""
     start = tensor.data_ptr()
@@ -107,10 +112,14 @@ def has_its_memory(tensor: Tensor) -> bool:
     return bool(low and tensor.untyped_storage().nbytes() >= needed)
 
 
-def apart(extents: list[tuple[int, int]]) -> bool:
+def in_order(extents: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the intervals of addresses that are not empty, sorted."""
+    return sorted(extent for extent in extents if extent[0] < extent[1])
+
+
+def apart(extents: Iterable[tuple[int, int]]) -> bool:
     """Whether no two intervals of addresses meet; empty ones do not count."""
-    taken = sorted((low, high) for low, high in extents if low < high)
-    return all(a[1] <= b[0] for a, b in itertools.pairwise(taken))
+    return all(a[1] <= b[0] for a, b in itertools.pairwise(in_order(extents)))
 
 
 class Extents:
@@ -122,7 +131,7 @@ class Extents:
     """
 
     def __init__(self, extents: Iterable[tuple[int, int]]) -> None:
-        taken = sorted((low, high) for low, high in extents if low < high)
+        taken = in_order(extents)
         self._lows = [low for low, _ in taken]
         self._reach = list(itertools.accumulate((high for _, high in taken), max))
 
@@ -147,7 +156,7 @@ def check_stepped(tensor: Tensor, label: str) -> None:
             f"{label} is on the device {tensor.device}; fastadam.torch steps tensors on the CPU: use "
             f"torch.optim.Adam there, or move the model to the CPU"
         )
-    if type(tensor).__torch_dispatch__.__name__ != "_disabled_torch_dispatch_impl":
+    if wraps_numbers(tensor):
         raise RuntimeError(
             f"{label} is a {type(tensor).__qualname__}, which wraps its numbers in a way of its own; use "
             f"torch.optim.Adam for it"
@@ -166,7 +175,7 @@ def check_stepped(tensor: Tensor, label: str) -> None:
 
 
 def check_like(tensor: Tensor, param: Tensor, label: str, remedy: str) -> None:
-    """Check that a gradient or moment has its parameter's shape, dtype, layout and device.
+    """Check that a moment has its parameter's shape, dtype, layout and device.
 
     Raises
     ------
@@ -181,5 +190,16 @@ def check_like(tensor: Tensor, param: Tensor, label: str, remedy: str) -> None:
     ):
         if found != wanted:
             raise RuntimeError(f"{label} has {what} {found}, its parameter has {wanted}; {remedy}")
-    if is_plain(tensor) and not has_its_memory(tensor):
+
+
+def check_grad(grad: Tensor, param: Tensor, label: str) -> None:
+    """Check that a gradient has its parameter's shape, dtype, layout and device, and can be read.
+
+    Raises
+    ------
+    RuntimeError
+        If it has not, or cannot.
+    """
+    check_like(grad, param, label, "make them alike before the step")
+    if is_plain(grad) and not has_its_memory(grad):
         raise RuntimeError(f"{label} has a storage that was freed or shrunk")

@@ -37,7 +37,7 @@ from fastadam.roster import (
 )
 from fastadam.staging import Part, Staged, all_apart
 from fastadam.tensor_headers import tensor_headers
-from fastadam.tensors import check_like, check_stepped
+from fastadam.tensors import check_grad, check_like, check_stepped
 
 # Other modules that need torch take it from here; this one alone imports it.
 __all__ = ["Adam", "AdamW", "torch"]
@@ -449,7 +449,7 @@ class _Visit:
         if grad.layout != torch.strided and param.layout == torch.strided:
             raise RuntimeError("Adam does not support sparse gradients, please consider SparseAdam instead")
         check_stepped(param, label)
-        check_like(grad, param, f"the gradient of {label}", "make them alike before the step")
+        check_grad(grad, param, f"the gradient of {label}")
         if id(param) not in self._visited:
             known = self._state.get(param)
             known = {} if known is None else known
