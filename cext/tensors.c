@@ -64,7 +64,8 @@ int64_t fastadam_tensor_reader(int64_t capsule_object)
     return reader;
 }
 
-/* Read a tensor; its address, or -1 if it does not lie in this process's memory as the entry says. */
+/* Read a tensor; its address, or -1 if it is not on the device, or does not lie in memory, as the entry says.
+ * Nothing is waited for: the address of a tensor on a CUDA device is known on the host. */
 static int64_t read_tensor(tensor_reader reader, const fastadam_entry *entry, int64_t object)
 {
     dl_tensor found;
@@ -73,7 +74,8 @@ static int64_t read_tensor(tensor_reader reader, const fastadam_entry *entry, in
         return -1;
     }
     const int64_t dtype = found.code | found.bits << 8 | (int64_t)found.lanes << 16;
-    if (found.device_type != DL_CPU || dtype != entry->dtype || found.ndim != entry->ndim)
+    const int64_t device = found.device_type | (int64_t)found.device_id << 32;
+    if (device != entry->device || dtype != entry->dtype || found.ndim != entry->ndim)
         return -1;
     const int64_t *shape = (const int64_t *)(uintptr_t)entry->dims;
     const int64_t *strides = shape + entry->ndim;

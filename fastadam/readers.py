@@ -79,7 +79,7 @@ class NativeReader:
             c.ffi.cast("fastadam_roster *", address(roster.memory)),
             c.ffi.cast("fastadam_lineup *", address(lineup.memory)),
         )
-        if lineup.backend is c:
+        if lineup.backend is c:  # else it is another one, or several
             return functools.partial(c.lib.fastadam_step_tensors, *places)
 
         plan = lineup.plan
@@ -144,7 +144,7 @@ def _unchanged(param: Tensor, state: Any, seen: Seen) -> Tensor | None:
         if (
             tensor.dtype != seen.like.dtype
             or tensor.shape != seen.like.shape
-            or tensor.device.type != "cpu"
+            or tensor.device != seen.device
             or tensor.data_ptr() != place
             or not same_layout(tensor, seen.like)
             or not is_plain(tensor)

@@ -6,11 +6,12 @@ copied back. The arithmetic is the backend's, and the bits do not depend on the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from fastadam.arrays import Array
 from fastadam.backends import Backend
 from fastadam.coefficients import Coefficients
 from fastadam.formats import kinds_of
@@ -26,6 +27,7 @@ from fastadam.tensors import (
     is_aligned,
     is_dense,
     is_plain,
+    ordinal_of,
     same_layout,
     wraps_numbers,
 )
@@ -47,6 +49,8 @@ class Part:
     step : tensor
     moments : tuple of tensor
         Two, or three with amsgrad.
+    label : str
+        How error messages call it.
 
     Attributes
     ----------
@@ -56,6 +60,8 @@ class Part:
         The addresses between which they lie.
     has_memory : bool
         Whether there are numbers to step; meta tensors have none.
+    ordinal : int or None
+        The number of the CUDA device that the tensors are on, None for the host.
     lies_plainly : bool
         Whether parameter and moments can be stepped where they are.
     """
@@ -69,12 +75,14 @@ class Part:
         state: dict[str, Any],
         step: Tensor,
         moments: tuple[Tensor, ...],
+        label: str,
     ) -> None:
-        self.position, self.group = position, group
+        self.position, self.group, self.label = position, group, label
         self.param, self.grad, self.state, self.step, self.moments = param, grad, state, step, moments
         self.written = (param, *moments)
         self.extents = [extent(tensor) for tensor in self.written]
-        self.has_memory: bool = param.device.type == "cpu"
+        self.has_memory: bool = param.device.type != "meta"
+        self.ordinal = ordinal_of(param)
         self.lies_plainly = is_dense(param) and all(
             is_plain(tensor) and is_aligned(tensor) and same_layout(tensor, param) for tensor in self.written
         )
@@ -93,25 +101,56 @@ def all_apart(parts: Sequence[Part]) -> bool:
     return apart([*written, *counters])
 
 
+def shares(
+    ordinals: Sequence[int | None], backends: Mapping[int | None, Backend]
+) -> tuple[Backend, list[tuple[Backend, Array]]]:
+    """Say which backends step spans on these devices, as `fastadam.plan.Plan` takes them.
+
+    Parameters
+    ----------
+    ordinals : sequence of int or None
+        The number of each span's CUDA device, None for the host.
+    backends : mapping
+        From such numbers to backends.
+
+    Returns
+    -------
+    backend : Backend
+        The host's, where it takes part.
+    elsewhere : list of (Backend, ndarray of bool)
+        The other ones, and their spans.
+    """
+    first, *others = sorted(set(ordinals), key=lambda ordinal: -1 if ordinal is None else ordinal)
+    return backends[first], [
+        (backends[other], np.array([ordinal == other for ordinal in ordinals])) for other in others
+    ]
+
+
 class Staged:
-    """Parts made ready to be stepped in one native call.
+    """Parts made ready to be stepped in one native call for each device.
 
     Parameters
     ----------
     parts : sequence of Part
     hypers : sequence of Hyperparameters
         Of each group.
-    backend : Backend
+    backends : mapping of int or None to Backend
+        For each CUDA device, and for the host.
     limit : int
         Upper limit of threads.
 
     Notes
     -----
-    Making it writes nothing that the user can see; `run` does.
+    Making it writes nothing that the user can see; `run` does. Copies of tensors on a CUDA device are made in
+    torch's current stream there, in which the step has to run, too: then nothing has to be waited for.
     """
 
     def __init__(
-        self, parts: Sequence[Part], hypers: Sequence[Hyperparameters], backend: Backend, limit: int
+        self,
+        parts: Sequence[Part],
+        hypers: Sequence[Hyperparameters],
+        backends: Mapping[int | None, Backend],
+        limit: int,
     ) -> None:
         self._parts = parts
         self._copies: list[tuple[Tensor, Tensor]] = []
@@ -133,7 +172,8 @@ class Staged:
         amsgrad_on = np.array([hypers[part.group].amsgrad for part in stepped])
         counters = np.zeros(0, COUNTER)  # of any kind: counted in Python
         kinds = kinds_of(codes, l2_on, amsgrad_on)
-        self._plan = Plan(spans, kinds, len(rows), counters, backend, limit, False)
+        backend, elsewhere = shares([part.ordinal for part in stepped], backends)
+        self._plan = Plan(spans, kinds, len(rows), counters, backend, limit, False, elsewhere)
         coefficients = [Coefficients(hypers[group]) for group, _ in rows]
         self._plan.write_constants(coefficients)
         for row, (_, step) in enumerate(rows):

@@ -40,6 +40,18 @@ def dlpack_dtype(tensor: Tensor) -> int:
     return DTYPES[str(tensor.dtype)][2] | 8 * int(tensor.element_size()) << 8 | 1 << 16
 
 
+def ordinal_of(tensor: Tensor) -> int | None:
+    """Return the number of the CUDA device that holds the tensor, or None for the host's memory."""
+    device = tensor.device
+    return device.index if device.type == "cuda" else None
+
+
+def dlpack_device(tensor: Tensor) -> int:
+    """Return the device as DLPack has it: type (1 for the host, 2 for CUDA) and number in one number."""
+    device = tensor.device
+    return 2 | device.index << 32 if device.type == "cuda" else 1
+
+
 def _steps(tensor: Tensor) -> list[tuple[int, int]]:
     """Return ``(stride, length)`` of the dimensions along which one can step, by rising stride."""
     return sorted((stride, size) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1)
@@ -95,7 +107,11 @@ def wraps_numbers(tensor: Tensor) -> bool:
 
 
 def extent(tensor: Tensor) -> tuple[int, int]:
-    """Return the addresses between which the tensor lies."""
+    """Return the addresses between which the tensor lies.
+
+    CUDA has one space of addresses for the host and all its devices ("unified virtual addressing", on every
+    64-bit system that it runs on), so that these can be compared whatever the device.
+    """
     start = tensor.data_ptr()
     if tensor.is_contiguous():
         return start, start + tensor.numel() * tensor.element_size()
@@ -151,10 +167,10 @@ def check_stepped(tensor: Tensor, label: str) -> None:
     """
     if str(tensor.layout) != "torch.strided":
         raise RuntimeError(f"{label} has the layout {tensor.layout}; only strided tensors can be stepped")
-    if tensor.device.type not in ("cpu", "meta"):
+    if tensor.device.type not in ("cpu", "cuda", "meta"):
         raise RuntimeError(
-            f"{label} is on the device {tensor.device}; fastadam.torch steps tensors on the CPU: use "
-            f"torch.optim.Adam there, or move the model to the CPU"
+            f"{label} is on the device {tensor.device}; fastadam.torch steps tensors on the CPU and on CUDA "
+            f"devices: use torch.optim.Adam there, or move the model"
         )
     if wraps_numbers(tensor):
         raise RuntimeError(

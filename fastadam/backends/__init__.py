@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from fastadam.plan import Plan
+    from fastadam.plan import Plan, Share
 
 # name -> module, in the order in which "auto" tries them. C comes first: it needs no compilation at run
 # time and has the shortest call; the bits are the same.
@@ -27,7 +27,7 @@ class Backend(Protocol):
     def why_missing(self) -> str | None:
         """Return why this backend cannot be used here, or None if it can."""
 
-    def bind(self, plan: Plan) -> Callable[[bool], int]:
+    def bind(self, plan: Plan | Share) -> Callable[[bool], int]:
         """Return the function that runs `plan` each time it is called; it does not keep the plan alive.
 
         Called with True it first checks that every gradient is plain, and if one is not, it writes nothing

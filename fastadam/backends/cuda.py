@@ -26,7 +26,7 @@ from fastadam.interrupts import in_one_go, uninterrupted
 from fastadam.plan import COUNTER_TYPES, MOMENTS
 
 if TYPE_CHECKING:
-    from fastadam.plan import Plan
+    from fastadam.plan import Plan, Share
 
 OLDEST = (0, 30, 4)
 INSTALL = 'pip install "fastadam[cuda]", or "fastadam[cuda12]" for CUDA 12'
@@ -76,7 +76,7 @@ def _why_missing() -> str | None:
     return None
 
 
-def bind(plan: Plan) -> Callable[[bool], int]:
+def bind(plan: Plan | Share) -> Callable[[bool], int]:
     """Return the function that runs `plan` (see `fastadam.backends.Backend`) on the first device."""
     return On(0).bind(plan)
 
@@ -123,7 +123,7 @@ class On:
         """Return why the device cannot be used, or None if it can."""
         return why_missing()
 
-    def bind(self, plan: Plan) -> Callable[[bool], int]:
+    def bind(self, plan: Plan | Share) -> Callable[[bool], int]:
         """Return the function that runs `plan` (see `fastadam.backends.Backend`); Python checks the gradients.
 
         Kernels are compiled here, and the memory that steps need is reserved.
@@ -141,7 +141,11 @@ class On:
                 flat.append(_Flat(self._gpu, kind, spans, first, rows))
             else:
                 tabled.append((kind, first, count))
-        parts: list[Any] = [*flat, *([_Tables(self._gpu, spans, rows, tabled)] if tabled else [])]
+        parts: list[Any] = [*flat]
+        if tabled:  # only these spans: others may be a host's, and move more often
+            low, high = tabled[0][1], tabled[-1][1] + tabled[-1][2]
+            own = [(kind, first - low, count) for kind, first, count in tabled]
+            parts.append(_Tables(self._gpu, spans[low:high], rows, own))
 
         counters = _Counters(plan.counters, plan.memory)
 
@@ -287,7 +291,7 @@ class _Tables:
 
         self._device, self._spans, self._rows = device, spans, rows
         self._noted: Array | None = None
-        self._version = 0
+        self._version = self._n_rows = 0
         self._batches = []
         self._table = np.zeros(len(spans), ENTRY)
         # The coefficients come first: they are copied for every step, the table is not.
@@ -311,15 +315,17 @@ class _Tables:
         """Copy what the kernels read, and launch them."""
         self._refresh()
         device, slot = self._device, self._take_slot()
-        values = self._rows.view(np.float64)
+        values = self._rows.view(np.float64)[: self._n_rows * len(self._rows.dtype.names or ())]
         with np.errstate(over="ignore"):
             for real, at in self._sections.items():
                 slot.pinned[at : at + values.size * real.itemsize].view(real)[:] = values
-        nbytes = self._table_at
         if slot.version != self._version:
             slot.pinned[self._table_at :] = self._table.view(np.uint8)
-            slot.version, nbytes = self._version, self._nbytes
-        device.copy(slot.target, slot.source, nbytes, stream)
+            slot.version = self._version
+            device.copy(slot.target, slot.source, self._nbytes, stream)
+        else:
+            for real, at in self._sections.items():
+                device.copy(slot.target + at, slot.source + at, values.size * real.itemsize, stream)
         for batch in self._batches:
             if batch.blocks:
                 spans = slot.target + self._table_at + batch.where.start * self._table.itemsize
@@ -334,6 +340,7 @@ class _Tables:
         if self._noted is not None and np.array_equal(words, self._noted):
             return
         self._noted = words.copy()
+        self._n_rows = int(self._spans["row"].max()) + 1  # there may be room for many more
         for name in ("param", "grad", *MOMENTS, "size", "row"):
             self._table[name] = self._spans[name]
         for batch in self._batches:

@@ -17,7 +17,7 @@ from fastadam.interrupts import uninterrupted
 from fastadam.plan import COUNTER_TYPES, MOMENTS
 
 if TYPE_CHECKING:
-    from fastadam.plan import Plan
+    from fastadam.plan import Plan, Share
 
 # Elements per block: temporaries stay in the cache and never reach the size of the parameters.
 BLOCK = 8192
@@ -49,7 +49,7 @@ def why_missing() -> str | None:
     return None
 
 
-def bind(plan: Plan) -> Callable[[bool], int]:
+def bind(plan: Plan | Share) -> Callable[[bool], int]:
     """Return the function that runs `plan` (see `fastadam.backends.Backend`)."""
     weak_plan = weakref.ref(plan)  # the plan holds this function; a cycle would keep its memory alive
 
@@ -63,7 +63,7 @@ def bind(plan: Plan) -> Callable[[bool], int]:
     return run
 
 
-def _step(plan: Plan) -> None:
+def _step(plan: Plan | Share) -> None:
     with np.errstate(all="ignore"):  # non-finite numbers propagate, as in compiled code
         for kind, first, count, *_ in plan.batches.tolist():
             for span in plan.spans[first : first + count]:
