@@ -41,6 +41,6 @@ def test_with_a_stand_in_for_the_driver(tmp_path: Path) -> None:
 
 
 @needs_numba_cuda
-@pytest.mark.parametrize("name", ["cuda_simulated.py", "cuda_simulated_api.py"])
+@pytest.mark.parametrize("name", ["cuda_simulated.py", "cuda_simulated_api.py", "cuda_simulated_torch.py"])
 def test_under_the_simulator(name: str) -> None:
     run_tests(name, NUMBA_ENABLE_CUDASIM="1")
