@@ -86,9 +86,9 @@ def places(monkeypatch: pytest.MonkeyPatch) -> Places:
     found = Places()
 
     class Recorded(cuda_driver.SimulatedGpu):
-        def launch(self, kernel: Any, blocks: int, stream: int, arguments: Any) -> None:
+        def launch(self, kernel: Any, blocks: int, stream: int, arguments: Any) -> Any:
             found.launches.append((self.ordinal, stream))
-            super().launch(kernel, blocks, stream, arguments)
+            return super().launch(kernel, blocks, stream, arguments)
 
         def copy(self, target: int, source: int, nbytes: int, stream: int) -> None:
             found.copied.append(nbytes)
