@@ -27,6 +27,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import fastadam
+from fastadam.backends import HOST
 from fastadam.cli import contenders, shapes
 
 AS_FAST = {layout: {"torch fused": 1.0} for layout in ("packed", "in place", "torch face")}
@@ -238,7 +239,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cases = [*CASES, "overhead", "startup"]
     parser.add_argument("--cases", nargs="+", choices=cases, default=cases)
-    known = [name for name, state in fastadam.available_backends().items() if state == "available"]
+    states = fastadam.available_backends()
+    known = [name for name in HOST if states[name] == "available"]
     compiled = [name for name in known if name != "numpy"]
     parser.add_argument("--backends", nargs="+", choices=known, default=compiled)
     parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")

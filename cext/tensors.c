@@ -49,6 +49,7 @@ enum { LINE = 64 };
 /* A float32 counts no further than this. */
 #define FLOAT32_END 16777216.0
 
+/* An address below this is an offset into a storage that was freed, or needs a closer look. */
 #define LOWEST ((int64_t)1 << 32)
 
 #define OBJECT(address) ((PyObject *)(uintptr_t)(address))
@@ -71,7 +72,8 @@ int64_t fastadam_tensor_reader(int64_t capsule_object)
     return reader;
 }
 
-/* Read a tensor; its address, or -1 if it does not lie in this process's memory as the entry says. */
+/* Read a tensor; its address, or -1 if it is not on the device, or does not lie in memory, as the entry says.
+ * Nothing is waited for: the address of a tensor on a CUDA device is known on the host. */
 static int64_t read_tensor(tensor_reader reader, const fastadam_entry *entry, int64_t object)
 {
     dl_tensor found;
@@ -80,7 +82,8 @@ static int64_t read_tensor(tensor_reader reader, const fastadam_entry *entry, in
         return -1;
     }
     const int64_t dtype = found.code | found.bits << 8 | (int64_t)found.lanes << 16;
-    if (found.device_type != DL_CPU || dtype != entry->dtype || found.ndim != entry->ndim)
+    const int64_t device = found.device_type | (int64_t)found.device_id << 32;
+    if (device != entry->device || dtype != entry->dtype || found.ndim != entry->ndim)
         return -1;
     const int64_t *shape = (const int64_t *)(uintptr_t)entry->dims;
     const int64_t *strides = shape + entry->ndim;
@@ -303,14 +306,12 @@ static int64_t read_gradient(const fastadam_roster *roster, const fastadam_entry
     const int64_t type = (int64_t)(uintptr_t)Py_TYPE(grad);
     if (type != roster->tensor_type && type != roster->parameter_type)
         return -1;
-    const int64_t known = place_like_param(&roster->headers, entry, (int64_t)(uintptr_t)grad);
-    if (known != 0)
-        return is_readable(entry, plan, known) ? known : -1;
-    const int64_t place =
-        read_tensor((tensor_reader)(uintptr_t)roster->read_tensor, entry, (int64_t)(uintptr_t)grad);
-    /* An address as low as this is an offset into a storage that was freed, or needs a closer look. */
-    if (place < 0 || (entry->nbytes > 0 && place < LOWEST) || !lies_plainly(roster, (int64_t)(uintptr_t)grad))
-        return -1;
+    int64_t place = place_like_param(&roster->headers, entry, (int64_t)(uintptr_t)grad);
+    if (place == 0) {
+        place = read_tensor((tensor_reader)(uintptr_t)roster->read_tensor, entry, (int64_t)(uintptr_t)grad);
+        if (place < 0 || (entry->nbytes > 0 && place < LOWEST) || !lies_plainly(roster, (int64_t)(uintptr_t)grad))
+            return -1;
+    }
     return is_readable(entry, plan, place) ? place : -1;
 }
 

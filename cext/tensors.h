@@ -13,14 +13,15 @@
 
 /* One parameter as it was last seen: the objects, where their numbers lie, and the layout that it shares with its
  * gradient and moments. dims holds ndim lengths, then ndim strides. dtype is DLPack's: code + 2^8 bits + 2^16
- * lanes. A moment that is not used has the object 0. prints are what tells whether the parameter, the step counter
- * and the moments are what they were, without asking each one: for each a fastadam_print, then the words of its
- * TensorImpl that are its own, and those of its storage from the address to the size. */
+ * lanes; device is DLPack's type + 2^32 number. A moment that is not used has the object 0. prints are what tells
+ * whether the parameter, the step counter and the moments are what they were, without asking each one: for each a
+ * fastadam_print, then the words of its TensorImpl that are its own, and those of its storage from the address to
+ * the size. */
 typedef struct {
     int64_t param_object, state_object, step_object;
     int64_t exp_avg_object, exp_avg_sq_object, max_exp_avg_sq_object;
     int64_t prints, param, step, exp_avg, exp_avg_sq, max_exp_avg_sq;
-    int64_t ndim, dims, dtype, size, nbytes, step_is_float64;
+    int64_t ndim, dims, dtype, device, size, nbytes, step_is_float64;
 } fastadam_entry;
 
 /* Where a TensorImpl is, and where the words that describe its layout and dtype are kept, which many tensors

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 
 from fastadam import backends, hyperparameters
-from fastadam.arrays import Array, Fences, base_view, check_gradient
+from fastadam.arrays import Array, Fences, base_view
+from fastadam.cuda_arrays import is_on_cuda
+from fastadam.cuda_work import MixedWork, make_work
+from fastadam.devices import check_gradient, check_parameter, own_view, shape_of
 from fastadam.flat import Packed
 from fastadam.groups import Group
 from fastadam.hyperparameters import DEFAULTS, LearningRate
@@ -20,6 +23,8 @@ from fastadam.spans import WorkList
 from fastadam.state import Loaded, State, state_dict
 from fastadam.threads import check_limit
 
+Work = WorkList | MixedWork
+
 # Work lists kept for steps in which some gradients are None, by which ones are.
 MOST_PATTERNS = 16
 # Gradients of one step that are made plain one at a time; with more, all are looked at in one go.
@@ -27,7 +32,7 @@ MOST_ODD = 32
 
 
 class Adam:
-    r"""Adam on NumPy arrays, which are updated in place.
+    r"""Adam on NumPy arrays and arrays on CUDA devices, which are updated in place.
 
     Parameters
     ----------
@@ -35,7 +40,8 @@ class Adam:
         What to optimize: one array or several (any iterable, generators included), `Parameter` objects,
         a mapping of names to arrays, ``(name, array)`` pairs, a buffer made by `pack`, or a list of group
         dicts with the key ``"params"`` and any of the options below. Arrays are float32, float64, complex64
-        or complex128, of any shape, C-contiguous and writable; dtypes can be mixed.
+        or complex128, of any shape, C-contiguous and writable; dtypes can be mixed. They can be on CUDA
+        devices too (CuPy's, Numba's and all others with ``__cuda_array_interface__``; float16 too there).
     lr : float or callable, default 1e-3
         Learning rate; or a function of the 1-based step number of a parameter that returns it. It may be
         called more than once for the same step.
@@ -53,8 +59,8 @@ class Adam:
     decoupled_weight_decay : bool, default False
         Decay as AdamW does.
     backend : str, default "auto"
-        ``"c"``, ``"numba"``, ``"numpy"``, or ``"auto"`` for the first of them that is available. All give
-        the same bits.
+        ``"c"``, ``"numba"``, ``"numpy"`` for NumPy arrays, ``"cuda"`` for arrays on CUDA devices, or ``"auto"``
+        for the first that is available, wherever an array is. All give the same bits.
     threads : int, optional
         Upper limit of threads for a step; the default is ``FASTADAM_NUM_THREADS``, else
         ``OMP_NUM_THREADS``, else the number of processors. Small steps run on one thread, and so do all
@@ -67,7 +73,7 @@ class Adam:
     state : State
         Live view of the moments and step counters, by position, name or array.
     backend : str
-        Name of the backend in use.
+        Name of the backend in use; where arrays are on the host and on CUDA devices, such as ``"c+cuda"``.
 
     Raises
     ------
@@ -132,7 +138,10 @@ class Adam:
         check_limit(threads)
         self._threads = threads
         self._asked_for = backend
-        self._backend_name, self._backend = backends.choose(backend)
+        self._backends: dict[int | None, backends.Backend] = {}
+        name, chosen = backends.choose(backend)
+        if name in backends.HOST:
+            self._host_name, self._backends[None] = name, chosen
         give_lock(self)
         self._groups: list[Group] = []
         self.param_groups: list[dict[str, Any]] = []
@@ -152,7 +161,9 @@ class Adam:
     @property
     def backend(self) -> str:
         """Name of the backend in use."""
-        return self._backend_name
+        devices = {member.device for group in self._groups for member in group.members}
+        names = [self._host_name] if None in devices else []
+        return "+".join([*names, "cuda"] if devices - {None} else names)
 
     @property
     def threads(self) -> int | None:
@@ -240,6 +251,9 @@ class Adam:
         if not set_to_none:
             for member in held:
                 grad, label = member.given.grad, f"the gradient of {member.label}"
+                if is_on_cuda(grad) and hasattr(type(grad), "__setitem__"):
+                    check_parameter(grad, label)  # that it can be written; its own library fills it, in its stream
+                    continue
                 if not isinstance(grad, np.ndarray):
                     raise TypeError(f"{label} is a {type(grad).__name__}; use zero_grad(set_to_none=True)")
                 if not grad.flags.writeable:
@@ -362,6 +376,7 @@ class Adam:
                 raise ValueError(f"the name {name!r} is given to parameters {positions[name]} and {position}")
             positions[name] = position
         Fences(owned for group in groups for owned in group.owned())  # refuses shared memory
+        chosen = self._choose(new)
         seen: dict[int, str] = {}
         for member in (member for group in groups for member in group.members):
             if id(member.owner) in seen:  # fences do not notice it where the array is empty
@@ -371,6 +386,7 @@ class Adam:
         noted = [group.accepted() for group in groups]
 
         def enter() -> None:
+            self._backends.update(chosen)
             self._planned = False
             self._positions = positions if None not in positions else {}
             self._groups += new
@@ -378,6 +394,24 @@ class Adam:
             self._noted = noted
 
         uninterrupted(enter)
+
+    def _choose(self, groups: list[Group]) -> dict[int | None, backends.Backend]:
+        """Return the backends of the CUDA devices that members are on, and refuse members that none can step."""
+        chosen: dict[int | None, backends.Backend] = {}
+        for member in (member for group in groups for member in group.members):
+            if member.device is None and self._asked_for == "cuda":
+                raise ValueError(
+                    f"{member.label} is a NumPy array, but the backend 'cuda' steps arrays on CUDA devices; use "
+                    f"backend='auto', or lay it out there with fastadam.pack(..., device='cuda')"
+                )
+            if member.device is not None and self._asked_for not in ("auto", "cuda"):
+                raise ValueError(
+                    f"{member.label} is on a CUDA device, but the backend {self._asked_for!r} steps NumPy arrays; "
+                    f"use backend='auto' or 'cuda'"
+                )
+            if member.device is not None and member.device not in self._backends:
+                chosen[member.device] = backends.on_device(member.device)
+        return chosen
 
     def _plan_work(self) -> None:
         """Build the work lists anew: groups, rows or variants have changed.
@@ -387,16 +421,16 @@ class Adam:
         """
         self._planned_kinds = [(group.hyper.l2_on, group.hyper.amsgrad) for group in self._groups]
         self._fences = Fences(owned for group in self._groups for owned in group.owned())
-        self._patterns: dict[bytes, WorkList] = {}
+        self._patterns: dict[bytes, Work] = {}
         self._in_pieces = self._work_list(in_pieces=True)
         self._by_member = self._in_pieces
         if any(group.one_piece for group in self._groups):
             self._by_member = self._work_list(in_pieces=False)
         self._planned = True
 
-    def _work_list(self, in_pieces: bool, active: Array | None = None) -> WorkList:
-        return WorkList(
-            self._groups, self._fences, self._backend, self.threads, in_pieces=in_pieces, active=active
+    def _work_list(self, in_pieces: bool, active: Array | None = None) -> Work:
+        return make_work(
+            self._groups, self._fences, self._backends, self.threads, in_pieces=in_pieces, active=active
         )
 
     def _step(self, grads: Any) -> None:
@@ -455,11 +489,11 @@ class Adam:
         """Remember the options as accepted, by which edits are noticed."""
         self._noted = [group.accepted() for group in self._groups]
 
-    def _sort(self, grads: Any) -> tuple[WorkList, Sequence[Any]]:
+    def _sort(self, grads: Any) -> tuple[Work, Sequence[Any]]:
         """Return the work list that gradients given by the user belong to, and one gradient for each slot."""
         work = self._by_member
         if not isinstance(grads, list | tuple):
-            if isinstance(grads, np.ndarray | np.generic):
+            if isinstance(grads, np.ndarray | np.generic) or is_on_cuda(grads):
                 return self._sort_array(grads)
             if isinstance(grads, Mapping):
                 return work, self._sort_names(grads)
@@ -478,16 +512,17 @@ class Adam:
             raise ValueError(f"grads has {len(grads)} items, but there are {len(work.owners)} parameters")
         return work, grads
 
-    def _sort_array(self, grad: Any) -> tuple[WorkList, Sequence[Any]]:
+    def _sort_array(self, grad: Any) -> tuple[Work, Sequence[Any]]:
         """Return the work list of one bare gradient: for a whole packed buffer, or for a single parameter."""
         whole, work = self._in_pieces, self._by_member
-        if len(whole.owners) == 1 and grad.shape == whole.owners[0].shape:
+        shape = shape_of(grad)
+        if len(whole.owners) == 1 and shape == whole.arrays[0].shape:
             return whole, (grad,)
         if len(work.owners) == 1:
             return work, (grad,)
         packed = self._groups[0].packed
-        if packed is not None and len(self._groups) == 1 and grad.shape == packed.param.shape:
-            return work, packed.views_of(grad)  # its members have taken different numbers of steps
+        if packed is not None and len(self._groups) == 1 and shape == packed.param.shape:
+            return work, packed.views_of(own_view(grad))  # its members have taken different numbers of steps
         raise TypeError(
             f"grads is one array, but there are {len(work.owners)} parameters; pass a list of gradients"
         )
@@ -505,7 +540,7 @@ class Adam:
             )
         return [grads[name] for name in self._positions]
 
-    def _step_with_care(self, work: WorkList, grads: Sequence[Any], unplain: int) -> None:
+    def _step_with_care(self, work: Work, grads: Sequence[Any], unplain: int) -> None:
         """Take a step in which native code found something that Python has to look at."""
         active = np.array([grad is not None for grad in grads], bool)
         if not active.any():
@@ -528,11 +563,11 @@ class Adam:
             checked = [self._check(work, ready, slot) for slot in range(len(ready))]
             work.step(checked)
 
-    def _check(self, work: WorkList, grads: Sequence[Any], slot: int) -> Array:
+    def _check(self, work: Work, grads: Sequence[Any], slot: int) -> Array:
         label = f"the gradient of {work.labels[slot]}"
-        return check_gradient(grads[slot], base_view(work.owners[slot]), label, self._fences)
+        return check_gradient(grads[slot], base_view(work.arrays[slot]), label, self._fences)
 
-    def _pattern(self, in_pieces: bool, active: Array) -> WorkList:
+    def _pattern(self, in_pieces: bool, active: Array) -> Work:
         """Return the work list of the slots that have a gradient."""
         start = 0
         for group in self._groups:

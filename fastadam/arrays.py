@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,24 +24,65 @@ DTYPES: dict[np.dtype[Any], tuple[np.dtype[Any], int]] = {
     np.dtype(np.complex128): (np.dtype(np.float64), 2),
 }
 SUPPORTED = ", ".join(str(dtype) for dtype in DTYPES)
+# On CUDA devices there is one more, which lies in memory in 16 bits and is computed with in float32.
+CUDA_DTYPES = {**DTYPES, np.dtype(np.float16): (np.dtype(np.float16), 1)}
+
+
+class OnDevice:
+    """An array in memory that NumPy cannot reach (see `fastadam.cuda_arrays`)."""
+
+    __slots__ = ()
+    address: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        raise NotImplementedError
+
+    def as_reals(self) -> Any:
+        """Return a 1-D view in which complex numbers are pairs of reals."""
+        raise NotImplementedError
+
+    def copy_to_host(self) -> Array:
+        """Return a copy as a NumPy array."""
+        raise NotImplementedError
 
 
 def address(array: Array) -> int:
     """Return the address of the first element."""
+    if isinstance(array, OnDevice):
+        return array.address
     return int(array.__array_interface__["data"][0])
+
+
+def array_at(place: int, size: int, dtype: np.dtype[Any]) -> Array:
+    """Return the numbers at an address, as an array over that memory."""
+    if not size:
+        return np.empty(0, dtype)
+    memory = (ctypes.c_char * (size * dtype.itemsize)).from_address(place)
+    return np.frombuffer(memory, dtype)  # type: ignore[call-overload,no-any-return]
 
 
 def base_view(array: Array) -> Array:
     """Return `array`, or a view of it that no subclass has a say in."""
-    return array if type(array) is np.ndarray else np.ndarray.view(array, np.ndarray)
+    if type(array) is np.ndarray or isinstance(array, OnDevice):
+        return array
+    return np.ndarray.view(array, np.ndarray)
 
 
 def as_reals(array: Array) -> Array:
     """Return a 1-D view of a contiguous array; complex numbers become pairs of reals."""
+    if isinstance(array, OnDevice):
+        return array.as_reals()  # type: ignore[no-any-return]
     return base_view(array).reshape(-1).view(DTYPES[array.dtype][0])
 
 
-def check_array(value: Any, label: str) -> Array:
+def host_copy(array: Array) -> Array:
+    """Return a copy as a NumPy array."""
+    return array.copy_to_host() if isinstance(array, OnDevice) else array.copy()
+
+
+def check_array(value: Any, label: str, device: int | None = None) -> Array:
     """Return `value` as a base-class ndarray if it is a NumPy array of a supported dtype.
 
     Parameters
@@ -49,6 +91,8 @@ def check_array(value: Any, label: str) -> Array:
         Anything.
     label : str
         How error messages call it.
+    device : int, optional
+        The CUDA device on which it is to be; there are more dtypes there.
 
     Returns
     -------
@@ -65,7 +109,7 @@ def check_array(value: Any, label: str) -> Array:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{label} is a masked array, whose mask would be ignored; pass its .data or .filled()")
     array = base_view(value)
-    if array.dtype not in DTYPES:
+    if array.dtype not in (DTYPES if device is None else CUDA_DTYPES):
         swapped = " (not in this machine's byte order)" if not array.dtype.isnative else ""
         raise TypeError(
             f"{label} has dtype {array.dtype}{swapped}; supported are {SUPPORTED}, in native byte order: "
@@ -194,26 +238,39 @@ class Fences:
         """Return the label of an interval that shares memory with `array` (of any strides), or None."""
         if not array.size:
             return None
-        low, high = byte_bounds(array)
+        low, high = _bounds(array)
         last = int(np.searchsorted(self.starts, high))
         first = int(np.searchsorted(self.ends, low, side="right"))
         for i in range(first, last):
-            if array.flags.c_contiguous or np.shares_memory(array, self._arrays[i]):
+            if isinstance(array, OnDevice) or array.flags.c_contiguous or np.shares_memory(array, self._arrays[i]):
                 return self._labels[i]
         return None
+
+
+def _bounds(array: Array) -> tuple[int, int]:
+    """Return the addresses between which an array lies."""
+    if isinstance(array, OnDevice):
+        return array.address, array.address + array.nbytes
+    return byte_bounds(array)
+
+
+def name_of(value: Any) -> str:
+    """Return the name of the type of `value`, with the library it comes from."""
+    module = type(value).__module__.partition(".")[0]
+    return f"{module}.{type(value).__qualname__}" if module != "builtins" else type(value).__qualname__
 
 
 def _not_an_array(value: Any) -> str:
     """Say what `value` is instead of a NumPy array, and what to do about it."""
     module = type(value).__module__.partition(".")[0]
-    name = f"{module}.{type(value).__qualname__}" if module != "builtins" else type(value).__qualname__
+    name = name_of(value)
     if module == "torch":
         return (
             f"is a {name}, not a NumPy array; use fastadam.torch.Adam for torch tensors "
             f"(or pass tensor.detach().numpy(), which shares a CPU tensor's memory)"
         )
     if hasattr(value, "__cuda_array_interface__"):
-        return f"is a {name} on a CUDA device; the backends of this version work on NumPy arrays"
+        return f"is a {name} on a CUDA device, where a NumPy array is needed; copy it to the host"
     if hasattr(value, "__array__"):
         return f"is a {name}, not a NumPy array; convert it with np.array"
     return f"is a {name}, not a NumPy array"

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.arrays import Array, check_array
+from fastadam.arrays import DTYPES, SUPPORTED, Array, OnDevice, host_copy
+from fastadam.cuda_arrays import parse_device, zeros
+from fastadam.devices import check_array, device_of
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 HUGE_PAGE = 2 << 20  # bytes; the usual transparent huge page
@@ -25,7 +27,7 @@ SPREADS = 8
 _spread = itertools.cycle(range(0, SPREADS * SPREAD, SPREAD))
 
 
-def aligned_zeros(size: int, dtype: np.dtype[Any]) -> Array:
+def aligned_zeros(size: int, dtype: np.dtype[Any], device: int | None = None) -> Array:
     """Return `size` zeros in a buffer of their own that starts at a multiple of 64 bytes.
 
     Parameters
@@ -34,18 +36,22 @@ def aligned_zeros(size: int, dtype: np.dtype[Any]) -> Array:
         Number of elements.
     dtype : dtype
         Any NumPy dtype.
+    device : int, optional
+        Number of the CUDA device on which they are to be; None for the host.
 
     Returns
     -------
-    ndarray, shape (size,)
-        Buffers of 4 MiB and more lie in transparent huge pages, where the system has them; their pages are taken
-        up as they are first written.
+    ndarray or CudaArray, shape (size,)
+        On the host, buffers of 4 MiB and more lie in transparent huge pages, where the system has them; their
+        pages are taken up as they are first written.
 
     Raises
     ------
     MemoryError
         If the system has not that much memory.
     """
+    if device is not None:
+        return zeros(size, dtype, device)  # type: ignore[return-value]
     nbytes = size * dtype.itemsize
     start = next(_spread) if nbytes >= SPREAD_FROM else 0
     if nbytes >= HUGE_FROM and hasattr(mmap, "MADV_HUGEPAGE"):
@@ -82,12 +88,18 @@ class Packed:
         which an optimizer would not see.
     """
 
-    def __init__(self, shapes: list[tuple[int, ...]], names: list[str] | None, dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self,
+        shapes: list[tuple[int, ...]],
+        names: list[str] | None,
+        dtype: np.dtype[Any],
+        device: int | None = None,
+    ) -> None:
         self.names = names
         self.shapes = shapes
         self._ends = np.cumsum([int(np.prod(shape)) for shape in shapes], dtype=np.int64).tolist()
-        self._param = aligned_zeros(self._ends[-1], dtype)
-        self._grad = aligned_zeros(self._ends[-1], dtype)
+        self._param = aligned_zeros(self._ends[-1], dtype, device)
+        self._grad = aligned_zeros(self._ends[-1], dtype, device)
         self.param_views = self.views_of(self._param)
         self.grad_views = self.views_of(self._grad)
         self._params, self._grads = (
@@ -141,7 +153,8 @@ class Packed:
         return {"shapes": self.shapes, "names": self.names, "param": self.param, "grad": self.grad}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["shapes"], state["names"], state["param"].dtype)  # type: ignore[misc]
+        param = state["param"]
+        self.__init__(state["shapes"], state["names"], param.dtype, device_of(param))  # type: ignore[misc]
         self.param[...] = state["param"]
         self.grad[...] = state["grad"]
 
@@ -201,14 +214,18 @@ for _name in ["clear", "pop", "popitem", "setdefault", "update", "__delitem__", 
     setattr(_NamedViews, _name, _refuse)
 
 
-def pack(params: Any) -> Packed:
+def pack(params: Any, *, device: str | None = None) -> Packed:
     """Copy arrays into one flat, aligned buffer: the layout with the fastest step.
 
     Parameters
     ----------
     params : mapping of str to ndarray, or iterable of ndarray
         Arrays of one dtype (float32, float64, complex64 or complex128), of any shapes and strides. They are
-        copied and not changed.
+        copied and not changed. They can be on a CUDA device, where they are C-contiguous and can be float16 too.
+    device : str, optional
+        Where the buffers are to be: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. The default is where the first array
+        is. On a device the views are `fastadam.cuda_arrays.CudaArray`, which CuPy, torch and Numba wrap without
+        a copy.
 
     Returns
     -------
@@ -223,6 +240,8 @@ def pack(params: Any) -> Packed:
         If an item is no array of a supported dtype, or the dtypes differ.
     ValueError
         If there is none.
+    BackendUnavailableError, MemoryError
+        If the device cannot be used, or has not enough memory.
 
     Examples
     --------
@@ -236,6 +255,7 @@ def pack(params: Any) -> Packed:
     array([0.1, 0.1])
     """
     names: list[str] | None = None
+    place = None if device is None else parse_device(device)
     if isinstance(params, np.ndarray):
         raise TypeError("params is one array; pack takes several: fastadam.pack([array])")
     if isinstance(params, Mapping):
@@ -246,7 +266,7 @@ def pack(params: Any) -> Packed:
     else:
         values = list(params)
     labels = [f"params[{name!r}]" for name in (names if names is not None else range(len(values)))]
-    arrays = [check_array(value, label) for value, label in zip(values, labels, strict=True)]
+    arrays = [check_array(value, label, place) for value, label in zip(values, labels, strict=True)]
     if not arrays:
         raise ValueError("params is empty; pack needs at least one array")
     for array, label in zip(arrays, labels, strict=True):
@@ -255,7 +275,14 @@ def pack(params: Any) -> Packed:
                 f"{label} has dtype {array.dtype}, {labels[0]} has {arrays[0].dtype}; a packed buffer has one "
                 f"dtype: pack them apart, as two groups"
             )
-    packed = Packed([array.shape for array in arrays], names, arrays[0].dtype)
+    if device is None:
+        place = device_of(arrays[0])
+    if place is None and arrays[0].dtype not in DTYPES:
+        raise TypeError(
+            f"{labels[0]} has dtype {arrays[0].dtype}, which only CUDA devices take; supported on the host are "
+            f"{SUPPORTED}"
+        )
+    packed = Packed([array.shape for array in arrays], names, arrays[0].dtype, place)
     for view, array in zip(packed.param_views, arrays, strict=True):
-        view[...] = array
+        view[...] = host_copy(array) if place is None and isinstance(array, OnDevice) else array
     return packed

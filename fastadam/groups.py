@@ -12,7 +12,7 @@ from fastadam.arrays import Array
 from fastadam.coefficients import Coefficients
 from fastadam.flat import aligned_zeros
 from fastadam.hyperparameters import Hyperparameters
-from fastadam.params import read_members
+from fastadam.params import Place, read_members
 from fastadam.plan import MOMENTS
 
 
@@ -43,11 +43,11 @@ class Group:
     coefficients : Coefficients
         What follows from them for each step.
     moments : dict of dict
-        ``moments[name][dtype]`` is one flat buffer for all members of a dtype; the third moment is there
-        once amsgrad has been switched on.
+        ``moments[name][dtype, device]`` is one flat buffer for all members of a dtype on a device; the third
+        moment is there once amsgrad has been switched on.
     row_steps : ndarray of int64, shape (rows,)
-        Steps taken, for each set of members that have always stepped together ("row"). A step counts in this
-        memory; where rows change, another array takes its place.
+        Steps taken, for each set of members that have always stepped together ("row"), on each device. A step
+        counts in this memory; where rows change, another array takes its place.
     row_of : ndarray of int64, shape (members,)
         Row of each member.
 
@@ -79,27 +79,28 @@ class Group:
         self.options.update(self.hyper._asdict())
         self._fixed = {key: self.options[key] for key in self.options if key not in hyperparameters.KEYS}
         self.coefficients = Coefficients(self.hyper)
-        self.moments: dict[str, dict[np.dtype[Any], Array]] = {}
+        self.moments: dict[str, dict[Place, Array]] = {}
         self.slots: dict[bool, Any] = {}  # kept by fastadam.spans
         self._lay_out()
         for name in MOMENTS[: 3 if self.hyper.amsgrad else 2]:
             self._enter(name, self._zeros())
-        self.row_steps = np.zeros(1, np.int64)
-        self.row_of = np.zeros(len(self.members), np.int64)
+        devices = [-1 if member.device is None else member.device for member in self.members]
+        self._devices = np.array(devices, np.int64)
+        self.set_steps(np.zeros(len(self.members), np.int64))
 
     def _lay_out(self) -> None:
-        """Decide where in the flat moments each member lies: tightly, in order, one buffer per dtype."""
-        self.totals: dict[np.dtype[Any], int] = {}
+        """Decide where in the flat moments each member lies: tightly, in order, one buffer for each place."""
+        self.totals: dict[Place, int] = {}
         self.offsets = []
         for member in self.members:
-            self.offsets.append(self.totals.get(member.dtype, 0))
-            self.totals[member.dtype] = self.offsets[-1] + member.size
+            self.offsets.append(self.totals.get(member.place, 0))
+            self.totals[member.place] = self.offsets[-1] + member.size
 
-    def _zeros(self) -> dict[np.dtype[Any], Array]:
+    def _zeros(self) -> dict[Place, Array]:
         """Return the buffers of a moment of every member."""
-        return {dtype: aligned_zeros(total, dtype) for dtype, total in self.totals.items()}
+        return {place: aligned_zeros(total, *place) for place, total in self.totals.items()}
 
-    def _enter(self, name: str, buffers: dict[np.dtype[Any], Array]) -> None:
+    def _enter(self, name: str, buffers: dict[Place, Array]) -> None:
         self.slots.clear()  # they hold the moments' addresses
         self.moments[name] = buffers
 
@@ -119,7 +120,7 @@ class Group:
     def moment(self, name: str, index: int) -> Array:
         """Return a live view of a member's moment, in the member's shape."""
         member, offset = self.members[index], self.offsets[index]
-        return self.moments[name][member.dtype][offset : offset + member.size].reshape(member.shape)
+        return self.moments[name][member.place][offset : offset + member.size].reshape(member.shape)
 
     def accepted(self) -> dict[str, Any]:
         """Return `options` as they were last accepted, without what the user has edited since."""
@@ -162,8 +163,8 @@ class Group:
         return steps
 
     def set_steps(self, steps: Array, labels: Array | None = None) -> None:
-        """Set the members' step counters, giving each distinct pair of counter and label a row."""
-        keys = np.stack([steps, np.zeros_like(steps) if labels is None else labels])
+        """Set the members' step counters, giving each distinct pair of counter and label a row, on each device."""
+        keys = np.stack([steps, np.zeros_like(steps) if labels is None else labels, self._devices])
         distinct, row_of = np.unique(keys, axis=1, return_inverse=True)
         # In one statement, so that an interrupt cannot fall in between.
         self.row_steps, self.row_of = distinct[0].copy(), row_of.reshape(-1).astype(np.int64)

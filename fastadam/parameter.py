@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastadam.arrays import Array, check_parameter
+from fastadam.arrays import Array
+from fastadam.devices import check_parameter
 
 
 class Parameter:
@@ -12,8 +13,9 @@ class Parameter:
 
     Parameters
     ----------
-    data : ndarray
-        float32, float64, complex64 or complex128, any shape, C-contiguous and writable. It is not copied:
+    data : ndarray or array on a CUDA device
+        float32, float64, complex64 or complex128 (on CUDA devices float16 too), any shape, C-contiguous and
+        writable. It is not copied:
         the optimizer updates it in place.
 
     Attributes

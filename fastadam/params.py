@@ -8,9 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.arrays import Array, check_parameter
+from fastadam.arrays import Array
+from fastadam.cuda_arrays import is_on_cuda
+from fastadam.devices import check_parameter, device_of
 from fastadam.flat import Packed
 from fastadam.parameter import Parameter
+
+Place = tuple[np.dtype[Any], int | None]  # a dtype, and a CUDA device or None for the host
 
 
 class Member:
@@ -26,8 +30,10 @@ class Member:
         How error messages call it.
     owner : ndarray
         The array that holds its values, as the user gave it.
-    array : ndarray
+    array : ndarray or CudaArray
         The same as a base-class array.
+    device : int or None
+        Number of the CUDA device that it is on; None for the host.
     shape : tuple of int
     dtype : dtype
     size : int
@@ -37,7 +43,7 @@ class Member:
         ``grad``; None for a plain array, which has no such place.
     """
 
-    __slots__ = ("_guard", "array", "dtype", "given", "home", "label", "name", "owner", "shape", "size")
+    __slots__ = ("_guard", "array", "device", "dtype", "given", "home", "label", "name", "owner", "shape", "size")
 
     def __init__(self, given: Any, name: str | None, label: str, home: Array | None = None) -> None:
         self.given = given
@@ -46,11 +52,17 @@ class Member:
         values = given.data if isinstance(given, Parameter) else given
         self.owner = values
         self.array = check_parameter(values, label)
+        self.device: int | None = device_of(self.array)
         self.shape, self.dtype, self.size = self.array.shape, self.array.dtype, self.array.size
         self.home = given if isinstance(given, Parameter) else home
         # NumPy refuses to resize an array that has a weak reference, even with refcheck=False, so that the
         # addresses handed to native code stay valid.
         self._guard = weakref.ref(values)
+
+    @property
+    def place(self) -> Place:
+        """Which of the group's flat moments it has its share of."""
+        return self.dtype, self.device
 
 
 def split_groups(params: Any) -> list[dict[str, Any]]:
@@ -68,7 +80,7 @@ def split_groups(params: Any) -> list[dict[str, Any]]:
     ValueError
         If it is empty.
     """
-    if isinstance(params, Packed | Mapping | np.ndarray | Parameter):
+    if isinstance(params, Packed | Mapping | np.ndarray | Parameter) or is_on_cuda(params):
         return [{"params": params}]
     items = _items(params, "params")
     groups = [isinstance(item, Mapping) for item in items]
@@ -118,7 +130,7 @@ def read_members(params: Any, start: int, where: str) -> tuple[list[Member], Pac
 
 def _pairs(params: Any, where: str) -> list[tuple[str | None, Any]]:
     """Return ``(name or None, value)`` for each item of a group's params."""
-    if isinstance(params, np.ndarray | Parameter):
+    if isinstance(params, np.ndarray | Parameter) or is_on_cuda(params):
         return [(None, params)]
     if isinstance(params, Mapping):
         pairs = list(params.items())

@@ -2,15 +2,16 @@
 
 A *span* is a run of numbers with the addresses of its parameter, gradient and moments, and the row of
 coefficients that it shares with all spans that have taken the same steps. A *batch* is the spans that one
-compiled variant takes.
+compiled variant takes, and a *share* the batches that one backend runs, where there are several.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,11 +75,14 @@ class Plan:
         Upper limit of threads.
     limit_given : bool
         Whether the user asked for that many.
+    elsewhere : sequence of (Backend, ndarray of bool)
+        Other backends, and which spans each of them steps instead. They run first: what they start on devices
+        goes on while the host steps the rest.
 
     Attributes
     ----------
     spans : ndarray of SPAN
-        Sorted by kind.
+        Sorted by backend and kind.
     order : ndarray of int64
         Where each of them was in the spans given.
     counters : ndarray of COUNTER
@@ -101,33 +105,47 @@ class Plan:
         backend: Backend,
         limit: int,
         limit_given: bool,
+        elsewhere: Sequence[tuple[Backend, Array]] = (),
     ) -> None:
-        self.order = np.argsort(kinds, kind="stable")
+        where = np.zeros(len(spans), np.int64)
+        for number, (_, which) in enumerate(elsewhere, 1):
+            where[which] = number
+        self.order = np.lexsort((kinds, where))
         self.spans = np.ascontiguousarray(spans[self.order])
         self.rows = np.zeros(n_rows, COEFFICIENTS)
         self.row_bytes = self.rows.view(np.uint8).data
-        self.batches = self._batches(kinds[self.order], limit)
+        self.batches, batch_where = self._batches(kinds[self.order], where[self.order], limit)
         self.counters = np.ascontiguousarray(counters)
         self.limit_given = limit_given
         self.memory = np.zeros((), PLAN)
         for name in ("spans", "rows", "batches", "counters"):
             self.memory[name] = address(getattr(self, name))
         self.memory["n_batches"], self.memory["n_counters"] = len(self.batches), len(self.counters)
-        self._backend = backend
+        self._backends = [backend, *(other for other, _ in elsewhere)]
+        self._shares = []
+        if elsewhere:  # in the order in which they run: the first backend, the host's, comes last
+            used = np.unique(batch_where)[::-1].tolist()
+            self._shares = [Share(self, np.flatnonzero(batch_where == number)) for number in used]
+            self._backends = [self._backends[number] for number in used]
         self.bind()
         _built.add(self)
 
-    def _batches(self, kinds: Array, limit: int) -> Array:
-        distinct, first, count = np.unique(kinds, return_index=True, return_counts=True)
-        batches = np.zeros(len(distinct), BATCH)
-        batches["kind"], batches["first"], batches["count"] = distinct, first, count
+    def _batches(self, kinds: Array, where: Array, limit: int) -> tuple[Array, Array]:
+        """Return the batches of sorted spans, and the number of each one's backend."""
+        distinct, first, count = np.unique(np.stack([where, kinds]), axis=1, return_index=True, return_counts=True)
+        batches = np.zeros(len(first), BATCH)
+        batches["kind"], batches["first"], batches["count"] = distinct[1], first, count
         batches["elements"] = np.add.reduceat(self.spans["size"], first)
         batches["threads"] = [threads.threads_for(elements, limit) for elements in batches["elements"].tolist()]
-        return batches
+        return batches, distinct[0]
 
     def bind(self) -> None:
         """Make `run` anew, after a change of the plan's memory that backends read only once."""
-        self.run = self._backend.bind(self)
+        if not self._shares:
+            self.run = self._backends[0].bind(self)
+            return
+        runs = [backend.bind(share) for backend, share in zip(self._backends, self._shares, strict=True)]
+        self.run = functools.partial(_run_all, runs, self._shares[-1].memory, self.memory)
 
     def fence(self, starts: Array, ends: Array) -> None:
         """Set the memory that the step writes, as sorted intervals of addresses that do not meet."""
@@ -148,6 +166,40 @@ class Plan:
             return self.run(check)
 
         self.run = bind_first
+
+
+class Share:
+    """The part of a plan that one of several backends runs: as a plan with fewer batches, over the same spans.
+
+    Parameters
+    ----------
+    plan : Plan
+    which : ndarray of int64
+        Its batches, one after the other.
+    """
+
+    def __init__(self, plan: Plan, which: Array) -> None:
+        self.spans, self.rows, self.row_bytes, self.limit_given = (
+            plan.spans,
+            plan.rows,
+            plan.row_bytes,
+            plan.limit_given,
+        )
+        self.batches = plan.batches[which[0] : which[-1] + 1]
+        self.counters = plan.counters
+        self.memory = plan.memory.copy()
+        self.memory["batches"], self.memory["n_batches"] = address(self.batches), len(self.batches)
+        self.memory["n_counters"] = 0  # but for the last one that runs: see `_run_all`
+
+
+def _run_all(runs: Sequence[Callable[[bool], int]], last: Array, whole: Array, check: bool) -> int:
+    """Run all shares of a plan, whose gradients have been checked; the last one counts the step."""
+    if check:
+        return 0
+    last["n_counters"] = whole["n_counters"]
+    for run in runs:
+        run(False)
+    return -1
 
 
 _built: weakref.WeakSet[Plan] = weakref.WeakSet()

@@ -17,7 +17,16 @@ from fastadam.backends import c
 from fastadam.plan import MOMENTS
 from fastadam.roster import CHANGED, NEEDS_CARE, OTHER_GRADIENTS, OTHER_STEPS, TAKEN, Lineup, Roster, Seen
 from fastadam.staging import COUNTERS
-from fastadam.tensors import Extents, Tensor, extent, has_its_memory, is_aligned, is_plain, same_layout
+from fastadam.tensors import (
+    Extents,
+    Tensor,
+    extent,
+    has_its_memory,
+    is_aligned,
+    is_plain,
+    same_layout,
+    wraps_numbers,
+)
 
 STATE_NAMES = ("step", *MOMENTS)
 # A float32 step counter counts no further than this.
@@ -70,7 +79,7 @@ class NativeReader:
             c.ffi.cast("fastadam_roster *", address(roster.memory)),
             c.ffi.cast("fastadam_lineup *", address(lineup.memory)),
         )
-        if lineup.backend is c:
+        if lineup.backend is c:  # else it is another one, or several
             return functools.partial(c.lib.fastadam_step_tensors, *places)
 
         plan = lineup.plan
@@ -135,7 +144,7 @@ def _unchanged(param: Tensor, state: Any, seen: Seen) -> Tensor | None:
         if (
             tensor.dtype != seen.like.dtype
             or tensor.shape != seen.like.shape
-            or tensor.device.type != "cpu"
+            or tensor.device != seen.device
             or tensor.data_ptr() != place
             or not same_layout(tensor, seen.like)
             or not is_plain(tensor)
@@ -151,7 +160,7 @@ def _can_be_read(grad: Tensor, like: Tensor, param: Tensor) -> bool:
         and grad.shape == like.shape
         and grad.device == param.device
         and str(grad.layout) == "torch.strided"
-        and type(grad).__torch_dispatch__.__name__ == "_disabled_torch_dispatch_impl"
+        and not wraps_numbers(grad)
         and same_layout(grad, like)
         and is_plain(grad)
         and is_aligned(grad)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +20,9 @@ from fastadam.coefficients import Coefficients
 from fastadam.formats import kinds_of
 from fastadam.hyperparameters import Hyperparameters
 from fastadam.plan import COUNTER, COUNTER_TYPES, MOMENTS, ROW_SIZE, SPAN, Plan, words, write_varying
-from fastadam.staging import Part
-from fastadam.tensor_headers import MOST_DIMS, TENSOR_HEADERS, fingerprint
-from fastadam.tensors import Tensor, count_reals, dlpack_dtype, extent, format_code
+from fastadam.staging import Part, shares
+from fastadam.tensor_headers import MOST_DIMS, TENSOR_HEADERS, fingerprint, read_again
+from fastadam.tensors import Tensor, apart, count_reals, dlpack_device, dlpack_dtype, format_code, in_order
 
 # The structs of cext/tensors.h.
 ENTRY = words(
@@ -37,6 +37,7 @@ ENTRY = words(
     "ndim",
     "dims",
     "dtype",
+    "device",
     "size",
     "nbytes",
     "step_is_float64",
@@ -98,6 +99,7 @@ class Seen(NamedTuple):
     objects: tuple[int, ...]  # of the state dict, the step counter and the moments
     step: int
     places: tuple[int, ...]  # of the parameter and the moments
+    device: Any
     like: Tensor  # an empty-handed twin: shape, strides and dtype on the meta device
 
 
@@ -109,7 +111,8 @@ class Lineup:
     roster : Roster
     active : ndarray of bool
         Which parameters; all of them are known to the roster.
-    backend : Backend
+    backends : mapping of int or None to Backend
+        For each CUDA device, and for the host.
     limit : int
         Upper limit of threads.
     limit_given : bool
@@ -118,6 +121,10 @@ class Lineup:
     Attributes
     ----------
     params : list of tensor
+    backend : Backend or None
+        What runs the plan, if it is one for all.
+    devices : list of Backend
+        Those of CUDA devices, whose streams are to be set before a step.
     span_of : ndarray of int64
         Place in the plan of each of the roster's parameters, or -1.
     taken : ndarray of float64
@@ -125,9 +132,15 @@ class Lineup:
     memory : ndarray of LINEUP, shape ()
     """
 
-    def __init__(self, roster: Roster, active: Array, backend: Backend, limit: int, limit_given: bool) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        active: Array,
+        backends: Mapping[int | None, Backend],
+        limit: int,
+        limit_given: bool,
+    ) -> None:
         self._coefficients = roster.coefficients
-        self.backend = backend
         which = np.flatnonzero(active)
         self.which = which.tolist()
         params = roster.params()
@@ -145,17 +158,21 @@ class Lineup:
         counters = np.zeros((2, len(which)), COUNTER)
         counters["place"] = entries["step"], address(self.taken) + self.taken.itemsize * np.arange(len(which))
         counters["type"] = np.where(entries["step_is_float64"], FLOAT64, FLOAT32), np.full(len(which), FLOAT64)
-        self.plan = Plan(spans, kinds, len(which), counters.reshape(-1), backend, limit, limit_given)
+        ordinals = [roster.ordinals[i] for i in self.which]
+        backend, elsewhere = shares(ordinals, backends)
+        self.backend = None if elsewhere else backend
+        self.devices: list[Any] = [backends[each] for each in set(ordinals) - {None}]
+        self.plan = Plan(spans, kinds, len(which), counters.reshape(-1), backend, limit, limit_given, elsewhere)
         self.limit = limit
         # Too small for a second thread, whatever the limit.
         most = int(self.plan.batches["elements"].max())
         self.is_serial = threads.threads_for(most, threads.MOST) == 1
         self.span_of = np.full(len(active), -1, np.int64)
         self.span_of[which[self.plan.order]] = np.arange(len(which))
-        written = [extent for i in self.which for extent in roster.extents[i]]
-        fences = np.array(sorted(each for each in written if each[0] < each[1]), np.int64).reshape(-1, 2)
-        self.fences = np.ascontiguousarray(fences[:, 0]), np.ascontiguousarray(fences[:, 1])
-        self.is_apart = bool(np.all(self.fences[1][:-1] <= self.fences[0][1:]))
+        fences = in_order(extent for i in self.which for extent in roster.extents[i])
+        self.is_apart = apart(fences)
+        starts, ends = np.array(fences, np.int64).reshape(-1, 2).T.copy()
+        self.fences = starts, ends
         self.plan.fence(*self.fences)
         self._rows: list[tuple[int, int]] = []
         self.memory = np.zeros((), LINEUP)
@@ -227,12 +244,12 @@ class Roster:
         self.state = state
         self.param_ids = [id(param) for param in self.params()]
         n = len(self.param_ids)
-        self.list_lengths = [len(each) for each in self.lists]
-        self.group_of = np.repeat(np.arange(len(self.lists)), self.list_lengths)
+        self.group_of = np.repeat(np.arange(len(self.lists)), [len(each) for each in self.lists])
         self.entries = np.zeros(n, ENTRY)
         self.entries["param_object"] = self.param_ids
         self.known = np.zeros(n, bool)
         self.formats = np.zeros(n, np.int64)
+        self.ordinals: list[int | None] = [None] * n  # of each one's CUDA device
         self.seen: dict[int, Seen] = {}
         self.extents: dict[int, list[tuple[int, int]]] = {}
         self._dims: dict[int, Array] = {}
@@ -281,28 +298,21 @@ class Roster:
         for part in parts:
             i, param = part.position, part.param
             objects = (id(part.state), id(part.step), *map(id, part.moments))
-            places = tuple(tensor.data_ptr() for tensor in part.written)
+            places = tuple(low for low, _ in part.extents)
             dims = self._dims[i] = np.array([*param.shape, *param.stride()], np.int64)
-            names = ("state_object", "step_object", *(f"{name}_object" for name in MOMENTS))
-            values = dict(zip(names, objects, strict=False))
-            values |= dict(zip(("param", *MOMENTS), places, strict=False))
-            values |= {
-                "param_object": id(param),
-                "step": part.step.data_ptr(),
-                "ndim": param.dim(),
-                "dims": address(dims),
-                "dtype": dlpack_dtype(param),
-                "size": count_reals(param),
-                "nbytes": param.numel() * param.element_size(),
-                "step_is_float64": part.step.element_size() == 8,
-            }
-            self.entries[i] = tuple(values.get(name, 0) for name in ENTRY.names or ())
-            self.formats[i] = format_code(param)
-            self.extents[i] = [extent(tensor) for tensor in part.written]
+            unused = [0] * (len(MOMENTS) - len(part.moments))
+            row = (  # in the order of ENTRY
+                *(id(param), *objects, *unused, self._print(i, part)),
+                *(places[0], part.step.data_ptr(), *places[1:], *unused),
+                *(param.dim(), address(dims), dlpack_dtype(param), dlpack_device(param)),
+                *(count_reals(param), param.numel() * param.element_size(), part.step.element_size() == 8),
+            )
+            self.entries[i] = row
+            self.formats[i], self.ordinals[i] = format_code(param), part.ordinal
+            self.extents[i] = part.extents
             like = param.new_empty_strided(param.shape, param.stride(), device="meta")
-            self.seen[i] = Seen(objects, part.step.data_ptr(), places, like)
+            self.seen[i] = Seen(objects, part.step.data_ptr(), places, param.device, like)
             self.known[i] = True
-            self.entries[i]["prints"] = self._print(i, part)
             self._arrays["hints"][i, GRADIENT_HINTS:] = _keys_hints(part.state)
         self._arrays["state_keys"] = np.array([id(key) for key in self.state], np.int64)
         self._arrays["state_values"] = np.array([id(value) for value in self.state.values()], np.int64)
@@ -318,6 +328,9 @@ class Roster:
         layouts = []
         for row, tensor in zip(self._prints[i], (part.param, part.step, *part.moments), strict=False):
             found = fingerprint(tensor, self._headers)
+            # torch keeps tensors on devices in the same structs, but the samples were on the CPU.
+            if part.ordinal is not None and read_again(tensor, self._headers) != found:
+                return 0
             layout = self._layouts.get(found.layout)
             if layout is None:
                 layout = self._layouts[found.layout] = np.frombuffer(found.layout, np.int64)
@@ -337,7 +350,9 @@ class Roster:
         self._lineups.clear()
         self.lineup = None
 
-    def line_up(self, active: Array, backend: Backend, limit: int, limit_given: bool) -> bool:
+    def line_up(
+        self, active: Array, backends: Mapping[int | None, Backend], limit: int, limit_given: bool
+    ) -> bool:
         """Take the parameters that are `active` from now on; return whether they can be stepped in one call."""
         if not active.any() or not self.known[active].all():
             return False
@@ -345,7 +360,7 @@ class Roster:
         if key not in self._lineups:
             if len(self._lineups) >= MOST_LINEUPS:
                 self._lineups.clear()
-            self._lineups[key] = Lineup(self, active, backend, limit, limit_given)
+            self._lineups[key] = Lineup(self, active, backends, limit, limit_given)
         self.lineup = self._lineups[key]
         return self.lineup.is_apart
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastadam import threads
-from fastadam.arrays import DTYPES, Array, Fences, address, as_reals, base_view, check_parameter
+from fastadam.arrays import CUDA_DTYPES, Array, Fences, OnDevice, address, as_reals, base_view, check_parameter
+from fastadam.devices import device_of
 from fastadam.formats import CODES, kinds_of
 from fastadam.groups import Group
 from fastadam.headers import array_headers
@@ -42,14 +43,20 @@ class _Slots:
             self.labels = [member.label for member in group.members]
             offsets = group.offsets
         self.spans = np.zeros(len(self.owners), SPAN)
-        arrays = [base_view(owner) for owner in self.owners]
+        # A foreign array on a device is known by the view of it that was made when it was given.
+        known = self.owners if one_piece else [member.array for member in group.members]
+        arrays = [
+            view if isinstance(view, OnDevice) else base_view(owner)
+            for owner, view in zip(self.owners, known, strict=True)
+        ]
+        self.arrays = arrays
         self.spans["param"] = [address(array) for array in arrays]
         self.spans["size"] = [as_reals(array).size for array in arrays]
-        self.formats = np.array([CODES[DTYPES[array.dtype][0].name] for array in arrays], np.int64)
+        self.formats = np.array([CODES[CUDA_DTYPES[array.dtype][0].name] for array in arrays], np.int64)
         for name, buffers in group.moments.items():
-            bases = {dtype: address(buffer) for dtype, buffer in buffers.items()}
+            bases = {place: address(buffer) for place, buffer in buffers.items()}
             self.spans[name] = [
-                bases[array.dtype] + offset * array.dtype.itemsize
+                bases[array.dtype, device_of(array)] + offset * array.dtype.itemsize
                 for array, offset in zip(arrays, offsets, strict=True)
             ]
 
@@ -73,10 +80,14 @@ class WorkList:
 
     Attributes
     ----------
+    owners, arrays : list
+        Each slot's array as the user gave it, and as the library knows it.
+    labels : list of str
+        How error messages call it.
     homes : list
-        Where each slot's gradient lives: an ndarray, a `Parameter`, or None.
+        Where each slot's gradient lives: an array, a `Parameter`, or None.
     fixed : bool
-        Whether all homes are ndarrays, so that gradients never move.
+        Whether all homes are arrays, so that gradients never move.
     plan : Plan
     """
 
@@ -94,6 +105,7 @@ class WorkList:
         self.owners: list[Array] = []
         self.homes: list[Any] = []
         self.labels: list[str] = []
+        self.arrays: list[Array] = []
         # Each row's group, the group's step counters (as memory, which is read faster than an array), the place
         # in them, and the row's offset in the plan.
         self._row_sources: list[tuple[Group, memoryview, int, int]] = []
@@ -122,6 +134,7 @@ class WorkList:
             self.owners += [slots.owners[i] for i in keep]
             self.homes += [slots.homes[i] for i in keep]
             self.labels += [slots.labels[i] for i in keep]
+            self.arrays += [slots.arrays[i] for i in keep]
         self.fences = fences
         found = np.concatenate(spans)
         found["slot"] = np.arange(len(found))
@@ -136,7 +149,7 @@ class WorkList:
             threads_given is not None,
         )
         self.write_constants()
-        self._dtypes = [owner.dtype for owner in self.owners]  # kept, so that no other object takes their ids
+        self._dtypes = [array.dtype for array in self.arrays]  # kept, so that no other object takes their ids
         self._slots = np.array(
             [(id(owner), id(dtype)) for owner, dtype in zip(self.owners, self._dtypes, strict=True)], SLOT
         )
@@ -149,7 +162,7 @@ class WorkList:
         if headers is not None:
             memory["headers"] = headers
         self.plan.fence(fences.starts, fences.ends)
-        self.fixed = all(isinstance(home, np.ndarray) for home in self.homes)
+        self.fixed = all(isinstance(home, np.ndarray | OnDevice) for home in self.homes)
         self._homeless = next(
             (label for home, label in zip(self.homes, self.labels, strict=True) if home is None), None
         )

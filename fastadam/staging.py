@@ -6,11 +6,12 @@ copied back. The arithmetic is the backend's, and the bits do not depend on the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from fastadam.arrays import Array
 from fastadam.backends import Backend
 from fastadam.coefficients import Coefficients
 from fastadam.formats import kinds_of
@@ -26,39 +27,64 @@ from fastadam.tensors import (
     is_aligned,
     is_dense,
     is_plain,
+    ordinal_of,
     same_layout,
+    wraps_numbers,
 )
 
 # dtypes of step counters that native code counts.
 COUNTERS = ("torch.float32", "torch.float64")
 
 
-class Part(NamedTuple):
-    """One parameter of a step, checked: its tensors have its shape and dtype."""
+class Part:
+    """One parameter of a step, checked: its tensors have its shape and dtype.
 
-    position: int  # among all parameters of the optimizer
-    group: int
-    param: Tensor
-    grad: Tensor
-    state: dict[str, Any]
-    step: Tensor
-    moments: tuple[Tensor, ...]  # two, or three with amsgrad
+    Parameters
+    ----------
+    position : int
+        Among all parameters of the optimizer.
+    group : int
+    param, grad : tensor
+    state : dict
+    step : tensor
+    moments : tuple of tensor
+        Two, or three with amsgrad.
+    label : str
+        How error messages call it.
 
-    @property
-    def written(self) -> tuple[Tensor, ...]:
-        """The tensors that a step writes."""
-        return (self.param, *self.moments)
+    Attributes
+    ----------
+    written : tuple of tensor
+        Those that a step writes, but for the counter.
+    extents : list of (int, int)
+        The addresses between which they lie.
+    has_memory : bool
+        Whether there are numbers to step; meta tensors have none.
+    ordinal : int or None
+        The number of the CUDA device that the tensors are on, None for the host.
+    lies_plainly : bool
+        Whether parameter and moments can be stepped where they are.
+    """
 
-    @property
-    def has_memory(self) -> bool:
-        """Whether there are numbers to step; meta tensors have none."""
-        return bool(self.param.device.type == "cpu")
-
-    @property
-    def lies_plainly(self) -> bool:
-        """Whether parameter and moments can be stepped where they are."""
-        return is_dense(self.param) and all(
-            is_plain(tensor) and is_aligned(tensor) and same_layout(tensor, self.param) for tensor in self.written
+    def __init__(
+        self,
+        position: int,
+        group: int,
+        param: Tensor,
+        grad: Tensor,
+        state: dict[str, Any],
+        step: Tensor,
+        moments: tuple[Tensor, ...],
+        label: str,
+    ) -> None:
+        self.position, self.group, self.label = position, group, label
+        self.param, self.grad, self.state, self.step, self.moments = param, grad, state, step, moments
+        self.written = (param, *moments)
+        self.extents = [extent(tensor) for tensor in self.written]
+        self.has_memory: bool = param.device.type != "meta"
+        self.ordinal = ordinal_of(param)
+        self.lies_plainly = is_dense(param) and all(
+            is_plain(tensor) and is_aligned(tensor) and same_layout(tensor, param) for tensor in self.written
         )
 
     @property
@@ -70,35 +96,67 @@ class Part(NamedTuple):
 
 def all_apart(parts: Sequence[Part]) -> bool:
     """Whether no two written tensors or counters of these parts lie in each other's range of memory."""
-    written = [tensor for part in parts for tensor in (*part.written, part.step)]
-    return apart([extent(tensor) for tensor in written if tensor.device.type == "cpu"])
+    written = [each for part in parts if part.has_memory for each in part.extents]
+    counters = [extent(part.step) for part in parts if part.step.device.type == "cpu"]
+    return apart([*written, *counters])
+
+
+def shares(
+    ordinals: Sequence[int | None], backends: Mapping[int | None, Backend]
+) -> tuple[Backend, list[tuple[Backend, Array]]]:
+    """Say which backends step spans on these devices, as `fastadam.plan.Plan` takes them.
+
+    Parameters
+    ----------
+    ordinals : sequence of int or None
+        The number of each span's CUDA device, None for the host.
+    backends : mapping
+        From such numbers to backends.
+
+    Returns
+    -------
+    backend : Backend
+        The host's, where it takes part.
+    elsewhere : list of (Backend, ndarray of bool)
+        The other ones, and their spans.
+    """
+    first, *others = sorted(set(ordinals), key=lambda ordinal: -1 if ordinal is None else ordinal)
+    return backends[first], [
+        (backends[other], np.array([ordinal == other for ordinal in ordinals])) for other in others
+    ]
 
 
 class Staged:
-    """Parts made ready to be stepped in one native call.
+    """Parts made ready to be stepped in one native call for each device.
 
     Parameters
     ----------
     parts : sequence of Part
     hypers : sequence of Hyperparameters
         Of each group.
-    backend : Backend
+    backends : mapping of int or None to Backend
+        For each CUDA device, and for the host.
     limit : int
         Upper limit of threads.
 
     Notes
     -----
-    Making it writes nothing that the user can see; `run` does.
+    Making it writes nothing that the user can see; `run` does. Copies of tensors on a CUDA device are made in
+    torch's current stream there, in which the step has to run, too: then nothing has to be waited for.
     """
 
     def __init__(
-        self, parts: Sequence[Part], hypers: Sequence[Hyperparameters], backend: Backend, limit: int
+        self,
+        parts: Sequence[Part],
+        hypers: Sequence[Hyperparameters],
+        backends: Mapping[int | None, Backend],
+        limit: int,
     ) -> None:
         self._parts = parts
         self._copies: list[tuple[Tensor, Tensor]] = []
         self._grads: list[Tensor] = []  # kept until the step is over
         stepped = [part for part in parts if part.has_memory]
-        writes = Extents(extent(tensor) for part in stepped for tensor in part.written)
+        writes = Extents(each for part in stepped for each in part.extents)
         spans = np.zeros(len(stepped), SPAN)
         for span, part in zip(spans, stepped, strict=True):
             self._place(span, part, writes)
@@ -114,7 +172,8 @@ class Staged:
         amsgrad_on = np.array([hypers[part.group].amsgrad for part in stepped])
         counters = np.zeros(0, COUNTER)  # of any kind: counted in Python
         kinds = kinds_of(codes, l2_on, amsgrad_on)
-        self._plan = Plan(spans, kinds, len(rows), counters, backend, limit, False)
+        backend, elsewhere = shares([part.ordinal for part in stepped], backends)
+        self._plan = Plan(spans, kinds, len(rows), counters, backend, limit, False, elsewhere)
         coefficients = [Coefficients(hypers[group]) for group, _ in rows]
         self._plan.write_constants(coefficients)
         for row, (_, step) in enumerate(rows):
@@ -132,11 +191,8 @@ class Staged:
                 self._copies.append((tensor, ready))
             places.append(ready)
         grad, like = part.grad, places[0]
-        if (
-            type(grad).__torch_dispatch__.__name__ != "_disabled_torch_dispatch_impl"
-            or not (is_plain(grad) and is_aligned(grad) and same_layout(grad, like))
-            or writes.meet(*extent(grad))
-        ):
+        plainly = not wraps_numbers(grad) and is_plain(grad) and is_aligned(grad) and same_layout(grad, like)
+        if not plainly or writes.meet(*extent(grad)):
             grad = like.new_empty_strided(like.shape, like.stride()).copy_(grad)
         self._grads.append(grad)
         for name, tensor in zip(("param", *MOMENTS), places, strict=False):

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from fastadam import hyperparameters
-from fastadam.arrays import Array, Fences
+from fastadam.arrays import Array, Fences, host_copy
+from fastadam.cuda_arrays import is_on_cuda, on_host
 from fastadam.groups import Group
 from fastadam.hyperparameters import Hyperparameters
 from fastadam.parameter import Parameter
@@ -46,7 +47,7 @@ class State(Mapping[Any, Mapping[str, Any]]):
     def __getitem__(self, key: Any) -> Mapping[str, Any]:
         for position, group, index, step in _members(self._groups):
             member = group.members[index]
-            if isinstance(key, np.ndarray | Parameter):
+            if isinstance(key, np.ndarray | Parameter) or is_on_cuda(key):
                 found = key is member.given or key is member.owner
             else:
                 found = key == (member.name if isinstance(key, str) else position)
@@ -70,7 +71,7 @@ def state_dict(groups: Sequence[Group], copy: bool = True) -> dict[str, Any]:
     With `copy` False the moments in it are the live ones.
     """
     state = {
-        position: {key: value.copy() if copy else value for key, value in _entry(group, index, step).items()}
+        position: {key: host_copy(value) if copy else value for key, value in _entry(group, index, step).items()}
         for position, group, index, step in _members(groups)
         if step
     }
@@ -243,7 +244,7 @@ def _check_entry(entry: Any, member: Member, fences: Fences) -> tuple[int, dict[
     step = np.asarray(entry["step"])
     if step.size != 1 or step.dtype.kind not in "iuf" or not 0 <= step < 2**62 or step != np.floor(step):
         raise ValueError(f"{where}step must be a whole number of at least 0, got {entry['step']!r}")
-    moments = {name: np.asarray(entry[name]) for name in MOMENTS if name in entry}
+    moments = {name: on_host(entry[name]) for name in MOMENTS if name in entry}
     for name, moment in moments.items():
         if moment.shape != member.shape:
             raise ValueError(f"{where}{name} has shape {moment.shape}, the parameter has {member.shape}")

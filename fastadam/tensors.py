@@ -40,6 +40,18 @@ def dlpack_dtype(tensor: Tensor) -> int:
     return DTYPES[str(tensor.dtype)][2] | 8 * int(tensor.element_size()) << 8 | 1 << 16
 
 
+def ordinal_of(tensor: Tensor) -> int | None:
+    """Return the number of the CUDA device that holds the tensor, or None for the host's memory."""
+    device = tensor.device
+    return device.index if device.type == "cuda" else None
+
+
+def dlpack_device(tensor: Tensor) -> int:
+    """Return the device as DLPack has it: type (1 for the host, 2 for CUDA) and number in one number."""
+    device = tensor.device
+    return 2 | device.index << 32 if device.type == "cuda" else 1
+
+
 def _steps(tensor: Tensor) -> list[tuple[int, int]]:
     """Return ``(stride, length)`` of the dimensions along which one can step, by rising stride."""
     return sorted((stride, size) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1)
@@ -89,8 +101,17 @@ def is_aligned(tensor: Tensor) -> bool:
     return bool(tensor.data_ptr() % (tensor.element_size() // reals) == 0)
 
 
+def wraps_numbers(tensor: Tensor) -> bool:
+    """Whether the tensor is of a type with its own `__torch_dispatch__`, whose memory may mean anything."""
+    return bool(type(tensor).__torch_dispatch__.__name__ != "_disabled_torch_dispatch_impl")
+
+
 def extent(tensor: Tensor) -> tuple[int, int]:
-    """Return the addresses between which the tensor lies."""
+    """Return the addresses between which the tensor lies.
+
+    CUDA has one space of addresses for the host and all its devices ("unified virtual addressing", on every
+    64-bit system that it runs on), so that these can be compared whatever the device.
+    """
     start = tensor.data_ptr()
     if tensor.is_contiguous():
         return start, start + tensor.numel() * tensor.element_size()
@@ -107,10 +128,14 @@ def has_its_memory(tensor: Tensor) -> bool:
     return bool(low and tensor.untyped_storage().nbytes() >= needed)
 
 
-def apart(extents: list[tuple[int, int]]) -> bool:
+def in_order(extents: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the intervals of addresses that are not empty, sorted."""
+    return sorted(extent for extent in extents if extent[0] < extent[1])
+
+
+def apart(extents: Iterable[tuple[int, int]]) -> bool:
     """Whether no two intervals of addresses meet; empty ones do not count."""
-    taken = sorted((low, high) for low, high in extents if low < high)
-    return all(a[1] <= b[0] for a, b in itertools.pairwise(taken))
+    return all(a[1] <= b[0] for a, b in itertools.pairwise(in_order(extents)))
 
 
 class Extents:
@@ -122,7 +147,7 @@ class Extents:
     """
 
     def __init__(self, extents: Iterable[tuple[int, int]]) -> None:
-        taken = sorted((low, high) for low, high in extents if low < high)
+        taken = in_order(extents)
         self._lows = [low for low, _ in taken]
         self._reach = list(itertools.accumulate((high for _, high in taken), max))
 
@@ -142,12 +167,12 @@ def check_stepped(tensor: Tensor, label: str) -> None:
     """
     if str(tensor.layout) != "torch.strided":
         raise RuntimeError(f"{label} has the layout {tensor.layout}; only strided tensors can be stepped")
-    if tensor.device.type not in ("cpu", "meta"):
+    if tensor.device.type not in ("cpu", "cuda", "meta"):
         raise RuntimeError(
-            f"{label} is on the device {tensor.device}; fastadam.torch steps tensors on the CPU: use "
-            f"torch.optim.Adam there, or move the model to the CPU"
+            f"{label} is on the device {tensor.device}; fastadam.torch steps tensors on the CPU and on CUDA "
+            f"devices: use torch.optim.Adam there, or move the model"
         )
-    if type(tensor).__torch_dispatch__.__name__ != "_disabled_torch_dispatch_impl":
+    if wraps_numbers(tensor):
         raise RuntimeError(
             f"{label} is a {type(tensor).__qualname__}, which wraps its numbers in a way of its own; use "
             f"torch.optim.Adam for it"
@@ -166,7 +191,7 @@ def check_stepped(tensor: Tensor, label: str) -> None:
 
 
 def check_like(tensor: Tensor, param: Tensor, label: str, remedy: str) -> None:
-    """Check that a gradient or moment has its parameter's shape, dtype, layout and device.
+    """Check that a moment has its parameter's shape, dtype, layout and device.
 
     Raises
     ------
@@ -181,5 +206,16 @@ def check_like(tensor: Tensor, param: Tensor, label: str, remedy: str) -> None:
     ):
         if found != wanted:
             raise RuntimeError(f"{label} has {what} {found}, its parameter has {wanted}; {remedy}")
-    if is_plain(tensor) and not has_its_memory(tensor):
+
+
+def check_grad(grad: Tensor, param: Tensor, label: str) -> None:
+    """Check that a gradient has its parameter's shape, dtype, layout and device, and can be read.
+
+    Raises
+    ------
+    RuntimeError
+        If it has not, or cannot.
+    """
+    check_like(grad, param, label, "make them alike before the step")
+    if is_plain(grad) and not has_its_memory(grad):
         raise RuntimeError(f"{label} has a storage that was freed or shrunk")

@@ -1,4 +1,4 @@
-"""`Adam` and `AdamW` for PyTorch: torch's optimizers, whose step on the CPU is one native call.
+"""`Adam` and `AdamW` for PyTorch: torch's optimizers, whose step is one native call, and one launch on each GPU.
 
 ::
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch.autograd.graph import increment_version
 from torch.optim import optimizer as torch_optimizer
 
 from fastadam import backends, hyperparameters, threads
-from fastadam.backends import Backend
+from fastadam.backends import Backend, cuda
 from fastadam.hyperparameters import Hyperparameters
 from fastadam.interrupts import uninterrupted
 from fastadam.locks import give_lock
@@ -37,13 +37,13 @@ from fastadam.roster import (
 )
 from fastadam.staging import Part, Staged, all_apart
 from fastadam.tensor_headers import tensor_headers
-from fastadam.tensors import check_like, check_stepped
+from fastadam.tensors import check_grad, check_like, check_stepped
 
 # Other modules that need torch take it from here; this one alone imports it.
 __all__ = ["Adam", "AdamW", "torch"]
 
 REFUSED = {
-    "capturable": "it is for CUDA graphs, and fastadam.torch steps tensors on the CPU",
+    "capturable": "it is for CUDA graphs, and fastadam.torch counts steps and computes coefficients on the host",
     "differentiable": "the step runs outside of autograd; use torch.optim.Adam to differentiate through it",
 }
 _read_options = operator.itemgetter(*hyperparameters.KEYS, *REFUSED)
@@ -58,9 +58,9 @@ def _reader() -> NativeReader | PythonReader:
 class Adam(torch.optim.Adam):  # type: ignore[misc]
     r"""torch.optim.Adam with another step: the same constructor, state and results, less time.
 
-    A drop-in on the CPU, for parameters of any layout in float32, float64, bfloat16, float16, complex64 and
-    complex128. Learning-rate schedulers, `torch.amp.GradScaler`, hooks, copies and pickles work as they do with
-    torch's own, and state dicts go both ways.
+    A drop-in on the CPU and on CUDA devices, also for parameters on several of them, of any layout in float32,
+    float64, bfloat16, float16, complex64 and complex128. Learning-rate schedulers, `torch.amp.GradScaler`, hooks,
+    copies and pickles work as they do with torch's own, and state dicts go both ways.
 
     Parameters
     ----------
@@ -89,8 +89,10 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     ----------
     backend : str
         ``"auto"``, or a name from `fastadam.available_backends`; can be set at any time. The bits are the same.
+        ``"auto"`` takes ``"cuda"`` for tensors on CUDA devices and another one for those on the CPU; any name is
+        for tensors of one kind, and others are refused then.
     threads : int or None
-        Upper limit of threads; can be set at any time. None means ``FASTADAM_NUM_THREADS``, else what
+        Upper limit of threads on the CPU; can be set at any time. None means ``FASTADAM_NUM_THREADS``, else what
         `torch.get_num_threads` says.
 
     Raises
@@ -110,7 +112,12 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     float32, and the moments are kept in the parameter's dtype. Kingma and Ba, ICLR 2015, arXiv:1412.6980.
 
     ``state[p]["step"]`` is a float32 tensor, as in torch; where float32 cannot count on, at 2**24, it becomes
-    float64.
+    float64. It is on the CPU, wherever the parameter is: one on a CUDA device, as a state has it that was saved by
+    torch's fused or capturable optimizer, is exchanged at the next step, for which the host waits.
+
+    On a CUDA device the step is one launch for each format and variant, in torch's current stream there. Nothing
+    is waited for, nothing is allocated by a step like the one before, and the pointers and coefficients that the
+    device reads are copied to it ahead of the launch. It needs the extra ``fastadam[cuda]``.
 
     Examples
     --------
@@ -130,6 +137,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     _noted: list[Any] | None = None  # the groups' options, as they were last checked
     _asked_for = "auto"
     _backend: Backend | None = None
+    _backends: dict[int | None, Backend] | None = None  # in use: of the host (None) and of CUDA devices
     _threads: int | None = None
     _stepping = False
     _lock: Any  # see fastadam.locks
@@ -146,7 +154,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     def backend(self, name: str) -> None:
         _, self._backend = backends.choose(name)
         self._asked_for = name
-        self._roster = None
+        self._roster = self._backends = None
 
     @property
     def threads(self) -> int | None:
@@ -273,6 +281,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
             if not lineup.is_serial and lineup.limit != self._limit():
                 return CHANGED
             lineup.write_varying()
+            _follow_streams(lineup.devices)
             try:
                 outcome = reader.attempt(roster, lineup)
                 if outcome == TAKEN:
@@ -292,16 +301,50 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         return CHANGED
 
     def _line_up(self, roster: Roster, active: Any) -> bool:
-        return roster.line_up(active, self._chosen_backend(), self._limit(), self._threads is not None)
+        try:
+            return roster.line_up(active, self._backends or {}, self._limit(), self._threads is not None)
+        except MemoryError:  # of a device: no reason to fail before, or even after, a step
+            return False
 
     def _limit(self) -> int:
         if self._threads is not None:
             return self._threads
         return threads.limit_from_environment() or min(torch.get_num_threads(), threads.MOST)
 
-    def _chosen_backend(self) -> Backend:
+    def _backends_for(self, parts: list[Part]) -> dict[int | None, Backend]:
+        """Return the backends that step these parts.
+
+        Raises
+        ------
+        RuntimeError
+            If there is none for a part, or it is not the one that was asked for.
+        """
+        if self._backends is None:
+            self._backends = {}
+        for part in parts:
+            if part.ordinal not in self._backends and part.has_memory:
+                self._backends[part.ordinal] = self._backend_for(part)
+        return self._backends
+
+    def _backend_for(self, part: Part) -> Backend:
+        asked_for, device = self._asked_for, part.param.device
+        if asked_for != "auto" and (asked_for in backends.HOST) == (part.ordinal is not None):
+            raise RuntimeError(
+                f"{part.label} is on the device {device}, where the backend {asked_for!r} steps nothing; set "
+                f"optimizer.backend = 'auto', or move the model"
+            )
+        if part.ordinal is not None:
+            backend = backends.on_device(part.ordinal)
+            place = part.extents[0][0]
+            if (
+                place and cuda.gpu(part.ordinal).device_of(place) != part.ordinal
+            ):  # torch and Numba ask the same driver
+                raise RuntimeError(
+                    f"{part.label} is on {device}, but Numba counts CUDA devices otherwise than torch"
+                )
+            return backend
         if self._backend is None:
-            _, self._backend = backends.choose(self._asked_for)
+            _, self._backend = backends.choose(asked_for)
         return self._backend
 
     def _edited(self) -> bool:
@@ -340,8 +383,9 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         hypers = self._check_groups()
         if roster is not None and roster.hypers == hypers:
             self._roster = roster
-        backend, limit = self._chosen_backend(), self._limit()
-        visit = _Visit(self.state)
+        limit = self._limit()
+        params = [param for group in self.param_groups for param in group["params"] if param.grad is not None]
+        visit = _Visit(self.state, _counters_on_devices(params, self.state))
         position = 0
         for index, group in enumerate(self.param_groups):
             names = group.get("param_names")
@@ -352,8 +396,10 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         parts = visit.parts
         if not parts:
             return
+        chosen = self._backends_for(parts)
+        _follow_streams([chosen[each] for each in {part.ordinal for part in parts} - {None}])
         apart = all_apart(parts)
-        staged = Staged(parts, hypers, backend, limit) if apart else None
+        staged = Staged(parts, hypers, chosen, limit) if apart else None
 
         def write() -> None:
             visit.enter_state()
@@ -361,7 +407,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
                 staged.run()
             else:  # what is written overlaps: one after the other, as torch does
                 for part in parts:
-                    Staged([part], hypers, backend, limit).run()
+                    Staged([part], hypers, chosen, limit).run()
             increment_version([part.param for part in parts if not part.param.is_inference()])
 
         uninterrupted(write)
@@ -427,11 +473,13 @@ class _Visit:
     ----------
     state : dict
         The optimizer's `state`, which is not written before `enter_state`.
+    counts : dict
+        See `_counters_on_devices`.
     """
 
-    def __init__(self, state: Any) -> None:
+    def __init__(self, state: Any, counts: dict[int, float]) -> None:
         self.parts: list[Part] = []
-        self._state = state
+        self._state, self._counts = state, counts
         self._visited: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
         self._params: list[Any] = []
 
@@ -449,11 +497,11 @@ class _Visit:
         if grad.layout != torch.strided and param.layout == torch.strided:
             raise RuntimeError("Adam does not support sparse gradients, please consider SparseAdam instead")
         check_stepped(param, label)
-        check_like(grad, param, f"the gradient of {label}", "make them alike before the step")
+        check_grad(grad, param, f"the gradient of {label}")
         if id(param) not in self._visited:
             known = self._state.get(param)
             known = {} if known is None else known
-            self._visited[id(param)] = known, _missing_state(known, param, label, amsgrad)
+            self._visited[id(param)] = known, _missing_state(known, param, label, amsgrad, self._counts)
             self._params.append(param)
         known, missing = self._visited[id(param)]
         entry = {**known, **missing}
@@ -464,7 +512,7 @@ class _Visit:
             check_stepped(moment, f"the state {name!r} of {label}")
             remedy = "load_state_dict(state_dict()) casts the state to the parameters' dtypes"
             check_like(moment, param, f"the state {name!r} of {label}", remedy)
-        self.parts.append(Part(position, group, param, grad, known, entry["step"], moments))
+        self.parts.append(Part(position, group, param, grad, known, entry["step"], moments, label))
 
     def enter_state(self) -> None:
         """Write what was missing into the optimizer's state."""
@@ -475,7 +523,55 @@ class _Visit:
                 self._state[param] = known
 
 
-def _missing_state(known: Any, param: Any, label: str, amsgrad: bool) -> dict[str, Any]:
+def _is_on_cuda(tensor: Any) -> bool:
+    return bool(tensor.device.type == "cuda")
+
+
+def _counters_on_devices(params: list[Any], state: Any) -> dict[int, float]:
+    """Return the step counters that are on CUDA devices, by id; the host waits once for each device.
+
+    They come from states that torch's fused or capturable optimizers saved; where a group says ``fused=True``,
+    torch's `load_state_dict` even moves others there.
+    """
+    found: dict[Any, list[Any]] = {}
+    for param in params:
+        known = state.get(param)
+        step = known.get("step") if isinstance(known, dict) else None
+        if isinstance(step, torch.Tensor) and _is_on_cuda(step) and step.numel() == 1:
+            found.setdefault(step.device, []).append(step)
+    return {
+        id(step): value
+        for steps in found.values()
+        for step, value in zip(
+            steps, torch.stack([step.detach().reshape(()).double() for step in steps]).tolist(), strict=True
+        )
+    }
+
+
+def _follow_streams(devices: Sequence[Any]) -> None:
+    """Let steps on CUDA devices go into torch's current streams, as torch's own kernels do.
+
+    Raises
+    ------
+    RuntimeError
+        While a CUDA graph is being captured: its replays would repeat this step's coefficients.
+    """
+    for device in devices:
+        if _is_capturing():
+            raise RuntimeError(f"a CUDA graph cannot capture this step, as capturable: {REFUSED['capturable']}")
+        device.stream = _current_stream(device.ordinal)
+
+
+def _is_capturing() -> bool:
+    return bool(torch.cuda.is_current_stream_capturing())
+
+
+def _current_stream(ordinal: int) -> int:
+    """Return the pointer of torch's current stream on a device; the legacy default stream is 0."""
+    return int(torch.cuda.current_stream(ordinal).cuda_stream)
+
+
+def _missing_state(known: Any, param: Any, label: str, amsgrad: bool, counts: dict[int, float]) -> dict[str, Any]:
     """Return what a parameter's state lacks: all of it before its first step."""
     if not isinstance(known, dict):
         raise RuntimeError(f"the state of {label} is a {type(known).__name__}; it must be a dict")
@@ -490,7 +586,7 @@ def _missing_state(known: Any, param: Any, label: str, amsgrad: bool) -> dict[st
             raise RuntimeError(f"the state of {label} has no {name!r}; clear it to start anew, or load it again")
     if amsgrad and MOMENTS[2] not in known:  # switched on in mid-training
         missing[MOMENTS[2]] = torch.zeros_like(param, memory_format=torch.preserve_format)
-    step = known["step"]
+    step = counts.get(id(known["step"]), known["step"])
     value = step.item() if isinstance(step, torch.Tensor) and step.numel() == 1 else step
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
         raise RuntimeError(f"the state 'step' of {label} must be a number of at least 0, got {step!r}")

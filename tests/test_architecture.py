@@ -14,12 +14,16 @@ ROOT = Path(fastadam.__file__).parent
 # From the bottom up: a module may import only from lines above its own.
 LAYERS = [
     ["element", "headers", "hyperparameters", "threads", "arrays", "backends", "locks", "interrupts"],
+    ["cuda_arrays"],
+    ["devices"],
     ["coefficients", "parameter", "flat", "formats"],
     ["params", "plan", "halves", "tensors"],
     ["groups", "matching"],
     ["spans", "state", "staging", "tensor_headers"],
-    ["roster"],
-    ["backends.c", "backends.numpy", "backends.numba_cpu", "backends.numba_kernels"],
+    ["roster", "cuda_work"],
+    ["backends.cuda_kernels", "backends.cuda_devices"],
+    ["backends.cuda_driver"],
+    ["backends.c", "backends.numpy", "backends.numba_cpu", "backends.numba_kernels", "backends.cuda"],
     ["readers"],
     ["adam", "torch"],
     ["checkpoint.format"],
@@ -32,7 +36,7 @@ LAYERS = [
     ["convert.keras", "convert.optax", "convert.torch"],
     ["convert"],
     # The command line, from what it measures and prints with to its commands.
-    ["cli.shapes", "cli.contenders", "cli.memory", "cli.cuda", "cli.extra", "cli.terminal"],
+    ["cli.shapes", "cli.contenders", "cli.memory", "cli.extra", "cli.terminal"],
     ["cli.measure", "cli.info", "cli.doctor"],
     ["cli.plot"],
     ["cli.bench"],
@@ -43,6 +47,8 @@ LAYERS = [
 # What base modules may not import, however indirectly: the library is light.
 HEAVY = {
     "numba",
+    "llvmlite",
+    "cuda",
     "torch",
     "scipy",
     "cupy",
@@ -121,9 +127,12 @@ def test_only_those_made_for_it_import_anything_heavy(name: str) -> None:
         "checkpoint.format": {"safetensors"},
         "checkpoint": {"tqdm"},
         "convert.optax_states": {"jax"},
+        "backends.cuda": {"numba", "cuda"},
+        "backends.cuda_driver": {"numba", "cuda"},
+        "backends.cuda_kernels": {"numba", "llvmlite"},
     }
     if name.partition(".")[0] == "cli":
         allowed = TERMINAL | CLI_MAY.get(name, set())
     else:
-        allowed = {"numba"} if name.startswith("backends.numba_") else made_for.get(name, set())
+        allowed = made_for.get(name, {"numba"} if name.startswith("backends.numba_") else set())
     assert heavy <= allowed

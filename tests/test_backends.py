@@ -18,7 +18,7 @@ needs_c = pytest.mark.skipif("c" not in AVAILABLE, reason=STATES["c"])
 
 
 def test_available_backends_lists_all_in_order() -> None:
-    assert list(STATES) == ["c", "numba", "numpy"]
+    assert list(STATES) == ["c", "numba", "numpy", "cuda"]
     assert STATES["numpy"] == "available"
 
 

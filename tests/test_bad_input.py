@@ -523,7 +523,7 @@ BAD_ARRAYS = [
     pytest.param(
         Tensor, TypeError, r"is a torch.Tensor, not a NumPy array; use fastadam.torch.Adam", id="torch tensor"
     ),
-    pytest.param(OnDevice, TypeError, "OnDevice on a CUDA device", id="on a device"),
+    pytest.param(OnDevice, TypeError, "OnDevice whose __cuda_array_interface__ cannot be read", id="on a device"),
 ]
 
 
@@ -1111,7 +1111,12 @@ def test_param_groups_that_are_no_list(backend: str, groups: Any) -> None:
         ("threads", "2", TypeError, "threads must be an int or None, got '2'"),
         ("threads", True, TypeError, "threads must be an int or None, got True"),
         ("threads", [2], TypeError, r"threads must be an int or None, got \[2\]"),
-        ("backend", "cuda", ValueError, "backend must be 'auto' or one of 'c', 'numba', 'numpy', got 'cuda'"),
+        (
+            "backend",
+            "tpu",
+            ValueError,
+            "backend must be 'auto' or one of 'c', 'numba', 'numpy', 'cuda', got 'tpu'",
+        ),
         ("backend", "NumPy", ValueError, "backend must be 'auto' or one of .* got 'NumPy'"),
         ("backend", "", ValueError, "backend must be 'auto' or one of .* got ''"),
         ("backend", None, TypeError, "backend must be a string, got None"),

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 import fastadam
 from fastadam import threads
-from fastadam.backends import MODULES, c, numba_cpu
-from fastadam.cli import bench, cuda, doctor, info, measure, memory, shapes
+from fastadam.backends import HOST, c, cuda_devices, numba_cpu
+from fastadam.cli import bench, doctor, info, measure, memory, shapes
 from fastadam.cli.app import Backend, Model, Peer, app
 from tests.conftest import AVAILABLE
 
@@ -74,7 +74,7 @@ def test_help_names_all_commands() -> None:
 
 
 def test_choices_are_those_of_the_library() -> None:
-    assert [each.value for each in Backend] == list(MODULES)
+    assert [each.value for each in Backend] == list(HOST)
     assert [each.value for each in Model] == list(bench.MODELS)
     assert [each.value for each in Peer] == list(bench.PEERS)
 
@@ -180,8 +180,8 @@ def test_info_says_what_the_driver_says(monkeypatch: pytest.MonkeyPatch) -> None
         raise OSError(name)
 
     def names(driver: Callable[[str], object]) -> tuple[list[str], str | None]:
-        monkeypatch.setattr(cuda.ctypes, "CDLL", driver)
-        return cuda.devices()
+        monkeypatch.setattr(cuda_devices.ctypes, "CDLL", driver)
+        return cuda_devices.devices()
 
     assert names(lambda _: Driver(0, 1)) == (["A device"], None)
     assert "A device" in run("info").stdout
@@ -370,7 +370,7 @@ def checks(code: int) -> dict[str, dict[str, Any]]:
 
 
 def test_doctor_finds_all_well_or_what_is_missing() -> None:
-    found = checks(0 if len(AVAILABLE) == len(MODULES) else 1)
+    found = checks(0 if len(AVAILABLE) == len(HOST) else 1)
     assert found["C extension"]["ok"] == ("c" in AVAILABLE)
     assert found["Numba"]["ok"] == ("numba" in AVAILABLE)
     for name in AVAILABLE:
@@ -381,7 +381,7 @@ def test_doctor_finds_all_well_or_what_is_missing() -> None:
 
 def test_doctor_as_text() -> None:
     result = CliRunner().invoke(app, ["doctor"])
-    assert result.exit_code == (0 if len(AVAILABLE) == len(MODULES) else 1)
+    assert result.exit_code == (0 if len(AVAILABLE) == len(HOST) else 1)
     text = words(result.stdout)
     assert "All is well." in text or "attention." in text
     assert "denormal numbers kept in this process" in text

@@ -49,7 +49,7 @@ def test_an_interrupt_while_work_is_planned_leaves_no_stale_plan(
         optimizer.step(grads(2))
         if interrupt:
             with monkeypatch.context() as patch:
-                patch.setattr(adam, "WorkList", interrupted)
+                patch.setattr(adam, "make_work", interrupted)
                 with pytest.raises(KeyboardInterrupt):
                     change(optimizer)
         change(optimizer)
@@ -65,7 +65,7 @@ def test_an_interrupt_while_a_group_is_added(backend: str, monkeypatch: pytest.M
     optimizer = make(backend)
     optimizer.step(grads(1))
     optimizer.add_param_group({"params": np.ones(2)})
-    monkeypatch.setattr(adam, "WorkList", interrupted)
+    monkeypatch.setattr(adam, "make_work", interrupted)
     with pytest.raises(KeyboardInterrupt):
         optimizer.step([*grads(2), np.ones(2)])
     monkeypatch.undo()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from fastadam.plan import Plan
+    from fastadam.plan import Plan, Share
 
 # name -> module, in the order in which "auto" tries them. C comes first: it needs no compilation at run
 # time and has the shortest call; the bits are the same.
@@ -15,7 +15,10 @@ MODULES = {
     "c": "fastadam.backends.c",
     "numba": "fastadam.backends.numba_cpu",
     "numpy": "fastadam.backends.numpy",
+    "cuda": "fastadam.backends.cuda",
 }
+# Those that step arrays in the host's memory; the other ones step arrays on CUDA devices.
+HOST = ("c", "numba", "numpy")
 
 
 class Backend(Protocol):
@@ -24,7 +27,7 @@ class Backend(Protocol):
     def why_missing(self) -> str | None:
         """Return why this backend cannot be used here, or None if it can."""
 
-    def bind(self, plan: Plan) -> Callable[[bool], int]:
+    def bind(self, plan: Plan | Share) -> Callable[[bool], int]:
         """Return the function that runs `plan` each time it is called; it does not keep the plan alive.
 
         Called with True it first checks that every gradient is plain, and if one is not, it writes nothing
@@ -56,6 +59,18 @@ def available_backends() -> dict[str, str]:
     return {name: load(name).why_missing() or "available" for name in MODULES}
 
 
+def on_device(ordinal: int) -> Backend:
+    """Return the backend that steps arrays on a CUDA device.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If CUDA is not available here.
+    """
+    module = choose("cuda")[1]
+    return module.On(ordinal)  # type: ignore[attr-defined,no-any-return]
+
+
 def load(name: str) -> Backend:
     """Import a backend's module, whether or not it can be used here."""
     return importlib.import_module(MODULES[name])
@@ -79,7 +94,7 @@ def choose(name: str) -> tuple[str, Backend]:
     if not isinstance(name, str):
         raise TypeError(f"backend must be a string, got {name!r}")
     if name == "auto":
-        for each in MODULES:  # the last one, NumPy, is always available
+        for each in HOST:  # the last one, NumPy, is always available
             reason = load(each).why_missing()
             if reason is None:
                 return each, load(each)

@@ -16,7 +16,7 @@ from fastadam.arrays import address
 from fastadam.headers import array_headers
 
 if TYPE_CHECKING:
-    from fastadam.plan import Plan
+    from fastadam.plan import Plan, Share
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
@@ -78,7 +78,7 @@ def use_instruction_set(name: str) -> None:
     lib.fastadam_use(INSTRUCTION_SETS.index(name))
 
 
-def bind(plan: Plan) -> Callable[[bool], int]:
+def bind(plan: Plan | Share) -> Callable[[bool], int]:
     """Return the function that runs `plan` (see `fastadam.backends.Backend`)."""
     step = functools.partial(lib.fastadam_step, ffi.cast("fastadam_plan *", address(plan.memory)))
     return step if array_headers() is not None else lambda check: 0 if check else step(False)

@@ -19,7 +19,7 @@ from fastadam.headers import array_headers
 from fastadam.interrupts import in_one_go
 
 if TYPE_CHECKING:
-    from fastadam.plan import Plan
+    from fastadam.plan import Plan, Share
 
 Kernel = Callable[[int, int, int], int]
 RUN, CHECK_AND_RUN, CHECK = range(3)  # see fastadam.backends.numba_kernels.make_kernel
@@ -65,7 +65,7 @@ def cache_folder() -> str | None:
         return None
 
 
-def bind(plan: Plan) -> Callable[[bool], int]:
+def bind(plan: Plan | Share) -> Callable[[bool], int]:
     """Return the function that runs `plan` (see `fastadam.backends.Backend`)."""
     place = address(plan.memory)
     can_check = array_headers() is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import weakref
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastadam.arrays import Array
+from fastadam.arrays import Array, array_at
 from fastadam.element import make_element
 from fastadam.formats import variant_of
 from fastadam.halves import narrow, widen
@@ -18,7 +17,7 @@ from fastadam.interrupts import uninterrupted
 from fastadam.plan import COUNTER_TYPES, MOMENTS
 
 if TYPE_CHECKING:
-    from fastadam.plan import Plan
+    from fastadam.plan import Plan, Share
 
 # Elements per block: temporaries stay in the cache and never reach the size of the parameters.
 BLOCK = 8192
@@ -50,7 +49,7 @@ def why_missing() -> str | None:
     return None
 
 
-def bind(plan: Plan) -> Callable[[bool], int]:
+def bind(plan: Plan | Share) -> Callable[[bool], int]:
     """Return the function that runs `plan` (see `fastadam.backends.Backend`)."""
     weak_plan = weakref.ref(plan)  # the plan holds this function; a cycle would keep its memory alive
 
@@ -64,13 +63,13 @@ def bind(plan: Plan) -> Callable[[bool], int]:
     return run
 
 
-def _step(plan: Plan) -> None:
+def _step(plan: Plan | Share) -> None:
     with np.errstate(all="ignore"):  # non-finite numbers propagate, as in compiled code
         for kind, first, count, *_ in plan.batches.tolist():
             for span in plan.spans[first : first + count]:
                 _step_span(kind, span, plan.rows[span["row"]])
     for place, code in plan.counters[: plan.memory["n_counters"]].tolist():
-        counter = _array_at(place, 1, COUNTER_TYPES[code])
+        counter = array_at(place, 1, COUNTER_TYPES[code])
         counter += 1
 
 
@@ -80,18 +79,10 @@ def _step_span(kind: int, span: Any, row: Any) -> None:
     scalars = [number_format.compute.type(scalar) for scalar in row.tolist()]
     size = span["size"].item()
     names = ("param", "grad", *MOMENTS) if amsgrad_on else ("param", "grad", *MOMENTS[:2])
-    param, grad, *moments = (_array_at(span[name].item(), size, number_format.stored) for name in names)
+    param, grad, *moments = (array_at(span[name].item(), size, number_format.stored) for name in names)
     for low in range(0, size, BLOCK):
         at = slice(low, low + BLOCK)
         old = [widen(array[at], number_format) for array in (param, grad, *moments)]
         new_param, *new_moments = element(*old, *[None] * (5 - len(old)), *scalars)
         for array, new in zip((param, *moments), (new_param, *new_moments), strict=False):
             array[at] = narrow(new, number_format)
-
-
-def _array_at(place: int, size: int, dtype: np.dtype[Any]) -> Array:
-    """Return the numbers at an address, as an array over that memory."""
-    if not size:
-        return np.empty(0, dtype)
-    memory = (ctypes.c_char * (size * dtype.itemsize)).from_address(place)
-    return np.frombuffer(memory, dtype)  # type: ignore[call-overload,no-any-return]

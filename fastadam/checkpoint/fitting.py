@@ -10,7 +10,7 @@ import numpy as np
 
 from fastadam import hyperparameters
 from fastadam.adam import Adam
-from fastadam.arrays import DTYPES, check_parameter
+from fastadam.arrays import CUDA_DTYPES
 from fastadam.checkpoint.format import (
     CODES,
     FORMAT,
@@ -22,6 +22,7 @@ from fastadam.checkpoint.format import (
     stored_shape,
 )
 from fastadam.checkpoint.reading import Source
+from fastadam.devices import check_parameter
 from fastadam.groups import Group
 from fastadam.matching import Described, match, raise_for
 from fastadam.params import Member
@@ -179,7 +180,7 @@ def _check_tensors(source: Source, saved: list[dict[str, Any]], keys: list[str],
             needed.update((f"{kind}/{key}", shape) for kind in kinds)
             if entry["step"]:  # a third moment stays where amsgrad has been switched off
                 allowed[f"{MOMENTS[2]}/{key}"] = shape
-            code = CODES[DTYPES[dtype][0]]
+            code = CODES[CUDA_DTYPES[dtype][0]]
             dtypes.update((f"{kind}/{key}", code) for kind in (PARAM, *MOMENTS))
     allowed.update(needed)
     missing = [repr(name) for name in needed if name not in source.tensors]

@@ -8,14 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.arrays import DTYPES
+from fastadam.arrays import CUDA_DTYPES, OnDevice, address
+from fastadam.devices import check_parameter
 from fastadam.params import Member
 
 FORMAT, VERSION = "fastadam", "1"
 # The format's names of dtypes, their sizes in bytes, and the names that our metadata give to dtypes.
-CODES: dict[np.dtype[Any], str] = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64"}
+CODES: dict[np.dtype[Any], str] = {
+    np.dtype(np.float32): "F32",
+    np.dtype(np.float64): "F64",
+    np.dtype(np.float16): "F16",
+}
 SIZES = {code: dtype.itemsize for dtype, code in CODES.items()}
-NAMES = {dtype.name: dtype for dtype in DTYPES}
+NAMES = {dtype.name: dtype for dtype in CUDA_DTYPES}
 # What can be in front of the first "/" in a tensor's name; all behind it is the parameter's name or position.
 PARAM = "param"
 CHUNK = 4 << 20  # bytes copied at a time
@@ -37,6 +42,13 @@ def import_safetensors() -> Any:
 def check_unchanged(member: Member) -> None:
     """Refuse an array whose shape or dtype was exchanged in place after the optimizer took it."""
     array = member.array
+    if isinstance(array, OnDevice):  # which knows nothing of what became of the user's own object
+        place = address(array)
+        array = check_parameter(member.owner, member.label)
+        if address(array) != place:
+            raise ValueError(f"the memory of {member.label} was exchanged; make a new optimizer for it")
+        if (array.shape, array.dtype) == (member.shape, member.dtype):
+            return
     if (array.shape, array.dtype) != (member.shape, member.dtype) or not array.flags.c_contiguous:
         raise ValueError(
             f"{member.label} was {member.dtype} of shape {member.shape} and is now {array.dtype} of shape "

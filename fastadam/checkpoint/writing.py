@@ -13,6 +13,7 @@ from typing import Any
 
 from fastadam.arrays import Array
 from fastadam.checkpoint.format import CHUNK, CODES, Advance, again
+from fastadam.cuda_arrays import on_host
 
 fcntl: Any = None  # a system without it keeps what killed saves left behind
 with contextlib.suppress(ImportError):
@@ -61,7 +62,7 @@ def write(
             for reals, _ in tensors.values():
                 step = CHUNK // reals.itemsize
                 for start in range(0, reals.size, step):
-                    piece = reals[start : start + step]
+                    piece = on_host(reals[start : start + step])
                     # The format is little-endian; on nearly all machines this copies nothing.
                     file.write(piece.astype(piece.dtype.newbyteorder("<"), copy=False).data)
                     advance(piece.nbytes)

@@ -33,7 +33,7 @@ class Model(str, Enum):
 
 
 class Backend(str, Enum):
-    """Names in `fastadam.backends.MODULES`."""
+    """Names in `fastadam.backends.HOST`."""
 
     C = "c"
     NUMBA = "numba"

@@ -18,6 +18,7 @@ from rich.text import Text
 
 import fastadam
 from fastadam import threads
+from fastadam.backends import HOST
 from fastadam.cli.contenders import (
     fastadam_in_place,
     fastadam_packed,
@@ -128,7 +129,7 @@ def choose_backends(asked_for: list[str]) -> list[str]:
     for name in asked_for:
         if states[name] != "available":
             fail(f"--backend {name} is not available: {states[name]}")
-    return [name for name in states if (name in asked_for if asked_for else states[name] == "available")]
+    return [name for name in HOST if (name in asked_for if asked_for else states[name] == "available")]
 
 
 def check_plot(path: Path) -> None:
@@ -150,7 +151,7 @@ def line_up(
     installed = {peer: importlib.util.find_spec(peer) is not None for peer in PEERS}
     left_out: dict[str, str] = {peer: "not installed" for peer in PEERS if not installed[peer]}
     states = fastadam.available_backends()
-    left_out |= {name: state for name, state in states.items() if state != "available"}
+    left_out |= {name: states[name] for name in HOST if states[name] != "available"}
     found = {}
     for backend in backends:
         found[f"packed {backend}"] = Contender(fastadam_packed(backend, limit), 4)

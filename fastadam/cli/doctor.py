@@ -16,9 +16,11 @@ from rich.text import Text
 
 import fastadam
 from fastadam import threads
-from fastadam.backends import c, numba_cpu
+from fastadam.backends import c, cuda, numba_cpu
+from fastadam.backends.cuda_devices import devices
 from fastadam.cli.terminal import console, print_json
 from fastadam.coefficients import COEFFICIENTS
+from fastadam.cuda_arrays import on_host
 from fastadam.plan import BATCH, COUNTER, PLAN, SPAN
 
 REINSTALL = "install fastadam again from its source: pip install --force-reinstall --no-deps --no-cache-dir ."
@@ -55,6 +57,7 @@ def examine() -> list[Finding]:
         "Numba's cache": _cache,
         "threads": _threads,
         "denormal numbers": _denormals,
+        "CUDA": _cuda,
     }
     states = fastadam.available_backends()
     for name, state in states.items():
@@ -164,6 +167,16 @@ def _denormals() -> Finding:
     )
 
 
+def _cuda() -> Finding:
+    found, no_device = devices()
+    reason = cuda.why_missing()
+    if reason is None:
+        return _ok(f"available; devices: {', '.join(found) or 'simulated'}")
+    if no_device is not None:
+        return _ok(f"not used: {no_device}")
+    return _attention(*_split(reason))
+
+
 def _steps(backend: str) -> Finding:
     """Take steps with a backend in all ways, and compare every bit with the reference."""
     ways = 0
@@ -201,13 +214,14 @@ def _stepped(backend: str, dtype: str, options: dict[str, Any]) -> list[np.ndarr
     if "threads" in options:
         sizes.append(2 * threads.ELEMENTS_PER_THREAD + 1)  # enough for a second thread
     params = [rng.standard_normal(size).astype(dtype) for size in sizes]
-    optimizer = fastadam.Adam(params, lr=0.01, backend=backend, **{"threads": 1, **options})
+    given: Any = fastadam.pack(params, device="cuda").params if backend == "cuda" else params
+    optimizer = fastadam.Adam(given, lr=0.01, backend=backend, **{"threads": 1, **options})
     for _ in range(3):
         grads = [rng.standard_normal(size).astype(dtype) for size in sizes]
         grads[1] *= grads[1].dtype.type(np.finfo(dtype).smallest_normal)
-        optimizer.step(grads)
+        optimizer.step(fastadam.pack(grads, device="cuda").params if backend == "cuda" else grads)
     saved = optimizer.state_dict()["state"]
-    return params + [
+    return [on_host(param) for param in given] + [
         value for state in saved.values() for value in state.values() if isinstance(value, np.ndarray)
     ]
 

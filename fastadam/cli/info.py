@@ -15,11 +15,11 @@ from rich.text import Text
 import fastadam
 from fastadam import flat, threads
 from fastadam.backends import BackendUnavailableError, c, choose, numba_cpu
-from fastadam.cli.cuda import devices
+from fastadam.backends.cuda_devices import devices
 from fastadam.cli.memory import readable
 from fastadam.cli.terminal import console, print_json
 
-PACKAGES = ("numpy", "numba", "cffi", "torch", "optax")
+PACKAGES = ("numpy", "numba", "numba-cuda", "cffi", "torch", "optax")
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -115,7 +115,7 @@ def show(found: dict[str, Any]) -> None:
     section("backends", {name: _state(name, state, found) for name, state in found["backends"].items()})
     section("threads", {"limit": _limit(found["threads"]), "per step": _per_step(found["threads"])})
     section("memory", {"huge pages": _huge_pages(found["huge_pages"])})
-    section("cuda devices", dict.fromkeys(found["cuda"]["devices"], "not used: steps run on the CPU"))
+    section("cuda devices", dict.fromkeys(found["cuda"]["devices"], _used_by(found["backends"]["cuda"])))
     if not found["cuda"]["devices"]:
         grid.add_row("  none", found["cuda"]["reason"])
     console().print(grid)
@@ -137,6 +137,10 @@ def _state(name: str, state: str, found: dict[str, Any]) -> Text:
         details.append(f"threading layer {own['threading_layer']}")
         details.append(f"cache {own['cache']}" if own["cache"] else "no cache folder can be written")
     return Text.assemble(("available", "green"), "".join(f"; {detail}" for detail in details))
+
+
+def _used_by(state: str) -> str:
+    return "arrays on it are stepped there" if state == "available" else "not used: see the backend cuda"
 
 
 def _limit(found: dict[str, Any]) -> str:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import ctypes
 import sys
 
+LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 
 
 def devices() -> tuple[list[str], str | None]:
     """Return the names of the CUDA devices, and why there are none, or None where there are some."""
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
-        driver = ctypes.CDLL(library)
-        return _names(driver)
+        return _names(ctypes.CDLL(LIBRARY))
     except (OSError, AttributeError):
-        return [], f"no NVIDIA driver is installed ({library} cannot be loaded)"
+        return [], f"no NVIDIA driver is installed ({LIBRARY} cannot be loaded)"
+
+
+def driver_version() -> tuple[int, int]:
+    """Return the newest version of CUDA that the driver, which is installed, can run: ``(major, minor)``."""
+    number = ctypes.c_int(0)
+    ctypes.CDLL(LIBRARY).cuDriverGetVersion(ctypes.byref(number))
+    return number.value // 1000, number.value % 1000 // 10
 
 
 def _names(driver: ctypes.CDLL) -> tuple[list[str], str | None]:

@@ -1,0 +1,158 @@
+"""The CUDA backend under Numba's simulator, in a process of its own, which `tests/test_cuda.py` starts.
+
+By hand: ``NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/cuda_simulated.py``.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+import fastadam
+from fastadam import backends
+from fastadam.arrays import address
+from fastadam.coefficients import Coefficients
+from fastadam.formats import FORMATS, kinds_of
+from fastadam.hyperparameters import Hyperparameters
+from fastadam.plan import COUNTER, MOMENTS, ROW_SIZE, SPAN, Plan, write_varying
+from tests.test_plan import HYPERS, bits_of, numbers
+
+assert os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", "set NUMBA_ENABLE_CUDASIM=1"
+
+from fastadam.backends import cuda, cuda_kernels  # noqa: E402
+
+NAMES = ("param", "grad", *MOMENTS)
+BLOCK = cuda_kernels.BLOCK
+# Around the ends of vectors, blocks of scalars and blocks of vectors.
+EDGES = sorted(
+    {
+        0,
+        1,
+        *(lanes * threads + around for lanes in (1, 2, 4, 8) for threads in (1, BLOCK) for around in (-1, 0, 1)),
+    }
+)
+
+
+class Work:
+    """Spans over memory of their own, for any backend."""
+
+    def __init__(self, formats: list[Any], sizes: list[int], shifts: list[int], rows: list[int]) -> None:
+        """Make the spans; `shifts` moves each one's first number that many numbers away from 16 bytes."""
+        self.arrays = []
+        self.spans = np.zeros(len(sizes), SPAN)
+        self._kept = []
+        for i, (number_format, size, shift) in enumerate(zip(formats, sizes, shifts, strict=True)):
+            each = []
+            for j, name in enumerate(NAMES):
+                room = np.zeros(size * number_format.stored.itemsize + 256, np.uint8)
+                at = -address(room) % 16 + shift * number_format.stored.itemsize
+                array = room[at : at + size * number_format.stored.itemsize].view(number_format.stored)
+                array[:] = numbers(number_format, size, 10 * i + j, positive=j > 2)
+                self._kept.append(room)
+                each.append(array)
+                self.spans[i][name] = address(array)
+            self.spans[i]["size"], self.spans[i]["row"] = size, rows[i]
+            self.arrays.append(each)
+        self.formats = formats
+
+    def plan(self, backend: Any, hypers: list[Hyperparameters]) -> Plan:
+        """Return a plan of these spans; spans of one row have the options of the same number."""
+        each = [hypers[row] for row in self.spans["row"]]
+        kinds = kinds_of(
+            np.array([FORMATS.index(number_format) for number_format in self.formats]),
+            np.array([hyper.l2_on for hyper in each]),
+            np.array([hyper.amsgrad for hyper in each]),
+        )
+        plan = Plan(self.spans.copy(), kinds, len(hypers), np.zeros(0, COUNTER), backend, 1, True)
+        plan.write_constants([Coefficients(hyper) for hyper in hypers])
+        return plan
+
+    def bits(self) -> list[np.ndarray]:
+        """Return the bits of all that a step writes, with one NaN for all, and of all around it."""
+        found = [
+            bits_of(array, number_format.name)
+            for each, number_format in zip(self.arrays, self.formats, strict=True)
+            for array in each
+        ]
+        return [*found, *(room[:16] for room in self._kept), *(room[-16:] for room in self._kept)]
+
+
+def advance(plan: Plan, hypers: list[Hyperparameters], step: int) -> None:
+    for row, hyper in enumerate(hypers):
+        write_varying(plan.row_bytes, row * ROW_SIZE, *Coefficients(hyper).varying(step + row))
+    assert plan.run(False) == -1
+
+
+def compare(formats: list[Any], sizes: list[int], shifts: list[int], rows: list[int], hypers: list[Any]) -> None:
+    ours, theirs = Work(formats, sizes, shifts, rows), Work(formats, sizes, shifts, rows)
+    plans = ours.plan(cuda, hypers), theirs.plan(backends.load("numpy"), hypers)
+    for step in (3, 4):
+        for plan in plans:
+            advance(plan, hypers, step)
+    for mine, expected in zip(ours.bits(), theirs.bits(), strict=True):
+        np.testing.assert_array_equal(mine, expected)
+
+
+def test_the_simulator_is_what_runs() -> None:
+    assert cuda_kernels.SIMULATED
+    assert fastadam.available_backends()["cuda"] == "available"
+
+
+@pytest.mark.parametrize("number_format", FORMATS, ids=[each.name for each in FORMATS])
+@pytest.mark.parametrize("hyper", HYPERS.values(), ids=HYPERS)
+@pytest.mark.parametrize("shift", [0, 1])
+def test_one_span_of_every_size(number_format: Any, hyper: Any, shift: int) -> None:
+    for size in EDGES:
+        compare([number_format], [size], [shift], [0], [hyper])
+
+
+@pytest.mark.parametrize("number_format", FORMATS, ids=[each.name for each in FORMATS])
+@pytest.mark.parametrize("hyper", HYPERS.values(), ids=HYPERS)
+def test_many_spans(number_format: Any, hyper: Any) -> None:
+    sizes = [*EDGES, 300, 0, 0]
+    shifts = [i % 3 for i in range(len(sizes))]
+    compare([number_format] * len(sizes), sizes, shifts, [i % 2 for i in range(len(sizes))], [hyper, hyper])
+
+
+@hypothesis.given(st.data())
+@hypothesis.settings(max_examples=60)
+def test_any_mixture(data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, 12))
+    draw = {
+        "formats": st.sampled_from(FORMATS),
+        "sizes": st.one_of(st.sampled_from(EDGES), st.integers(0, 90)),
+        "shifts": st.integers(0, 8),
+        "rows": st.integers(0, 1),
+    }
+    drawn = {name: data.draw(st.lists(each, min_size=n, max_size=n)) for name, each in draw.items()}
+    hypers = [data.draw(st.sampled_from(list(HYPERS.values()))) for _ in range(2)]
+    compare(drawn["formats"], drawn["sizes"], drawn["shifts"], drawn["rows"], hypers)
+
+
+def test_addresses_that_move_are_taken_up() -> None:
+    """Gradients elsewhere, aligned otherwise: the table is made anew, and only then."""
+    sizes = [40, 7, 33]
+    ours, theirs = (Work([FORMATS[0]] * 3, sizes, [0, 0, 0], [0, 0, 0]) for _ in range(2))
+    hypers = [HYPERS["plain"]]
+    plans = ours.plan(cuda, hypers), theirs.plan(backends.load("numpy"), hypers)
+    kept = []
+    for step in range(6):
+        for plan in plans:
+            if step in (2, 3):
+                room = np.random.default_rng(step).standard_normal(100).astype(np.float32)
+                kept.append(room)
+                plan.spans["grad"] = address(room) + 4 * (step + np.array([0, 40, 47]))
+            advance(plan, hypers, step + 1)
+    for mine, expected in zip(ours.bits(), theirs.bits(), strict=True):
+        np.testing.assert_array_equal(mine, expected)
+
+
+def test_coefficients_too_large_for_float32_are_infinite() -> None:
+    hyper = Hyperparameters(lr=1e300)
+    for sizes in ([5], [5, 6]):
+        compare([FORMATS[0]] * len(sizes), sizes, [0] * len(sizes), [0] * len(sizes), [hyper])

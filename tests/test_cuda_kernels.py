@@ -1,0 +1,74 @@
+"""The CUDA kernels as PTX and as machine code, for which no device is needed."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from fastadam.formats import FORMATS, variant_of
+
+pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+kernels = pytest.importorskip("fastadam.backends.cuda_kernels", exc_type=ImportError)
+if kernels.SIMULATED:
+    pytest.skip("under the simulator nothing is compiled", allow_module_level=True)
+
+from fastadam.backends import cuda_driver as driver  # noqa: E402
+
+CAPABILITIES = [(7, 5), (8, 0), (9, 0), (10, 0)]
+KINDS = range(4 * len(FORMATS))
+# The loads and stores of 16 bytes by which each format goes through memory; newer targets name no type in them.
+VECTORS = {"float32": r"v4\.[fb]32", "float64": r"v2\.[fb]64", "bfloat16": r"v4\.[ub]32", "float16": r"v4\.[ub]32"}
+
+
+def check(kind: int, which: int, capability: tuple[int, int]) -> None:
+    ptx, name = driver.compile_kernel(kind, which, capability)
+    number_format, _, amsgrad_on = variant_of(kind)
+    real, other = ("f64", "f32") if number_format.name == "float64" else ("f32", "f64")
+    instructions = re.findall(r"^\s+(?:@!?%p\d+ )?([a-z][\w.:]*)", ptx, re.MULTILINE)
+    found = set(instructions)
+    # Every operation rounded on its own, to nearest, in the compute type; nothing in the other one.
+    assert not [each for each in found if each.startswith(("fma", "mad.rn", "mad.f"))]
+    assert not [each for each in found if other in each]
+    assert {each for each in found if re.match(rf"(add|sub|mul|div|sqrt).*\.{real}", each)} == {
+        f"{operation}.rn.{real}"
+        for operation in ("add", "mul", "div", "sqrt", *(["sub"] if real == "f32" else []))
+    }
+    # All of it in registers and inlined, and all of memory global.
+    assert not [each for each in found if "local" in each or each.startswith("call") or ".ftz" in each]
+    assert not [each for each in found if re.match(r"(ld|st)\.(?!global|param)", each)]
+    many = [each for each in instructions if re.fullmatch(rf"ld\.global\.{VECTORS[number_format.name]}", each)]
+    stored = [each for each in instructions if re.fullmatch(rf"st\.global\.{VECTORS[number_format.name]}", each)]
+    assert (len(many), len(stored)) == ((5, 4) if amsgrad_on else (4, 3))
+    driver.link(ptx, capability)
+    assert ptx.count(".visible .entry") == 1
+    assert f".visible .entry {name}(" in ptx
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES, ids="{0[0]}.{0[1]}".format)
+@pytest.mark.parametrize("which", [driver.FLAT, driver.TABLE], ids=["flat", "table"])
+def test_the_plain_kernel(which: int, capability: tuple[int, int]) -> None:
+    check(0, which, capability)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [driver.FLAT, driver.TABLE], ids=["flat", "table"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("capability", CAPABILITIES, ids="{0[0]}.{0[1]}".format)
+def test_every_kernel(kind: int, which: int, capability: tuple[int, int]) -> None:
+    check(kind, which, capability)
+
+
+def test_arguments_lie_where_their_pointers_say() -> None:
+    import ctypes
+
+    arguments = driver.Arguments(2, "f")
+    arguments.write(1, 2**40, *range(9), 1e300)
+    pointers = (ctypes.c_uint64 * 12).from_address(arguments.pointers)
+    assert [ctypes.c_int64.from_address(place).value for place in pointers[:2]] == [1, 2**40]
+    reals = [ctypes.c_float.from_address(place).value for place in pointers[2:]]
+    assert reals == [*range(9), float("inf")]
+    assert list(arguments.values()) == [1, 2**40, *reals]
+    double = driver.Arguments(7, "d")
+    double.write(*range(7), *[0.1] * 10)
+    assert list(double.values()) == [*range(7), *[0.1] * 10]
