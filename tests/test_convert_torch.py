@@ -259,7 +259,7 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "another shape of the second moment": (
         edited(exp_avg_sq=torch.ones(3, 1)),
         ValueError,
-        r"of another shape or dtype: parameter 'w' \(float32 \(3, 1\) in the source.*; make opt over parameters of",
+        r"of another shape or dtype: parameter 'w' \(float32 \(3, 1\) in the source.*; make opt over parameters",
     ),
     "a wider dtype": (edited(exp_avg=torch.ones(3).double()), ValueError, r"\(float64 \(3,\) in the source"),
     "integers": (edited(exp_avg=torch.ones(3).int()), ValueError, r"\(int32 \(3,\) in the source"),
