@@ -263,3 +263,18 @@ def test_why_it_is_missing(prepare: Any, match: str) -> None:
         driver.stand_in_set_version(13000)
         driver.stand_in_set_devices(2)
         cuda._why_missing.cache_clear()
+
+
+def test_a_launch_that_fails_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for layout in ("packed", "in place"):
+        flat = fastadam.pack([np.ones(3, np.float32)] * 2, device="cuda")
+        optimizer = fastadam.Adam(flat if layout == "packed" else flat.params)
+        grads = None if layout == "packed" else flat.grads
+        optimizer.step(grads)
+        with monkeypatch.context() as patch:
+            patch.setattr(cuda_driver.Gpu, "launch_call", lambda *_: lambda: (700,))
+            with pytest.raises(cuda_driver.CudaError, match="ILLEGAL_ADDRESS; an array that was stepped"):
+                optimizer.step(grads)
+        assert optimizer.state[0]["step"] == 1
+        optimizer.step(grads)
+        assert optimizer.state[0]["step"] == 2
