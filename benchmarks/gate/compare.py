@@ -15,8 +15,8 @@ from benchmarks.gate.rule import Verdict, judge, pair_ratio
 from benchmarks.gate.worker import PLANT
 
 WORKER = Path(__file__).parent / "worker.py"
-PAIRS = 5  # of processes, each with memory of its own
-ROUNDS = 15
+PAIRS = 7  # of processes, each with memory of its own
+ROUNDS = 25
 
 
 class Side:

@@ -42,10 +42,9 @@ def judge(ratios: list[float], tolerance: float = TOLERANCE) -> Verdict:
     Returns
     -------
     Verdict
-        `slower` where the median is beyond the tolerance, and at least `SHARE_THAT_AGREES` of the pairs are
-        beyond half of it; `low` and `high` are the smallest and the largest ratio.
+        `slower` where at least `SHARE_THAT_AGREES` of the pairs are beyond the tolerance; `ratio` is their median,
+        `low` and `high` are the smallest and the largest.
     """
-    median = statistics.median(ratios)
-    agree = sum(ratio > 1 + tolerance / 2 for ratio in ratios)
-    slower = median > 1 + tolerance and agree >= math.ceil(SHARE_THAT_AGREES * len(ratios))
-    return Verdict(median, min(ratios), max(ratios), slower)
+    beyond = sum(ratio > 1 + tolerance for ratio in ratios)
+    slower = beyond >= math.ceil(SHARE_THAT_AGREES * len(ratios))
+    return Verdict(statistics.median(ratios), min(ratios), max(ratios), slower)
