@@ -448,11 +448,13 @@ static int64_t read_all(const fastadam_roster *roster, const fastadam_lineup *li
             outcome = OTHER_STEPS; /* goes before NEEDS_CARE; all counters are read */
         if (outcome != READY)
             continue;
-        span->grad = read_gradient(roster, entries + i, plan, grads[i]);
-        if (span->grad < 0)
+        const int64_t grad = read_gradient(roster, entries + i, plan, grads[i]);
+        if (grad < 0) {
             outcome = NEEDS_CARE;
-        else
+        } else {
+            span->grad = grad;
             hint_at(roster, i, (int64_t)(uintptr_t)grads[i]);
+        }
     }
     return outcome;
 }

@@ -25,7 +25,7 @@ from fastadam.backends import c
 from fastadam.coefficients import Coefficients
 from fastadam.formats import CODES, FORMATS, kinds_of
 from fastadam.hyperparameters import Hyperparameters
-from fastadam.plan import MOMENTS, ROW_SIZE, SPAN, Plan, write_varying
+from fastadam.plan import COUNTER, MOMENTS, ROW_SIZE, SPAN, Plan, write_varying
 from tests.bits import bits
 
 HALF_WAY = Path(__file__).with_name("half_way.safetensors")
@@ -125,7 +125,7 @@ def step_halves(name: str, backend: str) -> str:
         for moment, array in zip(MOMENTS, moments, strict=True):
             span[moment] = address(array)
         kinds = kinds_of(np.array([CODES[name]]), hyper.l2_on, hyper.amsgrad)
-        plan = Plan(span, kinds, 1, backends.load(backends.choose(backend)[0]), 1, True)
+        plan = Plan(span, kinds, 1, np.zeros(0, COUNTER), backends.load(backends.choose(backend)[0]), 1, True)
         plan.write_constants([coefficients])
         for step in range(1, 6):
             grad = make(step)
