@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numba import cuda
 
 import fastadam
-from fastadam import cuda_arrays
+from fastadam import convert, cuda_arrays
 from tests import strategies
 from tests.bits import assert_same_bits, random_arrays
 
@@ -188,6 +188,22 @@ def test_one_optimizer_over_host_and_device() -> None:
     for key, entry in before.items():
         assert entry["step"] == after[key]["step"]
         assert_same_bits(entry["exp_avg"], after[key]["exp_avg"])
+
+
+def test_conversions() -> None:
+    array = random_arrays([(2, 3)], np.float32, 0)[0]
+    moments = random_arrays([(2, 3)], np.float32, 1)[0], np.abs(random_arrays([(2, 3)], np.float32, 2)[0])
+    ours, _ = make("in place", [array])
+    convert.from_keras([np.int32(4), np.float32(0.5), *moments], ours)
+    saved = ours.state_dict()
+    assert (saved["state"][0]["step"], saved["param_groups"][0]["lr"]) == (4, 0.5)
+    for name, moment in zip(("exp_avg", "exp_avg_sq"), moments, strict=True):
+        assert_same_bits(saved["state"][0][name], moment)
+    torch = pytest.importorskip("torch")
+    again, _ = make("packed", [array])
+    given = convert.to_torch(ours, torch.optim.Adam([torch.ones(2, 3, requires_grad=True)]))
+    convert.from_torch(given, again)
+    assert_same(again, ours)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastadam.adam import Adam
 from fastadam.arrays import Array
+from fastadam.cuda_arrays import on_host
 from fastadam.hyperparameters import KEYS
 from fastadam.matching import Described, match
 from fastadam.params import Member
@@ -124,7 +125,10 @@ def take_over(
         options_of = {key: group for group in state["param_groups"] for key in group["params"]}
 
         def read(target: Array, position: int, name: str) -> None:
-            copy(target, of[id(members[position])].moments[name], name, options_of[position])
+            numbers = target if isinstance(target, np.ndarray) else np.empty(target.shape, target.dtype)
+            copy(numbers, of[id(members[position])].moments[name], name, options_of[position])
+            if numbers is not target:  # on a CUDA device
+                target[...] = numbers
 
         opt._load(what, state, read)
 
@@ -192,6 +196,6 @@ def common_step(what: str, current: Mapping[str, Any], members: Sequence[Member]
 
 
 def moment_of(current: Mapping[str, Any], position: int, name: str, member: Member) -> Array:
-    """Return a copy of a moment; zeros where the parameter was never stepped."""
+    """Return a copy of a moment on the host; zeros where the parameter was never stepped."""
     entry = current["state"].get(position)
-    return np.zeros(member.shape, member.dtype) if entry is None else np.array(entry[name])
+    return np.zeros(member.shape, member.dtype) if entry is None else on_host(entry[name]).copy()

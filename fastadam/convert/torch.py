@@ -10,6 +10,7 @@ from typing import Any
 from fastadam.adam import Adam
 from fastadam.arrays import Array
 from fastadam.convert.exchange import Source, check_optimizer, describe, members_and_state, pair, take_over
+from fastadam.cuda_arrays import on_host
 from fastadam.hyperparameters import KEYS
 from fastadam.matching import Described
 from fastadam.plan import MOMENTS
@@ -308,5 +309,5 @@ def _entry(entry: Mapping[str, Any], torch: Any) -> dict[str, Any]:
     """Return the state of one parameter as torch has it, in memory of its own."""
     step = int(entry["step"])
     dtype = torch.float32 if step < MOST_IN_FLOAT32 else torch.float64
-    moments = {name: torch.from_numpy(entry[name].copy()) for name in MOMENTS if name in entry}
+    moments = {name: torch.from_numpy(on_host(entry[name]).copy()) for name in MOMENTS if name in entry}
     return {"step": torch.tensor(float(step), dtype=dtype), **moments}
