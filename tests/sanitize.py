@@ -63,7 +63,8 @@ def run(command: str, folder: Path, **environment: str) -> None:
     done = subprocess.run(
         shlex.split(command),
         cwd=folder,
-        env={**os.environ, **environment},
+        # Threads of OpenMP that wait by spinning take the time of others where there are few processors.
+        env={"OMP_WAIT_POLICY": "passive", **os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
