@@ -1,7 +1,8 @@
 """Time a packed float32 step from 10,000 to 100,000,000 parameters: is its cost linear, and without a cliff.
 
 Every size is stepped by each backend on one thread, on two and on as many as the rule in fastadam/threads.py
-takes, in turns with a copy-like loop (benchmarks/streams.py); figures are lower quartiles over rounds. Usage::
+takes, in turns with a copy-like loop (benchmarks/streams.py). Figures are the least over rounds, as whatever else
+the machine does only adds. Usage::
 
     python benchmarks/sweep.py                          # a table and a verdict
     python benchmarks/sweep.py --most 1e7 --json sweep.json
@@ -70,7 +71,7 @@ def measure(size: int, backends: list[str]) -> dict[str, float]:
         for name in rng.permutation(list(steps)).tolist():
             steps[name]()  # not timed: brings its own memory back into the caches
             times[name].append(timed(steps[name], repeats[name]))
-    return {name: float(np.quantile(own, 0.25)) for name, own in times.items()}
+    return {name: min(own) for name, own in times.items()}
 
 
 def verdict(found: dict[int, dict[str, float]], backends: list[str]) -> list[tuple[str, bool]]:

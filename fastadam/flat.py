@@ -19,7 +19,7 @@ HUGE_PAGE = 2 << 20  # bytes; the usual transparent huge page
 HUGE_FROM = 2 * HUGE_PAGE  # smaller buffers gain nothing from whole huge pages
 # A kernel reads four buffers at once. From about this size on the system gives out whole pages, so that all would
 # start alike and their elements meet in the same sets of the caches: each begins some lines further than the last.
-# Steps that fit into the last cache take 15 % less time for it (docs/performance.md).
+# Steps that fit into the caches can take a tenth less time for it (docs/performance.md).
 SPREAD_FROM = 128 << 10  # bytes
 SPREAD = 81 * ALIGNMENT  # a page and 17 lines, as pages and lines are both counted by caches
 SPREADS = 8
