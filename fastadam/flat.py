@@ -58,9 +58,9 @@ def aligned_zeros(size: int, dtype: np.dtype[Any], device: int | None = None) ->
         raw = _huge_pages(nbytes + start + HUGE_PAGE)
         alignment = HUGE_PAGE
     else:
+        alignment = mmap.PAGESIZE if nbytes >= SPREAD_FROM else ALIGNMENT
         # Unlike memory of its own, memory that an array borrows cannot be resized away under native code.
-        raw = np.frombuffer(bytearray(nbytes + start + ALIGNMENT), np.uint8)
-        alignment = ALIGNMENT
+        raw = np.frombuffer(bytearray(nbytes + start + alignment), np.uint8)
     offset = -int(raw.__array_interface__["data"][0]) % alignment + start
     return raw[offset : offset + nbytes].view(dtype)
 
