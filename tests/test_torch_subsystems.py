@@ -275,6 +275,39 @@ def test_pre_hooks_can_change_all() -> None:
     twins.steps(2).check()
 
 
+@pytest.mark.parametrize("when", ["pre", "post"])
+def test_a_hook_that_raises_leaves_a_step_not_begun_or_taken(when: str, backend: str) -> None:
+    def make() -> tuple[Any, Any]:
+        param = torch.nn.Parameter(torch.linspace(-1, 1, 50))
+        optimizer = fastadam.torch.Adam([param], lr=0.1)
+        optimizer.backend = backend
+        return param, optimizer
+
+    def raise_it(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def step(param: Any, optimizer: Any, t: int) -> None:
+        param.grad = torch.full((50,), t + 0.5)
+        optimizer.step()
+
+    (param, optimizer), (expected, reference) = make(), make()
+    for t in range(2):
+        step(param, optimizer, t)
+        step(expected, reference, t)
+    hook = getattr(optimizer, f"register_step_{when}_hook")(raise_it)
+    with pytest.raises(KeyboardInterrupt):
+        step(param, optimizer, 2)
+    if when == "post":
+        step(expected, reference, 2)
+    assert torch.equal(param, expected)
+    hook.remove()
+    step(param, optimizer, 3)
+    step(expected, reference, 3)
+    assert torch.equal(param, expected)
+    for name, tensor in reference.state[expected].items():
+        assert torch.equal(optimizer.state[param][name], tensor), name
+
+
 def test_a_pre_hook_that_returns_something_else() -> None:
     twins = Twins(lambda: params(*SHAPES)).steps(1)
     for side in (twins.ours, twins.theirs):
