@@ -24,7 +24,7 @@ from benchmarks.dashboard.errors import BuildError
 from benchmarks.dashboard.serve import make_server
 
 ROOT = Path(__file__).parent.parent
-GRAPH = "steps.Step.time_step"
+GRAPH = "steps.Step.track_seconds"
 COMMITS = 4
 # The points of a graph page, and how many pixels of its canvas have the colour of the first series.
 SERIES = """

@@ -19,7 +19,6 @@ class NativeCalls(Benchmark):
         self.counter = Counter(module.lib)
         module.lib = self.counter
         self.step = make_step("c", layout, shapes_of(tensors))
-        self.step()  # the torch face comes to know its tensors in the first
 
     def track_calls(self, layout: str, tensors: int) -> int:
         self.counter.calls = 0

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import statistics
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,8 @@ BACKENDS = ["c", "numba", "numpy"]
 COMPILED = ["c", "numba"]
 LAYOUTS = ["packed", "in place"]
 TORCH_FACE = "torch face"
+SETTLED = 3  # steps, after which each is like the one before
+TURN, TURNS, SECONDS = 2e-3, 5, 0.5  # a turn lasts at least so long; at least so many of them, and for so long
 SHARE_OF_MEMORY = 0.7  # what a benchmark may take of the memory that is left
 
 
@@ -108,12 +112,27 @@ def maker(backend: str, layout: str) -> Any:
 
 
 def make_step(backend: str, layout: str, shapes: Shapes, dtype: str = "float32") -> Step:
-    """Return a step function that has been called once, so that kernels are compiled and pages there."""
+    """Return a step function that has settled: kernels are compiled, pages there, tensors known."""
     make = maker(backend, layout)
     # Parameters, gradients, both moments, and what packs or temporaries take.
     need_memory(8 * np.dtype(dtype).itemsize * sum(int(np.prod(shape)) for shape in shapes))
     rng = np.random.default_rng(0)
     grads = [rng.standard_normal(shape, np.float32).astype(dtype, copy=False) for shape in shapes]
     step: Step = make([np.full(shape, 0.5, dtype) for shape in shapes], [grads])
-    step()
+    for _ in range(SETTLED):
+        step()
     return step
+
+
+def seconds_of(step: Step) -> float:
+    """Return the seconds that one of several consecutive steps takes: the median over turns.
+
+    asv's own ``time_`` benchmarks run a set-up before every single call, and so time only first steps.
+    """
+    timed = current("measure").timed
+    steps = max(1, round(TURN / min(timed(step, 1) for _ in range(SETTLED))))
+    end = time.monotonic() + SECONDS
+    turns: list[float] = []
+    while len(turns) < TURNS or time.monotonic() < end:
+        turns.append(timed(step, steps))
+    return statistics.median(turns)
