@@ -246,8 +246,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+            loss = _in_grad_mode(True, closure)
         with self._lock:
             if self._stepping:
                 raise RuntimeError("step was called while a step of this optimizer is under way")
@@ -255,8 +254,8 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
                 self._stepping = True
                 outcome = self._attempt()
                 if outcome != TAKEN:
-                    with torch.no_grad():
-                        self._step_with_care(remember=outcome != NEEDS_CARE)
+                    care = functools.partial(self._step_with_care, remember=outcome != NEEDS_CARE)
+                    _in_grad_mode(False, care)
             finally:
                 self._stepping = False
         return loss
@@ -458,6 +457,22 @@ class AdamW(Adam, torch.optim.AdamW):  # type: ignore[misc]
     -----
     Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101, Algorithm 2.
     """
+
+
+def _in_grad_mode(enabled: bool, work: Callable[[], Any]) -> Any:
+    """Return what `work` returns, called with gradients enabled or not; the mode is then what it was.
+
+    torch's own context managers are left with the wrong mode by an interrupt as they begin or end.
+    """
+    before = torch.is_grad_enabled()
+    try:
+        try:
+            torch.set_grad_enabled(enabled)
+            return work()
+        finally:
+            torch.set_grad_enabled(before)
+    finally:  # where an interrupt has kept the other one from it
+        torch.set_grad_enabled(before)
 
 
 @torch._disable_dynamo  # type: ignore[untyped-decorator]

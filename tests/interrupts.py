@@ -254,6 +254,7 @@ def torch_scenarios(backend: str) -> Iterator[Scenario]:
             found[f"param {i}"] = param.detach().numpy().copy()
             for name, value in optimizer.state.get(param, {}).items():
                 found[f"{name} {i}"] = value.numpy().copy()
+        found["grad mode"] = np.array(torch.is_grad_enabled(), np.uint8)
         return found
 
     def give_gradients(optimizer: Any, seed: int) -> None:
@@ -269,6 +270,7 @@ def torch_scenarios(backend: str) -> Iterator[Scenario]:
 
     def scenario(name: str, steps: int, change: Callable[[Any], object], **options: Any) -> Scenario:
         def make() -> tuple[Any, Callable[[], object]]:
+            torch.set_grad_enabled(True)  # so that a failure is told once, and not by all that follow
             params = [torch.nn.Parameter(torch.from_numpy(each)) for each in random_arrays(SHAPES, np.float64, 0)]
             params.append(torch.nn.Parameter(torch.ones(2, 3).T))
             optimizer = fastadam.torch.Adam(params, **options)

@@ -53,6 +53,34 @@ def test_an_interrupt_finds_the_torch_face_before_or_after(backend: str) -> None
 
 @needs_numba
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+@pytest.mark.parametrize("way", ["a closure", "a careful step"])
+def test_an_interrupt_leaves_the_grad_mode_as_it_was(way: str) -> None:
+    import torch
+
+    import fastadam.torch
+
+    closure = None if way == "a careful step" else lambda: None
+    optimizer = fastadam.torch.Adam([torch.nn.Parameter(torch.ones(3))])  # all its steps are careful: no gradient
+    before = way == "a careful step"  # the other mode than the step's own
+    total = interrupts.events_of(lambda: optimizer.step(closure)) + 2
+    came = 0
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for event in range(1, total):
+            torch.set_grad_enabled(before)
+            try:
+                interrupts.events_of(lambda: optimizer.step(closure), event)
+            except BaseException:  # as in interrupts.try_at
+                came += 1
+            assert torch.is_grad_enabled() == before, event
+    finally:
+        signal.signal(signal.SIGINT, old)
+        torch.set_grad_enabled(True)
+    assert came
+
+
+@needs_numba
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 def test_an_interrupt_finds_the_torch_face_in_python_before_or_after(monkeypatch: pytest.MonkeyPatch) -> None:
     import fastadam.torch
     from fastadam.readers import PythonReader
