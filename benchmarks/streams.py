@@ -11,7 +11,7 @@ import numpy as np
 
 from fastadam import threads
 from fastadam.cli.contenders import Arrays, Step
-from fastadam.flat import aligned_zeros
+from fastadam.flat import ROLES, aligned_zeros
 
 BYTES_PER_FLOAT32 = 28  # four reads and three writes
 
@@ -49,7 +49,7 @@ def copy_like(size: int, limit: int | None = None) -> Step:
     callable
         Takes no arguments.
     """
-    buffers: Arrays = [aligned_zeros(size, np.dtype(np.float32)) for _ in range(4)]
+    buffers: Arrays = [aligned_zeros(size, np.dtype(np.float32), role) for role in ROLES[:4]]
     for buffer in buffers:
         buffer[...] = 0.0  # takes up its pages
     count = threads.threads_for(size, threads.check_limit(limit))

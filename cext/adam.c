@@ -222,21 +222,27 @@ static int read_int(int64_t object, int64_t offset)
 enum { C_CONTIGUOUS = 0x1, ALIGNED = 0x100, WRITEABLE = 0x400 };
 
 /* Does [lo, hi) meet one of the sorted, disjoint fences (the memory that the step writes)? */
-int fastadam_is_fenced(const fastadam_plan *plan, int64_t lo, int64_t hi)
+int fastadam_is_fenced(const fastadam_plan *plan, int64_t lo, int64_t hi, int64_t *below)
 {
     const int64_t *starts = (const int64_t *)(uintptr_t)plan->fence_starts;
     const int64_t *ends = (const int64_t *)(uintptr_t)plan->fence_ends;
-    int64_t below = 0, count = plan->n_fences;
-    while (count > 0) {
-        const int64_t half = count / 2;
-        if (starts[below + half] < hi) {
-            below += half + 1;
-            count -= half + 1;
-        } else {
-            count = half;
+    const int64_t n = plan->n_fences;
+    int64_t found = *below;
+    if ((found > 0 && starts[found - 1] >= hi) || (found < n && starts[found] < hi)) {
+        int64_t count = n;
+        found = 0;
+        while (count > 0) {
+            const int64_t half = count / 2;
+            if (starts[found + half] < hi) {
+                found += half + 1;
+                count -= half + 1;
+            } else {
+                count = half;
+            }
         }
+        *below = found;
     }
-    return below > 0 && ends[below - 1] > lo;
+    return found > 0 && ends[found - 1] > lo;
 }
 
 /* A plain gradient is an exact ndarray of its parameter's dtype and shape, C-contiguous, aligned, and apart from
@@ -267,6 +273,25 @@ static int is_plain(const fastadam_plan *plan, const fastadam_span *span)
 
 static const int64_t itemsizes[] = {4, 8, 2, 2};
 
+/* 1 - beta^step, without cancellation. */
+static double bias_correction(double log_beta, double step) { return -expm1(step * log_beta); }
+
+/* fastadam/coefficients.py has the same formula, and says why it is this one. */
+static void write_rows(const fastadam_plan *plan)
+{
+    fastadam_row *row = (fastadam_row *)(uintptr_t)plan->rows;
+    const fastadam_pace *pace = (const fastadam_pace *)(uintptr_t)plan->paces;
+    for (int64_t i = 0; i < plan->n_paces; i++, row++, pace++) {
+        const void *place = (const void *)(uintptr_t)pace->place;
+        const double step = pace->type == 0   ? (double)(*(const int64_t *)place + 1)
+                            : pace->type == 1 ? *(const double *)place + 1
+                                              : (double)*(const float *)place + 1;
+        row->step_size = pace->lr / bias_correction(pace->log_beta1, step);
+        row->inv_sqrt_bias_correction2 = 1.0 / sqrt(bias_correction(pace->log_beta2, step));
+        row->decay = 1.0 - pace->lr * pace->weight_decay;
+    }
+}
+
 /* Here, in the call that takes the step, so that an interrupt in Python cannot come between the two. */
 static void count(const fastadam_plan *plan)
 {
@@ -287,6 +312,7 @@ int64_t fastadam_step(const fastadam_plan *plan, int check)
     fastadam_span *spans = (fastadam_span *)(uintptr_t)plan->spans;
     const fastadam_batch *batches = (const fastadam_batch *)(uintptr_t)plan->batches;
     if (check) {
+        int64_t below = 0;
         for (int64_t b = 0; b < plan->n_batches; b++) {
             const int64_t itemsize = itemsizes[batches[b].kind / 4];
             for (int64_t i = batches[b].first; i < batches[b].first + batches[b].count; i++) {
@@ -295,11 +321,13 @@ int64_t fastadam_step(const fastadam_plan *plan, int check)
                     return span->slot;
                 const int64_t grad = ((const int64_t *)(uintptr_t)plan->grad_objects)[span->slot];
                 span->grad = read_word(grad, plan->headers.data);
-                if (span->size > 0 && fastadam_is_fenced(plan, span->grad, span->grad + span->size * itemsize))
+                if (span->size > 0 &&
+                    fastadam_is_fenced(plan, span->grad, span->grad + span->size * itemsize, &below))
                     return span->slot;
             }
         }
     }
+    write_rows(plan);
     for (int64_t b = 0; b < plan->n_batches; b++)
         run_batch(plan, batches + b);
     count(plan);

@@ -38,18 +38,27 @@ typedef struct {
     int64_t place, type;
 } fastadam_counter;
 
+/* What the scalars of a row that move with the step are computed from, with the counter of the steps taken. */
 typedef struct {
-    int64_t spans, rows, batches, n_batches, counters, n_counters;
+    double lr, log_beta1, log_beta2, weight_decay;
+    int64_t place, type;
+} fastadam_pace;
+
+/* The first n_paces rows have a pace; the other ones are taken as they are. */
+typedef struct {
+    int64_t spans, rows, paces, n_paces, batches, n_batches, counters, n_counters;
     int64_t slots, grad_objects, fence_starts, fence_ends, n_fences;
     fastadam_headers headers;
 } fastadam_plan;
 
-/* Take one step, and count it. With check, look at every gradient's array object first; where one is not plain,
- * write nothing and return its slot. Returns -1 when the step was taken. */
+/* Take one step, and count it, after computing the rows that have a pace. With check, look at every gradient's
+ * array object first; where one is not plain, write nothing and return its slot. Returns -1 when the step was
+ * taken. */
 int64_t fastadam_step(const fastadam_plan *plan, int check);
 
-/* Does [lo, hi) meet one of the plan's fences? */
-int fastadam_is_fenced(const fastadam_plan *plan, int64_t lo, int64_t hi);
+/* Does [lo, hi) meet one of the plan's fences? *below guesses how many of them start below hi, and is set to what
+ * was found: neighbours often lie between the same two fences. A first guess of 0 is always allowed. */
+int fastadam_is_fenced(const fastadam_plan *plan, int64_t lo, int64_t hi, int64_t *below);
 
 /* Instruction sets: 0 baseline, 1 AVX2, 2 AVX-512. */
 int fastadam_supports(int instruction_set);

@@ -290,18 +290,17 @@ static int64_t place_like_param(const fastadam_tensor_headers *at, const fastada
 }
 
 /* Can a gradient be read at this address: is it aligned, and apart from all that the step writes? */
-static int is_readable(const fastadam_entry *entry, const fastadam_plan *plan, int64_t place)
+static int is_readable(const fastadam_entry *entry, const fastadam_plan *plan, int64_t place, int64_t *below)
 {
     /* The size of a number in bytes: of DLPack's types, 5 is complex, a pair of numbers. */
     const int64_t size = (entry->dtype >> 8 & 0xff) / ((entry->dtype & 0xff) == 5 ? 16 : 8);
     return entry->nbytes == 0 ||
-           ((place & (size - 1)) == 0 && !fastadam_is_fenced(plan, place, place + entry->nbytes));
+           ((place & (size - 1)) == 0 && !fastadam_is_fenced(plan, place, place + entry->nbytes, below));
 }
 
-/* A gradient can be read as it is if it is a tensor of its parameter's dtype and layout, not negated or conjugated
- * on reading, and apart from all that the step writes. Returns its address, or -1. */
-static int64_t read_gradient(const fastadam_roster *roster, const fastadam_entry *entry, const fastadam_plan *plan,
-                             PyObject *grad)
+/* Return the address of a gradient that is a tensor of its parameter's dtype and layout, not negated or
+ * conjugated on reading, or -1. */
+static int64_t read_gradient(const fastadam_roster *roster, const fastadam_entry *entry, PyObject *grad)
 {
     const int64_t type = (int64_t)(uintptr_t)Py_TYPE(grad);
     if (type != roster->tensor_type && type != roster->parameter_type)
@@ -312,7 +311,7 @@ static int64_t read_gradient(const fastadam_roster *roster, const fastadam_entry
         if (place < 0 || (entry->nbytes > 0 && place < LOWEST) || !lies_plainly(roster, (int64_t)(uintptr_t)grad))
             return -1;
     }
-    return is_readable(entry, plan, place) ? place : -1;
+    return place;
 }
 
 /* Thousands of small tensors are scattered over memory: fetch what one will need while others are read. */
@@ -431,6 +430,7 @@ static int64_t read_all(const fastadam_roster *roster, const fastadam_lineup *li
     const double *taken = (const double *)(uintptr_t)lineup->taken;
     double *steps = (double *)(uintptr_t)roster->steps;
     PyObject **grads = (PyObject **)(uintptr_t)roster->grads;
+    int64_t below = 0;
 
     if (!same_containers(roster))
         return CHANGED;
@@ -448,8 +448,8 @@ static int64_t read_all(const fastadam_roster *roster, const fastadam_lineup *li
             outcome = OTHER_STEPS; /* goes before NEEDS_CARE; all counters are read */
         if (outcome != READY)
             continue;
-        const int64_t grad = read_gradient(roster, entries + i, plan, grads[i]);
-        if (grad < 0) {
+        const int64_t grad = read_gradient(roster, entries + i, grads[i]);
+        if (grad < 0 || !is_readable(entries + i, plan, grad, &below)) {
             outcome = NEEDS_CARE;
         } else {
             span->grad = grad;

@@ -147,6 +147,7 @@ class Adam:
         self.param_groups: list[dict[str, Any]] = []
         self._state = State(self._groups)
         self._noted: list[dict[str, Any]] = []
+        self._held: list[tuple[dict[str, Any], tuple[Any, ...]]] = []
         self._positions: dict[str, int] = {}
         self._planned = False
         self._take_groups(self._make_groups(split_groups(params)))
@@ -215,15 +216,30 @@ class Adam:
             If a gradient or an edited option is not what it must be. All checks come before the first write:
             parameters, moments and step counters are as before then.
         """
-        if closure is not None and not callable(closure):
-            raise TypeError(f"closure must be callable, got {closure!r}")
-        loss = None if closure is None else closure()
+        loss = None
+        if closure is not None:
+            if not callable(closure):
+                raise TypeError(f"closure must be callable, got {closure!r}")
+            loss = closure()
         with self._lock:
             if self._stepping:
                 self._refuse_while_stepping("step")
             try:
                 self._stepping = True
-                self._step(grads)
+                if self._edited():
+                    self._refresh()
+                if not self._planned:
+                    self._plan_work()
+                if grads is None:
+                    work = self._in_pieces
+                    found = work.gather()
+                else:
+                    work, found = self._sort(grads)
+                if work.schedules:
+                    work.call_schedules()
+                unplain = work.try_step(found)
+                if unplain >= 0:
+                    self._step_with_care(work, found, unplain)
             finally:
                 self._stepping = False
         return loss
@@ -383,7 +399,7 @@ class Adam:
                 raise ValueError(f"{member.label} is the same array as {seen[id(member.owner)]}; give it once")
             seen[id(member.owner)] = member.label
         options = [group.options for group in new]
-        noted = [group.accepted() for group in groups]
+        noted, held = [group.accepted() for group in groups], [(group.options, group.params) for group in groups]
 
         def enter() -> None:
             self._backends.update(chosen)
@@ -391,7 +407,7 @@ class Adam:
             self._positions = positions if None not in positions else {}
             self._groups += new
             self.param_groups += options
-            self._noted = noted
+            self._noted, self._held = noted, held
 
         uninterrupted(enter)
 
@@ -433,21 +449,6 @@ class Adam:
             self._groups, self._fences, self._backends, self.threads, in_pieces=in_pieces, active=active
         )
 
-    def _step(self, grads: Any) -> None:
-        if self._edited():
-            self._refresh()
-        if not self._planned:
-            self._plan_work()
-        if grads is None:
-            work = self._in_pieces
-            found: Sequence[Any] = work.gather()
-        else:
-            work, found = self._sort(grads)
-        work.write_coefficients()
-        unplain = work.try_step(found)
-        if unplain >= 0:
-            self._step_with_care(work, found, unplain)
-
     def _edited(self) -> bool:
         """Whether `param_groups` differs from what was last checked."""
         try:
@@ -456,8 +457,8 @@ class Adam:
                 return True
         except Exception:  # an array where a number belongs, or what else cannot be compared
             return True
-        for group in self._groups:  # noqa: SIM110 - a generator would cost more than all the rest
-            if group.options["params"] is not group.params:
+        for options, params in self._held:  # noqa: SIM110 - a generator would cost more than all the rest
+            if options["params"] is not params:
                 return True
         return False
 
@@ -482,14 +483,14 @@ class Adam:
             group.accept(hyper)
         if self._planned:
             for work in (self._in_pieces, self._by_member, *self._patterns.values()):
-                work.write_constants()
+                work.write_options()
         self._take_note()
 
     def _take_note(self) -> None:
         """Remember the options as accepted, by which edits are noticed."""
         self._noted = [group.accepted() for group in self._groups]
 
-    def _sort(self, grads: Any) -> tuple[Work, Sequence[Any]]:
+    def _sort(self, grads: Any) -> tuple[Work, tuple[Any, ...]]:
         """Return the work list that gradients given by the user belong to, and one gradient for each slot."""
         work = self._by_member
         if not isinstance(grads, list | tuple):
@@ -512,7 +513,7 @@ class Adam:
             raise ValueError(f"grads has {len(grads)} items, but there are {len(work.owners)} parameters")
         return work, grads
 
-    def _sort_array(self, grad: Any) -> tuple[Work, Sequence[Any]]:
+    def _sort_array(self, grad: Any) -> tuple[Work, tuple[Any, ...]]:
         """Return the work list of one bare gradient: for a whole packed buffer, or for a single parameter."""
         whole, work = self._in_pieces, self._by_member
         shape = shape_of(grad)
@@ -522,12 +523,13 @@ class Adam:
             return work, (grad,)
         packed = self._groups[0].packed
         if packed is not None and len(self._groups) == 1 and shape == packed.param.shape:
-            return work, packed.views_of(own_view(grad))  # its members have taken different numbers of steps
+            # Its members have taken different numbers of steps.
+            return work, tuple(packed.views_of(own_view(grad)))
         raise TypeError(
             f"grads is one array, but there are {len(work.owners)} parameters; pass a list of gradients"
         )
 
-    def _sort_names(self, grads: Mapping[str, Any]) -> list[Any]:
+    def _sort_names(self, grads: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return named gradients in the order of the parameters."""
         if not self._positions:
             raise TypeError("grads is a mapping, but the parameters have no names; pass a list in their order")
@@ -538,7 +540,7 @@ class Adam:
                 f"grads has other names than the parameters: missing {missing}, unexpected {unexpected}; use "
                 f"None for a parameter without a gradient"
             )
-        return [grads[name] for name in self._positions]
+        return tuple(grads[name] for name in self._positions)
 
     def _step_with_care(self, work: Work, grads: Sequence[Any], unplain: int) -> None:
         """Take a step in which native code found something that Python has to look at."""
@@ -548,14 +550,14 @@ class Adam:
         ready = [grad for grad in grads if grad is not None]
         if not active.all():
             work = self._pattern(work is self._in_pieces, active)
-            work.write_coefficients()
-            unplain = work.try_step(ready)
+            work.call_schedules()
+            unplain = work.try_step(tuple(ready))
         # A few gradients that are right, but not plain, are made so one by one.
         for _ in range(MOST_ODD):
             if unplain < 0:
                 return
             ready[unplain] = self._check(work, ready, unplain)
-            before, unplain = unplain, work.try_step(ready)
+            before, unplain = unplain, work.try_step(tuple(ready))
             if unplain == before:
                 break
         if unplain >= 0:  # many of them, a parameter that was tampered with, or no native code

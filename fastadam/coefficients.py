@@ -1,4 +1,4 @@
-"""The scalars of one step: the only bias correction in the library, in float64 on the host."""
+"""The scalars of one step, in float64 on the host; cext/adam.c and the Numba kernels hold the same formula."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ VARYING = ("step_size", "inv_sqrt_bias_correction2", "decay")
 CONSTANT = ("beta1", "one_minus_beta1", "beta2", "one_minus_beta2", "eps", "l2", "grad_scale")
 # cext/adam.h has the same fields (fastadam_row). Kernels narrow each one to their compute dtype, once.
 COEFFICIENTS = np.dtype([(name, np.float64) for name in VARYING + CONSTANT])
+# What the former are computed from, with the number of the step.
+PACE = ("lr", "log_beta1", "log_beta2", "weight_decay")
 
 
-def bias_correction(log_beta: float, step: int) -> float:
+def bias_correction(log_beta: float, step: float) -> float:
     """Return ``1 - beta**step`` without cancellation.
 
     Parameters
     ----------
     log_beta : float
         ``log(beta)`` of a decay rate in [0, 1); minus infinity for 0.
-    step : int
-        Steps taken, this one included; at least 1.
+    step : float
+        Steps taken, this one included; a whole number, at least 1.
 
     Returns
     -------
@@ -41,8 +43,31 @@ def log_of(beta: float) -> float:
     return math.log(beta) if beta else -math.inf
 
 
+def varying(lr: float, log_beta1: float, log_beta2: float, weight_decay: float, step: float) -> tuple[float, ...]:
+    """Return the scalars of the 1-based `step`, in the order of `VARYING`.
+
+    Backends in native code do the same operations in the same order, with the same C library (``write_rows``).
+
+    Parameters
+    ----------
+    lr : float
+        The learning rate of this step.
+    log_beta1, log_beta2 : float
+        See `log_of`.
+    weight_decay : float
+        The decoupled one.
+    step : float
+        A whole number.
+    """
+    return (
+        lr / bias_correction(log_beta1, step),
+        1.0 / math.sqrt(bias_correction(log_beta2, step)),
+        1.0 - lr * weight_decay,
+    )
+
+
 class Coefficients:
-    """The scalars of one group's steps.
+    """What the scalars of one group's steps are made from.
 
     Parameters
     ----------
@@ -53,6 +78,11 @@ class Coefficients:
     ----------
     constant : tuple of float
         In the order of `CONSTANT`.
+    pace : tuple of float
+        In the order of `PACE`; with a schedule, the learning rate is NaN.
+    lr_at : callable or None
+        The schedule: ``lr_at(step)`` returns the learning rate of the 1-based step, or raises TypeError or
+        ValueError if it is none.
     """
 
     def __init__(self, hyper: Hyperparameters) -> None:
@@ -67,23 +97,10 @@ class Coefficients:
             l2,
             -1.0 if hyper.maximize else 1.0,
         )
-        self._lr_at = hyper.lr_at if callable(hyper.lr) else None
-        self._lr = 0.0 if callable(hyper.lr) else hyper.lr
-        self._log_beta1 = log_of(beta1)
-        self._log_beta2 = log_of(beta2)
-        self._decay = hyper.weight_decay if hyper.decoupled_weight_decay else 0.0
-
-    def varying(self, step: int) -> tuple[float, float, float]:
-        """Return the scalars of the 1-based `step`, in the order of `VARYING`.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If the learning-rate schedule returns something that is no learning rate.
-        """
-        lr = self._lr if self._lr_at is None else self._lr_at(step)
-        return (
-            lr / bias_correction(self._log_beta1, step),
-            1.0 / math.sqrt(bias_correction(self._log_beta2, step)),
-            1.0 - lr * self._decay,
+        self.lr_at = hyper.lr_at if callable(hyper.lr) else None
+        self.pace = (
+            math.nan if callable(hyper.lr) else hyper.lr,
+            log_of(beta1),
+            log_of(beta2),
+            hyper.weight_decay if hyper.decoupled_weight_decay else 0.0,
         )

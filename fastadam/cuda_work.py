@@ -47,8 +47,9 @@ class CudaWork(WorkList):
         ]
         self._noted: list[Description | OnDevice | None] = [None] * len(self.owners)
         self._places = np.zeros(len(self.owners), np.int64)
+        self._at_home = False  # whether they are those of the gradients that live in fixed places
 
-    def try_step(self, grads: Sequence[Any]) -> int:
+    def try_step(self, grads: tuple[Any, ...]) -> int:
         """Check all gradients and take the step; return -1, or the slot of a gradient that is None."""
         if not (grads is self.homes and self._at_home):
             for slot, grad in enumerate(grads):
@@ -62,7 +63,7 @@ class CudaWork(WorkList):
             self.plan.spans["grad"] = self._places[self.plan.order]
             self._at_home = grads is self.homes and all(isinstance(o, OnDevice) for o in (*grads, *self.owners))
         self._device.producers = self._streams
-        return self.plan.run(False)
+        return self.plan.run(0)
 
     def _look_at(self, slot: int, grad: Any) -> None:
         """Note where a gradient is, after a check of it unless it is as it was."""
@@ -101,7 +102,7 @@ class CudaWork(WorkList):
         """Take the step with gradients that have been checked."""
         self.plan.spans["grad"] = np.array([address(grad) for grad in grads], np.int64)[self.plan.order]
         self._device.producers = self._streams
-        self.plan.run(False)
+        self.plan.run(0)
 
 
 class MixedWork:
@@ -147,25 +148,30 @@ class MixedWork:
                 merged[slot] = value
         return merged
 
-    def gather(self) -> list[Any]:
+    def gather(self) -> tuple[Any, ...]:
         """Return each slot's gradient from where it lives (see `WorkList.gather`)."""
         found: list[Any] = [None] * len(self.owners)
         for part, slots in zip(self._parts, self._slots, strict=True):
             for slot, grad in zip(slots, part.gather(), strict=True):
                 found[slot] = grad
-        return found
+        return tuple(found)
 
-    def write_constants(self) -> None:
-        """Take over the scalars that do not move with the step."""
+    def write_options(self) -> None:
+        """Take over the groups' options, after they were checked."""
         for part in self._parts:
-            part.write_constants()
+            part.write_options()
 
-    def write_coefficients(self) -> None:
-        """Compute the scalars of the next step; raises what a learning-rate schedule raises."""
+    @property
+    def schedules(self) -> list[Any]:
+        """Of the learning rates, for `call_schedules`."""
+        return [schedule for part in self._parts for schedule in part.schedules]
+
+    def call_schedules(self) -> None:
+        """Set the learning rates of the next step; raises what a schedule raises."""
         for part in self._parts:
-            part.write_coefficients()
+            part.call_schedules()
 
-    def try_step(self, grads: Sequence[Any]) -> int:
+    def try_step(self, grads: tuple[Any, ...]) -> int:
         """Return the first slot: all gradients have to be looked at before any part takes its step."""
         return 0
 

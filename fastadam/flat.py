@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import mmap
 from collections.abc import Mapping
 from typing import Any
@@ -17,17 +16,17 @@ from fastadam.devices import check_array, device_of
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 HUGE_PAGE = 2 << 20  # bytes; the usual transparent huge page
 HUGE_FROM = 2 * HUGE_PAGE  # smaller buffers gain nothing from whole huge pages
-# A kernel reads four buffers at once. From about this size on the system gives out whole pages, so that all would
-# start alike and their elements meet in the same sets of the caches: each begins some lines further than the last.
-# Steps that fit into the caches can take a tenth less time for it (docs/performance.md).
+# A kernel goes through these buffers side by side, and each has its own place within a page. A processor compares
+# the last 12 bits of addresses to see whether a read has to wait for a write. Where one buffer starts a few lines
+# before another one, all reads seem to: up to twice the time (docs/performance.md, "Where buffers begin").
+ROLES = ("param", "grad", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+PAGE = 4096  # bytes
+SPREAD = 77 * ALIGNMENT  # from one to the next: a page, and 13 lines, a fifth of a page
+# Smaller buffers stay within their page; larger ones spread over pages, too, which second-level caches count.
 SPREAD_FROM = 128 << 10  # bytes
-SPREAD = 81 * ALIGNMENT  # a page and 17 lines, as pages and lines are both counted by caches
-SPREADS = 8
-
-_spread = itertools.cycle(range(0, SPREADS * SPREAD, SPREAD))
 
 
-def aligned_zeros(size: int, dtype: np.dtype[Any], device: int | None = None) -> Array:
+def aligned_zeros(size: int, dtype: np.dtype[Any], role: str, device: int | None = None) -> Array:
     """Return `size` zeros in a buffer of their own that starts at a multiple of 64 bytes.
 
     Parameters
@@ -36,6 +35,8 @@ def aligned_zeros(size: int, dtype: np.dtype[Any], device: int | None = None) ->
         Number of elements.
     dtype : dtype
         Any NumPy dtype.
+    role : str
+        One of `ROLES`: what a step will take them for.
     device : int, optional
         Number of the CUDA device on which they are to be; None for the host.
 
@@ -53,12 +54,13 @@ def aligned_zeros(size: int, dtype: np.dtype[Any], device: int | None = None) ->
     if device is not None:
         return zeros(size, dtype, device)  # type: ignore[return-value]
     nbytes = size * dtype.itemsize
-    start = next(_spread) if nbytes >= SPREAD_FROM else 0
+    start = ROLES.index(role) * SPREAD
     if nbytes >= HUGE_FROM and hasattr(mmap, "MADV_HUGEPAGE"):
         raw = _huge_pages(nbytes + start + HUGE_PAGE)
         alignment = HUGE_PAGE
     else:
-        alignment = mmap.PAGESIZE if nbytes >= SPREAD_FROM else ALIGNMENT
+        start = start if nbytes >= SPREAD_FROM else start % PAGE
+        alignment = PAGE
         # Unlike memory of its own, memory that an array borrows cannot be resized away under native code.
         raw = np.frombuffer(bytearray(nbytes + start + alignment), np.uint8)
     offset = -int(raw.__array_interface__["data"][0]) % alignment + start
@@ -98,8 +100,8 @@ class Packed:
         self.names = names
         self.shapes = shapes
         self._ends = np.cumsum([int(np.prod(shape)) for shape in shapes], dtype=np.int64).tolist()
-        self._param = aligned_zeros(self._ends[-1], dtype, device)
-        self._grad = aligned_zeros(self._ends[-1], dtype, device)
+        self._param = aligned_zeros(self._ends[-1], dtype, "param", device)
+        self._grad = aligned_zeros(self._ends[-1], dtype, "grad", device)
         self.param_views = self.views_of(self._param)
         self.grad_views = self.views_of(self._grad)
         self._params, self._grads = (

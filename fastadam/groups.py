@@ -83,7 +83,7 @@ class Group:
         self.slots: dict[bool, Any] = {}  # kept by fastadam.spans
         self._lay_out()
         for name in MOMENTS[: 3 if self.hyper.amsgrad else 2]:
-            self._enter(name, self._zeros())
+            self._enter(name, self._zeros(name))
         devices = [-1 if member.device is None else member.device for member in self.members]
         self._devices = np.array(devices, np.int64)
         self.set_steps(np.zeros(len(self.members), np.int64))
@@ -96,9 +96,12 @@ class Group:
             self.offsets.append(self.totals.get(member.place, 0))
             self.totals[member.place] = self.offsets[-1] + member.size
 
-    def _zeros(self) -> dict[Place, Array]:
-        """Return the buffers of a moment of every member."""
-        return {place: aligned_zeros(total, *place) for place, total in self.totals.items()}
+    def _zeros(self, name: str) -> dict[Place, Array]:
+        """Return buffers for a moment of every member."""
+        return {
+            (dtype, device): aligned_zeros(total, dtype, name, device)
+            for (dtype, device), total in self.totals.items()
+        }
 
     def _enter(self, name: str, buffers: dict[Place, Array]) -> None:
         self.slots.clear()  # they hold the moments' addresses
@@ -113,7 +116,7 @@ class Group:
         MemoryError
             If there is not enough memory for all of them; nothing has changed then.
         """
-        reserved = [(group, group._zeros()) for group in groups if MOMENTS[2] not in group.moments]
+        reserved = [(group, group._zeros(MOMENTS[2])) for group in groups if MOMENTS[2] not in group.moments]
         for group, buffers in reserved:
             group._enter(MOMENTS[2], buffers)
 

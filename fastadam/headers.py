@@ -18,10 +18,13 @@ import numpy as np
 # The same fields as fastadam_headers in cext/adam.h.
 HEADERS = np.dtype([(name, np.int64) for name in ("array_type", "type", "data", "ndim", "dims", "descr", "flags")])
 
+# Where a tuple has the addresses of its items, one after the other, in bytes from its start.
+TUPLE_ITEMS = tuple.__basicsize__
+
 
 @functools.cache
 def array_headers() -> tuple[int, ...] | None:
-    """Return the values of `HEADERS` for this process, or None where they cannot be relied on."""
+    """Return the values of `HEADERS` for this process, or None where they or `TUPLE_ITEMS` cannot be relied on."""
     if sys.implementation.name != "cpython" or ctypes.sizeof(ctypes.c_void_p) != 8:
         return None
     head = object.__basicsize__
@@ -33,7 +36,13 @@ def array_headers() -> tuple[int, ...] | None:
         np.zeros((3, 2, 4))[:, ::2],
         np.broadcast_to(np.float32(1), (5,)),
     ]
-    return found if all(_describes(found, sample) for sample in samples) else None
+    known = _holds(tuple(samples)) and all(_describes(found, sample) for sample in samples)
+    return found if known else None
+
+
+def _holds(items: tuple[object, ...]) -> bool:
+    first = id(items) + TUPLE_ITEMS
+    return all(ctypes.c_ssize_t.from_address(first + 8 * i).value == id(item) for i, item in enumerate(items))
 
 
 def _describes(found: tuple[int, ...], array: np.ndarray) -> bool:

@@ -7,9 +7,9 @@ compiled variant takes, and a *share* the batches that one backend runs, where t
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
-import struct
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,14 @@ import numpy as np
 
 from fastadam import threads
 from fastadam.arrays import Array, address
-from fastadam.coefficients import COEFFICIENTS, CONSTANT, VARYING, Coefficients
+from fastadam.coefficients import COEFFICIENTS, CONSTANT, PACE, VARYING, Coefficients, varying
+from fastadam.flat import ROLES
 from fastadam.headers import HEADERS
 
 if TYPE_CHECKING:
     from fastadam.backends import Backend
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+MOMENTS = ROLES[2:]
 
 
 def words(*names: str) -> np.dtype[Any]:
@@ -32,14 +33,21 @@ def words(*names: str) -> np.dtype[Any]:
     return np.dtype([(name, np.int64) for name in names])
 
 
-SPAN = words("param", "grad", *MOMENTS, "size", "row", "slot")
+SPAN = words(*ROLES, "size", "row", "slot")
+# An array that gets one gradient.
+SLOT = words("param_object", "descr")
 BATCH = words("kind", "first", "count", "elements", "threads")
 COUNTER = words("place", "type")
 # The numbers of their types.
 COUNTER_TYPES = (np.dtype(np.int64), np.dtype(np.float64), np.dtype(np.float32))
+_READ = (ctypes.c_int64, ctypes.c_double, ctypes.c_float)
+# What the scalars of a row that move with the step are computed from, and the counter of the steps taken before.
+PACES = np.dtype([*((name, np.float64) for name in PACE), *COUNTER.descr])
 _PLAN_WORDS = words(
     "spans",
     "rows",
+    "paces",
+    "n_paces",
     "batches",
     "n_batches",
     "counters",
@@ -51,9 +59,14 @@ _PLAN_WORDS = words(
     "n_fences",
 )
 PLAN = np.dtype([*_PLAN_WORDS.descr, ("headers", HEADERS)])
-# write_varying(plan.row_bytes, row * ROW_SIZE, *coefficients.varying(step))
-write_varying = struct.Struct(f"{len(VARYING)}d").pack_into
-ROW_SIZE = COEFFICIENTS.itemsize
+
+
+def counters_in(steps: Array) -> Array:
+    """Return where the elements of an array are, of one of `COUNTER_TYPES`, as an array of `COUNTER`."""
+    found = np.zeros(len(steps), COUNTER)
+    found["place"] = address(steps) + steps.itemsize * np.arange(len(steps))
+    found["type"] = COUNTER_TYPES.index(steps.dtype)
+    return found
 
 
 class Plan:
@@ -62,13 +75,13 @@ class Plan:
     Parameters
     ----------
     spans : ndarray of SPAN
-        Taken over. Their memory must outlive the plan's steps.
+        Taken over.
     kinds : ndarray of int64
         The compiled variant of each span (see `fastadam.formats`).
-    n_rows : int
-        How many rows of coefficients there are.
+    clocks : ndarray of COUNTER
+        For each row of coefficients, where the steps that its spans have taken are counted.
     counters : ndarray of COUNTER
-        What to add 1 to when a step has been taken. Their memory must outlive the plan's steps.
+        What to add 1 to when a step has been taken. This and all other memory must outlive the plan's steps.
     backend : Backend
         Runs the plan.
     limit : int
@@ -87,8 +100,9 @@ class Plan:
         Where each of them was in the spans given.
     counters : ndarray of COUNTER
     rows : ndarray of COEFFICIENTS
-    row_bytes : memoryview
-        The same memory.
+        Written by each run, for the step that it takes.
+    paces : ndarray of PACES
+        What they are computed from.
     batches : ndarray of BATCH
     memory : ndarray of PLAN, shape ()
         What native code gets the address of.
@@ -100,7 +114,7 @@ class Plan:
         self,
         spans: Array,
         kinds: Array,
-        n_rows: int,
+        clocks: Array,
         counters: Array,
         backend: Backend,
         limit: int,
@@ -112,13 +126,13 @@ class Plan:
             where[which] = number
         self.order = np.lexsort((kinds, where))
         self.spans = np.ascontiguousarray(spans[self.order])
-        self.rows = np.zeros(n_rows, COEFFICIENTS)
-        self.row_bytes = self.rows.view(np.uint8).data
+        self.rows, self.paces = np.zeros(len(clocks), COEFFICIENTS), np.zeros(len(clocks), PACES)
+        self.paces["place"], self.paces["type"] = clocks["place"], clocks["type"]
         self.batches, batch_where = self._batches(kinds[self.order], where[self.order], limit)
         self.counters = np.ascontiguousarray(counters)
         self.limit_given = limit_given
         self.memory = np.zeros((), PLAN)
-        for name in ("spans", "rows", "batches", "counters"):
+        for name in ("spans", "rows", "paces", "batches", "counters"):
             self.memory[name] = address(getattr(self, name))
         self.memory["n_batches"], self.memory["n_counters"] = len(self.batches), len(self.counters)
         self._backends = [backend, *(other for other, _ in elsewhere)]
@@ -145,7 +159,7 @@ class Plan:
             self.run = self._backends[0].bind(self)
             return
         runs = [backend.bind(share) for backend, share in zip(self._backends, self._shares, strict=True)]
-        self.run = functools.partial(_run_all, runs, self._shares[-1].memory, self.memory)
+        self.run = functools.partial(_run_all, runs, self._shares[-1].memory, self.memory, self.rows, self.paces)
 
     def fence(self, starts: Array, ends: Array) -> None:
         """Set the memory that the step writes, as sorted intervals of addresses that do not meet."""
@@ -153,15 +167,17 @@ class Plan:
         self.memory["fence_starts"], self.memory["fence_ends"] = address(starts), address(ends)
         self.memory["n_fences"] = len(starts)
 
-    def write_constants(self, coefficients: Sequence[Coefficients]) -> None:
-        """Set the scalars that do not move with the step: one item for each of the first rows."""
-        self.rows[list(CONSTANT)][: len(coefficients)] = [each.constant for each in coefficients]
+    def write_options(self, coefficients: Sequence[Coefficients]) -> None:
+        """Set what the options say: one item for each of the first rows, which are those in use from now on."""
+        n = self.memory["n_paces"] = len(coefficients)
+        self.rows[list(CONSTANT)][:n] = [each.constant for each in coefficients]
+        self.paces[list(PACE)][:n] = [each.pace for each in coefficients]
 
     def go_serial(self) -> None:
         """Take one thread from now on; the backend finds out at the next step."""
         self.batches["threads"] = 1
 
-        def bind_first(check: bool) -> int:
+        def bind_first(check: int) -> int:
             self.bind()
             return self.run(check)
 
@@ -179,26 +195,41 @@ class Share:
     """
 
     def __init__(self, plan: Plan, which: Array) -> None:
-        self.spans, self.rows, self.row_bytes, self.limit_given = (
-            plan.spans,
-            plan.rows,
-            plan.row_bytes,
-            plan.limit_given,
-        )
+        self.spans, self.rows, self.paces, self.limit_given = plan.spans, plan.rows, plan.paces, plan.limit_given
         self.batches = plan.batches[which[0] : which[-1] + 1]
         self.counters = plan.counters
         self.memory = plan.memory.copy()
         self.memory["batches"], self.memory["n_batches"] = address(self.batches), len(self.batches)
-        self.memory["n_counters"] = 0  # but for the last one that runs: see `_run_all`
+        # The rows are written for all shares, and the step is counted by the last one: see `_run_all`.
+        self.memory["n_paces"] = self.memory["n_counters"] = 0
 
 
-def _run_all(runs: Sequence[Callable[[bool], int]], last: Array, whole: Array, check: bool) -> int:
+def write_rows(rows: Array, paces: Array) -> None:
+    """Compute the scalars that move with the step, for the step after those that have been counted.
+
+    Parameters
+    ----------
+    rows : ndarray of COEFFICIENTS
+        Written to.
+    paces : ndarray of PACES
+        Of the first rows.
+    """
+    rows.view(np.float64).reshape(len(rows), -1)[: len(paces), : len(VARYING)] = [
+        varying(lr, log_beta1, log_beta2, weight_decay, _READ[code].from_address(place).value + 1)
+        for lr, log_beta1, log_beta2, weight_decay, place, code in paces.tolist()
+    ]
+
+
+def _run_all(
+    runs: Sequence[Callable[[int], int]], last: Array, whole: Array, rows: Array, paces: Array, check: int
+) -> int:
     """Run all shares of a plan, whose gradients have been checked; the last one counts the step."""
     if check:
         return 0
+    write_rows(rows, paces[: whole["n_paces"]])
     last["n_counters"] = whole["n_counters"]
     for run in runs:
-        run(False)
+        run(0)
     return -1
 
 

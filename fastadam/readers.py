@@ -15,8 +15,21 @@ import numpy as np
 from fastadam.arrays import address
 from fastadam.backends import c
 from fastadam.plan import MOMENTS
-from fastadam.roster import CHANGED, NEEDS_CARE, OTHER_GRADIENTS, OTHER_STEPS, TAKEN, Lineup, Roster, Seen
+from fastadam.roster import (
+    CHANGED,
+    ENTRY,
+    LINEUP,
+    NEEDS_CARE,
+    OTHER_GRADIENTS,
+    OTHER_STEPS,
+    ROSTER,
+    TAKEN,
+    Lineup,
+    Roster,
+    Seen,
+)
 from fastadam.staging import COUNTERS
+from fastadam.tensor_headers import TENSOR_HEADERS
 from fastadam.tensors import (
     Extents,
     Tensor,
@@ -28,6 +41,13 @@ from fastadam.tensors import (
     wraps_numbers,
 )
 
+# The structs of cext/tensors.h.
+STRUCTS = {
+    "fastadam_entry": ENTRY,
+    "fastadam_tensor_headers": TENSOR_HEADERS,
+    "fastadam_roster": ROSTER,
+    "fastadam_lineup": LINEUP,
+}
 STATE_NAMES = ("step", *MOMENTS)
 # A float32 step counter counts no further than this.
 FLOAT32_END = 2.0**24
@@ -60,7 +80,7 @@ class NativeReader:
     def find(cls, tensor_type: Any, parameter_type: type) -> NativeReader | None:
         """Return a reader, or None where the C extension or DLPack's exchange functions are missing."""
         capsule = getattr(tensor_type, "__dlpack_c_exchange_api__", None)
-        if capsule is None or c.lib is None:
+        if capsule is None or c.why_missing() is not None or c.other_struct(STRUCTS) is not None:
             return None
         read_tensor = c.lib.fastadam_tensor_reader(id(capsule))
         return cls(tensor_type, parameter_type, read_tensor) if read_tensor else None
@@ -88,7 +108,7 @@ class NativeReader:
             try:
                 outcome: int = c.lib.fastadam_read_tensors(*places)
                 if outcome == TAKEN:
-                    plan.run(False)
+                    plan.run(0)
             finally:
                 c.lib.fastadam_release_tensors(places[0])
             return outcome
@@ -128,7 +148,7 @@ class PythonReader:
                 return NEEDS_CARE
             places[j] = grad.data_ptr()
         lineup.plan.spans["grad"] = places[lineup.plan.order]
-        lineup.plan.run(False)
+        lineup.plan.run(0)
         return TAKEN
 
 

@@ -19,7 +19,7 @@ from fastadam.backends import Backend
 from fastadam.coefficients import Coefficients
 from fastadam.formats import kinds_of
 from fastadam.hyperparameters import Hyperparameters
-from fastadam.plan import COUNTER, COUNTER_TYPES, MOMENTS, ROW_SIZE, SPAN, Plan, words, write_varying
+from fastadam.plan import COUNTER, COUNTER_TYPES, MOMENTS, SPAN, Plan, counters_in, words
 from fastadam.staging import Part, shares
 from fastadam.tensor_headers import MOST_DIMS, TENSOR_HEADERS, fingerprint, read_again
 from fastadam.tensors import Tensor, apart, count_reals, dlpack_device, dlpack_dtype, format_code, in_order
@@ -155,14 +155,17 @@ class Lineup:
         # As many rows as there could ever be, so that they stay where they are. No counter is NaN, so that the
         # first attempt groups the rows.
         self.taken = np.full(len(which), np.nan)
-        counters = np.zeros((2, len(which)), COUNTER)
-        counters["place"] = entries["step"], address(self.taken) + self.taken.itemsize * np.arange(len(which))
-        counters["type"] = np.where(entries["step_is_float64"], FLOAT64, FLOAT32), np.full(len(which), FLOAT64)
+        clocks = counters_in(self.taken)
+        counters = np.zeros(len(which), COUNTER)
+        counters["place"] = entries["step"]
+        counters["type"] = np.where(entries["step_is_float64"], FLOAT64, FLOAT32)
         ordinals = [roster.ordinals[i] for i in self.which]
         backend, elsewhere = shares(ordinals, backends)
         self.backend = None if elsewhere else backend
         self.devices: list[Any] = [backends[each] for each in set(ordinals) - {None}]
-        self.plan = Plan(spans, kinds, len(which), counters.reshape(-1), backend, limit, limit_given, elsewhere)
+        self.plan = Plan(
+            spans, kinds, clocks, np.concatenate([counters, clocks]), backend, limit, limit_given, elsewhere
+        )
         self.limit = limit
         # Too small for a second thread, whatever the limit.
         most = int(self.plan.batches["elements"].max())
@@ -174,7 +177,7 @@ class Lineup:
         starts, ends = np.array(fences, np.int64).reshape(-1, 2).T.copy()
         self.fences = starts, ends
         self.plan.fence(*self.fences)
-        self._rows: list[tuple[int, int]] = []
+        self._row_groups: list[int] = []
         self.memory = np.zeros((), LINEUP)
         self.memory["plan"], self.memory["span_of"] = address(self.plan.memory), address(self.span_of)
         self.memory["taken"] = address(self.taken)
@@ -195,21 +198,15 @@ class Lineup:
         self.taken.fill(np.nan)  # an interrupt on the way leaves rows that the next attempt groups anew
         self.plan.memory["n_counters"] = len(self.which) + distinct.shape[1]
         self.plan.spans["row"] = row_of.reshape(-1)[self.plan.order]
-        self._rows = [(int(group), row * ROW_SIZE) for row, group in enumerate(distinct[0])]
-        self.write_constants()
+        self._row_groups = distinct[0].astype(int).tolist()
+        self.write_options()
         self.taken[: distinct.shape[1]] = distinct[1]
         return True
 
-    def write_constants(self) -> None:
-        """Take over the scalars that do not move with the step."""
-        if self._rows:
-            self.plan.write_constants([self._coefficients[group] for group, _ in self._rows])
-
-    def write_varying(self) -> None:
-        """Compute the scalars of the next step."""
-        row_bytes = self.plan.row_bytes
-        for (group, offset), taken in zip(self._rows, self.taken[: len(self._rows)].tolist(), strict=True):
-            write_varying(row_bytes, offset, *self._coefficients[group].varying(taken + 1))
+    def write_options(self) -> None:
+        """Take over the groups' options."""
+        if self._row_groups:
+            self.plan.write_options([self._coefficients[group] for group in self._row_groups])
 
 
 class Roster:
@@ -369,4 +366,4 @@ class Roster:
         self.hypers = hypers
         self.coefficients[:] = [Coefficients(hyper) for hyper in hypers]
         for lineup in self._lineups.values():
-            lineup.write_constants()
+            lineup.write_options()

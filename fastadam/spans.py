@@ -5,7 +5,6 @@ A *slot* is one array that gets one gradient: a parameter, or a whole packed gro
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +15,12 @@ from fastadam.arrays import CUDA_DTYPES, Array, Fences, OnDevice, address, as_re
 from fastadam.devices import device_of
 from fastadam.formats import CODES, kinds_of
 from fastadam.groups import Group
-from fastadam.headers import array_headers
+from fastadam.headers import TUPLE_ITEMS, array_headers
 from fastadam.parameter import Parameter
-from fastadam.plan import COUNTER, COUNTER_TYPES, ROW_SIZE, SPAN, Plan, words, write_varying
+from fastadam.plan import SLOT, SPAN, Plan, counters_in
 
 if TYPE_CHECKING:
     from fastadam.backends import Backend
-
-
-SLOT = words("param_object", "descr")
 
 
 class _Slots:
@@ -84,8 +80,10 @@ class WorkList:
         Each slot's array as the user gave it, and as the library knows it.
     labels : list of str
         How error messages call it.
-    homes : list
+    homes : tuple
         Where each slot's gradient lives: an array, a `Parameter`, or None.
+    schedules : list
+        Of the learning rates, for `call_schedules`.
     fixed : bool
         Whether all homes are arrays, so that gradients never move.
     plan : Plan
@@ -103,13 +101,12 @@ class WorkList:
     ) -> None:
         spans, kinds = [], []
         self.owners: list[Array] = []
-        self.homes: list[Any] = []
+        self.homes: tuple[Any, ...] = ()
         self.labels: list[str] = []
         self.arrays: list[Array] = []
-        # Each row's group, the group's step counters (as memory, which is read faster than an array), the place
-        # in them, and the row's offset in the plan.
-        self._row_sources: list[tuple[Group, memoryview, int, int]] = []
-        counters: list[tuple[int, int]] = []
+        # Each row's group, the group's step counters, and the place in them.
+        self._rows: list[tuple[Group, Array, int]] = []
+        counters = []
         for group in groups:
             one_piece = in_pieces and group.one_piece
             if one_piece not in group.slots:
@@ -124,40 +121,29 @@ class WorkList:
                 active = active[n:]
                 part, row_of = part[keep], row_of[keep]
             rows, local = np.unique(row_of, return_inverse=True)
-            part["row"] = local.reshape(-1) + len(self._row_sources)
-            steps, place = group.row_steps, address(group.row_steps)
-            for row in rows.tolist():
-                self._row_sources.append((group, steps.data, row, len(self._row_sources) * ROW_SIZE))
-                counters.append((place + row * steps.itemsize, COUNTER_TYPES.index(steps.dtype)))
+            part["row"] = local.reshape(-1) + len(self._rows)
+            self._rows += [(group, group.row_steps, row) for row in rows.tolist()]
+            counters.append(counters_in(group.row_steps)[rows])
             spans.append(part)
             kinds.append(kinds_of(slots.formats[keep], group.hyper.l2_on, group.hyper.amsgrad))
             self.owners += [slots.owners[i] for i in keep]
-            self.homes += [slots.homes[i] for i in keep]
+            self.homes += tuple(slots.homes[i] for i in keep)
             self.labels += [slots.labels[i] for i in keep]
             self.arrays += [slots.arrays[i] for i in keep]
         self.fences = fences
         found = np.concatenate(spans)
         found["slot"] = np.arange(len(found))
         limit = threads.check_limit(threads_given)
-        self.plan = Plan(
-            found,
-            np.concatenate(kinds),
-            len(self._row_sources),
-            np.array(counters, COUNTER),
-            backend,
-            limit,
-            threads_given is not None,
-        )
-        self.write_constants()
+        steps = np.concatenate(counters)
+        self.plan = Plan(found, np.concatenate(kinds), steps, steps, backend, limit, threads_given is not None)
+        self.write_options()
         self._dtypes = [array.dtype for array in self.arrays]  # kept, so that no other object takes their ids
         self._slots = np.array(
             [(id(owner), id(dtype)) for owner, dtype in zip(self.owners, self._dtypes, strict=True)], SLOT
         )
-        self._grad_ids = np.zeros(len(self.owners), np.int64)
-        self._grad_id_bytes = self._grad_ids.view(np.uint8).data
-        self._pack_ids = struct.Struct(f"{len(self.owners)}P").pack_into
         memory = self.plan.memory
-        memory["slots"], memory["grad_objects"] = address(self._slots), address(self._grad_ids)
+        memory["slots"] = address(self._slots)
+        self._grad_objects = memory["grad_objects"].reshape(1).data  # written faster than an array
         headers = array_headers()
         if headers is not None:
             memory["headers"] = headers
@@ -166,13 +152,8 @@ class WorkList:
         self._homeless = next(
             (label for home, label in zip(self.homes, self.labels, strict=True) if home is None), None
         )
-        self._at_home = False
 
-    def _point_at(self, grads: Sequence[Any]) -> None:
-        """Tell native code which objects are the gradients; the caller keeps them alive."""
-        self._pack_ids(self._grad_id_bytes, 0, *map(id, grads))
-
-    def gather(self) -> list[Any]:
+    def gather(self) -> tuple[Any, ...]:
         """Return each slot's gradient from where it lives.
 
         Raises
@@ -187,20 +168,26 @@ class WorkList:
                 f"step() found no gradient for {self._homeless}: a plain array has no place for one; call "
                 f"step(grads), or hold the arrays in fastadam.Parameter or fastadam.pack"
             )
-        return [home.grad if isinstance(home, Parameter) else home for home in self.homes]
+        return tuple(home.grad if isinstance(home, Parameter) else home for home in self.homes)
 
-    def write_constants(self) -> None:
-        """Take over the scalars that do not move with the step, after the groups' options were checked."""
-        self.plan.write_constants([group.coefficients for group, *_ in self._row_sources])
+    def write_options(self) -> None:
+        """Take over the groups' options, after they were checked."""
+        self.plan.write_options([group.coefficients for group, *_ in self._rows])
+        self.schedules = [
+            (group.coefficients.lr_at, steps, row, place)
+            for place, (group, steps, row) in enumerate(self._rows)
+            if group.coefficients.lr_at is not None
+        ]
 
-    def write_coefficients(self) -> None:
-        """Compute the scalars of the next step; raises what a learning-rate schedule raises."""
-        row_bytes = self.plan.row_bytes
-        for group, steps, row, offset in self._row_sources:
-            write_varying(row_bytes, offset, *group.coefficients.varying(steps[row] + 1))
+    def call_schedules(self) -> None:
+        """Set the learning rates of the next step; raises what a schedule raises."""
+        for lr_at, steps, row, place in self.schedules:
+            self.plan.paces["lr"][place] = lr_at(steps[row].item() + 1)
 
-    def try_step(self, grads: Sequence[Any]) -> int:
+    def try_step(self, grads: tuple[Any, ...]) -> int:
         """Take and count the step if every gradient is plain, in one native call; else write nothing.
+
+        Native code reads the objects' addresses from the tuple, which nobody can change meanwhile.
 
         Plain means: an exact ndarray of its parameter's dtype and shape, C-contiguous, apart from what the
         step writes.
@@ -211,13 +198,8 @@ class WorkList:
             -1 if the step was taken; else a slot whose gradient is not plain, which does not mean that it is
             wrong, only that Python has to look at it.
         """
-        if grads is not self.homes:
-            self._at_home = False  # first, in case an interrupt arrives in between
-            self._point_at(grads)
-        elif not self._at_home:  # gradients that live in fixed places need to be pointed at once only
-            self._point_at(grads)
-            self._at_home = True
-        return self.plan.run(True)
+        self._grad_objects[0] = id(grads) + TUPLE_ITEMS
+        return self.plan.run(1)
 
     def check_owners(self) -> None:
         """Check that every parameter is still where it was, and can be written.
@@ -237,4 +219,4 @@ class WorkList:
     def step(self, grads: Sequence[Array]) -> None:
         """Take and count the step with gradients that `fastadam.arrays.check_gradient` has returned."""
         self.plan.spans["grad"] = np.array([address(grad) for grad in grads], np.int64)[self.plan.order]
-        self.plan.run(False)
+        self.plan.run(0)

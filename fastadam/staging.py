@@ -16,7 +16,7 @@ from fastadam.backends import Backend
 from fastadam.coefficients import Coefficients
 from fastadam.formats import kinds_of
 from fastadam.hyperparameters import Hyperparameters
-from fastadam.plan import COUNTER, MOMENTS, ROW_SIZE, SPAN, Plan, write_varying
+from fastadam.plan import COUNTER, MOMENTS, SPAN, Plan, counters_in
 from fastadam.tensors import (
     Extents,
     Tensor,
@@ -171,13 +171,12 @@ class Staged:
         l2_on = np.array([hypers[part.group].l2_on for part in stepped])
         amsgrad_on = np.array([hypers[part.group].amsgrad for part in stepped])
         counters = np.zeros(0, COUNTER)  # of any kind: counted in Python
+        self._steps = np.array([step for _, step in rows], np.float64)
+        clocks = counters_in(self._steps)
         kinds = kinds_of(codes, l2_on, amsgrad_on)
         backend, elsewhere = shares([part.ordinal for part in stepped], backends)
-        self._plan = Plan(spans, kinds, len(rows), counters, backend, limit, False, elsewhere)
-        coefficients = [Coefficients(hypers[group]) for group, _ in rows]
-        self._plan.write_constants(coefficients)
-        for row, (_, step) in enumerate(rows):
-            write_varying(self._plan.row_bytes, row * ROW_SIZE, *coefficients[row].varying(step + 1))
+        self._plan = Plan(spans, kinds, clocks, counters, backend, limit, False, elsewhere)
+        self._plan.write_options([Coefficients(hypers[group]) for group, _ in rows])
 
     def _place(self, span: Any, part: Part, writes: Extents) -> None:
         """Find or make the memory that a part is stepped in."""
@@ -202,7 +201,7 @@ class Staged:
     def run(self) -> None:
         """Take the step, and count it; several operations, to be guarded by `fastadam.interrupts`."""
         if self._plan is not None:
-            self._plan.run(False)
+            self._plan.run(0)
         for tensor, copy in self._copies:
             tensor.copy_(copy)
         for part in self._parts:

@@ -279,7 +279,6 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
             lineup = roster.lineup
             if not lineup.is_serial and lineup.limit != self._limit():
                 return CHANGED
-            lineup.write_varying()
             _follow_streams(lineup.devices)
             try:
                 outcome = reader.attempt(roster, lineup)

@@ -10,7 +10,7 @@ import pytest
 import fastadam
 from fastadam import backends, headers, plan, spans, threads
 from fastadam.backends import c
-from fastadam.coefficients import COEFFICIENTS
+from fastadam.coefficients import COEFFICIENTS, VARYING
 from tests.bits import assert_same_bits
 from tests.conftest import AVAILABLE, STATES
 
@@ -37,6 +37,20 @@ def test_a_missing_backend_raises_with_the_reason(monkeypatch: pytest.MonkeyPatc
     assert fastadam.available_backends()["numba"] == "no luck today"
 
 
+@needs_c
+def test_an_extension_that_was_built_for_other_structs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after an update of the source without a new build: it would read and write anywhere."""
+    monkeypatch.setattr(c, "why_missing", c.why_missing.__wrapped__)  # which keeps no answer
+    longer = np.dtype([*plan.SPAN.descr, ("more", np.int64)])
+    for name, dtype in (("fastadam_span", longer), ("fastadam_new", plan.SPAN)):
+        with monkeypatch.context() as patch:
+            patch.setitem(c.STRUCTS, name, dtype)
+            assert "pip install" in fastadam.available_backends()["c"]
+            with pytest.raises(fastadam.BackendUnavailableError, match=f"built from another source.*{name}"):
+                fastadam.Adam(np.ones(1), backend="c")
+    assert fastadam.available_backends()["c"] == "available"
+
+
 def test_auto_falls_back_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("c", "numba"):
         monkeypatch.setattr(backends.load(name), "why_missing", lambda: "away")
@@ -44,24 +58,9 @@ def test_auto_falls_back_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_c
-@pytest.mark.parametrize(
-    ("struct", "dtype"),
-    [
-        ("fastadam_row", COEFFICIENTS),
-        ("fastadam_span", plan.SPAN),
-        ("fastadam_slot", spans.SLOT),
-        ("fastadam_batch", plan.BATCH),
-        ("fastadam_counter", plan.COUNTER),
-        ("fastadam_plan", plan.PLAN),
-        ("fastadam_headers", headers.HEADERS),
-    ],
-)
-def test_structs_have_the_layout_of_the_numpy_dtypes(struct: str, dtype: np.dtype[Any]) -> None:
-    fields = dict(c.ffi.typeof(struct).fields)
-    assert c.ffi.sizeof(struct) == dtype.itemsize
-    assert {name: field.offset for name, field in fields.items()} == {
-        name: dtype.fields[name][1] for name in dtype.names or ()
-    }
+@pytest.mark.parametrize("struct", c.STRUCTS)
+def test_structs_have_the_layout_of_the_numpy_dtypes(struct: str) -> None:
+    assert c.other_struct({struct: c.STRUCTS[struct]}) is None
 
 
 def test_numba_counts_the_words_of_the_structs_alike() -> None:
@@ -81,6 +80,9 @@ def test_numba_counts_the_words_of_the_structs_alike() -> None:
     assert words(plan.BATCH, "") == {name: i for i, name in enumerate(plan.BATCH.names or ())}
     plan_words = [name for name in plan.PLAN.names or () if name != "headers"]
     assert words(plan.PLAN, "PLAN_") == {name: i for i, name in enumerate(plan_words)}
+    assert words(COEFFICIENTS, "") == {name: i for i, name in enumerate(VARYING)}
+    paces = {**words(plan.PACES, ""), "type": kernels.CODE}
+    assert paces == {name: i for i, name in enumerate(plan.PACES.names or ())}
     assert words(headers.HEADERS, "") == {
         name: len(plan_words) + i for i, name in enumerate(headers.HEADERS.names or ())
     }

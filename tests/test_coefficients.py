@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastadam import hyperparameters
-from fastadam.coefficients import COEFFICIENTS, CONSTANT, VARYING, Coefficients, bias_correction
+from fastadam.coefficients import COEFFICIENTS, CONSTANT, VARYING, Coefficients, bias_correction, varying
 from tests import strategies
 from tests.oracle import exact_bias_correction
 
@@ -19,7 +19,11 @@ from tests.oracle import exact_bias_correction
 def coefficients(step: int, **options: object) -> dict[str, float]:
     hyper = hyperparameters.check({**hyperparameters.DEFAULTS._asdict(), **options})
     made = Coefficients(hyper)
-    return dict(zip(VARYING + CONSTANT, made.varying(step) + made.constant, strict=True))
+    lr, *rest = made.pace
+    if made.lr_at is not None:
+        assert math.isnan(lr)
+        lr = made.lr_at(step)
+    return dict(zip(VARYING + CONSTANT, varying(lr, *rest, step) + made.constant, strict=True))
 
 
 def relative_error(actual: float, exact: mpmath.mpf) -> float:

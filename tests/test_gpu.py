@@ -74,7 +74,7 @@ def test_bits_of_halves(number_format: str, name: str, split: bool) -> None:
     from fastadam.coefficients import Coefficients
     from fastadam.cuda_arrays import zeros
     from fastadam.formats import CODES, FORMATS, kinds_of
-    from fastadam.plan import COUNTER, MOMENTS, ROW_SIZE, SPAN, Plan, write_varying
+    from fastadam.plan import MOMENTS, SPAN, Plan, counters_in
     from tests.test_plan import numbers
 
     each = FORMATS[CODES[number_format]]
@@ -94,16 +94,12 @@ def test_bits_of_halves(number_format: str, name: str, split: bool) -> None:
             table[i]["size"] = size
     kinds = kinds_of(np.full(len(sizes), CODES[number_format]), hyper.l2_on, hyper.amsgrad)
     places = (backends.load(AVAILABLE[0]), backends.on_device(0))
-    plans = [
-        Plan(table, kinds, 1, np.zeros(0, COUNTER), place, 1, False)
-        for table, place in zip(tables, places, strict=True)
-    ]
-    coefficients = Coefficients(hyper)
-    for plan in plans:
-        plan.write_constants([coefficients])
-        for t in range(1, ROUNDS + 1):
-            write_varying(plan.row_bytes, 0 * ROW_SIZE, *coefficients.varying(t))
-            plan.run(False)
+    for table, place in zip(tables, places, strict=True):
+        steps = np.zeros(1, np.int64)
+        plan = Plan(table, kinds, counters_in(steps), counters_in(steps), place, 1, False)
+        plan.write_options([Coefficients(hyper)])
+        for _ in range(ROUNDS):
+            plan.run(0)
     for host, device in zip(hosts, devices, strict=True):
         np.testing.assert_array_equal(
             bits_of(device.copy_to_host().view(each.stored), number_format), bits_of(host, number_format)

@@ -43,10 +43,10 @@ def test_flat_buffers_start_at_cache_lines(sizes: list[int], dtype: Any) -> None
 
 
 def test_large_buffers_lie_in_huge_pages_and_ask_for_them() -> None:
-    buffer = flat.aligned_zeros(3 * flat.HUGE_PAGE, np.dtype(np.float32))
+    buffer = flat.aligned_zeros(3 * flat.HUGE_PAGE, np.dtype(np.float32), flat.ROLES[-1])
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         pytest.skip("this system has no transparent huge pages")
-    assert address(buffer) % flat.HUGE_PAGE < flat.SPREADS * flat.SPREAD
+    assert address(buffer) % flat.HUGE_PAGE == (len(flat.ROLES) - 1) * flat.SPREAD
     assert not buffer.any()
     buffer[...] = 1
     smaps = Path("/proc/self/smaps")
@@ -60,17 +60,21 @@ def test_large_buffers_lie_in_huge_pages_and_ask_for_them() -> None:
     pytest.fail("the buffer is not among the process's mappings")
 
 
-@pytest.mark.parametrize("nbytes", [flat.SPREAD_FROM, flat.HUGE_FROM])
-def test_buffers_that_a_step_reads_together_do_not_all_start_alike(nbytes: int) -> None:
-    page = 4096  # caches find a line by the last bits of its address
-    starts = [address(flat.aligned_zeros(nbytes, np.dtype(np.uint8))) for _ in range(4)]
-    assert len({start % page for start in starts}) == 4
-    assert all(start % flat.ALIGNMENT == 0 for start in starts)
+@pytest.mark.parametrize("size", [1, 1000, 9155, 40_000, 2_000_000])
+def test_buffers_that_a_step_goes_through_together_are_apart_within_a_page(size: int) -> None:
+    flat_params = fastadam.pack([np.ones(size, np.float32)])
+    optimizer = fastadam.Adam(flat_params, amsgrad=True)
+    together = [flat_params.param, flat_params.grad, *buffers(optimizer)]
+    assert len(together) == len(flat.ROLES)
+    starts = [address(buffer) % 4096 for buffer in together]
+    apart = [(a - b) % 4096 for a in starts for b in starts if a != b]
+    assert len(apart) == len(starts) * (len(starts) - 1)
+    assert min(apart) >= 12 * flat.ALIGNMENT
 
 
 def test_reserving_too_much_raises_memory_error() -> None:
     with pytest.raises(MemoryError, match="cannot reserve"):
-        flat.aligned_zeros(2**58, np.dtype(np.float32))
+        flat.aligned_zeros(2**58, np.dtype(np.float32), "param")
 
 
 @pytest.mark.parametrize("layout", ["in place", "packed"])

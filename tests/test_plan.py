@@ -6,14 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from fastadam import backends
 from fastadam.arrays import address
-from fastadam.coefficients import Coefficients
+from fastadam.coefficients import COEFFICIENTS, VARYING, Coefficients, varying
 from fastadam.formats import CODES, FORMATS, kinds_of, variant_of
 from fastadam.halves import narrow, widen
 from fastadam.hyperparameters import Hyperparameters
-from fastadam.plan import COUNTER, COUNTER_TYPES, MOMENTS, ROW_SIZE, SPAN, Plan, write_varying
+from fastadam.plan import COUNTER_TYPES, MOMENTS, SPAN, Plan, counters_in
+from tests import strategies
 
 BFLOAT16, FLOAT16 = (FORMATS[CODES[name]] for name in ("bfloat16", "float16"))
 HALVES = [BFLOAT16, FLOAT16]
@@ -66,16 +69,14 @@ def step(
         for name, array in zip(names, each, strict=True):
             span[name] = address(array)
         span["size"] = each[0].size
-    steps = [np.array([i], dtype) for i, dtype in enumerate(COUNTER_TYPES)]
-    counters = np.array([(address(each), i) for i, each in enumerate(steps)], COUNTER)
+    steps = [np.array([6 + i], dtype) for i, dtype in enumerate(COUNTER_TYPES)]
+    counters = np.concatenate([counters_in(each) for each in steps])
     kinds = kinds_of(np.full(len(sizes), FORMATS.index(number_format)), hyper.l2_on, hyper.amsgrad)
-    plan = Plan(spans, kinds, 1, counters, backends.load(backend), limit, True)
-    coefficients = Coefficients(hyper)
-    plan.write_constants([coefficients])
-    for t in (7, 8):
-        write_varying(plan.row_bytes, 0 * ROW_SIZE, *coefficients.varying(t))
-        assert plan.run(False) == -1
-    assert [each.item() for each in steps] == [2, 3, 4]
+    plan = Plan(spans, kinds, counters[:1], counters, backends.load(backend), limit, True)
+    plan.write_options([Coefficients(hyper)])
+    for _ in range(2):
+        assert plan.run(0) == -1
+    assert [each.item() for each in steps] == [8, 9, 10]
     return [array for each in arrays for j, array in enumerate(each) if names[j] != "grad"]
 
 
@@ -94,6 +95,53 @@ def test_every_backend_gives_the_bits_of_the_reference(backend: str, number_form
     expected = step(number_format, "numpy", hyper, sizes, 1)
     for array, wanted in zip(step(number_format, backend, hyper, sizes, 1), expected, strict=True):
         np.testing.assert_array_equal(bits_of(array, number_format.name), bits_of(wanted, number_format.name))
+
+
+def counter(step: int, dtype: Any) -> np.ndarray:
+    return np.array([step - 1], dtype)
+
+
+@given(
+    strategies.betas,
+    strategies.betas,
+    st.one_of(strategies.steps, st.integers(1, 2**53)),
+    st.floats(0, 1e300),
+    st.floats(0, 1),
+    st.sampled_from(COUNTER_TYPES[:2]),
+)
+@example(0.9, 0.999, 1, 1e-3, 0.0, COUNTER_TYPES[0])
+@example(0.0, 1 - 2**-53, 2**53, 1e300, 1.0, COUNTER_TYPES[1])
+def test_backends_compute_the_scalars_of_a_step_bit_by_bit_alike(
+    backend: str, beta1: float, beta2: float, step: int, lr: float, weight_decay: float, dtype: Any
+) -> None:
+    """Every backend computes them where it runs; fastadam.coefficients has the formula."""
+    hyper = Hyperparameters(lr, (beta1, beta2), weight_decay=weight_decay, decoupled_weight_decay=True)
+    taken = [counter(step, dtype), counter(7, np.int64), counter(1, np.float64)]
+    rows = np.concatenate([counters_in(each) for each in taken])
+    array = np.ones(3, np.float32)
+    spans = np.zeros(1, SPAN)
+    for name in ("param", "grad", *MOMENTS):
+        spans[name] = address(array)  # a row that no span has is computed, too
+    plan = Plan(spans, np.zeros(1, np.int64), rows, rows[:0], backends.load(backend), 1, True)
+    others = [Hyperparameters(), Hyperparameters(lr=0.0)]
+    coefficients = [Coefficients(each) for each in (hyper, *others)]
+    plan.write_options(coefficients)
+    assert plan.run(0) == -1
+    found = [plan.rows[name] for name in VARYING]
+    expected = np.array([varying(*each.pace, n) for each, n in zip(coefficients, (step, 7, 1), strict=True)]).T
+    np.testing.assert_array_equal(np.array(found).view(np.int64), expected.copy().view(np.int64))
+
+
+def test_rows_that_are_not_in_use_are_left_alone(backend: str) -> None:
+    steps = np.array([3, -1])  # the second one would give a bias correction of zero
+    spans = np.zeros(1, SPAN)
+    plan = Plan(
+        spans, np.zeros(1, np.int64), counters_in(steps), counters_in(steps[:1]), backends.load(backend), 1, True
+    )
+    plan.write_options([Coefficients(Hyperparameters())])
+    assert plan.run(0) == -1
+    assert steps.tolist() == [4, -1]
+    assert plan.rows[1].item() == (0.0,) * len(COEFFICIENTS.names or ())
 
 
 @pytest.mark.parametrize("number_format", HALVES, ids=[each.name for each in HALVES])

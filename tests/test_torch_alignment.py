@@ -41,7 +41,7 @@ def test_same_bits_and_only_aligned_memory(
             super().bind()
             run = self.run
 
-            def watch(check: bool) -> int:
+            def watch(check: int) -> int:
                 ran.append(self)
                 places = np.stack([self.spans[name] for name in ("param", "grad", *MOMENTS)])
                 size = torch.zeros((), dtype=dtype).real.element_size()

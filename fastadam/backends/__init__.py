@@ -27,11 +27,12 @@ class Backend(Protocol):
     def why_missing(self) -> str | None:
         """Return why this backend cannot be used here, or None if it can."""
 
-    def bind(self, plan: Plan | Share) -> Callable[[bool], int]:
+    def bind(self, plan: Plan | Share) -> Callable[[int], int]:
         """Return the function that runs `plan` each time it is called; it does not keep the plan alive.
 
-        Called with True it first checks that every gradient is plain, and if one is not, it writes nothing
-        and returns that one's slot. Called with False it takes the gradients at the addresses in the spans.
+        Called with 1 it first checks that every gradient is plain, and if one is not, it writes nothing and
+        returns that one's slot. Called with 0 it takes the gradients at the addresses in the spans. (These are
+        numbers, as Numba takes longer over a bool.) Then it computes the plan's rows for the step that it takes.
         It returns -1 when the step was taken and counted in the plan's counters, which is one thing: whatever
         interrupt arrives, both have happened or neither.
         """

@@ -9,16 +9,32 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fastadam.arrays import address
-from fastadam.headers import array_headers
+from fastadam.coefficients import COEFFICIENTS
+from fastadam.headers import HEADERS, array_headers
+from fastadam.plan import BATCH, COUNTER, PACES, PLAN, SLOT, SPAN
 
 if TYPE_CHECKING:
     from fastadam.plan import Plan, Share
 
+# The structs of cext/adam.h.
+STRUCTS = {
+    "fastadam_row": COEFFICIENTS,
+    "fastadam_pace": PACES,
+    "fastadam_span": SPAN,
+    "fastadam_slot": SLOT,
+    "fastadam_batch": BATCH,
+    "fastadam_counter": COUNTER,
+    "fastadam_headers": HEADERS,
+    "fastadam_plan": PLAN,
+}
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+AGAIN = "install fastadam again from its source: pip install --force-reinstall --no-deps --no-cache-dir ."
 
 try:
     from fastadam.backends import _c  # type: ignore[attr-defined]
@@ -37,15 +53,30 @@ def why_missing() -> str | None:
     if _import_error is not None:
         return (
             f"the C extension was not built or cannot be loaded ({_import_error}); install the library that this "
-            f"names (libgomp.so.1 is in the package libgomp1 or libgomp), or install a C compiler, then fastadam "
-            f"again from its source: pip install --force-reinstall --no-deps --no-cache-dir ."
+            f"names (libgomp.so.1 is in the package libgomp1 or libgomp), or install a C compiler, then {AGAIN}"
         )
+    if name := other_struct(STRUCTS):
+        return f"the C extension was built from another source than the Python code (struct {name}); {AGAIN}"
     forced = os.environ.get("FASTADAM_INSTRUCTION_SET")
     if forced is not None:
         try:
             use_instruction_set(forced)
         except ValueError as error:
             return f"FASTADAM_INSTRUCTION_SET: {error}"
+    return None
+
+
+def other_struct(structs: Mapping[str, np.dtype[Any]]) -> str | None:
+    """Return the first struct that the extension knows otherwise, or None: with one, it would write anywhere."""
+    for name, dtype in structs.items():
+        try:
+            struct = ffi.typeof(name)
+        except ffi.error:
+            return name
+        fields = {field: description.offset for field, description in struct.fields}
+        known = {field: offset for field, (_, offset, *_) in (dtype.fields or {}).items()}
+        if (ffi.sizeof(struct), fields) != (dtype.itemsize, known):
+            return name
     return None
 
 
@@ -78,7 +109,7 @@ def use_instruction_set(name: str) -> None:
     lib.fastadam_use(INSTRUCTION_SETS.index(name))
 
 
-def bind(plan: Plan | Share) -> Callable[[bool], int]:
+def bind(plan: Plan | Share) -> Callable[[int], int]:
     """Return the function that runs `plan` (see `fastadam.backends.Backend`)."""
     step = functools.partial(lib.fastadam_step, ffi.cast("fastadam_plan *", address(plan.memory)))
-    return step if array_headers() is not None else lambda check: 0 if check else step(False)
+    return step if array_headers() is not None else lambda check: 0 if check else step(0)

@@ -23,7 +23,7 @@ from fastadam.arrays import Array, address, array_at
 from fastadam.backends.cuda_devices import devices, driver_version
 from fastadam.formats import variant_of
 from fastadam.interrupts import in_one_go, uninterrupted
-from fastadam.plan import COUNTER_TYPES, MOMENTS
+from fastadam.plan import COUNTER_TYPES, MOMENTS, write_rows
 
 if TYPE_CHECKING:
     from fastadam.plan import Plan, Share
@@ -76,7 +76,7 @@ def _why_missing() -> str | None:
     return None
 
 
-def bind(plan: Plan | Share) -> Callable[[bool], int]:
+def bind(plan: Plan | Share) -> Callable[[int], int]:
     """Return the function that runs `plan` (see `fastadam.backends.Backend`) on the first device."""
     return On(0).bind(plan)
 
@@ -123,7 +123,7 @@ class On:
         """Return why the device cannot be used, or None if it can."""
         return why_missing()
 
-    def bind(self, plan: Plan | Share) -> Callable[[bool], int]:
+    def bind(self, plan: Plan | Share) -> Callable[[int], int]:
         """Return the function that runs `plan` (see `fastadam.backends.Backend`); Python checks the gradients.
 
         Kernels are compiled here, and the memory that steps need is reserved.
@@ -148,9 +148,11 @@ class On:
             parts.append(_Tables(self._gpu, spans[low:high], rows, own))
 
         counters = _Counters(plan.counters, plan.memory)
+        paces, memory = plan.paces, plan.memory
 
-        def run(check: bool) -> int:
+        def run(check: int) -> int:
             if not check:
+                write_rows(rows, paces[: memory["n_paces"]])
                 self._run(parts, counters)
             return 0 if check else -1
 

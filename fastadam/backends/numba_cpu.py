@@ -8,10 +8,12 @@ then such steps take turns.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from fastadam.arrays import address
@@ -28,11 +30,28 @@ _compiling = threading.RLock()
 _taking_turns = threading.Lock()
 
 
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    """Look for no garbage meanwhile.
+
+    Importing Numba and loading a kernel from its cache make very many objects that stay. To look through them
+    again and again would take a fifth of all the time until the first step.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 @functools.cache
 def why_missing() -> str | None:
     """Return why Numba cannot be used here, or None if it can."""
     try:
-        import numba
+        with _no_collections():
+            import numba
     except Exception as error:  # a broken install raises all sorts of errors
         return f"numba cannot be imported ({type(error).__name__}: {error}); try: pip install --upgrade numba"
     if numba.config.DISABLE_JIT:
@@ -65,7 +84,7 @@ def cache_folder() -> str | None:
         return None
 
 
-def bind(plan: Plan | Share) -> Callable[[bool], int]:
+def bind(plan: Plan | Share) -> Callable[[int], int]:
     """Return the function that runs `plan` (see `fastadam.backends.Backend`)."""
     place = address(plan.memory)
     can_check = array_headers() is not None
@@ -79,7 +98,7 @@ def bind(plan: Plan | Share) -> Callable[[bool], int]:
 
     calls = [functools.partial(each, place, batch, RUN) for batch, each in enumerate(kernels)]
 
-    def run(check: bool) -> int:
+    def run(check: int) -> int:
         if check:
             unplain = first(CHECK) if can_check else 0
             if unplain >= 0:
@@ -136,7 +155,8 @@ def kernel(kind: int, parallel: bool) -> Kernel:
     """
     with _compiling:
         if (kind, parallel) not in _kernels:
-            _kernels[kind, parallel] = _compile(kind, parallel)
+            with _no_collections():
+                _kernels[kind, parallel] = _compile(kind, parallel)
         return _kernels[kind, parallel]
 
 

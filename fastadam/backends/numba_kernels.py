@@ -19,16 +19,17 @@ from fastadam.coefficients import COEFFICIENTS
 from fastadam.element import make_element
 from fastadam.formats import FORMATS, variant_of
 from fastadam.headers import HEADERS
-from fastadam.plan import BATCH, COUNTER, PLAN, SPAN
-from fastadam.spans import SLOT
+from fastadam.plan import BATCH, COUNTER, PACES, PLAN, SLOT, SPAN
 
 # Numba's cache knows when this file changes, but not when the structs do, so their sum is part of the name.
-_LAYOUT = zlib.crc32(repr((PLAN, SPAN, SLOT, BATCH, COUNTER, COEFFICIENTS)).encode())
+_LAYOUT = zlib.crc32(repr((PLAN, SPAN, SLOT, BATCH, COUNTER, PACES, COEFFICIENTS)).encode())
 
 _PLAN_NAMES = (*(PLAN.names or ())[:-1], *(HEADERS.names or ()))
 (
     PLAN_SPANS,
     PLAN_ROWS,
+    PLAN_PACES,
+    PLAN_N_PACES,
     PLAN_BATCHES,
     PLAN_N_BATCHES,
     PLAN_COUNTERS,
@@ -48,8 +49,10 @@ _PLAN_NAMES = (*(PLAN.names or ())[:-1], *(HEADERS.names or ()))
 ) = range(len(_PLAN_NAMES))
 PARAM, GRAD, EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ, SIZE, ROW, SPAN_SLOT = range(8)
 KIND, FIRST, COUNT, ELEMENTS, THREADS = range(5)
-PLAN_WORDS, SPAN_WORDS, SLOT_WORDS, BATCH_WORDS, ROW_WORDS = (
-    layout.itemsize // 8 for layout in (PLAN, SPAN, SLOT, BATCH, COEFFICIENTS)
+STEP_SIZE, INV_SQRT_BIAS_CORRECTION2, DECAY = range(3)
+LR, LOG_BETA1, LOG_BETA2, WEIGHT_DECAY, PLACE, CODE = range(6)
+PLAN_WORDS, SPAN_WORDS, SLOT_WORDS, BATCH_WORDS, ROW_WORDS, PACE_WORDS = (
+    layout.itemsize // 8 for layout in (PLAN, SPAN, SLOT, BATCH, COEFFICIENTS, PACES)
 )
 WORD = 8  # bytes
 ITEMSIZES = tuple(each.stored.itemsize for each in FORMATS)
@@ -188,19 +191,26 @@ def integer(place):
 
 
 @register_jitable
-def is_fenced(plan, low, high):
-    """Whether [low, high) meets one of the sorted, disjoint fences (the memory that the step writes)."""
-    starts = words(plan[PLAN_FENCE_STARTS], plan[PLAN_N_FENCES])
-    ends = words(plan[PLAN_FENCE_ENDS], plan[PLAN_N_FENCES])
-    below, count = 0, plan[PLAN_N_FENCES]
+def fences_below(plan, high, below):
+    """Return how many of the sorted, disjoint fences (the memory that the step writes) start below `high`.
+
+    `below` is a guess.
+    """
+    n = plan[PLAN_N_FENCES]
+    starts = plan[PLAN_FENCE_STARTS]
+    if (below == 0 or word(starts + WORD * (below - 1)) < high) and (
+        below == n or word(starts + WORD * below) >= high
+    ):
+        return below
+    below, count = 0, n
     while count > 0:
-        half = count // 2
-        if starts[below + half] < high:
+        half = count >> 1
+        if word(starts + WORD * (below + half)) < high:
             below += half + 1
             count -= half + 1
         else:
             count = half
-    return below > 0 and ends[below - 1] > low
+    return below
 
 
 @register_jitable
@@ -235,6 +245,7 @@ def is_plain(plan, span):
 def first_unplain(plan):
     """Note the gradients' addresses; return the first slot whose gradient is not plain, or -1."""
     batches = words(plan[PLAN_BATCHES], plan[PLAN_N_BATCHES] * BATCH_WORDS)
+    below = 0
     for b in range(plan[PLAN_N_BATCHES]):
         batch = batches[b * BATCH_WORDS : (b + 1) * BATCH_WORDS]
         itemsize = ITEMSIZES[batch[KIND] // 4]
@@ -244,9 +255,36 @@ def first_unplain(plan):
                 return span[SPAN_SLOT]
             grad = word(word(plan[PLAN_GRAD_OBJECTS] + span[SPAN_SLOT] * WORD) + plan[DATA])
             span[GRAD] = grad
-            if span[SIZE] > 0 and is_fenced(plan, grad, grad + span[SIZE] * itemsize):
-                return span[SPAN_SLOT]
+            if span[SIZE] > 0:
+                below = fences_below(plan, grad + span[SIZE] * itemsize, below)
+                if below > 0 and word(plan[PLAN_FENCE_ENDS] + WORD * (below - 1)) > grad:
+                    return span[SPAN_SLOT]
     return -1
+
+
+@register_jitable
+def bias_correction(log_beta, step):
+    """Return 1 - beta**step, without cancellation."""
+    return -math.expm1(step * log_beta)
+
+
+@register_jitable
+def write_rows(plan):
+    """Compute the scalars that move with the step (see fastadam/coefficients.py)."""
+    for i in range(plan[PLAN_N_PACES]):
+        row = float64s(plan[PLAN_ROWS] + i * ROW_WORDS * WORD, ROW_WORDS)
+        pace = float64s(plan[PLAN_PACES] + i * PACE_WORDS * WORD, PACE_WORDS)
+        clock = words(plan[PLAN_PACES] + i * PACE_WORDS * WORD, PACE_WORDS)
+        place, code = clock[PLACE], clock[CODE]
+        if code == 0:
+            step = types.float64(word(place) + 1)
+        elif code == 1:
+            step = float64s(place, 1)[0] + 1.0
+        else:
+            step = types.float64(float32s(place, 1)[0]) + 1.0
+        row[STEP_SIZE] = pace[LR] / bias_correction(pace[LOG_BETA1], step)
+        row[INV_SQRT_BIAS_CORRECTION2] = 1.0 / math.sqrt(bias_correction(pace[LOG_BETA2], step))
+        row[DECAY] = 1.0 - pace[LR] * pace[WEIGHT_DECAY]
 
 
 @register_jitable
@@ -366,6 +404,8 @@ def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, int], int]:
                 unplain = first_unplain(plan)
                 if unplain >= 0 or check == 2:
                     return unplain
+            if b == 0:
+                write_rows(plan)
             batch = words(plan[PLAN_BATCHES] + b * BATCH_WORDS * WORD, BATCH_WORDS)
             threads = batch[THREADS]
             # Multiples of 16 elements: at least a cache line, so that two threads do not share one.
@@ -382,6 +422,8 @@ def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, int], int]:
                 unplain = first_unplain(plan)
                 if unplain >= 0 or check == 2:
                     return unplain
+            if b == 0:
+                write_rows(plan)
             batch = words(plan[PLAN_BATCHES] + b * BATCH_WORDS * WORD, BATCH_WORDS)
             pieces(plan, batch, 0, batch[ELEMENTS])
             count(plan, b)

@@ -14,7 +14,7 @@ from fastadam.element import make_element
 from fastadam.formats import variant_of
 from fastadam.halves import narrow, widen
 from fastadam.interrupts import uninterrupted
-from fastadam.plan import COUNTER_TYPES, MOMENTS
+from fastadam.plan import COUNTER_TYPES, MOMENTS, write_rows
 
 if TYPE_CHECKING:
     from fastadam.plan import Plan, Share
@@ -49,11 +49,11 @@ def why_missing() -> str | None:
     return None
 
 
-def bind(plan: Plan | Share) -> Callable[[bool], int]:
+def bind(plan: Plan | Share) -> Callable[[int], int]:
     """Return the function that runs `plan` (see `fastadam.backends.Backend`)."""
     weak_plan = weakref.ref(plan)  # the plan holds this function; a cycle would keep its memory alive
 
-    def run(check: bool) -> int:
+    def run(check: int) -> int:
         plan = weak_plan()
         if check or plan is None:
             return 0  # Python checks the gradients
@@ -64,6 +64,7 @@ def bind(plan: Plan | Share) -> Callable[[bool], int]:
 
 
 def _step(plan: Plan | Share) -> None:
+    write_rows(plan.rows, plan.paces[: plan.memory["n_paces"]])
     with np.errstate(all="ignore"):  # non-finite numbers propagate, as in compiled code
         for kind, first, count, *_ in plan.batches.tolist():
             for span in plan.spans[first : first + count]:

@@ -22,10 +22,10 @@ import fastadam
 from fastadam import backends
 from fastadam.arrays import address
 from fastadam.backends import c
-from fastadam.coefficients import Coefficients
+from fastadam.coefficients import Coefficients, varying
 from fastadam.formats import CODES, FORMATS, kinds_of
 from fastadam.hyperparameters import Hyperparameters
-from fastadam.plan import COUNTER, MOMENTS, ROW_SIZE, SPAN, Plan, write_varying
+from fastadam.plan import MOMENTS, SPAN, Plan, counters_in
 from tests.bits import bits
 
 HALF_WAY = Path(__file__).with_name("half_way.safetensors")
@@ -83,7 +83,7 @@ def numbers(dtype: Any, seed: int, size: int = SIZE) -> np.ndarray:
 def coefficients() -> str:
     """Return the hash of the scalars of many steps, which rest on the C library's log and expm1."""
     rows = [
-        Coefficients(Hyperparameters(lr=1e-3, betas=betas)).varying(step)
+        varying(*Coefficients(Hyperparameters(lr=1e-3, betas=betas)).pace, step)
         for betas in ((0.9, 0.999), (0.0, 0.99), (0.95, 1 - 1e-9))
         for step in (*range(1, 1001), 10**6, 10**9)
     ]
@@ -111,7 +111,6 @@ def step_halves(name: str, backend: str) -> str:
     number_format = FORMATS[CODES[name]]
     for options in OPTIONS:
         hyper = Hyperparameters(lr=0.1, **options)
-        coefficients = Coefficients(hyper)
 
         def make(seed: int) -> np.ndarray:
             array = numbers(np.float16, seed)
@@ -125,13 +124,14 @@ def step_halves(name: str, backend: str) -> str:
         for moment, array in zip(MOMENTS, moments, strict=True):
             span[moment] = address(array)
         kinds = kinds_of(np.array([CODES[name]]), hyper.l2_on, hyper.amsgrad)
-        plan = Plan(span, kinds, 1, np.zeros(0, COUNTER), backends.load(backends.choose(backend)[0]), 1, True)
-        plan.write_constants([coefficients])
+        steps = np.zeros(1, np.int64)
+        taken = counters_in(steps)
+        plan = Plan(span, kinds, taken, taken, backends.load(backends.choose(backend)[0]), 1, True)
+        plan.write_options([Coefficients(hyper)])
         for step in range(1, 6):
             grad = make(step)
             plan.spans["grad"] = address(grad)
-            write_varying(plan.row_bytes, 0 * ROW_SIZE, *coefficients.varying(step))
-            plan.run(False)
+            plan.run(0)
         for array in (param, *moments):
             if name == "bfloat16":  # so that NaNs count as the same one
                 array = (array.astype(np.uint32) << 16).view(np.float32)
