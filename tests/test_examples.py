@@ -57,6 +57,13 @@ def test_the_benchmark_prints_a_ratio_for_every_contender() -> None:
     assert "One packed parameter: np.add takes" in out
 
 
-@pytest.mark.parametrize("name", ["quick", "sweep", "threshold"])
+def test_placement_times_every_distance() -> None:
+    out = run("benchmarks/placement.py", "--size", "100", "--rounds", "2", "--backend", "numpy")
+    rows = re.findall(r"(?m)^ +(\d+)(?:, as in fastadam)? +([\d.]+) +([\d.]+) +([\d.]+)$", out)
+    assert [int(lag) for lag, *_ in rows] == [0, 1, 2, 3, 4, 6, 8, 12, 16, 13]
+    assert all(float(each) > 0 for _, *figures in rows for each in figures)
+
+
+@pytest.mark.parametrize("name", ["quick", "sweep", "threshold", "placement"])
 def test_benchmark_scripts_explain_themselves(name: str) -> None:
     assert (ROOT / "benchmarks" / f"{name}.py").read_text().startswith('"""')

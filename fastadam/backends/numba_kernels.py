@@ -271,6 +271,8 @@ def bias_correction(log_beta, step):
 @register_jitable
 def write_rows(plan):
     """Compute the scalars that move with the step (see fastadam/coefficients.py)."""
+    # Where the counters are is known only on the way, so that this loop cannot be vectorised. With Intel's SVML,
+    # which some builds of Numba use, that would be with another expm1 than the C library's.
     for i in range(plan[PLAN_N_PACES]):
         row = float64s(plan[PLAN_ROWS] + i * ROW_WORDS * WORD, ROW_WORDS)
         pace = float64s(plan[PLAN_PACES] + i * PACE_WORDS * WORD, PACE_WORDS)
