@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import fastadam
 from fastadam import backends, headers, plan, spans, threads
@@ -178,3 +180,29 @@ def test_thread_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert threads.check_limit(7) == 7
     monkeypatch.setattr(threads, "_forbidden", True)
     assert threads.threads_for(9 * share, 4) == 1
+
+
+@given(data=st.data())
+@settings(max_examples=60)
+def test_the_native_check_finds_the_first_gradient_that_overlaps_what_is_written(
+    backend: str, data: st.DataObject
+) -> None:
+    """The search for the next fence begins where the last one ended, forwards and backwards."""
+    if backend == "numpy":
+        pytest.skip("the NumPy backend has no native check")
+    arena = np.ones(400, np.float32)
+    starts = data.draw(st.lists(st.integers(0, 49), min_size=1, max_size=20, unique=True))
+    sizes = [data.draw(st.integers(0, 8)) for _ in starts]
+    params = [arena[8 * start : 8 * start + size] for start, size in zip(starts, sizes, strict=True)]
+    written = np.zeros(400, bool)
+    for start, size in zip(starts, sizes, strict=True):
+        written[8 * start : 8 * start + size] = True
+    grads, meets = [], []
+    for size in sizes:
+        place = data.draw(st.integers(0, 400 - size))
+        inside = data.draw(st.booleans())
+        grads.append(arena[place : place + size] if inside else np.ones(size, np.float32))
+        meets.append(inside and bool(written[place : place + size].any()))
+    optimizer = fastadam.Adam(params, backend=backend)
+    expected = meets.index(True) if True in meets else -1
+    assert optimizer._in_pieces.try_step(tuple(grads)) == expected
