@@ -18,9 +18,9 @@ typedef struct {
 } fastadam_span;
 
 /* Consecutive spans that one compiled variant can take: kind = 4 * format + 2 * l2 + amsgrad, where the formats
- * are 0 float32, 1 float64, 2 bfloat16, 3 float16. */
+ * are 0 float32, 1 float64, 2 bfloat16, 3 float16. The last word is used by the Numba kernels. */
 typedef struct {
-    int64_t kind, first, count, elements, threads;
+    int64_t kind, first, count, elements, threads, taken;
 } fastadam_batch;
 
 /* An array that gets one gradient: its array object, and the dtype object that it and its gradient must have. */

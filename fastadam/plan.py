@@ -36,7 +36,8 @@ def words(*names: str) -> np.dtype[Any]:
 SPAN = words(*ROLES, "size", "row", "slot")
 # An array that gets one gradient.
 SLOT = words("param_object", "descr")
-BATCH = words("kind", "first", "count", "elements", "threads")
+# The last word is for native code: how many shares of the batch threads have taken.
+BATCH = words("kind", "first", "count", "elements", "threads", "taken")
 COUNTER = words("place", "type")
 # The numbers of their types.
 COUNTER_TYPES = (np.dtype(np.int64), np.dtype(np.float64), np.dtype(np.float32))

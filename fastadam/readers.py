@@ -102,15 +102,16 @@ class NativeReader:
         if lineup.backend is c:  # else it is another one, or several
             return functools.partial(c.lib.fastadam_step_tensors, *places)
 
-        plan = lineup.plan
+        plan, roster_place, lineup_place = lineup.plan, *places
+        read, release = c.lib.fastadam_read_tensors, c.lib.fastadam_release_tensors
 
         def read_and_run() -> int:
             try:
-                outcome: int = c.lib.fastadam_read_tensors(*places)
+                outcome: int = read(roster_place, lineup_place)
                 if outcome == TAKEN:
                     plan.run(0)
             finally:
-                c.lib.fastadam_release_tensors(places[0])
+                release(roster_place)
             return outcome
 
         return read_and_run

@@ -48,13 +48,14 @@ _PLAN_NAMES = (*(PLAN.names or ())[:-1], *(HEADERS.names or ()))
     FLAGS,
 ) = range(len(_PLAN_NAMES))
 PARAM, GRAD, EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ, SIZE, ROW, SPAN_SLOT = range(8)
-KIND, FIRST, COUNT, ELEMENTS, THREADS = range(5)
+KIND, FIRST, COUNT, ELEMENTS, THREADS, TAKEN = range(6)
 STEP_SIZE, INV_SQRT_BIAS_CORRECTION2, DECAY = range(3)
 LR, LOG_BETA1, LOG_BETA2, WEIGHT_DECAY, PLACE, CODE = range(6)
 PLAN_WORDS, SPAN_WORDS, SLOT_WORDS, BATCH_WORDS, ROW_WORDS, PACE_WORDS = (
     layout.itemsize // 8 for layout in (PLAN, SPAN, SLOT, BATCH, COEFFICIENTS, PACES)
 )
 WORD = 8  # bytes
+SHARES_PER_THREAD = 8
 ITEMSIZES = tuple(each.stored.itemsize for each in FORMATS)
 
 # NumPy's public flag bits (NPY_ARRAY_*).
@@ -72,6 +73,24 @@ def pointer(typing_context, place, item):
         return builder.inttoptr(arguments[0], context.get_value_type(result))
 
     return result(types.int64, item), codegen
+
+
+@intrinsic
+def take(typing_context, place):
+    """Return the word at an address, and leave one more there: no two threads get the same number."""
+
+    def codegen(context, builder, signature, arguments):
+        word = context.get_value_type(types.int64)
+        pointer = builder.inttoptr(arguments[0], word.as_pointer())
+        return builder.atomic_rmw("add", pointer, word(1), "monotonic")
+
+    return types.int64(types.int64), codegen
+
+
+@register_jitable
+def take_share(place):
+    """Return the number of the next share (see `take`)."""
+    return take(place)
 
 
 @register_jitable
@@ -408,12 +427,17 @@ def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, int], int]:
                     return unplain
             if b == 0:
                 write_rows(plan)
-            batch = words(plan[PLAN_BATCHES] + b * BATCH_WORDS * WORD, BATCH_WORDS)
-            threads = batch[THREADS]
-            # Multiples of 16 elements: at least a cache line, so that two threads do not share one.
-            share = ((batch[ELEMENTS] + threads - 1) // threads + 15) // 16 * 16
-            for t in prange(threads):
-                pieces(plan, batch, t * share, min((t + 1) * share, batch[ELEMENTS]))
+            batch_place = plan[PLAN_BATCHES] + b * BATCH_WORDS * WORD
+            batch = words(batch_place, BATCH_WORDS)
+            # As in run_batch of cext/adam.c: more shares than threads, taken as each thread gets to them.
+            n = batch[THREADS] * SHARES_PER_THREAD
+            share = ((batch[ELEMENTS] + n - 1) // n + 15) // 16 * 16
+            batch[TAKEN] = 0
+            for _ in prange(batch[THREADS]):
+                low = take_share(batch_place + TAKEN * WORD) * share
+                while low < batch[ELEMENTS]:
+                    pieces(plan, batch, low, min(low + share, batch[ELEMENTS]))
+                    low = take_share(batch_place + TAKEN * WORD) * share
             count(plan, b)
             return -1
     else:
