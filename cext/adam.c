@@ -276,7 +276,8 @@ static const int64_t itemsizes[] = {4, 8, 2, 2};
 /* 1 - beta^step, without cancellation. */
 static double bias_correction(double log_beta, double step) { return -expm1(step * log_beta); }
 
-/* fastadam/coefficients.py has the same formula, and says why it is this one. */
+/* The same operations as in fastadam/coefficients.py, in the same order: bits must not depend on who computes
+ * them. */
 static void write_rows(const fastadam_plan *plan)
 {
     fastadam_row *row = (fastadam_row *)(uintptr_t)plan->rows;

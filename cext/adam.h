@@ -1,4 +1,4 @@
-/* The work list as C sees it. fastadam/spans.py and fastadam/coefficients.py describe the same memory as NumPy
+/* The work list as C sees it. fastadam/plan.py, coefficients.py and headers.py describe the same memory as NumPy
  * structured arrays; a test compares every size and offset. All fields are 64 bits wide, so there is no padding.
  */
 #ifndef FASTADAM_ADAM_H

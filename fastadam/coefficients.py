@@ -15,7 +15,7 @@ VARYING = ("step_size", "inv_sqrt_bias_correction2", "decay")
 CONSTANT = ("beta1", "one_minus_beta1", "beta2", "one_minus_beta2", "eps", "l2", "grad_scale")
 # cext/adam.h has the same fields (fastadam_row). Kernels narrow each one to their compute dtype, once.
 COEFFICIENTS = np.dtype([(name, np.float64) for name in VARYING + CONSTANT])
-# What the former are computed from, with the number of the step.
+# What `VARYING` is computed from, with the number of the step.
 PACE = ("lr", "log_beta1", "log_beta2", "weight_decay")
 
 

@@ -40,7 +40,7 @@ def make_element(mul, add, sub, div, sqrt, maximum, *, l2_on, amsgrad_on):
         \theta &= \theta - \frac{\alpha_t m}{\sqrt{v} \cdot c_t + \epsilon}
 
     with the step size :math:`\alpha_t = \alpha / (1 - \beta_1^t)` and :math:`c_t = 1 / \sqrt{1 - \beta_2^t}`
-    computed once per step in `fastadam.coefficients`. Kingma and Ba, "Adam", ICLR 2015, arXiv:1412.6980,
+    computed once per step (formula: `fastadam.coefficients`). Kingma and Ba, "Adam", ICLR 2015, arXiv:1412.6980,
     Algorithm 1; decoupled decay :math:`d`: Loshchilov and Hutter, ICLR 2019, arXiv:1711.05101; the running
     maximum: Reddi, Kale and Kumar, "On the Convergence of Adam and Beyond", ICLR 2018.
     """

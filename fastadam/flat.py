@@ -22,8 +22,10 @@ HUGE_FROM = 2 * HUGE_PAGE  # smaller buffers gain nothing from whole huge pages
 ROLES = ("param", "grad", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 PAGE = 4096  # bytes
 SPREAD = 77 * ALIGNMENT  # from one to the next: a page, and 13 lines, a fifth of a page
-# Smaller buffers stay within their page; larger ones spread over pages, too, which second-level caches count.
-SPREAD_FROM = 128 << 10  # bytes
+# Small buffers keep to their page; larger ones spread over pages, too, which second-level caches count. The
+# smallest begin at any line: a step over them is no slower for it, and there may be thousands.
+PLACED_FROM = 1 << 10  # bytes
+SPREAD_FROM = 128 << 10
 
 
 def aligned_zeros(size: int, dtype: np.dtype[Any], role: str, device: int | None = None) -> Array:
@@ -54,17 +56,24 @@ def aligned_zeros(size: int, dtype: np.dtype[Any], role: str, device: int | None
     if device is not None:
         return zeros(size, dtype, device)  # type: ignore[return-value]
     nbytes = size * dtype.itemsize
-    start = ROLES.index(role) * SPREAD
-    if nbytes >= HUGE_FROM and hasattr(mmap, "MADV_HUGEPAGE"):
-        raw = _huge_pages(nbytes + start + HUGE_PAGE)
-        alignment = HUGE_PAGE
+    alignment, start = _place(nbytes, role)
+    if alignment == HUGE_PAGE:
+        raw = _huge_pages(nbytes + start + alignment)
     else:
-        start = start if nbytes >= SPREAD_FROM else start % PAGE
-        alignment = PAGE
         # Unlike memory of its own, memory that an array borrows cannot be resized away under native code.
         raw = np.frombuffer(bytearray(nbytes + start + alignment), np.uint8)
     offset = -int(raw.__array_interface__["data"][0]) % alignment + start
     return raw[offset : offset + nbytes].view(dtype)
+
+
+def _place(nbytes: int, role: str) -> tuple[int, int]:
+    """Return how a buffer's memory is aligned, and how many bytes from there the buffer begins."""
+    if nbytes < PLACED_FROM:
+        return ALIGNMENT, 0
+    start = ROLES.index(role) * SPREAD
+    if nbytes < SPREAD_FROM:
+        return PAGE, start % PAGE
+    return HUGE_PAGE if nbytes >= HUGE_FROM and hasattr(mmap, "MADV_HUGEPAGE") else PAGE, start
 
 
 def _huge_pages(nbytes: int) -> Array:

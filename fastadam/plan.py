@@ -205,19 +205,23 @@ class Share:
         self.memory["n_paces"] = self.memory["n_counters"] = 0
 
 
-def write_rows(rows: Array, paces: Array) -> None:
+def write_rows(memory: Array, rows: Array, paces: Array) -> None:
     """Compute the scalars that move with the step, for the step after those that have been counted.
 
     Parameters
     ----------
+    memory : ndarray of PLAN, shape ()
+        Of a plan or a share, which says how many rows there are to be computed: of a share, none.
     rows : ndarray of COEFFICIENTS
         Written to.
     paces : ndarray of PACES
-        Of the first rows.
     """
-    rows.view(np.float64).reshape(len(rows), -1)[: len(paces), : len(VARYING)] = [
+    n = memory["n_paces"].item()
+    if not n:
+        return
+    rows.view(np.float64).reshape(len(rows), -1)[:n, : len(VARYING)] = [
         varying(lr, log_beta1, log_beta2, weight_decay, _READ[code].from_address(place).value + 1)
-        for lr, log_beta1, log_beta2, weight_decay, place, code in paces.tolist()
+        for lr, log_beta1, log_beta2, weight_decay, place, code in paces[:n].tolist()
     ]
 
 
@@ -227,7 +231,7 @@ def _run_all(
     """Run all shares of a plan, whose gradients have been checked; the last one counts the step."""
     if check:
         return 0
-    write_rows(rows, paces[: whole["n_paces"]])
+    write_rows(whole, rows, paces)
     last["n_counters"] = whole["n_counters"]
     for run in runs:
         run(0)

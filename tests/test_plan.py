@@ -17,6 +17,7 @@ from fastadam.halves import narrow, widen
 from fastadam.hyperparameters import Hyperparameters
 from fastadam.plan import COUNTER_TYPES, MOMENTS, SPAN, Plan, counters_in
 from tests import strategies
+from tests.conftest import AVAILABLE, STATES
 
 BFLOAT16, FLOAT16 = (FORMATS[CODES[name]] for name in ("bfloat16", "float16"))
 HALVES = [BFLOAT16, FLOAT16]
@@ -130,6 +131,30 @@ def test_backends_compute_the_scalars_of_a_step_bit_by_bit_alike(
     found = [plan.rows[name] for name in VARYING]
     expected = np.array([varying(*each.pace, n) for each, n in zip(coefficients, (step, 7, 1), strict=True)]).T
     np.testing.assert_array_equal(np.array(found).view(np.int64), expected.copy().view(np.int64))
+
+
+@pytest.mark.parametrize("host", ["c", "numba", "numpy"])
+def test_shares_of_one_plan_take_the_same_step(backend: str, host: str) -> None:
+    """As where a model is on several devices: rows are computed once, and the step is counted once."""
+    if host not in AVAILABLE:
+        pytest.skip(STATES[host])
+    arrays = np.ones((2, 4, 5), np.float32)
+    arrays[:, 2:] = 0
+    spans = np.zeros(2, SPAN)
+    spans["size"] = 5
+    for span, each in zip(spans, arrays, strict=True):
+        for name, array in zip(("param", "grad", *MOMENTS), each, strict=False):
+            span[name] = address(array)
+    steps = np.zeros(1, np.int64)
+    counters = counters_in(steps)
+    elsewhere = [(backends.load(backend), np.array([False, True]))]
+    plan = Plan(spans, np.zeros(2, np.int64), counters, counters, backends.load(host), 1, False, elsewhere)
+    plan.write_options([Coefficients(Hyperparameters(lr=0.1))])
+    for t in range(1, 4):
+        assert plan.run(0) == -1
+        assert steps == [t]
+        np.testing.assert_array_equal(arrays[0].view(np.int32), arrays[1].view(np.int32))
+    assert np.all(arrays[:, 0] < 1)
 
 
 def test_rows_that_are_not_in_use_are_left_alone(backend: str) -> None:

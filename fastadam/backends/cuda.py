@@ -152,7 +152,7 @@ class On:
 
         def run(check: int) -> int:
             if not check:
-                write_rows(rows, paces[: memory["n_paces"]])
+                write_rows(memory, rows, paces)
                 self._run(parts, counters)
             return 0 if check else -1
 

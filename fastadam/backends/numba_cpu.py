@@ -32,14 +32,14 @@ _taking_turns = threading.Lock()
 
 @contextlib.contextmanager
 def _no_collections() -> Iterator[None]:
-    """Look for no garbage meanwhile.
+    """Look for no garbage meanwhile, in all threads.
 
     Importing Numba and loading a kernel from its cache make very many objects that stay. To look through them
     again and again would take a fifth of all the time until the first step.
     """
     was_on = gc.isenabled()
-    gc.disable()
     try:
+        gc.disable()
         yield
     finally:
         if was_on:
@@ -50,7 +50,7 @@ def _no_collections() -> Iterator[None]:
 def why_missing() -> str | None:
     """Return why Numba cannot be used here, or None if it can."""
     try:
-        with _no_collections():
+        with _compiling, _no_collections():  # a child that is forked meanwhile would go on without
             import numba
     except Exception as error:  # a broken install raises all sorts of errors
         return f"numba cannot be imported ({type(error).__name__}: {error}); try: pip install --upgrade numba"

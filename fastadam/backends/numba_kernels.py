@@ -1,7 +1,7 @@
 """The kernels of the Numba backend. Importing this module imports Numba.
 
-A kernel reads the plan (`fastadam.spans.PLAN`) from its address, as words of 64 bits, which is the layout that
-cext/adam.h gives it. The functions here do what their namesakes in cext/adam.c do.
+A kernel reads the plan (`fastadam.plan.PLAN`) from its address, as words of 64 bits, which is the layout that
+cext/adam.h gives it. The functions here do what those in cext/adam.c do.
 """
 
 from __future__ import annotations
@@ -336,7 +336,7 @@ def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, int], int]:
     Parameters
     ----------
     kind : int
-        Number of the variant (see `fastadam.spans.kinds_of`).
+        Number of the variant (see `fastadam.formats.kinds_of`).
     parallel : bool
         Whether it splits the batch over threads.
 

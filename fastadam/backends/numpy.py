@@ -64,7 +64,7 @@ def bind(plan: Plan | Share) -> Callable[[int], int]:
 
 
 def _step(plan: Plan | Share) -> None:
-    write_rows(plan.rows, plan.paces[: plan.memory["n_paces"]])
+    write_rows(plan.memory, plan.rows, plan.paces)
     with np.errstate(all="ignore"):  # non-finite numbers propagate, as in compiled code
         for kind, first, count, *_ in plan.batches.tolist():
             for span in plan.spans[first : first + count]:
