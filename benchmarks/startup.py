@@ -1,10 +1,12 @@
-"""Times at the start of a process: what `import fastadam` adds to `import numpy`, and the first step."""
+"""Times at the start of a process: what `import fastadam` adds to `import numpy`, and the first step.
+
+Each is the least over several processes: whatever else the machine does only adds to it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -38,17 +40,17 @@ def _import() -> float:
 
 
 def import_seconds(rounds: int = 11) -> float:
-    """Return what `import fastadam` takes after `import numpy`: the median over processes."""
+    """Return what `import fastadam` takes after `import numpy`."""
     with _with_bytecode():
         _import()  # compiles the modules
-        return statistics.median(_import() for _ in range(rounds))
+        return min(_import() for _ in range(rounds))
 
 
-def first_step_seconds(backend: str, rounds: int = 5) -> float:
+def first_step_seconds(backend: str, rounds: int = 9) -> float:
     """Return what making an optimizer and its first step take, with compiled kernels in Numba's cache.
 
-    The median over processes; importing what the backend needs is part of it.
+    Importing what the backend needs is part of it.
     """
     with _with_bytecode() as folder:
         first_step(backend, folder)
-        return statistics.median(first_step(backend, folder) for _ in range(rounds))
+        return min(first_step(backend, folder) for _ in range(rounds))
