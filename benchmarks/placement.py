@@ -1,9 +1,9 @@
 """Time a packed float32 step by how far apart, within a page of memory, its buffers begin.
 
-A kernel goes through its buffers side by side. Where they are at nearly the same place of their pages, their lines
-compete in the first-level cache: how much depends on the pages, as caches tell lines apart by a hash of addresses.
-So every timing has its buffers in other pages, drawn at random. All placements are timed in turns; the last one is
-that of fastadam/flat.py. Usage::
+A kernel goes through its buffers side by side. Where they are at nearly the same place of their pages, it can be
+slower: how much depends on the pages, probably because caches tell lines apart by a hash of addresses. So every
+timing has its buffers in other pages, drawn at random. All placements are timed in turns; the last one is that of
+fastadam/flat.py. Usage::
 
     python benchmarks/placement.py
     python benchmarks/placement.py --size 2500 --backend numba --rounds 500

@@ -147,7 +147,6 @@ class Adam:
         self.param_groups: list[dict[str, Any]] = []
         self._state = State(self._groups)
         self._noted: list[dict[str, Any]] = []
-        self._held: list[tuple[dict[str, Any], tuple[Any, ...]]] = []
         self._positions: dict[str, int] = {}
         self._planned = False
         self._take_groups(self._make_groups(split_groups(params)))
@@ -399,7 +398,7 @@ class Adam:
                 raise ValueError(f"{member.label} is the same array as {seen[id(member.owner)]}; give it once")
             seen[id(member.owner)] = member.label
         options = [group.options for group in new]
-        noted, held = [group.accepted() for group in groups], [(group.options, group.params) for group in groups]
+        noted = [group.accepted() for group in groups]
 
         def enter() -> None:
             self._backends.update(chosen)
@@ -407,7 +406,7 @@ class Adam:
             self._positions = positions if None not in positions else {}
             self._groups += new
             self.param_groups += options
-            self._noted, self._held = noted, held
+            self._noted = noted
 
         uninterrupted(enter)
 
@@ -457,8 +456,8 @@ class Adam:
                 return True
         except Exception:  # an array where a number belongs, or what else cannot be compared
             return True
-        for options, params in self._held:  # noqa: SIM110 - a generator would cost more than all the rest
-            if options["params"] is not params:
+        for group in self._groups:  # noqa: SIM110 - a generator would cost more than all the rest
+            if group.options["params"] is not group.params:
                 return True
         return False
 

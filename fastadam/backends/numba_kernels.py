@@ -88,12 +88,6 @@ def take(typing_context, place):
 
 
 @register_jitable
-def take_share(place):
-    """Return the number of the next share (see `take`)."""
-    return take(place)
-
-
-@register_jitable
 def words(place, n):
     """Return the `n` words at an address, as an array over that memory."""
     return carray(pointer(place, types.int64), n)
@@ -434,10 +428,10 @@ def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, int], int]:
             share = ((batch[ELEMENTS] + n - 1) // n + 15) // 16 * 16
             batch[TAKEN] = 0
             for _ in prange(batch[THREADS]):
-                low = take_share(batch_place + TAKEN * WORD) * share
+                low = take(batch_place + TAKEN * WORD) * share
                 while low < batch[ELEMENTS]:
                     pieces(plan, batch, low, min(low + share, batch[ELEMENTS]))
-                    low = take_share(batch_place + TAKEN * WORD) * share
+                    low = take(batch_place + TAKEN * WORD) * share
             count(plan, b)
             return -1
     else:
