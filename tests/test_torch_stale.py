@@ -942,6 +942,7 @@ def test_steps_after_a_model_was_changed(what: str, setting: str) -> None:
         for a, b in zip(twins.ours.model.parameters(), twins.theirs.model.parameters(), strict=True):
             assert_close(a, b, "model", rtol=1e-4, atol=1e-5)
         twins.check(rtol=1e-4, atol=1e-5)
+        twins.level()
         twins.each(lambda side: MODEL_CHANGES[what](side.model))
 
 

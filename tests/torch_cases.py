@@ -173,6 +173,17 @@ class Twins:
                         assert_same_bits(param.grad, grad, "a gradient was written to")
         return self
 
+    def level(self) -> None:
+        """Give torch's side the very numbers of ours, after they were compared.
+
+        What comes next may enlarge a difference in the last bit without bounds (rounding to bfloat16 does, or a
+        gradient that nearly vanishes), and whether there is one depends on the processor that torch computes on.
+        """
+        sides = (self.ours, self.theirs)
+        with torch.no_grad():
+            for ours, theirs in zip(*(_numbers(side) for side in sides), strict=True):
+                theirs.copy_(ours)
+
     def check(self, **tolerance: float) -> None:
         """Compare parameters, states, and what is watched."""
         ours, theirs = self.ours, self.theirs
@@ -186,6 +197,16 @@ class Twins:
         assert ours.watched.keys() == theirs.watched.keys()
         for what, b in theirs.watched.items():
             assert_close(ours.watched[what], b, what, **tolerance)
+
+
+def _numbers(side: Side) -> list[Tensor]:
+    """Return parameters, what is remembered of them, and the model's buffers."""
+    remembered = [side.state.get(param, {}) for param in side.params]
+    return [
+        *side.params,
+        *(value for state in remembered for value in state.values() if isinstance(value, Tensor)),
+        *(side.model.buffers() if side.model is not None else ()),
+    ]
 
 
 def assert_close(actual: Tensor, expected: Tensor, what: str, **tolerance: float) -> None:
