@@ -3,7 +3,7 @@
 A kernel goes through its buffers side by side. Where they are at nearly the same place of their pages, it can be
 slower: how much depends on the pages, probably because caches tell lines apart by a hash of addresses. So every
 timing has its buffers in other pages, drawn at random. All placements are timed in turns; the last one is that of
-fastadam/flat.py. Usage::
+fastadam/memory/flat.py. Usage::
 
     python benchmarks/placement.py
     python benchmarks/placement.py --size 2500 --backend numba --rounds 500
@@ -20,12 +20,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from fastadam import backends
-from fastadam.arrays import address
 from fastadam.cli.measure import timed
-from fastadam.coefficients import Coefficients
-from fastadam.flat import ALIGNMENT, PAGE, ROLES, SPREAD
-from fastadam.hyperparameters import Hyperparameters
-from fastadam.plan import SPAN, Plan, counters_in
+from fastadam.memory.arrays import address
+from fastadam.memory.flat import ALIGNMENT, PAGE, ROLES, SPREAD
+from fastadam.step.coefficients import Coefficients
+from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.step.plan import SPAN, Plan, counters_in
 
 LINES = PAGE // ALIGNMENT
 LAGS = (0, 1, 2, 3, 4, 6, 8, 12, 16)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from fastadam import threads
 from fastadam.cli.contenders import Arrays, Step
-from fastadam.flat import ROLES, aligned_zeros
+from fastadam.memory.flat import ROLES, aligned_zeros
+from fastadam.step import threads
 
 BYTES_PER_FLOAT32 = 28  # four reads and three writes
 

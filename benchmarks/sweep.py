@@ -1,6 +1,6 @@
 """Time a packed float32 step from 10,000 to 100,000,000 parameters: is its cost linear, and without a cliff.
 
-Every size is stepped by each backend on one thread, on two and on as many as the rule in fastadam/threads.py
+Every size is stepped by each backend on one thread, on two and on as many as the rule in fastadam/step/threads.py
 takes, in turns with a copy-like loop (benchmarks/streams.py). Figures are lower quartiles over rounds: whatever
 else the machine does adds, but for the odd round that finds more of a shared cache to itself. Usage::
 
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import fastadam
 from fastadam.cli.contenders import Step
 from fastadam.cli.measure import timed
-from fastadam.threads import ELEMENTS_PER_THREAD
+from fastadam.step.threads import ELEMENTS_PER_THREAD
 
 SECOND_THREAD = 2 * ELEMENTS_PER_THREAD  # the size from which on two threads are taken
 SIZES = sorted([m * 10**e for e in (4, 5, 6, 7) for m in (1, 2, 5)] + [SECOND_THREAD - 16, SECOND_THREAD, 10**8])

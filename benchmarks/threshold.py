@@ -1,4 +1,4 @@
-"""Measure from which size on a second thread pays, for the rule in fastadam/threads.py.
+"""Measure from which size on a second thread pays, for the rule in fastadam/step/threads.py.
 
 Two curves: hot, steps back to back, where the worker threads still spin; and cold, with other work between two
 steps (as in training), after which they have to be woken. The rule must not lose on the cold curve. Usage::
@@ -18,7 +18,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import fastadam
-from fastadam import threads
+from fastadam.step import threads
 
 SIZES = [2**k for k in range(13, 23)]
 PAUSE = 0.003  # seconds of work on one thread between cold steps

@@ -276,7 +276,7 @@ static const int64_t itemsizes[] = {4, 8, 2, 2};
 /* 1 - beta^step, without cancellation. */
 static double bias_correction(double log_beta, double step) { return -expm1(step * log_beta); }
 
-/* The same operations as in fastadam/coefficients.py, in the same order: bits must not depend on who computes
+/* The same operations as in fastadam/step/coefficients.py, in the same order: bits must not depend on who computes
  * them. */
 static void write_rows(const fastadam_plan *plan)
 {

@@ -1,4 +1,4 @@
-/* The work list as C sees it. fastadam/plan.py, coefficients.py and headers.py describe the same memory as NumPy
+/* The work list as C sees it. fastadam/step/plan.py, coefficients.py and headers.py describe the same memory as NumPy
  * structured arrays; a test compares every size and offset. All fields are 64 bits wide, so there is no padding.
  */
 #ifndef FASTADAM_ADAM_H
@@ -28,7 +28,7 @@ typedef struct {
     int64_t param_object, descr;
 } fastadam_slot;
 
-/* Where the parts of a NumPy array object lie, in bytes from its start (fastadam/headers.py finds them). */
+/* Where the parts of a NumPy array object lie, in bytes from its start (fastadam/memory/array_offsets.py finds them). */
 typedef struct {
     int64_t array_type, type, data, ndim, dims, descr, flags;
 } fastadam_headers;

@@ -1,7 +1,7 @@
 /* bfloat16 and float16 as kernels read and write them: 16 bits in memory, float32 in arithmetic.
  *
  * Rounding is to nearest, ties to even. All of it is integer arithmetic or exact floating-point arithmetic, so
- * every instruction set gives the same bits; fastadam/halves.py does the same in NumPy.
+ * every instruction set gives the same bits; fastadam/step/halves.py does the same in NumPy.
  */
 #ifndef FASTADAM_HALVES_H
 #define FASTADAM_HALVES_H

@@ -1,6 +1,6 @@
 /* What the PyTorch face knows about its tensors, and what it does with them in one native call.
  *
- * fastadam/roster.py describes the same memory as NumPy structured arrays. Fields named *_object are addresses of
+ * fastadam/torch/roster.py describes the same memory as NumPy structured arrays. Fields named *_object are addresses of
  * Python objects. None of them is a reference: each step finds its objects anew in the optimizer's lists and
  * dicts, and only compares addresses.
  */
@@ -30,7 +30,7 @@ typedef struct {
     int64_t impl, layout;
 } fastadam_print;
 
-/* Where the parts of a tensor lie, in bytes (fastadam/tensor_headers.py finds them): in its object, in its
+/* Where the parts of a tensor lie, in bytes (fastadam/torch/tensor_offsets.py finds them): in its object, in its
  * TensorImpl (the compared bytes: first and how many, of which those from ndim on describe layout and dtype;
  * sizes, strides, and what follows them) and in its storage. All but object_impl are multiples of 8; the first
  * word is the address of the storage. If length is 0, they are not known, and every tensor is asked. */

@@ -7,21 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from fastadam import backends, hyperparameters
-from fastadam.arrays import Array, Fences, base_view
-from fastadam.cuda_arrays import is_on_cuda
-from fastadam.cuda_work import MixedWork, make_work
-from fastadam.devices import check_gradient, check_parameter, own_view, shape_of
-from fastadam.flat import Packed
-from fastadam.groups import Group
-from fastadam.hyperparameters import DEFAULTS, LearningRate
-from fastadam.interrupts import uninterrupted
-from fastadam.locks import give_lock
-from fastadam.parameter import Parameter
-from fastadam.params import split_groups
-from fastadam.spans import WorkList
-from fastadam.state import Loaded, State, state_dict
-from fastadam.threads import check_limit
+from fastadam import backends
+from fastadam.groups.group import Group
+from fastadam.groups.members import split_groups
+from fastadam.groups.state import Loaded, State, state_dict
+from fastadam.memory.arrays import Array, Fences, base_view
+from fastadam.memory.cuda.arrays import is_on_cuda
+from fastadam.memory.devices import check_gradient, check_parameter, own_view, shape_of
+from fastadam.memory.flat import Packed
+from fastadam.memory.parameter import Parameter
+from fastadam.step import hyperparameters
+from fastadam.step.hyperparameters import DEFAULTS, LearningRate
+from fastadam.step.interrupts import uninterrupted
+from fastadam.step.locks import give_lock
+from fastadam.step.threads import check_limit
+from fastadam.work.arrays import WorkList
+from fastadam.work.devices import MixedWork, make_work
 
 Work = WorkList | MixedWork
 
@@ -107,7 +108,7 @@ class Adam:
     array([1., 1.])
     """
 
-    _lock: Any  # see fastadam.locks
+    _lock: Any  # see fastadam.step.locks
     _stepping: bool
 
     def __init__(

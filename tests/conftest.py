@@ -11,8 +11,8 @@ import hypothesis
 import pytest
 
 import fastadam
-from fastadam import threads
 from fastadam.backends import HOST, c
+from fastadam.step import threads
 
 # Deterministic, without deadlines: no test depends on timing.
 hypothesis.settings.register_profile(

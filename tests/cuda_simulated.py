@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 import fastadam
 from fastadam import backends
-from fastadam.arrays import address
-from fastadam.coefficients import Coefficients
-from fastadam.formats import FORMATS, kinds_of
-from fastadam.hyperparameters import Hyperparameters
-from fastadam.plan import MOMENTS, SPAN, Plan, counters_in
+from fastadam.memory.arrays import address
+from fastadam.step.coefficients import Coefficients
+from fastadam.step.formats import FORMATS, kinds_of
+from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.step.plan import MOMENTS, SPAN, Plan, counters_in
 from tests.test_plan import HYPERS, bits_of, numbers
 
 assert os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", "set NUMBA_ENABLE_CUDASIM=1"

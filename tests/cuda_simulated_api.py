@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from numba import cuda
 
 import fastadam
-from fastadam import convert, cuda_arrays
+from fastadam import convert
+from fastadam.memory.cuda import arrays as cuda_arrays
 from tests import strategies
 from tests.bits import assert_same_bits, random_arrays
 

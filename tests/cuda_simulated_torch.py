@@ -19,8 +19,9 @@ assert os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", "set NUMBA_ENABLE_CUDASIM=
 torch = pytest.importorskip("torch")
 
 import fastadam.torch as face  # noqa: E402 - it needs torch
-from fastadam import staging  # noqa: E402
-from fastadam.backends import cuda_driver, cuda_kernels  # noqa: E402
+from fastadam.backends.cuda import kernels as cuda_kernels  # noqa: E402
+from fastadam.memory.cuda import driver as cuda_driver  # noqa: E402
+from fastadam.torch import staging  # noqa: E402
 from tests.test_torch_readers import careful, reader  # noqa: E402, F401 - fixtures
 from tests.torch_cases import (  # noqa: E402
     assert_same_bits,

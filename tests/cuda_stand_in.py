@@ -15,12 +15,14 @@ import pytest
 from numba import cuda as numba_cuda
 
 import fastadam
-from fastadam.backends import cuda, cuda_driver, cuda_kernels
+from fastadam.backends import cuda
 from fastadam.backends import numpy as reference
-from fastadam.coefficients import COEFFICIENTS
-from fastadam.cuda_arrays import CudaArray
-from fastadam.formats import variant_of
-from fastadam.plan import MOMENTS
+from fastadam.backends.cuda import kernels as cuda_kernels
+from fastadam.memory.cuda import driver as cuda_driver
+from fastadam.memory.cuda.arrays import CudaArray
+from fastadam.step.coefficients import COEFFICIENTS
+from fastadam.step.formats import variant_of
+from fastadam.step.plan import MOMENTS
 from tests.bits import assert_same_bits, random_arrays
 
 driver = ctypes.CDLL("libcuda.so.1")

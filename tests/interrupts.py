@@ -29,7 +29,7 @@ def _tracer() -> tuple[Any, np.ndarray]:
     """Return a native trace function and its memory: how many events are left until the signal, and which one."""
     from numba import cfunc, types
 
-    from fastadam.backends.numba_kernels import words
+    from fastadam.backends.numba.kernels import words
 
     memory = np.array([NEVER, signal.SIGINT], np.int64)
     place = memory.__array_interface__["data"][0]

@@ -1,4 +1,4 @@
-"""Adam in exact arithmetic, straight from the papers, written apart from fastadam/element.py.
+"""Adam in exact arithmetic, straight from the papers, written apart from fastadam/step/element.py.
 
 Every number is an mpmath number of 60 digits: bias corrections are powers, nothing is rounded, nothing is
 rearranged. The tests measure the library's rounding errors against it.

@@ -33,8 +33,8 @@ from typing import Any
 import numpy as np
 
 import fastadam
-from fastadam import threads as fastadam_threads
-from fastadam.backends.numba_cpu import threading_layer
+from fastadam.backends.numba import threading_layer
+from fastadam.step import threads as fastadam_threads
 
 ROOT = Path(__file__).parent.parent
 N_THREADS = 8

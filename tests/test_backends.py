@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastadam
-from fastadam import backends, headers, plan, spans, threads
+from fastadam import backends
 from fastadam.backends import c
-from fastadam.coefficients import COEFFICIENTS, VARYING
+from fastadam.memory import array_offsets as headers
+from fastadam.step import plan, threads
+from fastadam.step.coefficients import COEFFICIENTS, VARYING
+from fastadam.work import arrays as spans
 from tests.bits import assert_same_bits
 from tests.conftest import AVAILABLE, STATES
 
@@ -68,7 +71,7 @@ def test_structs_have_the_layout_of_the_numpy_dtypes(struct: str) -> None:
 def test_numba_counts_the_words_of_the_structs_alike() -> None:
     if "numba" not in AVAILABLE:
         pytest.skip(STATES["numba"])
-    from fastadam.backends import numba_kernels as kernels
+    from fastadam.backends.numba import kernels
 
     def words(dtype: np.dtype[Any], prefix: str) -> dict[str, int]:
         return {

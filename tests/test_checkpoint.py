@@ -174,7 +174,7 @@ def test_groups_and_mixed_dtypes(tmp_path: Path) -> None:
     fastadam.load(tmp_path / "run", second)
     assert_same_state(snapshot(second), snapshot(first))
     for ours, theirs in zip(second.param_groups, first.param_groups, strict=True):
-        for key in fastadam.hyperparameters.KEYS:
+        for key in fastadam.step.hyperparameters.KEYS:
             assert ours[key] == theirs[key]
     assert list(second.state) == [0, 2, 3]
 

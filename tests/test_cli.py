@@ -17,10 +17,12 @@ import pytest
 from typer.testing import CliRunner
 
 import fastadam
-from fastadam import threads
-from fastadam.backends import HOST, c, cuda_devices, numba_cpu
+from fastadam.backends import HOST, c
+from fastadam.backends import numba as numba_cpu
 from fastadam.cli import bench, doctor, info, measure, memory, shapes
 from fastadam.cli.app import Backend, Model, Peer, app
+from fastadam.memory.cuda import available as cuda_devices
+from fastadam.step import threads
 from tests.conftest import AVAILABLE
 
 LONG = 240  # seconds that no process comes near to, unless it hangs

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fastadam import hyperparameters
-from fastadam.coefficients import COEFFICIENTS, CONSTANT, VARYING, Coefficients, bias_correction, varying
+from fastadam.step import hyperparameters
+from fastadam.step.coefficients import COEFFICIENTS, CONSTANT, VARYING, Coefficients, bias_correction, varying
 from tests import strategies
 from tests.oracle import exact_bias_correction
 

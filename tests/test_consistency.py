@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import fastadam
-from fastadam import adam, groups
+from fastadam import adam
+from fastadam.groups import group as groups
 from tests import strategies
 from tests.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
 

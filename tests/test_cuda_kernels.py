@@ -6,14 +6,14 @@ import re
 
 import pytest
 
-from fastadam.formats import FORMATS, variant_of
+from fastadam.step.formats import FORMATS, variant_of
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
-kernels = pytest.importorskip("fastadam.backends.cuda_kernels", exc_type=ImportError)
+kernels = pytest.importorskip("fastadam.backends.cuda.kernels", exc_type=ImportError)
 if kernels.SIMULATED:
     pytest.skip("under the simulator nothing is compiled", allow_module_level=True)
 
-from fastadam.backends import cuda_driver as driver  # noqa: E402
+from fastadam.memory.cuda import driver  # noqa: E402
 
 CAPABILITIES = [(7, 5), (8, 0), (9, 0), (10, 0)]
 KINDS = range(4 * len(FORMATS))

@@ -71,10 +71,10 @@ def test_bits_of_ten_million_over_fifty_steps(dtype: Any, name: str, layout: str
 @pytest.mark.parametrize("split", [False, True])
 def test_bits_of_halves(number_format: str, name: str, split: bool) -> None:
     """Plans over device memory, as the PyTorch face makes them."""
-    from fastadam.coefficients import Coefficients
-    from fastadam.cuda_arrays import zeros
-    from fastadam.formats import CODES, FORMATS, kinds_of
-    from fastadam.plan import MOMENTS, SPAN, Plan, counters_in
+    from fastadam.memory.cuda.arrays import zeros
+    from fastadam.step.coefficients import Coefficients
+    from fastadam.step.formats import CODES, FORMATS, kinds_of
+    from fastadam.step.plan import MOMENTS, SPAN, Plan, counters_in
     from tests.test_plan import numbers
 
     each = FORMATS[CODES[number_format]]

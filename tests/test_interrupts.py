@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fastadam
-from fastadam.interrupts import SIGNALS, in_one_go, uninterrupted
+from fastadam.step.interrupts import SIGNALS, in_one_go, uninterrupted
 from tests import interrupts
 from tests.conftest import AVAILABLE, STATES
 
@@ -83,9 +83,9 @@ def test_an_interrupt_leaves_the_grad_mode_as_it_was(way: str) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 def test_an_interrupt_finds_the_torch_face_in_python_before_or_after(monkeypatch: pytest.MonkeyPatch) -> None:
     import fastadam.torch
-    from fastadam.readers import PythonReader
+    from fastadam.torch.readers import PythonReader
 
-    monkeypatch.setattr(fastadam.torch, "_reader", PythonReader)
+    monkeypatch.setattr(fastadam.torch.adam, "_reader", PythonReader)
     came = [interrupts.try_every(each, POINTS)[1] for each in interrupts.torch_scenarios("numpy")]
     assert all(came), came
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastadam
-from fastadam import flat
-from fastadam.arrays import address
+from fastadam.memory import flat
+from fastadam.memory.arrays import address
 from tests import strategies
 
 

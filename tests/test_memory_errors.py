@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import fastadam
-from fastadam import flat, groups
+from fastadam.groups import group as groups
+from fastadam.memory import flat
 from tests.bits import assert_same_state, random_arrays, snapshot
 
 SHAPES: list[tuple[int, ...]] = [(3,), (4,)]

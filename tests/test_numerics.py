@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 
 import fastadam
-from fastadam.groups import MOMENTS
+from fastadam.groups.group import MOMENTS
 from tests import strategies
 from tests.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
 from tests.conftest import AVAILABLE

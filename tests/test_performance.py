@@ -48,7 +48,7 @@ def test_the_verdict_names_what_is_wrong_with_a_curve(change: Any, said: list[st
 
 
 def test_the_sweep_measures_both_sides_of_the_threshold() -> None:
-    from fastadam.threads import threads_for
+    from fastadam.step.threads import threads_for
 
     assert sweep.SECOND_THREAD in sweep.SIZES
     assert threads_for(sweep.SECOND_THREAD, 8) == 2

@@ -10,12 +10,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastadam import backends
-from fastadam.arrays import address
-from fastadam.coefficients import COEFFICIENTS, VARYING, Coefficients, varying
-from fastadam.formats import CODES, FORMATS, kinds_of, variant_of
-from fastadam.halves import narrow, widen
-from fastadam.hyperparameters import Hyperparameters
-from fastadam.plan import COUNTER_TYPES, MOMENTS, SPAN, Plan, counters_in
+from fastadam.memory.arrays import address
+from fastadam.step.coefficients import COEFFICIENTS, VARYING, Coefficients, varying
+from fastadam.step.formats import CODES, FORMATS, kinds_of, variant_of
+from fastadam.step.halves import narrow, widen
+from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.step.plan import COUNTER_TYPES, MOMENTS, SPAN, Plan, counters_in
 from tests import strategies
 from tests.conftest import AVAILABLE, STATES
 
@@ -115,7 +115,7 @@ def counter(step: int, dtype: Any) -> np.ndarray:
 def test_backends_compute_the_scalars_of_a_step_bit_by_bit_alike(
     backend: str, beta1: float, beta2: float, step: int, lr: float, weight_decay: float, dtype: Any
 ) -> None:
-    """Every backend computes them where it runs; fastadam.coefficients has the formula."""
+    """Every backend computes them where it runs; fastadam.step.coefficients has the formula."""
     hyper = Hyperparameters(lr, (beta1, beta2), weight_decay=weight_decay, decoupled_weight_decay=True)
     taken = [counter(step, dtype), counter(7, np.int64), counter(1, np.float64)]
     rows = np.concatenate([counters_in(each) for each in taken])

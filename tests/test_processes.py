@@ -380,7 +380,7 @@ expected = bits("numpy", n=1000)
 first = fastadam.Adam([np.ones(3)], backend="numba")
 first.step([np.ones(3)])
 compiling = threading.Event()
-from fastadam.backends import numba_cpu
+from fastadam.backends import numba as numba_cpu
 
 compile_, numba_cpu._compile = numba_cpu._compile, None
 
@@ -482,7 +482,7 @@ SMALL = (
     COMMON
     + """
 import numba
-from fastadam.backends import numba_cpu
+from fastadam.backends import numba as numba_cpu
 from numba.core import caching
 
 
@@ -512,7 +512,7 @@ VARIANT = """
 import itertools
 
 kinds = [*itertools.product((np.float32,), (0.0, 0.1), (False, True), (1,)), (np.float32, 0.1, True, 2)]
-fastadam.threads.ELEMENTS_PER_THREAD = 8
+fastadam.step.threads.ELEMENTS_PER_THREAD = 8
 
 
 def run(backend, dtype, weight_decay, amsgrad, threads):
@@ -647,7 +647,7 @@ def test_limit_of_threads() -> None:
     code = """
 import os
 
-from fastadam.threads import default_limit, limit_from_environment
+from fastadam.step.threads import default_limit, limit_from_environment
 
 processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 for own, shared, limit in (

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import fastadam
-from fastadam import hyperparameters
+from fastadam.step import hyperparameters
 from tests import strategies
 from tests.bits import assert_same_bits
 from tests.conftest import AVAILABLE

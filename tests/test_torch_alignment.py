@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastadam.torch  # noqa: E402
-from fastadam import readers, staging  # noqa: E402
-from fastadam.plan import MOMENTS, Plan  # noqa: E402
+from fastadam.step.plan import MOMENTS, Plan  # noqa: E402
+from fastadam.torch import readers, staging  # noqa: E402
 
 NUMBERS = 300
 
@@ -33,7 +33,7 @@ def test_same_bits_and_only_aligned_memory(
     dtype: Any, odd: str, reader: str, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if reader == "python":
-        monkeypatch.setattr(fastadam.torch, "_reader", readers.PythonReader)
+        monkeypatch.setattr(fastadam.torch.adam, "_reader", readers.PythonReader)
     ran: list[Plan] = []
 
     class Watched(Plan):

@@ -14,9 +14,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastadam.torch as face  # noqa: E402 - where torch is missing, this module is skipped
-from fastadam import readers, tensor_headers  # noqa: E402
 from fastadam.backends import c  # noqa: E402
-from fastadam.readers import NativeReader, PythonReader  # noqa: E402
+from fastadam.torch import readers  # noqa: E402
+from fastadam.torch import tensor_offsets as tensor_headers  # noqa: E402
+from fastadam.torch.readers import NativeReader, PythonReader  # noqa: E402
 from tests.conftest import AVAILABLE, STATES  # noqa: E402
 
 READERS = ["headers", "dlpack", "python"]

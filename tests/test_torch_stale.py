@@ -628,8 +628,8 @@ def test_steps_after(what: str, setting: str) -> None:
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each way in which a step finds out whether something has changed."""
     if request.param == "python":
-        readers = pytest.importorskip("fastadam.readers")
-        monkeypatch.setattr(fastadam.torch, "_reader", readers.PythonReader)
+        readers = pytest.importorskip("fastadam.torch.readers")
+        monkeypatch.setattr(fastadam.torch.adam, "_reader", readers.PythonReader)
 
 
 @pytest.mark.usefixtures("reader")

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from fastadam.plan import Plan, Share
+    from fastadam.step.plan import Plan, Share
 
 # name -> module, in the order in which "auto" tries them. C comes first: it needs no compilation at run
 # time and has the shortest call; the bits are the same.
 MODULES = {
     "c": "fastadam.backends.c",
-    "numba": "fastadam.backends.numba_cpu",
+    "numba": "fastadam.backends.numba",
     "numpy": "fastadam.backends.numpy",
     "cuda": "fastadam.backends.cuda",
 }

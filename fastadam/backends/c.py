@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastadam.arrays import address
-from fastadam.coefficients import COEFFICIENTS
-from fastadam.headers import HEADERS, array_headers
-from fastadam.plan import BATCH, COUNTER, PACES, PLAN, SLOT, SPAN
+from fastadam.memory.array_offsets import HEADERS, array_headers
+from fastadam.memory.arrays import address
+from fastadam.step.coefficients import COEFFICIENTS
+from fastadam.step.plan import BATCH, COUNTER, PACES, PLAN, SLOT, SPAN
 
 if TYPE_CHECKING:
-    from fastadam.plan import Plan, Share
+    from fastadam.step.plan import Plan, Share
 
 # The structs of cext/adam.h.
 STRUCTS = {

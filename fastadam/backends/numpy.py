@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastadam.arrays import Array, array_at
-from fastadam.element import make_element
-from fastadam.formats import variant_of
-from fastadam.halves import narrow, widen
-from fastadam.interrupts import uninterrupted
-from fastadam.plan import COUNTER_TYPES, MOMENTS, write_rows
+from fastadam.memory.arrays import Array, array_at
+from fastadam.step.element import make_element
+from fastadam.step.formats import variant_of
+from fastadam.step.halves import narrow, widen
+from fastadam.step.interrupts import uninterrupted
+from fastadam.step.plan import COUNTER_TYPES, MOMENTS, write_rows
 
 if TYPE_CHECKING:
-    from fastadam.plan import Plan, Share
+    from fastadam.step.plan import Plan, Share
 
 # Elements per block: temporaries stay in the cache and never reach the size of the parameters.
 BLOCK = 8192

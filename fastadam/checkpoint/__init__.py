@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from fastadam.adam import Adam
-from fastadam.arrays import Array
 from fastadam.checkpoint.contents import NOTE, collect, encode_extra
 from fastadam.checkpoint.fitting import Checkpoint
 from fastadam.checkpoint.format import FORMAT, PARAM, VERSION, Advance, import_safetensors
 from fastadam.checkpoint.reading import Source
 from fastadam.checkpoint.writing import make_header, write
-from fastadam.interrupts import uninterrupted
+from fastadam.memory.arrays import Array
+from fastadam.step.interrupts import uninterrupted
 
 
 def save(

@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fastadam import hyperparameters
 from fastadam.adam import Adam
-from fastadam.arrays import Array, as_reals
 from fastadam.checkpoint.format import PARAM, check_unchanged, stored_shape
-from fastadam.plan import MOMENTS
+from fastadam.memory.arrays import Array, as_reals
+from fastadam.step import hyperparameters
+from fastadam.step.plan import MOMENTS
 
 NOTE = "lr is null where it was a function, which a file cannot hold"
 

@@ -8,9 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fastadam import hyperparameters
 from fastadam.adam import Adam
-from fastadam.arrays import CUDA_DTYPES
 from fastadam.checkpoint.format import (
     CODES,
     FORMAT,
@@ -22,11 +20,13 @@ from fastadam.checkpoint.format import (
     stored_shape,
 )
 from fastadam.checkpoint.reading import Source
-from fastadam.devices import check_parameter
-from fastadam.groups import Group
-from fastadam.matching import Described, match, raise_for
-from fastadam.params import Member
-from fastadam.plan import MOMENTS
+from fastadam.groups.group import Group
+from fastadam.groups.matching import Described, match, raise_for
+from fastadam.groups.members import Member
+from fastadam.memory.arrays import CUDA_DTYPES
+from fastadam.memory.devices import check_parameter
+from fastadam.step import hyperparameters
+from fastadam.step.plan import MOMENTS
 
 
 class Checkpoint:

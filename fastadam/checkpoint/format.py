@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.arrays import CUDA_DTYPES, OnDevice, address
-from fastadam.devices import check_parameter
-from fastadam.params import Member
+from fastadam.groups.members import Member
+from fastadam.memory.arrays import CUDA_DTYPES, OnDevice, address
+from fastadam.memory.devices import check_parameter
 
 FORMAT, VERSION = "fastadam", "1"
 # The format's names of dtypes, their sizes in bytes, and the names that our metadata give to dtypes.

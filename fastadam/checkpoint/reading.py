@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from fastadam.arrays import Array, as_reals
 from fastadam.checkpoint.format import CHUNK, Advance, again
+from fastadam.memory.arrays import Array, as_reals
 
 WINDOW = 24 << 20  # bytes read before the pages that were mapped for them are given back
 

@@ -11,9 +11,9 @@ import stat
 from collections.abc import Mapping
 from typing import Any
 
-from fastadam.arrays import Array
 from fastadam.checkpoint.format import CHUNK, CODES, Advance, again
-from fastadam.cuda_arrays import on_host
+from fastadam.memory.arrays import Array
+from fastadam.memory.cuda.arrays import on_host
 
 fcntl: Any = None  # a system without it keeps what killed saves left behind
 with contextlib.suppress(ImportError):

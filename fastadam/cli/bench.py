@@ -17,7 +17,6 @@ from rich.table import Table
 from rich.text import Text
 
 import fastadam
-from fastadam import threads
 from fastadam.backends import HOST
 from fastadam.cli.contenders import (
     fastadam_in_place,
@@ -32,7 +31,8 @@ from fastadam.cli.measure import Contender, Problem, Result, measure, readable_r
 from fastadam.cli.memory import available, readable
 from fastadam.cli.shapes import Shapes, digits_mlp, gpt2_small, ppo_pair, resnet50
 from fastadam.cli.terminal import console, fail, print_json
-from fastadam.threads import processors
+from fastadam.step import threads
+from fastadam.step.threads import processors
 
 MODELS: dict[str, tuple[str, Callable[[], Shapes]]] = {
     "ppo": ("PPO: actor and critic", ppo_pair),
@@ -189,7 +189,7 @@ def torch_threads(limit: int | None) -> Iterator[None]:
     if limit is None:
         yield
         return
-    from fastadam.torch import torch
+    import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(limit)

@@ -41,7 +41,7 @@ def torch_adam(**options: bool) -> Maker:
     """torch.optim.Adam with the gradients set once, which is the cheapest case for it."""
 
     def make(params: Arrays, grad_sets: list[Arrays]) -> Step:
-        from fastadam.torch import torch  # the only module that imports it
+        import torch  # the only module that imports it
 
         tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in params]
         for tensor, grad in zip(tensors, grad_sets[0], strict=True):
@@ -105,7 +105,9 @@ def torch_face(backend: str, threads: int | None = None) -> Maker:
     """fastadam.torch.Adam, with the gradients set once, as for torch's own."""
 
     def make(params: Arrays, grad_sets: list[Arrays]) -> Step:
-        from fastadam.torch import Adam, torch
+        import torch
+
+        from fastadam.torch import Adam
 
         tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in params]
         for tensor, grad in zip(tensors, grad_sets[0], strict=True):

@@ -15,11 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 import fastadam
-from fastadam import threads
-from fastadam.backends import c, cuda, numba_cpu
-from fastadam.backends.cuda_devices import devices
+from fastadam.backends import c, cuda
+from fastadam.backends import numba as numba_cpu
 from fastadam.cli.terminal import console, print_json
-from fastadam.cuda_arrays import on_host
+from fastadam.memory.cuda.arrays import on_host
+from fastadam.memory.cuda.available import devices
+from fastadam.step import threads
 
 
 class Finding(NamedTuple):

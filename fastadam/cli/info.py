@@ -13,11 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 import fastadam
-from fastadam import flat, threads
-from fastadam.backends import BackendUnavailableError, c, choose, numba_cpu
-from fastadam.backends.cuda_devices import devices
+from fastadam.backends import BackendUnavailableError, c, choose
+from fastadam.backends import numba as numba_cpu
 from fastadam.cli.memory import readable
 from fastadam.cli.terminal import console, print_json
+from fastadam.memory import flat
+from fastadam.memory.cuda.available import devices
+from fastadam.step import threads
 
 PACKAGES = ("numpy", "numba", "numba-cuda", "cffi", "torch", "optax")
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")

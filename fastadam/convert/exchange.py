@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastadam.adam import Adam
-from fastadam.arrays import Array
-from fastadam.cuda_arrays import on_host
-from fastadam.hyperparameters import KEYS
-from fastadam.matching import Described, match
-from fastadam.params import Member
+from fastadam.groups.matching import Described, match
+from fastadam.groups.members import Member
+from fastadam.memory.arrays import Array
+from fastadam.memory.cuda.arrays import on_host
+from fastadam.step.hyperparameters import KEYS
 
 # dtype -> those whose every number it holds exactly.
 EXACT = {

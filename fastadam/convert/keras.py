@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from fastadam.adam import Adam
-from fastadam.arrays import Array
 from fastadam.convert.exchange import (
     Source,
     check_optimizer,
@@ -21,9 +20,10 @@ from fastadam.convert.exchange import (
     pair,
     take_over,
 )
-from fastadam.matching import Described
-from fastadam.params import Member
-from fastadam.plan import MOMENTS
+from fastadam.groups.matching import Described
+from fastadam.groups.members import Member
+from fastadam.memory.arrays import Array
+from fastadam.step.plan import MOMENTS
 
 MOST_STEPS = 2**31 - 1  # Keras counts in int32 on some of its backends
 # Keras' names of the moments, in the order of ours.

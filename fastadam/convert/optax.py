@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 
 from fastadam.adam import Adam
-from fastadam.arrays import Array
-from fastadam.coefficients import bias_correction, log_of
 from fastadam.convert.exchange import (
     Source,
     check_optimizer,
@@ -23,8 +21,10 @@ from fastadam.convert.exchange import (
     take_over,
 )
 from fastadam.convert.optax_states import Found, rebuild
-from fastadam.matching import Described
-from fastadam.plan import MOMENTS
+from fastadam.groups.matching import Described
+from fastadam.memory.arrays import Array
+from fastadam.step.coefficients import bias_correction, log_of
+from fastadam.step.plan import MOMENTS
 
 MOST_STEPS = 2**31 - 1  # optax counts in int32
 # What inject_hyperparams shows, under optax's names and ours.

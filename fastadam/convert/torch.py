@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastadam.adam import Adam
-from fastadam.arrays import Array
 from fastadam.convert.exchange import Source, check_optimizer, describe, members_and_state, pair, take_over
-from fastadam.cuda_arrays import on_host
-from fastadam.hyperparameters import KEYS
-from fastadam.matching import Described
-from fastadam.plan import MOMENTS
-from fastadam.state import TORCH_ONLY
-from fastadam.tensors import has_its_memory
+from fastadam.groups.matching import Described
+from fastadam.groups.state import TORCH_ONLY
+from fastadam.memory.arrays import Array
+from fastadam.memory.cuda.arrays import on_host
+from fastadam.step.hyperparameters import KEYS
+from fastadam.step.plan import MOMENTS
+from fastadam.torch.tensors import has_its_memory
 
 MOST_IN_FLOAT32 = 2**24  # a float32 counter stops here
 # What torch's groups have beside our options.
@@ -78,7 +78,7 @@ def from_torch(source: Any, opt: Adam) -> None:
     (np.int64(1), 0.5)
     """
     check_optimizer(opt)
-    from fastadam.torch import torch
+    import torch
 
     saved = _read(source, torch)
     state, saved_groups = saved["state"], saved["param_groups"]
@@ -159,7 +159,7 @@ def to_torch(opt: Adam, optimizer: Any = None) -> dict[str, Any]:
     (0.5, tensor(1.))
     """
     check_optimizer(opt)
-    from fastadam.torch import torch
+    import torch
 
     targets = [None] * len(opt.param_groups) if optimizer is None else _targets(optimizer, len(opt.param_groups))
     result: dict[str, Any] = {"state": {}, "param_groups": []}

@@ -31,7 +31,7 @@ enum { MOST_SPANS = 40, MOST_BATCHES = 4, MOST_CALLERS = 8, N_ROWS = 4, STEPS = 
 /* The checksum of DEFAULT_PLANS plans from the seed 0. */
 #define GOLDEN UINT64_C(0x3f636493287c8dd0)
 
-/* What fastadam/coefficients.py makes of: the usual options at step 1; coupled decay at step 10; decoupled decay,
+/* What fastadam/step/coefficients.py makes of: the usual options at step 1; coupled decay at step 10; decoupled decay,
  * up the gradient, at step 1000; betas, eps and rate of zero. They are written out, as logarithms and roots may
  * differ between C libraries. */
 static const fastadam_row rows[N_ROWS] = {

@@ -20,12 +20,12 @@ import numpy as np
 
 import fastadam
 from fastadam import backends
-from fastadam.arrays import address
 from fastadam.backends import c
-from fastadam.coefficients import Coefficients, varying
-from fastadam.formats import CODES, FORMATS, kinds_of
-from fastadam.hyperparameters import Hyperparameters
-from fastadam.plan import MOMENTS, SPAN, Plan, counters_in
+from fastadam.memory.arrays import address
+from fastadam.step.coefficients import Coefficients, varying
+from fastadam.step.formats import CODES, FORMATS, kinds_of
+from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.step.plan import MOMENTS, SPAN, Plan, counters_in
 from tests.bits import bits
 
 HALF_WAY = Path(__file__).with_name("half_way.safetensors")

@@ -1,0 +1,196 @@
+"""A parameter group: its members, options, moments and step counters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from fastadam.groups.members import Place, read_members
+from fastadam.memory.arrays import Array
+from fastadam.memory.flat import aligned_zeros
+from fastadam.step import hyperparameters
+from fastadam.step.coefficients import Coefficients
+from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.step.plan import MOMENTS
+
+
+class Group:
+    """One parameter group.
+
+    Parameters
+    ----------
+    given : mapping
+        A group dict: ``"params"`` and any of the options.
+    defaults : mapping
+        Values of the options that `given` leaves out.
+    start : int
+        Position of its first member in the optimizer.
+    where : str
+        Prefix of error messages.
+
+    Attributes
+    ----------
+    members : list of Member
+    packed : Packed or None
+    params : tuple
+        What the user gave for them.
+    options : dict
+        The dict that users see and edit in ``optimizer.param_groups``.
+    hyper : Hyperparameters
+        Those options, as last checked.
+    coefficients : Coefficients
+        What follows from them for each step.
+    moments : dict of dict
+        ``moments[name][dtype, device]`` is one flat buffer for all members of a dtype on a device; the third
+        moment is there once amsgrad has been switched on.
+    row_steps : ndarray of int64, shape (rows,)
+        Steps taken, for each set of members that have always stepped together ("row"), on each device. A step
+        counts in this memory; where rows change, another array takes its place.
+    row_of : ndarray of int64, shape (members,)
+        Row of each member.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a member or an option is not what it must be.
+    """
+
+    def __init__(self, given: Mapping[str, Any], defaults: Mapping[str, Any], start: int, where: str) -> None:
+        self.where = where
+        self.start = start
+        if "params" not in given:
+            raise ValueError(f"{where}the group has no 'params'; it has {sorted(map(str, given))}")
+        known = ("params", *hyperparameters.KEYS)
+        unknown = [key for key in given if key not in known]
+        if unknown:
+            raise ValueError(f"{where}unknown option {unknown[0]!r}; known are {', '.join(known)}")
+        self.hyper = hyperparameters.check({**defaults, **given}, where)
+        self.given = given["params"]
+        self.members, self.packed = read_members(self.given, start, where)
+        if self.packed is None:  # a generator can be read only once
+            named = self.members[0].name is not None
+            self.given = [(m.name, m.given) if named else m.given for m in self.members]
+        self.params = tuple(member.given for member in self.members)
+        self.options: dict[str, Any] = {"params": self.params}
+        if self.members[0].name is not None:
+            self.options["param_names"] = tuple(member.name for member in self.members)
+        self.options.update(self.hyper._asdict())
+        self._fixed = {key: self.options[key] for key in self.options if key not in hyperparameters.KEYS}
+        self.coefficients = Coefficients(self.hyper)
+        self.moments: dict[str, dict[Place, Array]] = {}
+        self.slots: dict[bool, Any] = {}  # kept by fastadam.work.arrays
+        self._lay_out()
+        for name in MOMENTS[: 3 if self.hyper.amsgrad else 2]:
+            self._enter(name, self._zeros(name))
+        devices = [-1 if member.device is None else member.device for member in self.members]
+        self._devices = np.array(devices, np.int64)
+        self.set_steps(np.zeros(len(self.members), np.int64))
+
+    def _lay_out(self) -> None:
+        """Decide where in the flat moments each member lies: tightly, in order, one buffer for each place."""
+        self.totals: dict[Place, int] = {}
+        self.offsets = []
+        for member in self.members:
+            self.offsets.append(self.totals.get(member.place, 0))
+            self.totals[member.place] = self.offsets[-1] + member.size
+
+    def _zeros(self, name: str) -> dict[Place, Array]:
+        """Return buffers for a moment of every member."""
+        return {
+            (dtype, device): aligned_zeros(total, dtype, name, device)
+            for (dtype, device), total in self.totals.items()
+        }
+
+    def _enter(self, name: str, buffers: dict[Place, Array]) -> None:
+        self.slots.clear()  # they hold the moments' addresses
+        self.moments[name] = buffers
+
+    @staticmethod
+    def reserve_max(groups: Iterable[Group]) -> None:
+        """Reserve the running maximum that amsgrad needs, in those groups that have none.
+
+        Raises
+        ------
+        MemoryError
+            If there is not enough memory for all of them; nothing has changed then.
+        """
+        reserved = [(group, group._zeros(MOMENTS[2])) for group in groups if MOMENTS[2] not in group.moments]
+        for group, buffers in reserved:
+            group._enter(MOMENTS[2], buffers)
+
+    def moment(self, name: str, index: int) -> Array:
+        """Return a live view of a member's moment, in the member's shape."""
+        member, offset = self.members[index], self.offsets[index]
+        return self.moments[name][member.place][offset : offset + member.size].reshape(member.shape)
+
+    def accepted(self) -> dict[str, Any]:
+        """Return `options` as they were last accepted, without what the user has edited since."""
+        return {**self._fixed, **self.hyper._asdict()}
+
+    def check_options(self) -> Hyperparameters:
+        """Check `options` after an edit and return them; nothing is changed.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a value is out of range, a key is unknown or missing, or ``"params"`` was replaced.
+        """
+        for key in self.options:
+            if key not in self._fixed and key not in hyperparameters.KEYS:
+                raise ValueError(
+                    f"{self.where}unknown option {key!r}; known are {', '.join(hyperparameters.KEYS)}"
+                )
+        for key in (*self._fixed, *hyperparameters.KEYS):
+            if key not in self.options:
+                raise ValueError(f"{self.where}the option {key!r} was removed; assign it a value")
+        for key, value in self._fixed.items():
+            if self.options[key] is not value:
+                raise ValueError(
+                    f"{self.where}{key!r} was replaced; a group's parameters are fixed, so use "
+                    f"add_param_group or make a new optimizer"
+                )
+        return hyperparameters.check(self.options, self.where)
+
+    def accept(self, hyper: Hyperparameters) -> None:
+        """Take over checked options; with amsgrad, its moment has been reserved."""
+        self.hyper = hyper
+        self.options.update(hyper._asdict())
+        self.coefficients = Coefficients(self.hyper)
+
+    @property
+    def steps(self) -> Array:
+        """Steps taken by each member, int64."""
+        steps: Array = self.row_steps[self.row_of]
+        return steps
+
+    def set_steps(self, steps: Array, labels: Array | None = None) -> None:
+        """Set the members' step counters, giving each distinct pair of counter and label a row, on each device."""
+        keys = np.stack([steps, np.zeros_like(steps) if labels is None else labels, self._devices])
+        distinct, row_of = np.unique(keys, axis=1, return_inverse=True)
+        # In one statement, so that an interrupt cannot fall in between.
+        self.row_steps, self.row_of = distinct[0].copy(), row_of.reshape(-1).astype(np.int64)
+
+    def must_split(self, active: Array) -> bool:
+        """Whether some row has members that are active and members that are not."""
+        shares = np.bincount(self.row_of, weights=active, minlength=len(self.row_steps))
+        return bool(np.any((shares > 0) & (shares < np.bincount(self.row_of, minlength=len(self.row_steps)))))
+
+    def split_rows(self, active: Array) -> None:
+        """Make rows whose members are all active or all not."""
+        self.set_steps(self.steps, active.astype(np.int64))
+
+    @property
+    def one_piece(self) -> bool:
+        """Whether the group can be stepped as one contiguous array."""
+        return self.packed is not None and len(self.row_steps) == 1
+
+    def owned(self) -> list[tuple[Array, str]]:
+        """Return all memory that a step writes, with labels."""
+        moments = [
+            (buffer, f"{name} of {self.members[0].label} and its group")
+            for name, buffers in self.moments.items()
+            for buffer in buffers.values()
+        ]
+        return [(member.array, member.label) for member in self.members] + moments

@@ -1,0 +1,332 @@
+"""Arrays on CUDA devices: the library's own, and other libraries' as the CUDA array interface describes them.
+
+The interface is that of https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html. Numba's simulator
+has no interface; there, its arrays are known by their type.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastadam.backends import BackendUnavailableError, load
+from fastadam.memory.arrays import CUDA_DTYPES, Array, Fences, OnDevice, name_of
+
+SUPPORTED = ", ".join(str(dtype) for dtype in CUDA_DTYPES)
+LEGACY_STREAM = 1  # the default stream, in which the library steps and copies
+
+
+class CudaArray(OnDevice):
+    """A C-contiguous array in the memory of a CUDA device.
+
+    Other libraries wrap it without a copy: ``cupy.asarray(array)``, ``torch.as_tensor(array, device="cuda")``,
+    ``numba.cuda.as_cuda_array(array)``.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : dtype
+    device : int
+        Number of the device.
+    address : int
+        Of the first element, in the device's memory.
+    """
+
+    __slots__ = ("__weakref__", "_owner", "address", "device", "dtype", "shape")
+
+    def __init__(
+        self, owner: Any, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], device: int
+    ) -> None:
+        self._owner = owner  # keeps the memory alive
+        self.address, self.shape, self.dtype, self.device = address, shape, dtype, device
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return int(self.dtype.itemsize)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return self.size * self.itemsize
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.address if self.size else 0, False),
+            "strides": None,
+            "stream": LEGACY_STREAM,
+            "version": 3,
+        }
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def reshape(self, *shape: Any) -> CudaArray:
+        """Return a view of another shape."""
+        wanted = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], Sequence) else shape
+        if -1 in wanted:
+            known = math.prod(n for n in wanted if n != -1)
+            wanted = tuple(self.size // known if n == -1 else n for n in wanted)
+        if math.prod(wanted) != self.size:
+            raise ValueError(f"an array of shape {self.shape} has no view of shape {wanted}")
+        return CudaArray(self._owner, self.address, wanted, self.dtype, self.device)
+
+    def as_reals(self) -> CudaArray:
+        """Return a 1-D view in which complex numbers are pairs of reals."""
+        real, count = CUDA_DTYPES[self.dtype]
+        return CudaArray(self._owner, self.address, (self.size * count,), real, self.device)
+
+    def __getitem__(self, key: Any) -> CudaArray:
+        if key is Ellipsis or key == ():
+            return self
+        if not isinstance(key, slice) or self.ndim != 1 or key.step not in (None, 1):
+            raise TypeError(
+                f"[{key!r}] of an array on a device is not possible; wrap it with CuPy, torch or Numba"
+            )
+        start, stop, _ = key.indices(self.size)
+        place = self.address + start * self.itemsize
+        return CudaArray(self._owner, place, (max(stop - start, 0),), self.dtype, self.device)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Copy numbers from the host or a device into the array, or fill it with one number."""
+        target = self[key]
+        if isinstance(value, int | float) and value == 0:
+            target.fill(0)
+        elif is_on_cuda(value):
+            source = wrap(value, "value", None)
+            if (source.shape, source.dtype) != (target.shape, target.dtype):
+                raise ValueError(
+                    f"{source.dtype} {source.shape} cannot be written to {target.dtype} {target.shape}"
+                )
+            target._copy(target.address, source.address)
+        else:
+            numbers = np.ascontiguousarray(np.broadcast_to(np.asarray(value), target.shape), target.dtype)
+            target._copy(target.address, numbers.__array_interface__["data"][0])
+
+    def fill(self, value: float) -> None:
+        """Set all elements to one number."""
+        if value:
+            self[...] = np.full(self.shape, value, self.dtype)
+        elif self.nbytes:
+            gpu = _gpu(self.device)
+            with gpu.active():
+                gpu.clear(self.address, self.nbytes, LEGACY_STREAM)
+
+    def copy_to_host(self) -> Array:
+        """Return a copy as a NumPy array."""
+        numbers: Array = np.empty(self.shape, self.dtype)
+        self._copy(numbers.__array_interface__["data"][0], self.address)
+        return numbers
+
+    def _copy(self, target: int, source: int) -> None:
+        """Copy as many bytes as the array has, and wait until that is done."""
+        if self.nbytes:
+            gpu = _gpu(self.device)
+            with gpu.active():
+                gpu.copy(target, source, self.nbytes, LEGACY_STREAM)
+                gpu.finish(LEGACY_STREAM)
+
+    def __reduce__(self) -> Any:
+        return _from_host, (self.copy_to_host(), self.device)
+
+    def __repr__(self) -> str:
+        return f"<fastadam.CudaArray: {self.dtype} of shape {self.shape} on device {self.device}>"
+
+
+def _from_host(numbers: Array, device: int) -> CudaArray:
+    array = zeros(numbers.size, numbers.dtype, device).reshape(numbers.shape)
+    array[...] = numbers
+    return array
+
+
+def _gpu(device: int) -> Any:
+    module = load("cuda")
+    reason = module.why_missing()
+    if reason is not None:
+        raise BackendUnavailableError(f"backend 'cuda' is not available: {reason}")
+    return module.gpu(device)  # type: ignore[attr-defined]
+
+
+def zeros(size: int, dtype: np.dtype[Any], device: int) -> CudaArray:
+    """Return `size` zeros on a device, in memory of their own.
+
+    Raises
+    ------
+    MemoryError
+        If the device has not that much memory.
+    BackendUnavailableError, ValueError
+        If there is no such device, or CUDA cannot be used.
+    """
+    gpu = _gpu(device)
+    nbytes = size * dtype.itemsize
+    memory, place = gpu.reserve(max(nbytes, 1))
+    array = CudaArray(memory, place, (size,), dtype, device)
+    array.fill(0)
+    with gpu.active():
+        gpu.finish(LEGACY_STREAM)  # zeros for whatever stream uses them next
+    return array
+
+
+def parse_device(device: Any) -> int | None:
+    """Return the number of the CUDA device that a string names, or None for the host.
+
+    Raises
+    ------
+    ValueError
+        If it names none.
+    """
+    if device == "cpu":
+        return None
+    match = re.fullmatch(r"cuda(?::(\d+))?", device) if isinstance(device, str) else None
+    if match is None:
+        raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N', got {device!r}")
+    return int(match[1] or 0)
+
+
+def is_on_cuda(value: Any) -> bool:
+    """Whether `value` is an array in the memory of a CUDA device."""
+    if isinstance(value, np.ndarray):
+        return False
+    kind = type(value)
+    if hasattr(kind, "__cuda_array_interface__"):
+        return getattr(value, "is_cuda", True) is True  # torch's tensors on the CPU have the attribute too
+    return kind.__name__ == "FakeCUDAArray" and kind.__module__.startswith("numba.cuda.simulator")
+
+
+class Description(NamedTuple):
+    """What the interface says of an array, but for its stream: by this, an array is known to be what it was."""
+
+    data: tuple[int, bool]
+    shape: tuple[int, ...]
+    typestr: str
+    strides: tuple[int, ...] | None
+
+
+def describe(value: Any, label: str) -> tuple[Description, int | None]:
+    """Return what the interface says of an array on a CUDA device, and the stream in which it is produced.
+
+    Raises
+    ------
+    TypeError
+        If the library that it belongs to cannot describe it, or it is masked.
+    """
+    try:
+        if hasattr(type(value), "__cuda_array_interface__"):
+            interface = value.__cuda_array_interface__
+        else:  # one of the simulator
+            interface = {**value._ary.__array_interface__, "strides": value._ary.strides}
+        place, readonly = interface["data"]
+        shape, strides = tuple(interface["shape"]), interface.get("strides")
+        found = Description(
+            (int(place or 0), bool(readonly)), shape, str(interface["typestr"]), strides and tuple(strides)
+        )
+        stream, mask = interface.get("stream"), interface.get("mask")
+    except Exception as error:  # foreign code
+        remedy = ""
+        if type(value).__module__.partition(".")[0] == "torch":
+            remedy = "; use fastadam.torch.Adam for torch tensors, or pass tensor.detach()"
+        raise TypeError(
+            f"{label} is a {name_of(value)} whose __cuda_array_interface__ cannot be read ({error!r}){remedy}"
+        ) from error
+    if mask is not None:
+        raise TypeError(f"{label} is a masked array, whose mask would be ignored; pass one without a mask")
+    return found, stream
+
+
+def wrap(value: Any, label: str, description: Description | None) -> CudaArray:
+    """Return an array on a CUDA device as a `CudaArray` over the same memory.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If its dtype is not supported, or it is not C-contiguous, or not where CUDA knows it to be.
+    """
+    if isinstance(value, CudaArray):
+        return value
+    (place, _), shape, typestr, strides = description or describe(value, label)[0]
+    dtype = np.dtype(typestr)
+    if dtype not in CUDA_DTYPES:
+        raise TypeError(f"{label} has dtype {dtype}; supported on CUDA devices are {SUPPORTED}: convert it")
+    size = math.prod(shape)
+    if strides is not None and size:
+        expected = dtype.itemsize
+        for n, stride in zip(reversed(shape), reversed(strides), strict=True):
+            if n > 1 and stride != expected:
+                raise ValueError(
+                    f"{label} of shape {shape} is not C-contiguous (strides {strides}); pass a contiguous copy"
+                )
+            expected *= n
+    if place % CUDA_DTYPES[dtype][0].itemsize:
+        raise ValueError(f"{label} is not aligned to its dtype {dtype}; pass a copy of it")
+    device = 0
+    if size:
+        try:
+            device = _gpu(0).device_of(place)
+        except RuntimeError as error:
+            raise ValueError(f"{label} is not in the memory of a CUDA device: {error}") from error
+    return CudaArray(value, place, shape, dtype, device)
+
+
+def check_parameter(value: Any, label: str) -> CudaArray:
+    """Return an array on a CUDA device as one that a kernel may update in place.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not C-contiguous, writable and of a supported dtype.
+    """
+    description, _ = describe(value, label)
+    if description.data[1]:
+        raise ValueError(f"{label} is read-only; parameters are updated in place, so pass a writable copy")
+    return wrap(value, label, description)
+
+
+def check_gradient(value: Any, param: CudaArray, label: str, fences: Fences) -> CudaArray:
+    """Return the gradient `value` in the form that kernels read.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it has another dtype, shape or device than `param`, is not C-contiguous, or shares memory with what
+        the step writes.
+    """
+    if not is_on_cuda(value):
+        raise TypeError(
+            f"{label} is a {name_of(value)} and not on a CUDA device, its parameter is on device {param.device}; "
+            f"copy it there, and use None for a parameter without a gradient"
+        )
+    grad = wrap(value, label, None)
+    if grad.dtype != param.dtype:
+        raise TypeError(f"{label} has dtype {grad.dtype}, its parameter has {param.dtype}; convert it")
+    if grad.shape != param.shape:
+        raise ValueError(f"{label} has shape {grad.shape}, its parameter has {param.shape}")
+    if grad.size and grad.device != param.device:
+        raise ValueError(
+            f"{label} is on CUDA device {grad.device}, its parameter on device {param.device}; copy it there"
+        )
+    owner = fences.owner(grad)  # type: ignore[arg-type]
+    if owner is not None:
+        raise ValueError(f"{label} shares memory with {owner}, which this step writes; pass a copy of it")
+    return grad
+
+
+def on_host(value: Any) -> Array:
+    """Return numbers as a NumPy array: a copy where they are on a CUDA device."""
+    return wrap(value, "the array", None).copy_to_host() if is_on_cuda(value) else np.asarray(value)

@@ -1,0 +1,223 @@
+"""Where the parts of a torch tensor lie in memory, for native code that compares thousands of tensors per step.
+
+Reading a tensor through DLPack takes about 60 ns, and each step has to know of five tensors per parameter whether
+they are what they were. The bytes of the object behind a tensor (torch calls it TensorImpl) tell that in a few
+nanoseconds: if they, and the address and size in its storage, are the same as when the tensor was last looked at
+through its methods, then so is everything about it.
+
+That layout is no interface of torch. So nothing is assumed: the offsets are found by comparing memory with what
+the methods of sample tensors say, starting from the addresses that torch itself gives (``_cdata``), and they are
+used only after every kind of change to a tensor has been seen to show in those bytes. Where anything is not as
+expected, the answer is None, and native code goes through DLPack.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fastadam.step.plan import words
+from fastadam.torch.tensors import Tensor
+
+# The same fields as fastadam_tensor_headers in cext/tensors.h.
+TENSOR_HEADERS = words(
+    "object_impl", "first", "length", "ndim", "sizes", "strides", "tail", "storage_data", "storage_size"
+)
+WORD = 8
+MOST_BYTES = 256  # of a TensorImpl that are searched
+MOST_DIMS = 5  # more are not kept within it
+# Bytes that are not in use may hold anything, so a search can fail by chance.
+ATTEMPTS = 5
+PAIRS = 8
+
+
+def _words_at(place: int, count: int) -> list[int]:
+    return list((ctypes.c_uint64 * count).from_address(place))
+
+
+@functools.cache
+def tensor_headers(torch: Any) -> tuple[int, ...] | None:
+    """Return the values of `TENSOR_HEADERS` for this process, or None where they cannot be relied on.
+
+    Parameters
+    ----------
+    torch : module
+        PyTorch.
+    """
+    if sys.implementation.name != "cpython" or ctypes.sizeof(ctypes.c_void_p) != WORD:
+        return None
+    for _ in range(ATTEMPTS):
+        # Whatever modes are on where a first step is taken.
+        with contextlib.suppress(Exception), torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
+            samples = [
+                torch.empty(11, 13, 17, dtype=torch.float32),
+                torch.empty(23, 19, dtype=torch.float64)[2:],
+                torch.nn.Parameter(torch.empty(29, 7, 5, 3, dtype=torch.float32).permute(3, 1, 0, 2)),
+            ]
+            (headers,) = {_find(torch, sample) for sample in samples}
+            if headers is not None and _notices_every_change(torch, headers):
+                return headers
+    return None  # a part of torch that is used here is gone, or means something else
+
+
+def _find(torch: Any, sample: Tensor) -> tuple[int, ...] | None:
+    """Return the offsets at which the parts of a sample are, or None if they are not where they can be used."""
+
+    def place_of(wanted: list[int], place: int, stop: int, start: int = 0) -> int:
+        memory = _words_at(place, stop // WORD)
+        return next(
+            WORD * i
+            for i in range(start // WORD, len(memory))
+            if memory[i : i + len(wanted)] == [value % 2**64 for value in wanted]
+        )
+
+    impl, storage = sample._cdata, sample.untyped_storage()
+    object_impl = place_of([impl], id(sample), type(sample).__basicsize__, object.__basicsize__)
+    first = place_of([storage._cdata], impl, MOST_BYTES)
+    storage_data = place_of([storage.data_ptr()], storage._cdata, 64)
+    storage_size = place_of([storage.nbytes()], storage._cdata, 96)
+    ndim = place_of([sample.dim(), *sample.shape], impl, MOST_BYTES)
+    sizes = ndim + WORD
+    strides = place_of(list(sample.stride()), impl, MOST_BYTES, sizes)
+    tail = sizes + 2 * MOST_DIMS * WORD
+    # The last field says what a tensor is, with a bit for each property: it differs in one bit, always the same,
+    # between a tensor and one that is negated on reading.
+    start, end = tail // WORD, tail // WORD + 4
+    bits = []
+    for _ in range(PAIRS):
+        plain, negated = sample.detach(), torch._neg_view(sample.detach())
+        pair = zip(_words_at(plain._cdata, end + 1), _words_at(negated._cdata, end + 1), strict=True)
+        bits.append([a ^ b for a, b in pair])
+    (keys,) = (
+        WORD * i
+        for i in range(start + 1, end + 1)
+        if bits[0][i].bit_count() == 1 and len({b[i] for b in bits}) == 1
+    )
+    if not 0 < storage_size - storage_data <= 8 * WORD:
+        return None
+    if strides != sizes + MOST_DIMS * WORD or first >= ndim:
+        return None
+    return object_impl, first, keys + WORD - first, ndim, sizes, strides, tail, storage_data, storage_size
+
+
+class Print(NamedTuple):
+    """What tells whether a tensor is what it was.
+
+    Attributes
+    ----------
+    numbers : tuple of int
+        Its TensorImpl, its storage, the address in that, and the size.
+    own : bytes
+        Of the TensorImpl, from the address of the storage to the layout.
+    layout : bytes
+        Of the TensorImpl: number of dimensions, lengths and strides (zero where not in use), offset, dtype and
+        properties. The same for all tensors that are alike.
+    owner : bytes
+        Of the storage, from the address to the size: what owns the memory is between them.
+    """
+
+    numbers: tuple[int, ...]
+    own: bytes
+    layout: bytes
+    owner: bytes
+
+
+def _print_at(numbers: tuple[int, ...], headers: tuple[int, ...]) -> Print:
+    _, first, length, ndim, sizes, strides, _tail, storage_data, storage_size = headers
+    impl, storage, *_ = numbers
+    own, end = ctypes.string_at(impl + first, ndim - first), first + length
+    (n,) = _words_at(impl + ndim, 1)
+    layout = bytearray(ctypes.string_at(impl + ndim, end - ndim))
+    for start in (sizes, strides):  # what is not in use may hold anything
+        layout[start - ndim + min(n, MOST_DIMS) * WORD : start - ndim + MOST_DIMS * WORD] = bytes(
+            (MOST_DIMS - min(n, MOST_DIMS)) * WORD
+        )
+    owner = ctypes.string_at(storage + storage_data, storage_size + WORD - storage_data)
+    return Print(numbers, own, bytes(layout), owner)
+
+
+def fingerprint(tensor: Tensor, headers: tuple[int, ...]) -> Print:
+    """Return what tells whether a tensor is what it was, as far as its methods know."""
+    storage = tensor.untyped_storage()
+    # Asking for the address ends sharing with copies made on writing, so it comes first.
+    place = storage.data_ptr()
+    return _print_at((tensor._cdata, storage._cdata, place, storage.nbytes()), headers)
+
+
+def read_again(tensor: Tensor, headers: tuple[int, ...]) -> Print:
+    """Return the same as `fingerprint`, from memory alone, as native code reads it."""
+    object_impl, first, *_, storage_data, storage_size = headers
+    (impl,) = _words_at(id(tensor) + object_impl, 1)
+    (storage,) = _words_at(impl + first, 1)
+    data, size = _words_at(storage + storage_data, 1) + _words_at(storage + storage_size, 1)
+    return _print_at((impl, storage, data, size), headers)
+
+
+def _notices_every_change(torch: Any, headers: tuple[int, ...]) -> bool:
+    """Whether each way of changing a tensor shows, and a step of training does not."""
+
+    def sample() -> Tensor:
+        return torch.arange(96, dtype=torch.float32).reshape(2, 3, 2, 2, 4)
+
+    def assign(value: Callable[[Tensor], Tensor]) -> Callable[[Tensor], None]:
+        return lambda tensor: setattr(tensor, "data", value(tensor))
+
+    changes: list[Callable[[Tensor], Any]] = [
+        assign(lambda tensor: tensor.clone()),
+        assign(lambda tensor: tensor.double()),
+        assign(lambda tensor: tensor.bfloat16()),
+        assign(lambda tensor: tensor.view(torch.int32)),
+        assign(lambda tensor: tensor[1:]),
+        assign(lambda tensor: tensor.transpose(3, 4)),
+        assign(lambda tensor: tensor.view(2, 3, 2, 4, 2)),
+        assign(lambda tensor: tensor.flatten()),
+        assign(lambda tensor: torch._neg_view(tensor)),
+        assign(lambda tensor: tensor.expand(2, 3, 2, 2, 4).as_strided((2, 3, 2, 2, 4), (0, 0, 0, 0, 1))),
+        lambda tensor: tensor.transpose_(0, 4),
+        lambda tensor: tensor.unsqueeze_(0),
+        lambda tensor: tensor.resize_(2, 3, 2, 2, 5),
+        lambda tensor: tensor.resize_(1, 3, 2, 2, 4),
+        lambda tensor: tensor.set_(torch.zeros(3)),
+        lambda tensor: tensor.set_(tensor.untyped_storage(), 4, (2, 3, 2, 2, 2)),
+        lambda tensor: tensor.untyped_storage().resize_(0),
+        lambda tensor: tensor.untyped_storage().resize_(16),
+        lambda tensor: tensor.untyped_storage().resize_(1 << 20),
+        lambda tensor: torch.utils.swap_tensors(tensor, torch.zeros(2, 3, 2, 2, 4)),
+    ]
+    copies = []
+    if hasattr(torch, "_lazy_clone"):  # a copy that shares the memory until either is written to
+        changes.append(lambda tensor: copies.append(torch._lazy_clone(tensor)))
+    for change in changes:
+        seen = 0
+        for tensor in (sample(), torch.nn.Parameter(sample())):
+            noted = fingerprint(tensor, headers)
+            if read_again(tensor, headers) != noted:
+                return False
+            try:
+                with torch.no_grad():
+                    change(tensor)
+            except RuntimeError:  # torch allows it for the other one only
+                continue
+            if read_again(tensor, headers) == noted:
+                return False
+            seen += 1
+        if not seen:
+            return False
+    conjugate = torch.zeros(3, dtype=torch.complex64)
+    noted = fingerprint(conjugate, headers)
+    conjugate.data = conjugate.data.conj()
+    if read_again(conjugate, headers) == noted:
+        return False
+    param, moment = torch.nn.Parameter(sample()), sample()
+    param.sum().backward()
+    before = [fingerprint(tensor, headers) for tensor in (param, moment)]
+    param.grad = None
+    (param * 2).sum().backward()
+    with torch.no_grad():
+        param.add_(1)
+        moment.add_(param.grad)
+    return [read_again(tensor, headers) for tensor in (param, moment)] == before

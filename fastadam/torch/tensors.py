@@ -1,0 +1,221 @@
+"""What a torch tensor must be to be stepped in place, and how its numbers lie in memory.
+
+Only methods of the tensors are used here, so that torch itself is imported by fastadam/torch.py alone.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+from fastadam.step.formats import CODES
+
+Tensor = Any
+
+# dtype -> (format of the numbers, how many make one element, DLPack's type code).
+DTYPES = {
+    "torch.float32": ("float32", 1, 2),
+    "torch.float64": ("float64", 1, 2),
+    "torch.bfloat16": ("bfloat16", 1, 4),
+    "torch.float16": ("float16", 1, 2),
+    "torch.complex64": ("float32", 2, 5),
+    "torch.complex128": ("float64", 2, 5),
+}
+
+
+def format_code(tensor: Tensor) -> int:
+    """Return the place of the tensor's format in `fastadam.step.formats.FORMATS`."""
+    return CODES[DTYPES[str(tensor.dtype)][0]]
+
+
+def count_reals(tensor: Tensor) -> int:
+    """Return how many real numbers the tensor holds; complex ones are pairs of them."""
+    return int(tensor.numel() * DTYPES[str(tensor.dtype)][1])
+
+
+def dlpack_dtype(tensor: Tensor) -> int:
+    """Return the dtype as DLPack has it: type code, bits and lanes in one number."""
+    return DTYPES[str(tensor.dtype)][2] | 8 * int(tensor.element_size()) << 8 | 1 << 16
+
+
+def ordinal_of(tensor: Tensor) -> int | None:
+    """Return the number of the CUDA device that holds the tensor, or None for the host's memory."""
+    device = tensor.device
+    return device.index if device.type == "cuda" else None
+
+
+def dlpack_device(tensor: Tensor) -> int:
+    """Return the device as DLPack has it: type (1 for the host, 2 for CUDA) and number in one number."""
+    device = tensor.device
+    return 2 | device.index << 32 if device.type == "cuda" else 1
+
+
+def _steps(tensor: Tensor) -> list[tuple[int, int]]:
+    """Return ``(stride, length)`` of the dimensions along which one can step, by rising stride."""
+    return sorted((stride, size) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1)
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the numbers fill one run of memory, each place once, in whatever order."""
+    if tensor.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in _steps(tensor) if tensor.numel() else ():
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def overlaps_itself(tensor: Tensor) -> bool:
+    """Whether two elements may lie in one place, as in an expanded tensor."""
+    if tensor.is_contiguous():
+        return False
+    reach = 0
+    for stride, size in _steps(tensor) if tensor.numel() else ():
+        if stride <= reach:
+            return True
+        reach += (size - 1) * stride
+    return False
+
+
+def same_layout(first: Tensor, second: Tensor) -> bool:
+    """Whether elements of equal index have equal offsets; the shapes must be the same."""
+    if first.stride() == second.stride() or not first.numel():
+        return True
+    return _steps(first) == _steps(second) and all(
+        a == b or size == 1 for a, b, size in zip(first.stride(), second.stride(), first.shape, strict=True)
+    )
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether memory holds the numbers themselves: they are not negated, conjugated or all zero when read."""
+    return not (tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor())
+
+
+def is_aligned(tensor: Tensor) -> bool:
+    """Whether the numbers lie at multiples of their size, as compiled code expects."""
+    reals = DTYPES[str(tensor.dtype)][1]
+    return bool(tensor.data_ptr() % (tensor.element_size() // reals) == 0)
+
+
+def wraps_numbers(tensor: Tensor) -> bool:
+    """Whether the tensor is of a type with its own `__torch_dispatch__`, whose memory may mean anything."""
+    return bool(type(tensor).__torch_dispatch__.__name__ != "_disabled_torch_dispatch_impl")
+
+
+def extent(tensor: Tensor) -> tuple[int, int]:
+    """Return the addresses between which the tensor lies.
+
+    CUDA has one space of addresses for the host and all its devices ("unified virtual addressing", on every
+    64-bit system that it runs on), so that these can be compared whatever the device.
+    """
+    start = tensor.data_ptr()
+    if tensor.is_contiguous():
+        return start, start + tensor.numel() * tensor.element_size()
+    last = sum((size - 1) * stride for stride, size in _steps(tensor))
+    return start, start + (last + 1) * tensor.element_size()
+
+
+def has_its_memory(tensor: Tensor) -> bool:
+    """Whether the storage reaches to the last element; one that was freed or shrunk does not."""
+    low, high = extent(tensor)
+    if low == high or tensor.device.type == "meta":
+        return True
+    needed = tensor.storage_offset() * tensor.element_size() + high - low
+    return bool(low and tensor.untyped_storage().nbytes() >= needed)
+
+
+def in_order(extents: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the intervals of addresses that are not empty, sorted."""
+    return sorted(extent for extent in extents if extent[0] < extent[1])
+
+
+def apart(extents: Iterable[tuple[int, int]]) -> bool:
+    """Whether no two intervals of addresses meet; empty ones do not count."""
+    return all(a[1] <= b[0] for a, b in itertools.pairwise(in_order(extents)))
+
+
+class Extents:
+    """Intervals of addresses, which may overlap, to look others up in.
+
+    Parameters
+    ----------
+    extents : iterable of (int, int)
+    """
+
+    def __init__(self, extents: Iterable[tuple[int, int]]) -> None:
+        taken = in_order(extents)
+        self._lows = [low for low, _ in taken]
+        self._reach = list(itertools.accumulate((high for _, high in taken), max))
+
+    def meet(self, low: int, high: int) -> bool:
+        """Whether one of them shares an address with the interval given."""
+        before = bisect.bisect_left(self._lows, high)
+        return low < high and before > 0 and self._reach[before - 1] > low
+
+
+def check_stepped(tensor: Tensor, label: str) -> None:
+    """Check that a tensor is one that a step can write.
+
+    Raises
+    ------
+    RuntimeError
+        If it is not; the message says why, and what to do.
+    """
+    if str(tensor.layout) != "torch.strided":
+        raise RuntimeError(f"{label} has the layout {tensor.layout}; only strided tensors can be stepped")
+    if tensor.device.type not in ("cpu", "cuda", "meta"):
+        raise RuntimeError(
+            f"{label} is on the device {tensor.device}; fastadam.torch steps tensors on the CPU and on CUDA "
+            f"devices: use torch.optim.Adam there, or move the model"
+        )
+    if wraps_numbers(tensor):
+        raise RuntimeError(
+            f"{label} is a {type(tensor).__qualname__}, which wraps its numbers in a way of its own; use "
+            f"torch.optim.Adam for it"
+        )
+    if str(tensor.dtype) not in DTYPES:
+        raise RuntimeError(
+            f"{label} has dtype {tensor.dtype}; supported are {', '.join(DTYPES)}: convert the model with .to()"
+        )
+    if overlaps_itself(tensor):
+        raise RuntimeError(
+            f"{label} of shape {tuple(tensor.shape)} and strides {tensor.stride()} has several elements in one "
+            f"place of memory, so that it cannot be updated in place; use a .clone() of it"
+        )
+    if not has_its_memory(tensor):
+        raise RuntimeError(f"{label} has a storage that was freed or shrunk; give it memory again before the step")
+
+
+def check_like(tensor: Tensor, param: Tensor, label: str, remedy: str) -> None:
+    """Check that a moment has its parameter's shape, dtype, layout and device.
+
+    Raises
+    ------
+    RuntimeError
+        If it has not.
+    """
+    for what, found, wanted in (
+        ("layout", tensor.layout, param.layout),
+        ("device", tensor.device, param.device),
+        ("dtype", tensor.dtype, param.dtype),
+        ("shape", tuple(tensor.shape), tuple(param.shape)),
+    ):
+        if found != wanted:
+            raise RuntimeError(f"{label} has {what} {found}, its parameter has {wanted}; {remedy}")
+
+
+def check_grad(grad: Tensor, param: Tensor, label: str) -> None:
+    """Check that a gradient has its parameter's shape, dtype, layout and device, and can be read.
+
+    Raises
+    ------
+    RuntimeError
+        If it has not, or cannot.
+    """
+    check_like(grad, param, label, "make them alike before the step")
+    if is_plain(grad) and not has_its_memory(grad):
+        raise RuntimeError(f"{label} has a storage that was freed or shrunk")
