@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fastadam
-from tests.bits import bits, random_arrays
+from tests.support.bits import bits, random_arrays
 
 NEVER = -1
 

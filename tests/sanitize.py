@@ -159,10 +159,16 @@ def runtime(name: str) -> str:
 def python_undefined(folder: Path, more: bool) -> None:
     """Run the tests of the C backend, and of PyTorch tensors with --more, with all arrays guarded."""
     need("gcc")
-    tests = ["test_plan", "test_bad_input"]
+    tests = ["step/test_plan", "adam/test_bad_input"]
     if more:
-        tests += ["test_numerics", "test_api", "test_consistency", "test_torch_bits", "test_torch_readers"]
-        tests += ["test_torch_stale", "test_torch_state"]
+        tests += [
+            "step/test_numerics",
+            "adam/test_api",
+            "adam/test_consistency",
+            "torch/test_bits",
+            "torch/test_readers",
+        ]
+        tests += ["torch/test_stale", "torch/test_state"]
     files = " ".join(f"tests/{name}.py" for name in tests)
     run(
         f"{sys.executable} -m pytest -q -p no:cacheprovider {files} -k 'not numba and not numpy'",

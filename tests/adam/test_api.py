@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastadam
-from tests import strategies
-from tests.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
+from tests.support import strategies
+from tests.support.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
 
 SHAPES: list[tuple[int, ...]] = [(4, 3), (3,), ()]
 F32 = np.float32

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fastadam
-from tests.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
+from tests.support.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
 
 SHAPES = ((3, 4), (5,), ())
 NAMES = ("w", "b", "scale")

@@ -13,8 +13,8 @@ import pytest
 import fastadam
 from fastadam import adam
 from fastadam.groups import group as groups
-from tests import strategies
-from tests.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
+from tests.support import strategies
+from tests.support.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
 
 SHAPES: list[tuple[int, ...]] = [(3,), (4,)]
 

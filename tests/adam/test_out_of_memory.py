@@ -15,7 +15,7 @@ import pytest
 import fastadam
 from fastadam.groups import group as groups
 from fastadam.memory import flat
-from tests.bits import assert_same_state, random_arrays, snapshot
+from tests.support.bits import assert_same_state, random_arrays, snapshot
 
 SHAPES: list[tuple[int, ...]] = [(3,), (4,)]
 

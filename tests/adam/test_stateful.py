@@ -20,10 +20,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import fastadam
 from fastadam.step import hyperparameters
-from tests import strategies
-from tests.bits import assert_same_bits
 from tests.conftest import AVAILABLE
-from tests.model import Model
+from tests.support import strategies
+from tests.support.bits import assert_same_bits
+from tests.support.model import Model
 
 try:
     import safetensors  # noqa: F401

@@ -16,8 +16,8 @@ from fastadam.memory import array_offsets as headers
 from fastadam.step import plan, threads
 from fastadam.step.coefficients import COEFFICIENTS, VARYING
 from fastadam.work import arrays as spans
-from tests.bits import assert_same_bits
 from tests.conftest import AVAILABLE, STATES
+from tests.support.bits import assert_same_bits
 
 needs_c = pytest.mark.skipif("c" not in AVAILABLE, reason=STATES["c"])
 

@@ -18,7 +18,7 @@ import benchmarks.suite
 import fastadam
 from benchmarks.suite.calls import Counter
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SUITE = ROOT / "benchmarks" / "suite"
 MODULES = [module.name for module in pkgutil.iter_modules([str(SUITE)])]
 KINDS = ("time_", "timeraw_", "track_", "peakmem_")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser import PROMISED, browser, missing, need
+from tests.support.browser import PROMISED, browser, missing, need
 
 if not os.environ.get(PROMISED):
     pytest.importorskip("asv", reason="asv is in the extra bench")
@@ -23,7 +23,7 @@ from benchmarks.dashboard import build, scripts
 from benchmarks.dashboard.errors import BuildError
 from benchmarks.dashboard.serve import make_server
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 GRAPH = "steps.Step.track_seconds"
 COMMITS = 4
 # The points of a graph page, and how many pixels of its canvas have the colour of the first series.

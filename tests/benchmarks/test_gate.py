@@ -15,7 +15,7 @@ from benchmarks.gate.compare import PAIRS, Side, compare
 from benchmarks.gate.install import GateError, commit_of
 from benchmarks.gate.rule import judge, pair_ratio
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_pair_is_judged_by_its_undisturbed_turns() -> None:

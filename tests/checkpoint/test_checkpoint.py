@@ -19,15 +19,16 @@ from hypothesis import strategies as st
 
 import fastadam
 from fastadam.checkpoint import reading, writing
-from tests import kill_checkpoint, strategies
-from tests.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
+from tests import kill_checkpoint
+from tests.support import strategies
+from tests.support.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
 
 safetensors = pytest.importorskip("safetensors")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
 LAYOUTS = ("in place", "packed", "objects", "named", "named and packed")
 SHAPES: list[tuple[int, ...]] = [(4, 3), (), (9,), (0, 3), (2, 1, 3)]
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LONG = 240  # seconds that no process comes near to, unless it hangs
 
 
@@ -678,8 +679,6 @@ def test_killed_runs_that_are_resumed_give_the_bits_of_an_uninterrupted_one(tmp_
 def test_fuzzed_files_load_whole_or_not_at_all() -> None:
     """In a process of its own, with a limit on its memory; see tests/fuzz_checkpoint.py."""
     command = [sys.executable, "-m", "tests.fuzz_checkpoint", "--files", "300", "--seed", "3"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=False, cwd=Path(__file__).parents[1]
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "300 files" in done.stdout

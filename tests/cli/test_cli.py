@@ -26,7 +26,7 @@ from fastadam.step import threads
 from tests.conftest import AVAILABLE
 
 LONG = 240  # seconds that no process comes near to, unless it hangs
-WITHOUT = Path(__file__).parent / "without_cli"
+WITHOUT = Path(__file__).parents[1] / "support" / "without_cli"
 STEERING = ("NUMBA_", "FASTADAM_", "OMP_")
 
 needs_c = pytest.mark.skipif("c" not in AVAILABLE, reason="the C extension is not available")

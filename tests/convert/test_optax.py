@@ -10,8 +10,17 @@ import pytest
 
 import fastadam
 from fastadam import convert
-from tests.bits import assert_same_bits, assert_same_state, snapshot
-from tests.convert_cases import SHAPES, STEPS, TOLERANCE, assert_near, assert_refuses, gradient, params, train
+from tests.support.bits import assert_same_bits, assert_same_state, snapshot
+from tests.support.convert_cases import (
+    SHAPES,
+    STEPS,
+    TOLERANCE,
+    assert_near,
+    assert_refuses,
+    gradient,
+    params,
+    train,
+)
 
 jax = pytest.importorskip("jax")
 optax = pytest.importorskip("optax")

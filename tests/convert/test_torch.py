@@ -11,8 +11,8 @@ import pytest
 
 import fastadam
 from fastadam import convert
-from tests.bits import assert_same_bits
-from tests.convert_cases import SHAPES, STEPS, assert_near, assert_refuses, gradient, params, train
+from tests.support.bits import assert_same_bits
+from tests.support.convert_cases import SHAPES, STEPS, assert_near, assert_refuses, gradient, params, train
 
 torch = pytest.importorskip("torch")
 fastadam_torch = pytest.importorskip("fastadam.torch")

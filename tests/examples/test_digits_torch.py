@@ -18,7 +18,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("tqdm")
 image = pytest.importorskip("matplotlib.image")
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "digits_torch.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "digits_torch.py"
 OPTIMIZERS = ["fastadam", "torch"]
 
 

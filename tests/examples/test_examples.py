@@ -12,7 +12,7 @@ import pytest
 
 import fastadam
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def run(*command: str, timeout: float = 300) -> str:

@@ -18,7 +18,7 @@ image = pytest.importorskip("matplotlib.image")
 
 pytestmark = pytest.mark.slow
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "ppo_cartpole.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "ppo_cartpole.py"
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ pytest.importorskip("gymnasium")
 pytest.importorskip("tqdm")
 image = pytest.importorskip("matplotlib.image")
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 TORCH_EXAMPLE = EXAMPLES / "ppo_cartpole_torch.py"
 OPTIMIZERS = ["fastadam", "torch", "torch-fused"]
 

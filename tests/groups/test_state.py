@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastadam
-from tests import strategies
-from tests.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
+from tests.support import strategies
+from tests.support.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
 
 SHAPES: list[tuple[int, ...]] = [(4, 3), (), (9,)]
 LAYOUTS = ("in place", "packed", "objects")

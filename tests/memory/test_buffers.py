@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import fastadam
 from fastadam.memory import flat
 from fastadam.memory.arrays import address
-from tests import strategies
+from tests.support import strategies
 
 
 def buffers(optimizer: fastadam.Adam) -> list[np.ndarray]:

@@ -26,7 +26,7 @@ from fastadam.step.coefficients import Coefficients, varying
 from fastadam.step.formats import CODES, FORMATS, kinds_of
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.plan import MOMENTS, SPAN, Plan, counters_in
-from tests.bits import bits
+from tests.support.bits import bits
 
 HALF_WAY = Path(__file__).with_name("half_way.safetensors")
 SIZE = 1003

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from fastadam.step import hyperparameters
 from fastadam.step.coefficients import COEFFICIENTS, CONSTANT, VARYING, Coefficients, bias_correction, varying
-from tests import strategies
-from tests.oracle import exact_bias_correction
+from tests.support import strategies
+from tests.support.oracle import exact_bias_correction
 
 
 def coefficients(step: int, **options: object) -> dict[str, float]:

@@ -12,10 +12,10 @@ from hypothesis.extra import numpy as st_np
 
 import fastadam
 from fastadam.groups.group import MOMENTS
-from tests import strategies
-from tests.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
 from tests.conftest import AVAILABLE
-from tests.oracle import exact_step, ulps
+from tests.support import strategies
+from tests.support.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
+from tests.support.oracle import exact_step, ulps
 
 REFERENCE = "numpy"
 WORST_ULPS = 4.0

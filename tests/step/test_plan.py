@@ -16,8 +16,8 @@ from fastadam.step.formats import CODES, FORMATS, kinds_of, variant_of
 from fastadam.step.halves import narrow, widen
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.plan import COUNTER_TYPES, MOMENTS, SPAN, Plan, counters_in
-from tests import strategies
 from tests.conftest import AVAILABLE, STATES
+from tests.support import strategies
 
 BFLOAT16, FLOAT16 = (FORMATS[CODES[name]] for name in ("bfloat16", "float16"))
 HALVES = [BFLOAT16, FLOAT16]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastadam
-from tests.bits import assert_same_state, snapshot
+from tests.support.bits import assert_same_state, snapshot
 
 SHAPES: dict[str, tuple[int, ...]] = {"head": (3,), "layer/b": (), "layer/w": (4, 3)}
 STEPS = 7

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 import fastadam  # noqa: E402
 import fastadam.torch  # noqa: E402
-from tests.torch_cases import (  # noqa: E402
+from tests.support.torch_cases import (  # noqa: E402
     DTYPES,
     FEW,
     MOMENTS,

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastadam.torch  # noqa: E402
-from tests.torch_cases import (  # noqa: E402
+from tests.support.torch_cases import (  # noqa: E402
     DTYPES,
     FEW,
     NAMES,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parent.parent / "cext" / "tensors.c"
+SOURCE = Path(__file__).parents[2] / "cext" / "tensors.c"
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")

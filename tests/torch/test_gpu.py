@@ -14,7 +14,7 @@ import fastadam.torch as face  # noqa: E402 - it needs torch
 from fastadam.backends import BackendUnavailableError  # noqa: E402
 from fastadam.torch import staging  # noqa: E402
 from tests.conftest import STATES  # noqa: E402
-from tests.torch_cases import (  # noqa: E402
+from tests.support.torch_cases import (  # noqa: E402
     assert_same_bits,
     assert_same_snapshot,
     draw,

@@ -19,7 +19,7 @@ from torch.optim.optimizer import (  # noqa: E402
 )
 
 import fastadam.torch  # noqa: E402
-from tests.torch_cases import (  # noqa: E402
+from tests.support.torch_cases import (  # noqa: E402
     FEW,
     NAMES,
     SETTINGS,

@@ -1,6 +1,6 @@
-"""The CUDA backend under Numba's simulator, in a process of its own, which `tests/test_cuda.py` starts.
+"""The CUDA backend under Numba's simulator, in a process of its own, which `test_cuda.py` starts.
 
-By hand: ``NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/cuda_simulated.py``.
+By hand: ``NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/backends/cuda/simulated.py``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastadam.step.coefficients import Coefficients
 from fastadam.step.formats import FORMATS, kinds_of
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.plan import MOMENTS, SPAN, Plan, counters_in
-from tests.test_plan import HYPERS, bits_of, numbers
+from tests.step.test_plan import HYPERS, bits_of, numbers
 
 assert os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", "set NUMBA_ENABLE_CUDASIM=1"
 

@@ -1,4 +1,4 @@
-"""The public functions over arrays on CUDA devices, under Numba's simulator (see `tests/cuda_simulated.py`)."""
+"""The public functions over arrays on CUDA devices, under Numba's simulator (see `simulated.py`)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from numba import cuda
 import fastadam
 from fastadam import convert
 from fastadam.memory.cuda import arrays as cuda_arrays
-from tests import strategies
-from tests.bits import assert_same_bits, random_arrays
+from tests.support import strategies
+from tests.support.bits import assert_same_bits, random_arrays
 
 assert os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", "set NUMBA_ENABLE_CUDASIM=1"
 

@@ -1,8 +1,8 @@
-"""fastadam.torch on CUDA devices under Numba's simulator, in a process of its own (see `tests/test_cuda.py`).
+"""fastadam.torch on CUDA devices under Numba's simulator, in a process of its own (see `test_cuda.py`).
 
 Here device memory is host memory: tensors on the CPU count as tensors on devices (the fixture `places`), and all
 else, from the readers to the kernels, is what steps real ones. By hand:
-``NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/cuda_simulated_torch.py``.
+``NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/backends/cuda/simulated_torch.py``.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ import fastadam.torch as face  # noqa: E402 - it needs torch
 from fastadam.backends.cuda import kernels as cuda_kernels  # noqa: E402
 from fastadam.memory.cuda import driver as cuda_driver  # noqa: E402
 from fastadam.torch import staging  # noqa: E402
-from tests.test_torch_readers import careful, reader  # noqa: E402, F401 - fixtures
-from tests.torch_cases import (  # noqa: E402
+from tests.support.torch_cases import (  # noqa: E402
     assert_same_bits,
     assert_same_snapshot,
     draw,
@@ -33,6 +32,7 @@ from tests.torch_cases import (  # noqa: E402
     params,
     snapshot,
 )
+from tests.torch.test_readers import careful, reader  # noqa: E402, F401 - fixtures
 
 SHAPES = [(3, 4), (7,), (), (0,), (2, 3, 2), (17,)]
 DTYPES = [

@@ -1,6 +1,6 @@
-"""What the CUDA backend asks of the driver, with `tests/stand_in_driver.c` in the driver's place.
+"""What the CUDA backend asks of the driver, with `stand_in_driver.c` in the driver's place.
 
-`tests/test_cuda.py` builds that and runs this file in a process that finds it. Kernels are compiled and linked for
+`test_cuda.py` builds that and runs this file in a process that finds it. Kernels are compiled and linked for
 a device; a launch is answered here, by the reference's arithmetic.
 """
 
@@ -23,7 +23,7 @@ from fastadam.memory.cuda.arrays import CudaArray
 from fastadam.step.coefficients import COEFFICIENTS
 from fastadam.step.formats import variant_of
 from fastadam.step.plan import MOMENTS
-from tests.bits import assert_same_bits, random_arrays
+from tests.support.bits import assert_same_bits, random_arrays
 
 driver = ctypes.CDLL("libcuda.so.1")
 driver.stand_in_log.restype = ctypes.c_char_p

@@ -10,9 +10,9 @@ import pytest
 
 import fastadam
 from fastadam import backends
-from tests.bits import assert_same_bits, random_arrays
 from tests.conftest import AVAILABLE, STATES
-from tests.test_plan import HYPERS, bits_of
+from tests.step.test_plan import HYPERS, bits_of
+from tests.support.bits import assert_same_bits, random_arrays
 
 pytestmark = [
     pytest.mark.gpu,
@@ -75,7 +75,7 @@ def test_bits_of_halves(number_format: str, name: str, split: bool) -> None:
     from fastadam.step.coefficients import Coefficients
     from fastadam.step.formats import CODES, FORMATS, kinds_of
     from fastadam.step.plan import MOMENTS, SPAN, Plan, counters_in
-    from tests.test_plan import numbers
+    from tests.step.test_plan import numbers
 
     each = FORMATS[CODES[number_format]]
     hyper = HYPERS[name]
