@@ -159,17 +159,13 @@ def runtime(name: str) -> str:
 def python_undefined(folder: Path, more: bool) -> None:
     """Run the tests of the C backend, and of PyTorch tensors with --more, with all arrays guarded."""
     need("gcc")
-    tests = ["step/test_plan", "work", "groups", "memory"]
+    tests = ["step/test_plan.py", "work", "groups", "memory"]
     if more:
-        tests += [
-            "step/test_numerics",
-            "adam/test_api",
-            "adam/test_consistency",
-            "torch/test_bits",
-            "torch/test_readers",
-        ]
-        tests += ["torch/test_stale", "torch/test_spoiled", "torch/test_changed_models", "torch/test_let_go", "torch/test_state"]
-    files = " ".join(f"tests/{name}.py" for name in tests)
+        tests += ["step/test_numerics.py", "adam/test_api.py", "adam/test_forms.py", "adam/test_options.py"]
+        tests += ["adam/test_consistency.py"]
+        torchs = ("bits", "errors", "readers", "stale", "spoiled", "changed_models", "let_go", "state")
+        tests += [f"torch/test_{name}.py" for name in torchs]
+    files = " ".join(f"tests/{name}" for name in tests)
     run(
         f"{sys.executable} -m pytest -q -p no:cacheprovider {files} -k 'not numba and not numpy'",
         sanitized_copy(folder, "address,undefined"),

@@ -22,6 +22,7 @@ DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 SHORT = (torch.bfloat16, torch.float16)
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 SHAPES: list[tuple[int, ...]] = [(), (0,), (1,), (7,), (3, 4), (2, 3, 4, 5)]
+FEW_SHAPES: list[tuple[int, ...]] = [(7,), (3, 4), ()]
 
 # Tensors among the options are float64, or torch itself would round the bias corrections to float32.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -91,6 +92,24 @@ def params(*shapes: Any, dtype: Any = torch.float32, seed: int = 0) -> list[Para
     return [Parameter(draw(shape, dtype, 100 * seed + i)) for i, shape in enumerate(shapes)]
 
 
+def two_groups() -> list[dict[str, Any]]:
+    """Return two parameter groups, of which the second has options of its own."""
+    return [{"params": params(*FEW_SHAPES)}, {"params": params((5,), seed=1), "lr": 0.2, "betas": (0.8, 0.9)}]
+
+
+def linear(*wraps: Callable[[Any], Any]) -> Callable[[], Any]:
+    """Return what makes a small network; each of `wraps` is applied to its first layer."""
+
+    def make() -> Any:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh(), torch.nn.Linear(4, 4))
+        for wrap in wraps:
+            wrap(model[0])
+        return model
+
+    return make
+
+
 def grad_for(param: Tensor, seed: int) -> Tensor:
     return draw(param.shape, param.dtype, 10_000 + seed)
 
@@ -104,6 +123,19 @@ def give_grads(optimizer: torch.optim.Optimizer, seed: int, skip: Skip = lambda 
     """Set gradients that depend on nothing but the seed and the parameter's place."""
     for i, param in enumerate(members(optimizer)):
         param.grad = None if skip(seed, i) else grad_for(param, 97 * seed + i)
+
+
+def finish(optimizer: Any, give: Callable[[Any, int], None], steps: int = 5) -> Any:
+    """Take steps with gradients from `give`; return the optimizer."""
+    for step in range(steps):
+        give(optimizer, step)
+        optimizer.step()
+    return optimizer
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return a dtype's name without ``torch.`` in front."""
+    return str(dtype).removeprefix("torch.")
 
 
 class Side:
