@@ -1,9 +1,8 @@
-"""Interrupts, refusals and lies leave an optimizer whole; bits stay what they have always been."""
+"""Refusals and lies leave an optimizer whole, edits reach it, and what cannot be changed says so."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +10,6 @@ import numpy as np
 import pytest
 
 import fastadam
-from fastadam import adam
-from fastadam.groups import group as groups
-from tests.support import strategies
 from tests.support.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
 
 SHAPES: list[tuple[int, ...]] = [(3,), (4,)]
@@ -25,73 +21,6 @@ def make(backend: str) -> fastadam.Adam:
 
 def grads(seed: int) -> list[Any]:
     return list(random_arrays(SHAPES, np.float64, seed))
-
-
-CHANGES: dict[str, Callable[[fastadam.Adam], object]] = {
-    "amsgrad": lambda o: (o.param_groups[0].update(amsgrad=True), o.step(grads(3))),
-    "a None that splits rows": lambda o: o.step([grads(3)[0], None]),
-    "load_state_dict": lambda o: (o.load_state_dict(make("numpy").state_dict()), o.step(grads(3))),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_an_interrupt_while_work_is_planned_leaves_no_stale_plan(
-    backend: str, change: Callable[[fastadam.Adam], object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After the interrupt, doing the same again ends where an uninterrupted run ends."""
-
-    def interrupted(*args: Any, **kwargs: Any) -> None:
-        raise KeyboardInterrupt
-
-    results = []
-    for interrupt in (False, True):
-        optimizer = make(backend)
-        optimizer.step(grads(1))
-        optimizer.step(grads(2))
-        if interrupt:
-            with monkeypatch.context() as patch:
-                patch.setattr(adam, "make_work", interrupted)
-                with pytest.raises(KeyboardInterrupt):
-                    change(optimizer)
-        change(optimizer)
-        optimizer.step(grads(4))
-        results.append(snapshot(optimizer))
-    assert_same_state(results[1], results[0])
-
-
-def test_an_interrupt_while_a_group_is_added(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*args: Any, **kwargs: Any) -> None:
-        raise KeyboardInterrupt
-
-    optimizer = make(backend)
-    optimizer.step(grads(1))
-    optimizer.add_param_group({"params": np.ones(2)})
-    monkeypatch.setattr(adam, "make_work", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        optimizer.step([*grads(2), np.ones(2)])
-    monkeypatch.undo()
-    optimizer.step([*grads(2), np.ones(2)])
-    assert [optimizer.state[i]["step"] for i in range(3)] == [2, 2, 1]
-
-
-def test_out_of_memory_for_the_third_moment_changes_nothing(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none_left(*args: Any) -> None:
-        raise MemoryError("no memory")
-
-    optimizer, twin = make(backend), make(backend)
-    for each in (optimizer, twin):
-        each.step(grads(1))
-    before = snapshot(optimizer)
-    optimizer.param_groups[0]["amsgrad"] = True
-    with monkeypatch.context() as patch:
-        patch.setattr(groups, "aligned_zeros", none_left)
-        with pytest.raises(MemoryError):
-            optimizer.step(grads(2))
-    assert_same_state(snapshot(optimizer), before)
-    twin.param_groups[0]["amsgrad"] = True
-    for each in (optimizer, twin):
-        each.step(grads(2))
-    assert_same_state(snapshot(optimizer), snapshot(twin))
 
 
 def test_a_schedule_cannot_change_its_optimizer_in_the_middle_of_a_step(backend: str) -> None:
@@ -243,45 +172,3 @@ def test_an_optimizer_is_freed_with_its_last_reference(backend: str) -> None:
         assert alive() is None
     finally:
         gc.enable()
-
-
-# SHA-256 of parameters and moments after 20 steps. A change here is a change of bits: it must be meant, and be
-# listed under "Numerics" in the changelog.
-GOLDEN = {
-    "float32": "b170b933d802f8c5143abb065007e11897b67fcf3d8c97738449f41db3df77df",
-    "float64": "4a206c94c37a17e2bfb308afb3b32e6a20fed45bde5f4c096ff51446e423d773",
-    "complex64": "554137eebe844ceb91286957852c6151c671562c3cd104da9862b7112972feef",
-    "complex128": "013ecbbbb0b6dd0ca68a5216cdcca5aea4bfafa623d1a9323c8cc418bb392980",
-}
-
-
-def golden_digest(dtype: Any, backend: str) -> str:
-    """Return the digest of runs in all variants, over numbers that no library's generator decides."""
-    digest = hashlib.sha256()
-    for variant in range(16):
-        # Multiples of powers of two, exact in every dtype.
-        numbers = ((np.arange(200) * 37 % 101) - 50) / 64
-        param = numbers.astype(dtype)
-        optimizer = fastadam.Adam(
-            param,
-            lr=0.01,
-            betas=(0.875, 0.96875),
-            weight_decay=0.125 if variant & 1 else 0.0,
-            decoupled_weight_decay=bool(variant & 2),
-            amsgrad=bool(variant & 4),
-            maximize=bool(variant & 8),
-            backend=backend,
-        )
-        for step in range(20):
-            grad = ((np.arange(200) * (2 * step + 11) % 97) - 48) / 32
-            if np.dtype(dtype).kind == "c":
-                grad = grad + 1j * grad[::-1]
-            optimizer.step(grad.astype(dtype))
-        for array in (param, *(v for k, v in optimizer.state[0].items() if k != "step")):
-            digest.update(np.asarray(array).astype(np.dtype(dtype).newbyteorder("<")).tobytes())
-    return digest.hexdigest()
-
-
-@pytest.mark.parametrize("dtype", strategies.DTYPES, ids=lambda dtype: np.dtype(dtype).name)
-def test_bits_are_what_they_have_always_been(backend: str, dtype: Any) -> None:
-    assert golden_digest(dtype, backend) == GOLDEN[np.dtype(dtype).name]

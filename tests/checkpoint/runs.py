@@ -13,8 +13,7 @@ import pytest
 import fastadam
 from tests.support.bits import assert_same_state, random_arrays, snapshot
 
-safetensors = pytest.importorskip("safetensors")
-safetensors_numpy = pytest.importorskip("safetensors.numpy")
+pytest.importorskip("safetensors")
 
 
 LAYOUTS = ("in place", "packed", "objects", "named", "named and packed")

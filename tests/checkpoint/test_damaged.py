@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 import fastadam
 from tests.support.bits import assert_same_state, snapshot
 
-safetensors = pytest.importorskip("safetensors")
-safetensors_numpy = pytest.importorskip("safetensors.numpy")
+pytest.importorskip("safetensors")
 
-from tests.checkpoint.runs import ROOT, assert_refuses, join, split, trained  # noqa: E402
+from tests.checkpoint.runs import ROOT, assert_refuses, join, split, trained
 
 
 def _load_damaged(path: Path, data: bytes) -> bool:

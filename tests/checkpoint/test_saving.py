@@ -18,10 +18,9 @@ from fastadam.checkpoint import reading, writing
 from tests import kill_checkpoint
 from tests.support.bits import assert_same_state, random_arrays, snapshot
 
-safetensors = pytest.importorskip("safetensors")
-safetensors_numpy = pytest.importorskip("safetensors.numpy")
+pytest.importorskip("safetensors")
 
-from tests.checkpoint.runs import LONG, ROOT, SHAPES, make, trained  # noqa: E402
+from tests.checkpoint.runs import LONG, ROOT, SHAPES, make, trained
 
 
 def test_a_failing_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

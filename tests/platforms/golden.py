@@ -35,6 +35,11 @@ OPTIONS: list[dict[str, Any]] = [
     for weight_decay, decoupled in ((0.0, False), (0.01, False), (0.01, True))
     for amsgrad in (False, True)
 ]
+EVERY_OPTION: list[dict[str, Any]] = [
+    {"betas": (0.875, 0.96875), **options, "maximize": maximize}
+    for options in OPTIONS
+    for maximize in (False, True)
+]
 # First digits of SHA-256 over little-endian bits. A change here is a change of bits: see "Numerics" in
 # CHANGELOG.md. Where the coefficients differ in the last bit (see below), float64 may too: so it does on 32-bit
 # x86, whose Python computes with an x87.
@@ -43,6 +48,8 @@ STEPS = {
     "float64": "7bbb21bd0518b0eb",
     "bfloat16": "b84b215f9e13ce8a",
     "float16": "6798f260383eea1a",
+    "complex64": "32d06bc209e2cc37",
+    "complex128": "fb10fad94dd37044",
     "resumed": "2d3617d3550d53b1",
 }
 # The scalars of 3,006 steps rest on the C library's log and expm1, whose last bits are not the same everywhere.
@@ -63,6 +70,8 @@ def digest(arrays: list[np.ndarray]) -> str:
 
 def numbers(dtype: Any, seed: int, size: int = SIZE) -> np.ndarray:
     """Return numbers of many magnitudes, made by integer and exact arithmetic alone, special ones at the end."""
+    if np.dtype(dtype).kind == "c":
+        return numbers(np.empty(0, dtype).real.dtype, seed, 2 * size).view(dtype)
     mixed = np.arange(1, size + 1, dtype=np.uint64) + np.uint64(seed << 32)
     for shift, factor in (
         (30, 0xBF58476D1CE4E5B9),
@@ -91,9 +100,12 @@ def coefficients() -> str:
 
 
 def step_arrays(dtype: Any, backend: str, **choices: Any) -> str:
-    """Return the hash of parameters and moments after some steps with each of `OPTIONS`."""
+    """Return the hash of parameters and moments after some steps with each of `OPTIONS`.
+
+    Complex numbers, which are pairs of reals for every kernel, take `EVERY_OPTION`.
+    """
     results = []
-    for options in OPTIONS:
+    for options in EVERY_OPTION if dtype.kind == "c" else OPTIONS:
         cut = SIZE // 3
         params = [numbers(dtype, 0)[:cut].copy(), numbers(dtype, 0)[cut:].copy()]
         optimizer = fastadam.Adam(params, lr=0.1, **options, backend=backend, **choices)

@@ -15,6 +15,7 @@ import pytest
 
 import fastadam
 from fastadam.step.interrupts import SIGNALS, in_one_go, uninterrupted
+from fastadam.step.plan import Plan
 from tests import interrupts
 from tests.conftest import AVAILABLE, STATES
 
@@ -42,6 +43,31 @@ def alarm() -> Iterator[None]:
 def test_an_interrupt_finds_the_numpy_face_before_or_after(backend: str, tmp_path: Path) -> None:
     came = [interrupts.try_every(each, POINTS)[1] for each in interrupts.scenarios(backend, tmp_path)]
     assert all(came), came
+
+
+def test_an_interrupt_while_work_is_planned_leaves_no_stale_plan(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the next plan is made: doing the same again ends where an uninterrupted run ends."""
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    def plan_nothing(work: Callable[[], object]) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Plan, "__init__", interrupted)
+            work()
+
+    planned = set()
+    for each in interrupts.scenarios(backend, tmp_path):
+        if interrupts.try_with(each, interrupts.expect(each), plan_nothing, "while work is planned"):
+            planned.add(each.name.partition(": ")[2])
+    assert planned >= {
+        "step that splits rows",
+        "step after another kind was chosen",
+        "step after load_state_dict",
+        "step after add_param_group",
+    }
 
 
 @needs_numba
