@@ -19,7 +19,6 @@ pytest.importorskip("safetensors")
 LAYOUTS = ("in place", "packed", "objects", "named", "named and packed")
 SHAPES: list[tuple[int, ...]] = [(4, 3), (), (9,), (0, 3), (2, 1, 3)]
 ROOT = Path(__file__).parents[2]
-LONG = 240  # seconds that no process comes near to, unless it hangs
 
 
 def make(arrays: Any, layout: str = "in place", **options: Any) -> fastadam.Adam:

@@ -17,10 +17,11 @@ import fastadam
 from fastadam.checkpoint import reading, writing
 from tests import kill_checkpoint
 from tests.support.bits import assert_same_state, random_arrays, snapshot
+from tests.support.processes import LONG
 
 pytest.importorskip("safetensors")
 
-from tests.checkpoint.runs import LONG, ROOT, SHAPES, make, trained
+from tests.checkpoint.runs import ROOT, SHAPES, make, trained
 
 
 def test_a_failing_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

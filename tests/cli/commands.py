@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 from typer.testing import CliRunner
 
 from fastadam.cli.app import app
-from tests.conftest import AVAILABLE
+from tests.support.processes import LONG, only
 
-LONG = 240  # seconds that no process comes near to, unless it hangs
 WITHOUT = Path(__file__).parents[1] / "support" / "without_cli"
-STEERING = ("NUMBA_", "FASTADAM_", "OMP_")
-
-needs_c = pytest.mark.skipif("c" not in AVAILABLE, reason="the C extension is not available")
 
 
 def run(*arguments: str, code: int = 0) -> Any:
@@ -34,12 +28,12 @@ def words(text: str) -> str:
 
 
 def process(*arguments: str, path: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(STEERING)}
+    """Run a command in a process of its own, with nothing but `environment` of what steers steps."""
     if path is not None:
-        inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(path), inherited.get("PYTHONPATH", "")]))
+        environment["PYTHONPATH"] = str(path)
     return subprocess.run(
         [sys.executable, "-m", "fastadam", *arguments],
-        env={**inherited, **environment},
+        env=only(environment),
         capture_output=True,
         text=True,
         timeout=LONG,

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from fastadam.backends import c
 from fastadam.cli import bench, measure, memory, shapes
 from fastadam.cli.app import app
-from tests.cli.commands import LONG, WITHOUT, process, run, words
+from tests.cli.commands import WITHOUT, process, run, words
 from tests.conftest import AVAILABLE
+from tests.support.processes import LONG
 
 
 @pytest.mark.usefixtures("alone")

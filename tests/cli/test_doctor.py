@@ -14,8 +14,9 @@ from fastadam.backends import HOST, c
 from fastadam.backends import numba as numba_cpu
 from fastadam.cli import doctor
 from fastadam.cli.app import app
-from tests.cli.commands import needs_c, process, run, words
+from tests.cli.commands import process, run, words
 from tests.conftest import AVAILABLE
+from tests.support.processes import needs_c
 
 
 def checks(code: int) -> dict[str, dict[str, Any]]:

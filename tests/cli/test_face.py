@@ -10,7 +10,8 @@ import fastadam
 from fastadam.backends import HOST
 from fastadam.cli import bench
 from fastadam.cli.app import Backend, Model, Peer
-from tests.cli.commands import LONG, WITHOUT, process, run
+from tests.cli.commands import WITHOUT, process, run
+from tests.support.processes import LONG
 
 
 def test_help_names_all_commands() -> None:

@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import AVAILABLE
 
 LONG = 240  # seconds that no process comes near to, unless it hangs
+STEERING = ("NUMBA_", "FASTADAM_", "OMP_")
 
 needs_c = pytest.mark.skipif("c" not in AVAILABLE, reason="the C extension is not available")
 needs_numba = pytest.mark.skipif("numba" not in AVAILABLE, reason="Numba is not available")
@@ -23,15 +24,21 @@ def python(code: str, *args: str, **environment: str) -> str:
     return run([sys.executable, "-c", code, *args], environment)
 
 
+def only(environment: dict[str, str]) -> dict[str, str]:
+    """Return this process's environment with nothing but `environment` of what steers steps.
+
+    What that has of ``PYTHONPATH`` comes before what is there.
+    """
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(STEERING)}
+    paths = [each["PYTHONPATH"] for each in (environment, inherited) if each.get("PYTHONPATH")]
+    return {**inherited, **environment, **({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})}
+
+
 def run(command: list[str], environment: dict[str, str]) -> str:
     """Run a command with nothing but `environment` of what steers steps; return what it printed."""
-    steering = ("NUMBA_", "FASTADAM_", "OMP_")
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(steering)}
-    if "PYTHONPATH" in environment and "PYTHONPATH" in inherited:
-        environment["PYTHONPATH"] += os.pathsep + inherited["PYTHONPATH"]
     process = subprocess.Popen(
         command,
-        env={**inherited, **environment},
+        env=only(environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
