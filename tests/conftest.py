@@ -6,6 +6,8 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -35,6 +37,25 @@ os.environ.setdefault("KERAS_HOME", os.path.join(tempfile.gettempdir(), "fastada
 STATES = fastadam.available_backends()
 # Those for NumPy arrays.
 AVAILABLE = [name for name in HOST if STATES[name] == "available"]
+
+
+SHARED = pytest.StashKey[Path]()  # a folder that all workers of a run of pytest share
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the shared folder, or take the one that pytest-xdist's controller has made."""
+    handed = getattr(config, "workerinput", {}).get("shared")
+    if handed is None:
+        made = tempfile.TemporaryDirectory(prefix="fastadam-tests-")
+        config.add_cleanup(made.cleanup)
+        handed = made.name
+    config.stash[SHARED] = Path(handed)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist where the shared folder is."""
+    node.workerinput["shared"] = str(node.config.stash[SHARED])
 
 
 @pytest.fixture(params=HOST)

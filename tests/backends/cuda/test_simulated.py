@@ -1,6 +1,6 @@
-"""The CUDA backend under Numba's simulator, in a process of its own, which `test_cuda.py` starts.
+"""The CUDA backend under Numba's simulator, in a process of its own, which `conftest.py` starts.
 
-By hand: ``NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/backends/cuda/simulated.py``.
+By hand: ``NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/backends/cuda/test_simulated.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The public functions over arrays on CUDA devices, under Numba's simulator (see `simulated.py`)."""
+"""The public functions over arrays on CUDA devices, under Numba's simulator (see `conftest.py`)."""
 
 from __future__ import annotations
 

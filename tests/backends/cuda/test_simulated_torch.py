@@ -1,8 +1,8 @@
-"""fastadam.torch on CUDA devices under Numba's simulator, in a process of its own (see `test_cuda.py`).
+"""fastadam.torch on CUDA devices under Numba's simulator, in a process of its own (see `conftest.py`).
 
 Here device memory is host memory: tensors on the CPU count as tensors on devices (the fixture `places`), and all
 else, from the readers to the kernels, is what steps real ones. By hand:
-``NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/backends/cuda/simulated_torch.py``.
+``NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/backends/cuda/test_simulated_torch.py``.
 """
 
 from __future__ import annotations

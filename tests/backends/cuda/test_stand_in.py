@@ -1,6 +1,6 @@
 """What the CUDA backend asks of the driver, with `stand_in_driver.c` in the driver's place.
 
-`test_cuda.py` builds that and runs this file in a process that finds it. Kernels are compiled and linked for
+`conftest.py` builds that and runs this file in a process that finds it. Kernels are compiled and linked for
 a device; a launch is answered here, by the reference's arithmetic.
 """
 
