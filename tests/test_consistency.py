@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import fastadam
-from fastadam import adam
 from fastadam.groups import group as groups
+from fastadam.work import planner
 from tests import strategies
 from tests.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
 
@@ -50,7 +50,7 @@ def test_an_interrupt_while_work_is_planned_leaves_no_stale_plan(
         optimizer.step(grads(2))
         if interrupt:
             with monkeypatch.context() as patch:
-                patch.setattr(adam, "make_work", interrupted)
+                patch.setattr(planner, "make_work", interrupted)
                 with pytest.raises(KeyboardInterrupt):
                     change(optimizer)
         change(optimizer)
@@ -66,7 +66,7 @@ def test_an_interrupt_while_a_group_is_added(backend: str, monkeypatch: pytest.M
     optimizer = make(backend)
     optimizer.step(grads(1))
     optimizer.add_param_group({"params": np.ones(2)})
-    monkeypatch.setattr(adam, "make_work", interrupted)
+    monkeypatch.setattr(planner, "make_work", interrupted)
     with pytest.raises(KeyboardInterrupt):
         optimizer.step([*grads(2), np.ones(2)])
     monkeypatch.undo()
