@@ -29,6 +29,10 @@ class Source:
     metadata : dict of str
     tensors : dict
         ``(dtype, shape)`` of each tensor, in the format's names.
+    advance : callable
+        Called with the number of bytes just read; can be set.
+    has_begun : bool
+        Whether numbers have been asked for.
 
     Raises
     ------
@@ -40,6 +44,8 @@ class Source:
         self._name = again(fd, name)
         self._safe_open = safe_open
         self._left = 0
+        self.advance: Advance = lambda done: None
+        self.has_begun = False
         try:
             self._open()
             self.metadata: dict[str, str] = self._file.metadata() or {}
@@ -55,13 +61,14 @@ class Source:
         self._file = self._safe_open(self._name, framework="np")
         self._left = WINDOW
 
-    def read(self, name: str, target: Array, advance: Advance) -> None:
+    def read(self, name: str, target: Array) -> None:
         """Copy a tensor, which has been found to fit, into a contiguous array."""
+        self.has_begun = True
         reals = as_reals(target)
         shape = self.tensors[name][1]
         if not shape:  # a slice needs a dimension
             reals[...] = self._file.get_tensor(name)
-            advance(reals.nbytes)
+            self.advance(reals.nbytes)
             return
         start = 0
         for block in blocks(shape, CHUNK // reals.itemsize):
@@ -72,7 +79,7 @@ class Source:
             reals[start : start + piece.size] = piece
             start += piece.size
             self._left -= piece.nbytes
-            advance(piece.nbytes)
+            self.advance(piece.nbytes)
         if start != reals.size:
             raise OSError(f"tensor {name!r} ended after {start} of {reals.size} numbers")
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.groups.members import Place, read_members
+from fastadam.groups.given import read_members
+from fastadam.groups.members import BufferKey
 from fastadam.memory.arrays import Array
 from fastadam.memory.flat import aligned_zeros
 from fastadam.step import hyperparameters
@@ -79,7 +80,7 @@ class Group:
         self.options.update(self.hyper._asdict())
         self._fixed = {key: self.options[key] for key in self.options if key not in hyperparameters.KEYS}
         self.coefficients = Coefficients(self.hyper)
-        self.moments: dict[str, dict[Place, Array]] = {}
+        self.moments: dict[str, dict[BufferKey, Array]] = {}
         self.slots: dict[bool, Any] = {}  # kept by fastadam.work.arrays
         self._lay_out()
         for name in MOMENTS[: 3 if self.hyper.amsgrad else 2]:
@@ -89,21 +90,21 @@ class Group:
         self.set_steps(np.zeros(len(self.members), np.int64))
 
     def _lay_out(self) -> None:
-        """Decide where in the flat moments each member lies: tightly, in order, one buffer for each place."""
-        self.totals: dict[Place, int] = {}
+        """Decide where in the flat moments each member lies: tightly, in order, one buffer for each key."""
+        self.totals: dict[BufferKey, int] = {}
         self.offsets = []
         for member in self.members:
-            self.offsets.append(self.totals.get(member.place, 0))
-            self.totals[member.place] = self.offsets[-1] + member.size
+            self.offsets.append(self.totals.get(member.buffer_key, 0))
+            self.totals[member.buffer_key] = self.offsets[-1] + member.size
 
-    def _zeros(self, name: str) -> dict[Place, Array]:
+    def _zeros(self, name: str) -> dict[BufferKey, Array]:
         """Return buffers for a moment of every member."""
         return {
             (dtype, device): aligned_zeros(total, dtype, name, device)
             for (dtype, device), total in self.totals.items()
         }
 
-    def _enter(self, name: str, buffers: dict[Place, Array]) -> None:
+    def _enter(self, name: str, buffers: dict[BufferKey, Array]) -> None:
         self.slots.clear()  # they hold the moments' addresses
         self.moments[name] = buffers
 
@@ -123,7 +124,12 @@ class Group:
     def moment(self, name: str, index: int) -> Array:
         """Return a live view of a member's moment, in the member's shape."""
         member, offset = self.members[index], self.offsets[index]
-        return self.moments[name][member.place][offset : offset + member.size].reshape(member.shape)
+        return self.moments[name][member.buffer_key][offset : offset + member.size].reshape(member.shape)
+
+    def entry(self, index: int) -> dict[str, Any]:
+        """Return a member's step counter and live views of its moments."""
+        moments = {name: self.moment(name, index) for name in MOMENTS if name in self.moments}
+        return {"step": self.step_of(index), **moments}
 
     def accepted(self) -> dict[str, Any]:
         """Return `options` as they were last accepted, without what the user has edited since."""
@@ -164,6 +170,11 @@ class Group:
         """Steps taken by each member, int64."""
         steps: Array = self.row_steps[self.row_of]
         return steps
+
+    def step_of(self, index: int) -> np.int64:
+        """Return the steps taken by one member."""
+        step: np.int64 = self.row_steps[self.row_of[index]]
+        return step
 
     def set_steps(self, steps: Array, labels: Array | None = None) -> None:
         """Set the members' step counters, giving each distinct pair of counter and label a row, on each device."""

@@ -12,6 +12,7 @@ import numpy as np
 from fastadam.memory.arrays import DTYPES, SUPPORTED, Array, OnDevice, host_copy
 from fastadam.memory.cuda.arrays import parse_device, zeros
 from fastadam.memory.devices import check_array, device_of
+from fastadam.memory.views import NamedViews, Views, refuse_exchange
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 HUGE_PAGE = 2 << 20  # bytes; the usual transparent huge page
@@ -93,10 +94,10 @@ class Packed:
     ----------
     param, grad : ndarray, shape (n,)
         All parameters and all gradients, one after another, aligned to 64 bytes. `grad` starts at zero.
-    params, grads : list or dict of ndarray
-        Views of `param` and `grad` in the arrays' own shapes: a dict where a mapping was packed, else a list.
-        Write to their elements (``flat.grads["w"][...] = g``); no array can be exchanged for another one,
-        which an optimizer would not see.
+    params, grads : sequence or mapping of ndarray
+        Views of `param` and `grad` in the arrays' own shapes, under their names where a mapping was packed.
+        Write to their elements (``flat.grads["w"][...] = g``, ``flat.params[0] *= 2``); no array can be
+        exchanged for another one, added or taken away, which an optimizer would not see.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class Packed:
         self.param_views = self.views_of(self._param)
         self.grad_views = self.views_of(self._grad)
         self._params, self._grads = (
-            _Views(views) if names is None else _NamedViews(zip(names, views, strict=True))
+            Views(views) if names is None else NamedViews(dict(zip(names, views, strict=True)))
             for views in (self.param_views, self.grad_views)
         )
 
@@ -134,7 +135,7 @@ class Packed:
 
     @param.setter
     def param(self, value: Array) -> None:
-        _refuse_exchange(value, self._param, "param")
+        refuse_exchange(value, self._param, "param")
 
     @property
     def grad(self) -> Array:
@@ -143,7 +144,7 @@ class Packed:
 
     @grad.setter
     def grad(self, value: Array) -> None:
-        _refuse_exchange(value, self._grad, "grad")
+        refuse_exchange(value, self._grad, "grad")
 
     @property
     def params(self) -> Any:
@@ -168,61 +169,6 @@ class Packed:
         self.__init__(state["shapes"], state["names"], param.dtype, device_of(param))  # type: ignore[misc]
         self.param[...] = state["param"]
         self.grad[...] = state["grad"]
-
-
-def _refuse_exchange(value: Any, current: Any, name: str) -> None:
-    if value is not current:
-        raise AttributeError(
-            f"the packed array {name} cannot be exchanged for another one, which an optimizer would not see; "
-            f"write its elements: {name}[...] = value"
-        )
-
-
-class _Views(list[Array]):
-    """Views by position, which cannot be exchanged."""
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        if isinstance(key, slice):
-            _refuse(self)
-        _refuse_exchange(value, self[key], f"[{key}]")
-
-    def __reduce__(self) -> Any:
-        return list, (list(self),)
-
-
-class _NamedViews(dict[str, Array]):
-    """Views by name, which cannot be exchanged."""
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        _refuse_exchange(value, self.get(key), f"[{key!r}]")
-
-    def __reduce__(self) -> Any:
-        return dict, (dict(self),)
-
-
-def _refuse(*_: Any, **__: Any) -> Any:
-    raise AttributeError(
-        "the arrays of a packed buffer cannot be exchanged, added or taken away, which an optimizer would not "
-        "see; write the elements of each one: view[...] = value"
-    )
-
-
-for _name in [
-    "append",
-    "clear",
-    "extend",
-    "insert",
-    "pop",
-    "remove",
-    "reverse",
-    "sort",
-    "__delitem__",
-    "__iadd__",
-    "__imul__",
-]:
-    setattr(_Views, _name, _refuse)
-for _name in ["clear", "pop", "popitem", "setdefault", "update", "__delitem__", "__ior__"]:
-    setattr(_NamedViews, _name, _refuse)
 
 
 def pack(params: Any, *, device: str | None = None) -> Packed:

@@ -44,7 +44,7 @@ class _Slots:
             offsets = [0]
         else:
             self.owners = [member.owner for member in group.members]
-            self.homes = [member.home for member in group.members]
+            self.homes = [member.grad_source for member in group.members]
             self.labels = [member.label for member in group.members]
             offsets = group.offsets
         self.spans = np.zeros(len(self.owners), SPAN)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fastadam
-from fastadam.groups import group as groups
+from fastadam.groups import group
 from fastadam.memory import flat
 from tests.support.bits import assert_same_state, random_arrays, snapshot
 
@@ -33,7 +33,7 @@ class Allocations:
                 raise MemoryError("no memory")
             return zeros(*args)
 
-        for module in (flat, groups):
+        for module in (flat, group):
             monkeypatch.setattr(module, "aligned_zeros", aligned_zeros)
 
     def fail_at(self, which: int) -> None:

@@ -187,7 +187,7 @@ def test_a_stream_can_be_given() -> None:
     """As the PyTorch face does: the pointer of the current stream, 0 for the default one."""
     flat = fastadam.pack([np.ones(3, np.float32)], device="cuda")
     optimizer = fastadam.Adam(flat)
-    backend: Any = optimizer._backends[0]
+    backend: Any = optimizer._choice.in_use[0]
     for stream, expected in ((1234, "1234"), (0, "1"), (1, "1")):
         backend.stream = stream
         optimizer.step()
