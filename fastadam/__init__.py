@@ -20,3 +20,9 @@ __all__ = [
     "pack",
     "save",
 ]
+
+
+def __dir__() -> list[str]:
+    """Show the public names, and the public modules that have been imported."""
+    modules = {"backends", "convert", "torch"}
+    return sorted(name for name in globals() if name in modules or name in __all__ or name.startswith("__"))

@@ -39,23 +39,25 @@ STATES = fastadam.available_backends()
 AVAILABLE = [name for name in HOST if STATES[name] == "available"]
 
 
-SHARED = pytest.StashKey[Path]()  # a folder that all workers of a run of pytest share
+SHARED = pytest.StashKey[Path]()
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Make the shared folder, or take the one that pytest-xdist's controller has made."""
-    handed = getattr(config, "workerinput", {}).get("shared")
-    if handed is None:
-        made = tempfile.TemporaryDirectory(prefix="fastadam-tests-")
-        config.add_cleanup(made.cleanup)
-        handed = made.name
-    config.stash[SHARED] = Path(handed)
+def shared_folder(config: pytest.Config) -> Path:
+    """Return a folder that all workers of this run of pytest share, and that is removed after it."""
+    if SHARED not in config.stash:
+        handed = getattr(config, "workerinput", {}).get("shared")  # made by the controller of pytest-xdist
+        if handed is None:
+            made = tempfile.TemporaryDirectory(prefix="fastadam-tests-")
+            config.add_cleanup(made.cleanup)
+            handed = made.name
+        config.stash[SHARED] = Path(handed)
+    return config.stash[SHARED]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell a worker of pytest-xdist where the shared folder is."""
-    node.workerinput["shared"] = str(node.config.stash[SHARED])
+    node.workerinput["shared"] = str(shared_folder(node.config))
 
 
 @pytest.fixture(params=HOST)

@@ -1,138 +1,184 @@
-"""Data flows one way: imports never point up."""
+"""The house: a folder for each concern, arrows that only go down, no circle, and no room too large."""
 
 from __future__ import annotations
 
-import ast
+import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import fastadam
+from tests.house import graph
+from tests.house.__main__ import MOST_LINES, ROOT, large
 
-ROOT = Path(fastadam.__file__).parent
+PACKAGE = Path(fastadam.__file__).parent
+ARROWS = graph.arrows(PACKAGE)
+GRAPH = graph.graph_of(ARROWS)
 
-# From the bottom up: a module may import only from lines above its own.
-LAYERS = [
-    ["element", "headers", "hyperparameters", "threads", "arrays", "backends", "locks", "interrupts"],
-    ["cuda_arrays"],
-    ["devices"],
-    ["coefficients", "parameter", "flat", "formats"],
-    ["params", "plan", "halves", "tensors"],
-    ["groups", "matching"],
-    ["spans", "state", "staging", "tensor_headers"],
-    ["roster", "cuda_work"],
-    ["backends.cuda_kernels", "backends.cuda_devices"],
-    ["backends.cuda_driver"],
-    ["backends.c", "backends.numpy", "backends.numba_cpu", "backends.numba_kernels", "backends.cuda"],
-    ["readers"],
-    ["adam", "torch"],
-    ["checkpoint.format"],
-    ["checkpoint.contents", "checkpoint.writing", "checkpoint.reading"],
-    ["checkpoint.fitting"],
-    ["checkpoint"],
-    [""],
-    ["convert.exchange"],
-    ["convert.optax_states"],
-    ["convert.keras", "convert.optax", "convert.torch"],
-    ["convert"],
-    # The command line, from what it measures and prints with to its commands.
-    ["cli.shapes", "cli.contenders", "cli.memory", "cli.extra", "cli.terminal"],
-    ["cli.measure", "cli.info", "cli.doctor"],
-    ["cli.plot"],
-    ["cli.bench"],
-    ["cli.app"],
-    ["cli"],
-    ["__main__"],
-]
-# What base modules may not import, however indirectly: the library is light.
-HEAVY = {
-    "numba",
-    "llvmlite",
-    "cuda",
-    "torch",
-    "scipy",
-    "cupy",
-    "matplotlib",
-    "mpmath",
-    "gymnasium",
-    "safetensors",
-    "tqdm",
-    "typer",
-    "rich",
-    "click",
-    "jax",
-    "keras",
-    "optax",
+# What each folder, and each module beside them, may import from, for types and within functions too. "fastadam" is
+# the package's own module, which users import.
+MAY_IMPORT: dict[str, set[str]] = {
+    "memory": set(),
+    "step": {"memory"},
+    "groups": {"step", "memory"},
+    "backends": {"step", "memory"},
+    "work": {"groups", "backends", "step", "memory"},
+    "adam": {"work", "groups", "backends", "step", "memory"},
+    "torch": {"backends", "step", "memory"},
+    "checkpoint": {"adam", "groups", "step", "memory"},
+    "convert": {"adam", "torch", "groups", "step", "memory"},
+    "fastadam": {"adam", "backends", "checkpoint", "memory"},
+    # Beside the public API: what `doctor` and `info` look into.
+    "cli": {"fastadam", "torch", "backends", "step", "memory"},
+    "__main__": {"cli"},
 }
-PACKAGES = {"fastadam", "fastadam.backends", "fastadam.checkpoint", "fastadam.cli", "fastadam.convert"}
-TERMINAL = {"typer", "rich", "click"}
-# What else a module of the command line may import, beside these.
-CLI_MAY = {"cli.contenders": {"jax", "optax"}, "cli.plot": {"matplotlib"}}
-SIBLINGS = {("backends.numba_cpu", "backends.numba_kernels")}
+# Imported only where it is used: by far the heaviest of what a user may not have.
+LAZILY = {("convert", "torch")}
+
+# What the library does without, unless a user asks for what needs it; and the folders and modules made for each.
+HEAVY: dict[str, set[str]] = {
+    "numba": {"backends.numba", "backends.cuda", "memory.cuda"},
+    "llvmlite": {"backends.numba", "backends.cuda"},
+    "cuda": {"backends.cuda", "memory.cuda"},
+    "torch": {"torch", "convert.torch", "cli.bench", "cli.contenders"},
+    "safetensors": {"checkpoint.format"},
+    "tqdm": {"checkpoint"},
+    "jax": {"convert.optax_states", "cli.contenders"},
+    "optax": {"cli.contenders"},
+    "matplotlib": {"cli.plot"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "click": {"cli"},
+    **{name: set() for name in ("scipy", "cupy", "mpmath", "gymnasium", "keras", "pandas", "sklearn")},
+}
 
 
-def modules() -> dict[str, Path]:
-    found = {}
-    for path in ROOT.rglob("*.py"):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(part for part in parts if part != "__init__")] = path
-    return found
+def test_every_room_is_in_the_table() -> None:
+    assert {graph.room(name) for name in GRAPH} == set(MAY_IMPORT)
 
 
-def imports(path: Path) -> set[str]:
-    """Return the modules imported at run time, with those only for type checking left out."""
-    found = set()
-    tree = ast.parse(path.read_text())
-    skipped = {
-        id(child)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for child in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            if node.module in PACKAGES:
-                found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_only_go_down(room: str) -> None:
+    wrong = [
+        f"{name}, line {each.line}: {each.target}"
+        for name, found in ARROWS.items()
+        for each in found
+        if graph.room(name) == room
+        and each.target in GRAPH
+        and graph.room(each.target) not in {room, *MAY_IMPORT[room]}
+    ]
+    assert wrong == []
 
 
-def level(name: str) -> int:
-    return next(i for i, layer in enumerate(LAYERS) if name in layer)
+def test_the_table_has_no_arrow_up() -> None:
+    assert graph.circles(MAY_IMPORT) == []
 
 
-def test_every_module_has_a_layer() -> None:
-    assert sorted(modules()) == sorted(name for layer in LAYERS for name in layer)
+@pytest.mark.parametrize(("room", "lazily"), LAZILY)
+def test_what_may_be_missing_is_imported_where_it_is_used(room: str, lazily: str) -> None:
+    wrong = [
+        f"{name}, line {each.line}: {each.target}"
+        for name, found in ARROWS.items()
+        for each in found
+        if graph.room(name) == room
+        and each.target in GRAPH
+        and graph.room(each.target) == lazily
+        and not each.lazy
+    ]
+    assert wrong == []
 
 
-@pytest.mark.parametrize("name", [name for layer in LAYERS for name in layer])
-def test_imports_never_point_up(name: str) -> None:
-    known = modules()
-    for imported in imports(known[name]):
-        target = imported.removeprefix("fastadam").removeprefix(".")
-        if not imported.startswith("fastadam") or target not in known or not target:
-            continue
-        assert level(target) < level(name) or (name, target) in SIBLINGS, f"{name} imports {target}"
+def test_no_circle() -> None:
+    assert graph.circles(GRAPH) == []
 
 
-@pytest.mark.parametrize("name", [name for layer in LAYERS for name in layer])
-def test_only_those_made_for_it_import_anything_heavy(name: str) -> None:
-    heavy = {imported.partition(".")[0] for imported in imports(modules()[name])} & HEAVY
-    made_for = {
-        "torch": {"torch"},
-        "checkpoint.format": {"safetensors"},
-        "checkpoint": {"tqdm"},
-        "convert.optax_states": {"jax"},
-        "backends.cuda": {"numba", "cuda"},
-        "backends.cuda_driver": {"numba", "cuda"},
-        "backends.cuda_kernels": {"numba", "llvmlite"},
-    }
-    if name.partition(".")[0] == "cli":
-        allowed = TERMINAL | CLI_MAY.get(name, set())
-    else:
-        allowed = made_for.get(name, {"numba"} if name.startswith("backends.numba_") else set())
-    assert heavy <= allowed
+@pytest.mark.parametrize("library", HEAVY)
+def test_only_those_made_for_it_import_anything_heavy(library: str) -> None:
+    rooms = {f"fastadam.{room}" for room in HEAVY[library]}
+    wrong = [
+        f"{name}, line {each.line}"
+        for name, found in ARROWS.items()
+        for each in found
+        if each.target.partition(".")[0] == library
+        and not any(name == room or name.startswith(f"{room}.") for room in rooms)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.skipif(not (ROOT / "cext").is_dir(), reason="the source is not beside the tests")
+def test_no_module_is_too_large() -> None:
+    assert large(ROOT) == {}, f"more than {MOST_LINES} lines"
+
+
+def test_dir_shows_the_public_names() -> None:
+    shown = {name for name in dir(fastadam) if not name.startswith("__")}
+    modules = {"backends", "convert", "torch"}  # shown once they are imported
+    assert {*fastadam.__all__} - {"__version__"} <= shown <= {*fastadam.__all__} | modules
+    assert "__version__" in dir(fastadam)
+
+
+# What the parser of imports must see, in a package of two modules.
+SEEN = """
+import numpy, fastadam.low
+from fastadam import low
+from fastadam.low import name
+from .. import fastadam
+from . import low
+from .low import name
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    import fastadam.low
+def f():
+    from fastadam import low
+    g = lambda: __import__("fastadam.low")
+"""
+
+
+def test_all_ways_to_import_are_seen(tmp_path: Path) -> None:
+    path = tmp_path / "high.py"
+    path.write_text(SEEN)
+    found = graph.imports("fastadam.sub.high", path, {"fastadam", "fastadam.low", "fastadam.sub.low"})
+    assert [(each.line, each.target, each.lazy) for each in found] == [
+        (2, "fastadam.low", False),
+        (2, "numpy", False),
+        (3, "fastadam.low", False),
+        (4, "fastadam.low", False),
+        (5, "fastadam", False),
+        (6, "fastadam.sub.low", False),
+        (7, "fastadam.sub.low", False),
+        (8, "typing", False),
+        (10, "fastadam.low", False),
+        (12, "fastadam.low", True),
+    ]
+
+
+def test_circles_and_floors_of_a_small_house() -> None:
+    house = {"roof": {"left", "right"}, "left": {"right", "cellar"}, "right": {"left"}, "cellar": set()}
+    assert graph.circles(house) == [["left", "right"]]
+    assert graph.floors(house) == [["roof"], ["left", "right"], ["cellar"]]
+    assert graph.drawing({"roof": {"wall", "cellar"}, "wall": {"cellar"}, "cellar": set()}) == [
+        "   2  roof              -> wall",
+        "   1  wall              -> cellar",
+        "   0  cellar",
+    ]
+
+
+def test_the_house_is_shown() -> None:
+    """The command's exit code is that of the tests above; each kind of step is seen to enter modules."""
+    command = [sys.executable, "-m", "tests.house"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == (1 if graph.circles(GRAPH) or large(ROOT) else 0), done.stderr
+    shown = done.stdout.partition("== the modules that a step enters, in order\n")[2]
+    ways = dict(block.split("\n", 1) for block in shown.strip().split("\n\n"))
+    assert list(ways) == [
+        "fastadam.Adam.step(grads)",
+        "fastadam.Adam.step(), packed",
+        "fastadam.torch.Adam.step()",
+    ]
+    for what, way in ways.items():
+        if "torch" in what and importlib.util.find_spec("torch") is None:
+            assert "not taken" in way
+        else:
+            assert "work" in way or "torch" in way, what

@@ -2,8 +2,8 @@
 
 A conftest makes an `OtherProcess` for each such file, and a `File` of it. The process imports the file, says what
 cases it has (`pytest_collection_finish` below) and waits until it is told which of them to run. So it starts once,
-however many workers of pytest-xdist collect the same file, and each case is reported as soon as it is done. What the
-two sides tell each other stands in files of one folder, which all workers share (see ``tests/conftest.py``).
+however many workers of pytest-xdist collect the same file, and each case is reported as soon as it is done. What
+the two sides tell each other stands in files of one folder, which all workers share (see ``tests/conftest.py``).
 
 A case has no result where the process has crashed, ended or been silent for too long: it fails.
 """
@@ -137,13 +137,18 @@ class OtherProcess:
 
 
 class File(pytest.File):
-    """A file of tests whose cases run in another process."""
+    """A file of tests whose cases run in another process, or are skipped where there cannot be one."""
 
-    process: OtherProcess
+    def __init__(self, *, process: OtherProcess | None, why_missing: str | None, **options: Any) -> None:
+        super().__init__(**options)
+        self.process = process
+        self.why_missing = why_missing
 
     def collect(self) -> Iterator[pytest.Item]:
+        if self.process is None:
+            pytest.skip(str(self.why_missing), allow_module_level=True)
         for name, marks in self.process.cases():
-            case = Case.from_parent(self, name=name)
+            case = Case.from_parent(self, name=name, process=self.process)
             for mark in marks:
                 case.add_marker(mark)
             yield case
@@ -156,10 +161,10 @@ class NotPassedError(Exception):
 class Case(pytest.Item):
     """One case, run there and reported here."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, process: OtherProcess, **options: Any) -> None:
         super().__init__(**options)
-        self.add_marker(pytest.mark.timeout(0))  # `SILENT` holds instead: the others come first
-        self.process: OtherProcess = self.parent.process  # type: ignore[union-attr]
+        self.process = process
+        self.add_marker(pytest.mark.timeout(0))  # `SILENT` holds instead: other cases may come first
 
     def runtest(self) -> None:
         mine = self.process if self._start(self.process) else None

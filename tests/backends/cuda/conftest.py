@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SHARED
+from tests.conftest import shared_folder
 from tests.support.other_process import INSIDE, File, OtherProcess
 
 HERE = Path(__file__).parent
@@ -56,7 +56,7 @@ def why_missing(name: str) -> str | None:
 def processes(config: pytest.Config) -> dict[str, OtherProcess]:
     """Return the process of each file that can run here; the first call starts them all."""
     if PROCESSES not in config.stash:
-        folder = config.stash[SHARED]
+        folder = shared_folder(config)
         config.stash[PROCESSES] = {
             name: OtherProcess(HERE / name, folder, environment)
             for name, environment in environments(folder).items()
@@ -78,8 +78,6 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
         or simulated
     ):
         return None
-    if (why := why_missing(module_path.name)) is not None:
-        pytest.skip(why, allow_module_level=True)
-    file = File.from_parent(parent, path=module_path)
-    file.process = processes(parent.config)[module_path.name]
-    return file
+    why = why_missing(module_path.name)
+    process = processes(parent.config)[module_path.name] if why is None else None
+    return File.from_parent(parent, path=module_path, process=process, why_missing=why)
