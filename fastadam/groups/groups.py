@@ -37,6 +37,8 @@ class Groups(Sequence[Group]):
         self._defaults = defaults
         self._groups: list[Group] = []
         self._position_of: dict[int, int] = {}  # by the identity of what the user gave, which members keep alive
+        self._written: Fences
+        self._written_for: list[int] = []  # how many moments each group had then
         self.where: list[tuple[Group, int]] = []
         self.edits = Edits()
         self.positions: dict[str, int] = {}
@@ -61,14 +63,12 @@ class Groups(Sequence[Group]):
         return self._position_of.get(id(given))
 
     def written(self) -> Fences:
-        """Return the memory that steps write.
-
-        Raises
-        ------
-        ValueError
-            If two parameters share memory.
-        """
-        return Fences(owned for group in self for owned in group.owned())
+        """Return the memory that steps write."""
+        n_moments = [len(group.moments) for group in self]  # all that can have been added since the last time
+        if n_moments != self._written_for:
+            self._written = Fences(owned for group in self for owned in group.owned())
+            self._written_for = n_moments
+        return self._written
 
     def make(self, given: Iterable[Mapping[str, Any]]) -> list[Group]:
         """Return new groups, which `add` enters.
@@ -92,7 +92,7 @@ class Groups(Sequence[Group]):
             start += len(new[-1].members)
         groups = [*self, *new]
         members = [member for group in groups for member in group.members]
-        _names(members)
+        _check_names(members)
         Fences(owned for group in groups for owned in group.owned())  # refuses shared memory
         seen: dict[int, str] = {}
         for member in members:
@@ -106,10 +106,12 @@ class Groups(Sequence[Group]):
         self.renew()
         for group in new:
             for index, member in enumerate(group.members):
-                self._position_of[id(member.given)] = self._position_of[id(member.owner)] = len(self.where)
+                position = len(self.where)
+                self._position_of[id(member.given)] = self._position_of[id(member.owner)] = position
+                if member.name is not None:
+                    self.positions[member.name] = position
                 self.where.append((group, index))
         self._groups += new
-        self.positions = _names(self.members)
         self.note()
 
     def renew(self) -> None:
@@ -153,22 +155,13 @@ class Groups(Sequence[Group]):
         self.note()
 
 
-def _names(members: Sequence[Member]) -> dict[str, int]:
-    """Return the positions of named parameters by name.
-
-    Raises
-    ------
-    ValueError
-        If some have no name, or two have the same.
-    """
+def _check_names(members: Sequence[Member]) -> None:
+    """Refuse names that some parameters lack, or two have."""
     names = [member.name for member in members]
     if None in names and any(name is not None for name in names):
         raise ValueError(f"parameter {names.index(None)} has no name, others have; name all of them or none")
-    positions: dict[str, int] = {}
+    positions: dict[str | None, int] = {}
     for position, name in enumerate(names):
-        if name is None:
-            continue
-        if name in positions:
+        if name is not None and name in positions:
             raise ValueError(f"the name {name!r} is given to parameters {positions[name]} and {position}")
         positions[name] = position
-    return positions
