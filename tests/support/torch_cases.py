@@ -211,9 +211,9 @@ class Twins:
         What comes next may enlarge a difference in the last bit without bounds (rounding to bfloat16 does, or a
         gradient that nearly vanishes), and whether there is one depends on the processor that torch computes on.
         """
-        sides = (self.ours, self.theirs)
-        with torch.no_grad():
-            for ours, theirs in zip(*(_numbers(side) for side in sides), strict=True):
+        level(self.ours.optimizer, self.theirs.optimizer)
+        if self.ours.model is not None:
+            for ours, theirs in zip(self.ours.model.buffers(), self.theirs.model.buffers(), strict=True):
                 theirs.copy_(ours)
 
     def check(self, **tolerance: float) -> None:
@@ -231,14 +231,14 @@ class Twins:
             assert_close(ours.watched[what], b, what, **tolerance)
 
 
-def _numbers(side: Side) -> list[Tensor]:
-    """Return parameters, what is remembered of them, and the model's buffers."""
-    remembered = [side.state.get(param, {}) for param in side.params]
-    return [
-        *side.params,
-        *(value for state in remembered for value in state.values() if isinstance(value, Tensor)),
-        *(side.model.buffers() if side.model is not None else ()),
-    ]
+def level(source: torch.optim.Optimizer, target: torch.optim.Optimizer) -> None:
+    """Give `target` the parameters and states of `source`, number by number; see `Twins.level`."""
+    with torch.no_grad():
+        for ours, theirs in zip(members(source), members(target), strict=True):
+            theirs.copy_(ours)
+            for key, value in source.state.get(ours, {}).items():
+                if isinstance(value, Tensor):
+                    target.state[theirs][key].copy_(value)
 
 
 def assert_close(actual: Tensor, expected: Tensor, what: str, **tolerance: float) -> None:

@@ -94,6 +94,9 @@ def test_a_model_that_is_converted_by_swapping(overwrite: bool) -> None:
         for round_ in range(2):
             for side in (twins.ours, twins.theirs):
                 train(side, round_)
+            twins.check(rtol=1e-4, atol=1e-5)
+            twins.level()
+            for side in (twins.ours, twins.theirs):
                 side.optimizer.zero_grad()
                 side.model.to(memory_format=torch.channels_last)
                 side.model.load_state_dict({k: v * 1 for k, v in side.model.state_dict().items()})
@@ -114,6 +117,9 @@ def test_a_model_turned_to_double(setting: str) -> None:
     twins = Twins(Net, **SETTINGS[setting])
     for side in (twins.ours, twins.theirs):
         train(side, 0)
+    twins.check(rtol=1e-4, atol=1e-6)
+    twins.level()
+    for side in (twins.ours, twins.theirs):
         side.model.double()
         side.optimizer.load_state_dict(copy.deepcopy(side.optimizer.state_dict()))
         train(side, 1)
