@@ -14,7 +14,7 @@ from fastadam.groups.state import Loaded, State, state_dict
 from fastadam.memory.arrays import Array, Fences, base_view
 from fastadam.memory.cuda.arrays import is_on_cuda
 from fastadam.memory.devices import check_gradient, check_parameter, own_view, shape_of
-from fastadam.memory.flat import Packed
+from fastadam.memory.packed import Packed
 from fastadam.memory.parameter import Parameter
 from fastadam.step import hyperparameters
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate

@@ -14,7 +14,7 @@ import pytest
 
 import fastadam
 from fastadam.groups import group as groups
-from fastadam.memory import flat
+from fastadam.memory import buffers, packed
 from tests.bits import assert_same_state, random_arrays, snapshot
 
 SHAPES: list[tuple[int, ...]] = [(3,), (4,)]
@@ -25,7 +25,7 @@ class Allocations:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.fails, self.done = -1, 0
-        zeros = flat.aligned_zeros
+        zeros = buffers.aligned_zeros
 
         def aligned_zeros(*args: Any) -> Any:
             self.done += 1
@@ -33,7 +33,7 @@ class Allocations:
                 raise MemoryError("no memory")
             return zeros(*args)
 
-        for module in (flat, groups):
+        for module in (packed, groups):
             monkeypatch.setattr(module, "aligned_zeros", aligned_zeros)
 
     def fail_at(self, which: int) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastadam.groups.members import Place, read_members
 from fastadam.memory.arrays import Array
-from fastadam.memory.flat import aligned_zeros
+from fastadam.memory.buffers import aligned_zeros
 from fastadam.step import hyperparameters
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.hyperparameters import Hyperparameters

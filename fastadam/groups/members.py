@@ -11,7 +11,7 @@ import numpy as np
 from fastadam.memory.arrays import Array
 from fastadam.memory.cuda.arrays import is_on_cuda
 from fastadam.memory.devices import check_parameter, device_of
-from fastadam.memory.flat import Packed
+from fastadam.memory.packed import Packed
 from fastadam.memory.parameter import Parameter
 
 Place = tuple[np.dtype[Any], int | None]  # a dtype, and a CUDA device or None for the host
