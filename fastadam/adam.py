@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,25 +11,22 @@ from fastadam import backends
 from fastadam.groups.group import Group
 from fastadam.groups.members import split_groups
 from fastadam.groups.state import Loaded, State, state_dict
-from fastadam.memory.arrays import Array, Fences, base_view
-from fastadam.memory.cuda.arrays import is_on_cuda
-from fastadam.memory.devices import check_gradient, check_parameter, own_view, shape_of
+from fastadam.memory.arrays import Array
+from fastadam.memory.device import Device
+from fastadam.memory.devices import is_array, kind_of
+from fastadam.memory.host import HOST
 from fastadam.memory.packed import Packed
 from fastadam.memory.parameter import Parameter
+from fastadam.memory.written import Written
 from fastadam.step import hyperparameters
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate
 from fastadam.step.interrupts import uninterrupted
 from fastadam.step.locks import give_lock
 from fastadam.step.threads import check_limit
 from fastadam.work.arrays import WorkList
-from fastadam.work.devices import MixedWork, make_work
-
-Work = WorkList | MixedWork
 
 # Work lists kept for steps in which some gradients are None, by which ones are.
 MOST_PATTERNS = 16
-# Gradients of one step that are made plain one at a time; with more, all are looked at in one go.
-MOST_ODD = 32
 
 
 class Adam:
@@ -139,10 +136,10 @@ class Adam:
         check_limit(threads)
         self._threads = threads
         self._asked_for = backend
-        self._backends: dict[int | None, backends.Backend] = {}
-        name, chosen = backends.choose(backend)
-        if name in backends.HOST:
-            self._host_name, self._backends[None] = name, chosen
+        backends.choose(backend)  # refuses what there is not
+        # The backends in use, and their names, by the device whose arrays they step.
+        self._backends: dict[Device, backends.Backend] = {}
+        self._names: dict[Device, str] = {}
         give_lock(self)
         self._groups: list[Group] = []
         self.param_groups: list[dict[str, Any]] = []
@@ -162,9 +159,8 @@ class Adam:
     @property
     def backend(self) -> str:
         """Name of the backend in use."""
-        devices = {member.device for group in self._groups for member in group.members}
-        names = [self._host_name] if None in devices else []
-        return "+".join([*names, "cuda"] if devices - {None} else names)
+        host_first = sorted(self._names, key=lambda device: device is not HOST)
+        return "+".join(dict.fromkeys(self._names[device] for device in host_first))
 
     @property
     def threads(self) -> int | None:
@@ -266,14 +262,8 @@ class Adam:
         ]
         if not set_to_none:
             for member in held:
-                grad, label = member.given.grad, f"the gradient of {member.label}"
-                if is_on_cuda(grad) and hasattr(type(grad), "__setitem__"):
-                    check_parameter(grad, label)  # that it can be written; its own library fills it, in its stream
-                    continue
-                if not isinstance(grad, np.ndarray):
-                    raise TypeError(f"{label} is a {type(grad).__name__}; use zero_grad(set_to_none=True)")
-                if not grad.flags.writeable:
-                    raise ValueError(f"{label} is read-only; use zero_grad(set_to_none=True)")
+                grad = member.given.grad
+                kind_of(grad).check_fillable(grad, f"the gradient of {member.label}")
         for group in self._groups:
             if group.packed is not None:
                 group.packed.grad.fill(0)
@@ -357,7 +347,7 @@ class Adam:
             self._refuse_while_stepping(what)
             if not self._planned:
                 self._plan_work()
-            loaded = Loaded(saved, self._groups, self._fences)
+            loaded = Loaded(saved, self._groups, self._written)
             loaded.reserve()
 
             def take_over() -> None:
@@ -391,18 +381,19 @@ class Adam:
             if name is not None and name in positions:
                 raise ValueError(f"the name {name!r} is given to parameters {positions[name]} and {position}")
             positions[name] = position
-        Fences(owned for group in groups for owned in group.owned())  # refuses shared memory
+        Written(owned for group in groups for owned in group.owned())  # refuses shared memory
         chosen = self._choose(new)
         seen: dict[int, str] = {}
         for member in (member for group in groups for member in group.members):
-            if id(member.owner) in seen:  # fences do not notice it where the array is empty
+            if id(member.owner) in seen:  # not noticed above where the array is empty
                 raise ValueError(f"{member.label} is the same array as {seen[id(member.owner)]}; give it once")
             seen[id(member.owner)] = member.label
         options = [group.options for group in new]
         noted = [group.accepted() for group in groups]
 
         def enter() -> None:
-            self._backends.update(chosen)
+            self._backends.update((device, backend) for device, (_, backend) in chosen.items())
+            self._names.update((device, name) for device, (name, _) in chosen.items())
             self._planned = False
             self._positions = positions if None not in positions else {}
             self._groups += new
@@ -411,22 +402,13 @@ class Adam:
 
         uninterrupted(enter)
 
-    def _choose(self, groups: list[Group]) -> dict[int | None, backends.Backend]:
-        """Return the backends of the CUDA devices that members are on, and refuse members that none can step."""
-        chosen: dict[int | None, backends.Backend] = {}
+    def _choose(self, groups: list[Group]) -> dict[Device, tuple[str, backends.Backend]]:
+        """Return the backends of the devices that members are on, and refuse members that none can step."""
+        chosen: dict[Device, tuple[str, backends.Backend]] = {}
         for member in (member for group in groups for member in group.members):
-            if member.device is None and self._asked_for == "cuda":
-                raise ValueError(
-                    f"{member.label} is a NumPy array, but the backend 'cuda' steps arrays on CUDA devices; use "
-                    f"backend='auto', or lay it out there with fastadam.pack(..., device='cuda')"
-                )
-            if member.device is not None and self._asked_for not in ("auto", "cuda"):
-                raise ValueError(
-                    f"{member.label} is on a CUDA device, but the backend {self._asked_for!r} steps NumPy arrays; "
-                    f"use backend='auto' or 'cuda'"
-                )
-            if member.device is not None and member.device not in self._backends:
-                chosen[member.device] = backends.on_device(member.device)
+            if member.device not in self._backends and member.device not in chosen:
+                backends.check_serves(self._asked_for, member.device, member.label)
+                chosen[member.device] = backends.on_device(member.device, self._asked_for)
         return chosen
 
     def _plan_work(self) -> None:
@@ -436,17 +418,17 @@ class Adam:
         list in use.
         """
         self._planned_kinds = [(group.hyper.l2_on, group.hyper.amsgrad) for group in self._groups]
-        self._fences = Fences(owned for group in self._groups for owned in group.owned())
-        self._patterns: dict[bytes, Work] = {}
+        self._written = Written(owned for group in self._groups for owned in group.owned())
+        self._patterns: dict[bytes, WorkList] = {}
         self._in_pieces = self._work_list(in_pieces=True)
         self._by_member = self._in_pieces
         if any(group.one_piece for group in self._groups):
             self._by_member = self._work_list(in_pieces=False)
         self._planned = True
 
-    def _work_list(self, in_pieces: bool, active: Array | None = None) -> Work:
-        return make_work(
-            self._groups, self._fences, self._backends, self.threads, in_pieces=in_pieces, active=active
+    def _work_list(self, in_pieces: bool, active: Array | None = None) -> WorkList:
+        return WorkList(
+            self._groups, self._written, self._backends, self.threads, in_pieces=in_pieces, active=active
         )
 
     def _edited(self) -> bool:
@@ -490,11 +472,11 @@ class Adam:
         """Remember the options as accepted, by which edits are noticed."""
         self._noted = [group.accepted() for group in self._groups]
 
-    def _sort(self, grads: Any) -> tuple[Work, tuple[Any, ...]]:
+    def _sort(self, grads: Any) -> tuple[WorkList, tuple[Any, ...]]:
         """Return the work list that gradients given by the user belong to, and one gradient for each slot."""
         work = self._by_member
         if not isinstance(grads, list | tuple):
-            if isinstance(grads, np.ndarray | np.generic) or is_on_cuda(grads):
+            if isinstance(grads, np.ndarray | np.generic) or is_array(grads):
                 return self._sort_array(grads)
             if isinstance(grads, Mapping):
                 return work, self._sort_names(grads)
@@ -513,10 +495,10 @@ class Adam:
             raise ValueError(f"grads has {len(grads)} items, but there are {len(work.owners)} parameters")
         return work, grads
 
-    def _sort_array(self, grad: Any) -> tuple[Work, tuple[Any, ...]]:
+    def _sort_array(self, grad: Any) -> tuple[WorkList, tuple[Any, ...]]:
         """Return the work list of one bare gradient: for a whole packed buffer, or for a single parameter."""
         whole, work = self._in_pieces, self._by_member
-        shape = shape_of(grad)
+        shape = kind_of(grad).shape_of(grad)
         if len(whole.owners) == 1 and shape == whole.arrays[0].shape:
             return whole, (grad,)
         if len(work.owners) == 1:
@@ -524,7 +506,7 @@ class Adam:
         packed = self._groups[0].packed
         if packed is not None and len(self._groups) == 1 and shape == packed.param.shape:
             # Its members have taken different numbers of steps.
-            return work, tuple(packed.views_of(own_view(grad)))
+            return work, tuple(packed.views_of(kind_of(grad).own_view(grad)))
         raise TypeError(
             f"grads is one array, but there are {len(work.owners)} parameters; pass a list of gradients"
         )
@@ -542,34 +524,20 @@ class Adam:
             )
         return tuple(grads[name] for name in self._positions)
 
-    def _step_with_care(self, work: Work, grads: Sequence[Any], unplain: int) -> None:
+    def _step_with_care(self, work: WorkList, grads: tuple[Any, ...], unplain: int) -> None:
         """Take a step in which native code found something that Python has to look at."""
-        active = np.array([grad is not None for grad in grads], bool)
-        if not active.any():
-            return
-        ready = [grad for grad in grads if grad is not None]
-        if not active.all():
-            work = self._pattern(work is self._in_pieces, active)
-            work.call_schedules()
-            unplain = work.try_step(tuple(ready))
-        # A few gradients that are right, but not plain, are made so one by one.
-        for _ in range(MOST_ODD):
-            if unplain < 0:
+        active = [grad is not None for grad in grads]
+        if not all(active):
+            if not any(active):
                 return
-            ready[unplain] = self._check(work, ready, unplain)
-            before, unplain = unplain, work.try_step(tuple(ready))
-            if unplain == before:
-                break
-        if unplain >= 0:  # many of them, a parameter that was tampered with, or no native code
-            work.check_owners()
-            checked = [self._check(work, ready, slot) for slot in range(len(ready))]
-            work.step(checked)
+            work = self._pattern(work is self._in_pieces, np.array(active, bool))
+            work.call_schedules()
+            grads = tuple(grad for grad in grads if grad is not None)
+            unplain = work.try_step(grads)
+        if unplain >= 0:
+            work.step_with_care(grads, unplain)
 
-    def _check(self, work: Work, grads: Sequence[Any], slot: int) -> Array:
-        label = f"the gradient of {work.labels[slot]}"
-        return check_gradient(grads[slot], base_view(work.arrays[slot]), label, self._fences)
-
-    def _pattern(self, in_pieces: bool, active: Array) -> Work:
+    def _pattern(self, in_pieces: bool, active: Array) -> WorkList:
         """Return the work list of the slots that have a gradient."""
         start = 0
         for group in self._groups:

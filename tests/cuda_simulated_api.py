@@ -15,6 +15,7 @@ from numba import cuda
 
 import fastadam
 from fastadam import convert
+from fastadam.backends.cuda import launches
 from fastadam.memory.cuda import arrays as cuda_arrays
 from tests import strategies
 from tests.bits import assert_same_bits, random_arrays
@@ -410,10 +411,13 @@ def test_a_gradient_that_moves_is_taken_up() -> None:
 def test_streams_are_waited_for_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     gpu = type(cuda_arrays._gpu(0))
+    launcher = launches.SimulatedLauncher
     monkeypatch.setattr(gpu, "event", lambda self: object())
     monkeypatch.setattr(gpu, "record", lambda self, event, stream: calls.append(("record", event, stream)))
     monkeypatch.setattr(gpu, "stall", lambda self, stream, event: calls.append(("stall", event, stream)))
-    monkeypatch.setattr(gpu, "launch", lambda *arguments: (calls.append(("launch", None, arguments[3])), (0,))[1])
+    monkeypatch.setattr(
+        launcher, "launch", lambda *arguments: (calls.append(("launch", None, arguments[3])), (0,))[1]
+    )
     optimizer = fastadam.Adam([Foreign(np.ones(3, np.float32), stream=7)])
     optimizer.step([Foreign(np.ones(3, np.float32), stream=1)])
     assert [(name, stream) for name, _, stream in calls] == [

@@ -12,7 +12,7 @@ import pytest
 
 import fastadam
 from fastadam import adam
-from fastadam.groups import group as groups
+from fastadam.memory import host
 from tests import strategies
 from tests.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
 
@@ -50,7 +50,7 @@ def test_an_interrupt_while_work_is_planned_leaves_no_stale_plan(
         optimizer.step(grads(2))
         if interrupt:
             with monkeypatch.context() as patch:
-                patch.setattr(adam, "make_work", interrupted)
+                patch.setattr(adam, "WorkList", interrupted)
                 with pytest.raises(KeyboardInterrupt):
                     change(optimizer)
         change(optimizer)
@@ -66,7 +66,7 @@ def test_an_interrupt_while_a_group_is_added(backend: str, monkeypatch: pytest.M
     optimizer = make(backend)
     optimizer.step(grads(1))
     optimizer.add_param_group({"params": np.ones(2)})
-    monkeypatch.setattr(adam, "make_work", interrupted)
+    monkeypatch.setattr(adam, "WorkList", interrupted)
     with pytest.raises(KeyboardInterrupt):
         optimizer.step([*grads(2), np.ones(2)])
     monkeypatch.undo()
@@ -84,7 +84,7 @@ def test_out_of_memory_for_the_third_moment_changes_nothing(backend: str, monkey
     before = snapshot(optimizer)
     optimizer.param_groups[0]["amsgrad"] = True
     with monkeypatch.context() as patch:
-        patch.setattr(groups, "aligned_zeros", none_left)
+        patch.setattr(host, "aligned_zeros", none_left)
         with pytest.raises(MemoryError):
             optimizer.step(grads(2))
     assert_same_state(snapshot(optimizer), before)

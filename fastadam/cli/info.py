@@ -18,7 +18,7 @@ from fastadam.backends import numba as numba_cpu
 from fastadam.cli.memory import readable
 from fastadam.cli.terminal import console, print_json
 from fastadam.memory import buffers
-from fastadam.memory.cuda.available import devices
+from fastadam.memory.devices import names_of
 from fastadam.step import threads
 
 PACKAGES = ("numpy", "numba", "numba-cuda", "cffi", "torch", "optax")
@@ -53,7 +53,7 @@ def collect() -> dict[str, Any]:
         },
         "numba": _numba(states["numba"] == "available"),
         "huge_pages": {"setting": huge_pages(), "from_bytes": buffers.HUGE_FROM},
-        "cuda": dict(zip(("devices", "reason"), devices(), strict=True)),
+        "cuda": dict(zip(("devices", "reason"), names_of("cuda"), strict=True)),
     }
 
 

@@ -11,7 +11,7 @@ from fastadam.adam import Adam
 from fastadam.groups.matching import Described, match
 from fastadam.groups.members import Member
 from fastadam.memory.arrays import Array
-from fastadam.memory.cuda.arrays import on_host
+from fastadam.memory.devices import device_of, on_host
 from fastadam.step.hyperparameters import KEYS
 
 # dtype -> those whose every number it holds exactly.
@@ -125,9 +125,9 @@ def take_over(
         options_of = {key: group for group in state["param_groups"] for key in group["params"]}
 
         def read(target: Array, position: int, name: str) -> None:
-            numbers = target if isinstance(target, np.ndarray) else np.empty(target.shape, target.dtype)
+            numbers = device_of(target).room_on_host(target)
             copy(numbers, of[id(members[position])].moments[name], name, options_of[position])
-            if numbers is not target:  # on a CUDA device
+            if numbers is not target:  # which is elsewhere
                 target[...] = numbers
 
         opt._load(what, state, read)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from fastadam.memory.arrays import Array
-from fastadam.memory.cuda.arrays import is_on_cuda
-from fastadam.memory.devices import check_parameter, device_of
+from fastadam.memory.device import Device
+from fastadam.memory.devices import check_parameter, device_of, is_array
 from fastadam.memory.packed import Packed
 from fastadam.memory.parameter import Parameter
 
-Place = tuple[np.dtype[Any], int | None]  # a dtype, and a CUDA device or None for the host
+Place = tuple[np.dtype[Any], Device]
 
 
 class Member:
@@ -32,8 +32,8 @@ class Member:
         The array that holds its values, as the user gave it.
     array : ndarray or CudaArray
         The same as a base-class array.
-    device : int or None
-        Number of the CUDA device that it is on; None for the host.
+    device : Device
+        The one that it is on.
     shape : tuple of int
     dtype : dtype
     size : int
@@ -52,7 +52,7 @@ class Member:
         values = given.data if isinstance(given, Parameter) else given
         self.owner = values
         self.array = check_parameter(values, label)
-        self.device: int | None = device_of(self.array)
+        self.device = device_of(self.array)
         self.shape, self.dtype, self.size = self.array.shape, self.array.dtype, self.array.size
         self.home = given if isinstance(given, Parameter) else home
         # NumPy refuses to resize an array that has a weak reference, even with refcheck=False, so that the
@@ -80,7 +80,7 @@ def split_groups(params: Any) -> list[dict[str, Any]]:
     ValueError
         If it is empty.
     """
-    if isinstance(params, Packed | Mapping | np.ndarray | Parameter) or is_on_cuda(params):
+    if isinstance(params, Packed | Mapping | Parameter) or is_array(params):
         return [{"params": params}]
     items = _items(params, "params")
     groups = [isinstance(item, Mapping) for item in items]
@@ -130,7 +130,7 @@ def read_members(params: Any, start: int, where: str) -> tuple[list[Member], Pac
 
 def _pairs(params: Any, where: str) -> list[tuple[str | None, Any]]:
     """Return ``(name or None, value)`` for each item of a group's params."""
-    if isinstance(params, np.ndarray | Parameter) or is_on_cuda(params):
+    if isinstance(params, Parameter) or is_array(params):
         return [(None, params)]
     if isinstance(params, Mapping):
         pairs = list(params.items())

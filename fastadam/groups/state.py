@@ -10,9 +10,10 @@ import numpy as np
 
 from fastadam.groups.group import Group
 from fastadam.groups.members import Member
-from fastadam.memory.arrays import Array, Fences, host_copy
-from fastadam.memory.cuda.arrays import is_on_cuda, on_host
+from fastadam.memory.arrays import Array
+from fastadam.memory.devices import is_array, on_host
 from fastadam.memory.parameter import Parameter
+from fastadam.memory.written import Written
 from fastadam.step import hyperparameters
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.plan import MOMENTS
@@ -47,7 +48,7 @@ class State(Mapping[Any, Mapping[str, Any]]):
     def __getitem__(self, key: Any) -> Mapping[str, Any]:
         for position, group, index, step in _members(self._groups):
             member = group.members[index]
-            if isinstance(key, np.ndarray | Parameter) or is_on_cuda(key):
+            if isinstance(key, Parameter) or is_array(key):
                 found = key is member.given or key is member.owner
             else:
                 found = key == (member.name if isinstance(key, str) else position)
@@ -71,7 +72,9 @@ def state_dict(groups: Sequence[Group], copy: bool = True) -> dict[str, Any]:
     With `copy` False the moments in it are the live ones.
     """
     state = {
-        position: {key: host_copy(value) if copy else value for key, value in _entry(group, index, step).items()}
+        position: {
+            key: on_host(value, copy=True) if copy else value for key, value in _entry(group, index, step).items()
+        }
         for position, group, index, step in _members(groups)
         if step
     }
@@ -106,7 +109,7 @@ class Loaded:
         In torch's layout.
     groups : sequence of Group
         The groups it is meant for.
-    fences : Fences
+    written : Written
         The memory of their parameters and moments.
 
     Raises
@@ -115,7 +118,7 @@ class Loaded:
         If it does not fit; nothing has been changed then.
     """
 
-    def __init__(self, saved: Any, groups: Sequence[Group], fences: Fences) -> None:
+    def __init__(self, saved: Any, groups: Sequence[Group], written: Written) -> None:
         if not isinstance(saved, Mapping) or not {"state", "param_groups"} <= set(saved):
             raise ValueError("the state dict must be a mapping with the keys 'state' and 'param_groups'")
         saved_groups, state = saved["param_groups"], saved["state"]
@@ -140,7 +143,7 @@ class Loaded:
                     raise ValueError(f"{where}the entry {key} appears twice in 'params'")
                 used.add(key)
             entries = [
-                _check_entry(state[key], group.members[index], fences) if key in state else (0, {})
+                _check_entry(state[key], group.members[index], written) if key in state else (0, {})
                 for index, key in enumerate(keys)
             ]
             self._steps.append(np.array([step for step, _ in entries], np.int64))
@@ -229,7 +232,7 @@ def _match(saved: Mapping[str, Any], group: Group, where: str) -> list[Any]:
     return [by_name[name] for name in names]
 
 
-def _check_entry(entry: Any, member: Member, fences: Fences) -> tuple[int, dict[str, Array]]:
+def _check_entry(entry: Any, member: Member, written: Written) -> tuple[int, dict[str, Array]]:
     """Return the saved step and moments of one parameter; moments that are live memory are copied."""
     where = f"state dict, {member.label}: "
     if not isinstance(entry, Mapping):
@@ -250,6 +253,6 @@ def _check_entry(entry: Any, member: Member, fences: Fences) -> tuple[int, dict[
             raise ValueError(f"{where}{name} has shape {moment.shape}, the parameter has {member.shape}")
         if moment.dtype != member.dtype:
             raise TypeError(f"{where}{name} has dtype {moment.dtype}, the parameter has {member.dtype}")
-        if fences.owner(moment) is not None:
+        if written.owner(moment) is not None:
             moments[name] = moment.copy()
     return int(step.reshape(())), moments

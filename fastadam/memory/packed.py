@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.memory.arrays import DTYPES, SUPPORTED, Array, OnDevice, host_copy
-from fastadam.memory.buffers import aligned_zeros
-from fastadam.memory.cuda.arrays import parse_device
-from fastadam.memory.devices import check_array, device_of
+from fastadam.memory.arrays import DTYPES, Array
+from fastadam.memory.device import Device
+from fastadam.memory.devices import device_of, kind_of, named, on_host
+from fastadam.memory.host import HOST
 
 
 class Packed:
@@ -31,13 +31,13 @@ class Packed:
         shapes: list[tuple[int, ...]],
         names: list[str] | None,
         dtype: np.dtype[Any],
-        device: int | None = None,
+        device: Device = HOST,
     ) -> None:
         self.names = names
         self.shapes = shapes
         self._ends = np.cumsum([int(np.prod(shape)) for shape in shapes], dtype=np.int64).tolist()
-        self._param = aligned_zeros(self._ends[-1], dtype, "param", device)
-        self._grad = aligned_zeros(self._ends[-1], dtype, "grad", device)
+        self._param = device.zeros(self._ends[-1], dtype, "param")
+        self._grad = device.zeros(self._ends[-1], dtype, "grad")
         self.param_views = self.views_of(self._param)
         self.grad_views = self.views_of(self._grad)
         self._params, self._grads = (
@@ -193,7 +193,7 @@ def pack(params: Any, *, device: str | None = None) -> Packed:
     array([0.1, 0.1])
     """
     names: list[str] | None = None
-    place = None if device is None else parse_device(device)
+    target = None if device is None else named(device)
     if isinstance(params, np.ndarray):
         raise TypeError("params is one array; pack takes several: fastadam.pack([array])")
     if isinstance(params, Mapping):
@@ -204,7 +204,10 @@ def pack(params: Any, *, device: str | None = None) -> Packed:
     else:
         values = list(params)
     labels = [f"params[{name!r}]" for name in (names if names is not None else range(len(values)))]
-    arrays = [check_array(value, label, place) for value, label in zip(values, labels, strict=True)]
+    dtypes = DTYPES if target is None else target.DTYPES
+    arrays = [
+        kind_of(value).check_array(value, label, dtypes) for value, label in zip(values, labels, strict=True)
+    ]
     if not arrays:
         raise ValueError("params is empty; pack needs at least one array")
     for array, label in zip(arrays, labels, strict=True):
@@ -213,14 +216,10 @@ def pack(params: Any, *, device: str | None = None) -> Packed:
                 f"{label} has dtype {array.dtype}, {labels[0]} has {arrays[0].dtype}; a packed buffer has one "
                 f"dtype: pack them apart, as two groups"
             )
-    if device is None:
-        place = device_of(arrays[0])
-    if place is None and arrays[0].dtype not in DTYPES:
-        raise TypeError(
-            f"{labels[0]} has dtype {arrays[0].dtype}, which only CUDA devices take; supported on the host are "
-            f"{SUPPORTED}"
-        )
-    packed = Packed([array.shape for array in arrays], names, arrays[0].dtype, place)
+    if target is None:
+        target = device_of(arrays[0])
+    target.check_dtype(arrays[0].dtype, labels[0])
+    packed = Packed([array.shape for array in arrays], names, arrays[0].dtype, target)
     for view, array in zip(packed.param_views, arrays, strict=True):
-        view[...] = host_copy(array) if place is None and isinstance(array, OnDevice) else array
+        view[...] = array if target.holds(array) else on_host(array)
     return packed
