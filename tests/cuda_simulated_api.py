@@ -382,15 +382,18 @@ def test_arrays_of_other_libraries() -> None:
         fastadam.Adam([Foreign(theirs.astype(">f4"))])
 
 
+@pytest.mark.parametrize("steps", [0, 1])
 @pytest.mark.parametrize("other", [np.ones(9, np.float32), np.ones((3, 3), np.float32)])
-def test_a_parameter_whose_memory_is_exchanged_is_noticed(other: np.ndarray, tmp_path: Any) -> None:
+def test_a_parameter_whose_memory_is_exchanged_is_noticed(other: np.ndarray, steps: int, tmp_path: Any) -> None:
     param, grad = Foreign(np.ones(9, np.float32)), Foreign(np.ones(9, np.float32))
     optimizer = fastadam.Adam([param])
-    optimizer.step([grad])
+    for _ in range(steps):
+        optimizer.step([grad])
     param.array = other
+    optimizer.param_groups[0]["amsgrad"] = True  # and where the plan is made anew, too
     with pytest.raises(ValueError, match="parameter 0 was exchanged"):
         optimizer.step([grad])
-    assert optimizer.state[0]["step"] == 1
+    assert [entry["step"] for entry in optimizer.state.values()] == [1] * steps
     assert (other == 1).all()
     pytest.importorskip("safetensors")
     with pytest.raises(ValueError, match="parameter 0 was exchanged"):
@@ -408,7 +411,11 @@ def test_a_gradient_that_moves_is_taken_up() -> None:
     assert_same(optimizer, expected)
 
 
-def test_streams_are_waited_for_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("beside", [[], [np.ones(2)]], ids=["alone", "beside an array of the host"])
+@pytest.mark.parametrize(("param", "grad"), [(7, 1), (1, 7)])
+def test_streams_are_waited_for_on_the_device(
+    param: int, grad: int, beside: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[Any] = []
     gpu = type(cuda_arrays._gpu(0))
     launcher = launches.SimulatedLauncher
@@ -418,8 +425,8 @@ def test_streams_are_waited_for_on_the_device(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(
         launcher, "launch", lambda *arguments: (calls.append(("launch", None, arguments[3])), (0,))[1]
     )
-    optimizer = fastadam.Adam([Foreign(np.ones(3, np.float32), stream=7)])
-    optimizer.step([Foreign(np.ones(3, np.float32), stream=1)])
+    params = [Foreign(np.ones(3, np.float32), stream=param), *(array.copy() for array in beside)]
+    fastadam.Adam(params).step([Foreign(np.ones(3, np.float32), stream=grad), *beside])
     assert [(name, stream) for name, _, stream in calls] == [
         ("record", 7),
         ("stall", 1),

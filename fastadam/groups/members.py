@@ -30,7 +30,7 @@ class Member:
         How error messages call it.
     owner : ndarray
         The array that holds its values, as the user gave it.
-    array : ndarray or CudaArray
+    array : array
         The same as a base-class array.
     device : Device
         The one that it is on.

@@ -1,4 +1,4 @@
-"""Aligned memory for parameters, gradients and moments, each buffer at a place of its own within a page."""
+"""Memory of the host for parameters, gradients and moments: aligned, each at a place of its own within a page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from fastadam.memory.arrays import Array
-from fastadam.memory.cuda.arrays import zeros
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 HUGE_PAGE = 2 << 20  # bytes; the usual transparent huge page
@@ -26,7 +25,7 @@ PLACED_FROM = 1 << 10  # bytes
 SPREAD_FROM = 128 << 10
 
 
-def aligned_zeros(size: int, dtype: np.dtype[Any], role: str, device: int | None = None) -> Array:
+def aligned_zeros(size: int, dtype: np.dtype[Any], role: str) -> Array:
     """Return `size` zeros in a buffer of their own that starts at a multiple of 64 bytes.
 
     Parameters
@@ -37,22 +36,18 @@ def aligned_zeros(size: int, dtype: np.dtype[Any], role: str, device: int | None
         Any NumPy dtype.
     role : str
         One of `ROLES`: what a step will take them for.
-    device : int, optional
-        Number of the CUDA device on which they are to be; None for the host.
 
     Returns
     -------
-    ndarray or CudaArray, shape (size,)
-        On the host, buffers of 4 MiB and more lie in transparent huge pages, where the system has them; their
-        pages are taken up as they are first written.
+    ndarray, shape (size,)
+        Buffers of 4 MiB and more lie in transparent huge pages, where the system has them; their pages are taken
+        up as they are first written.
 
     Raises
     ------
     MemoryError
         If the system has not that much memory.
     """
-    if device is not None:
-        return zeros(size, dtype, device)  # type: ignore[return-value]
     nbytes = size * dtype.itemsize
     alignment, start = _place(nbytes, role)
     if alignment == HUGE_PAGE:

@@ -119,11 +119,6 @@ class Device(abc.ABC):
     def names(cls) -> tuple[list[str], str | None]:
         """Return what the devices are called, and why there are none, or None where there are some."""
 
-    @classmethod
-    @abc.abstractmethod
-    def at(cls, address: int) -> Device:
-        """Return the device whose memory an address is in, or raise RuntimeError where it is in none."""
-
     # Values that users give.
 
     @classmethod
@@ -215,6 +210,10 @@ class Device(abc.ABC):
         """Return where numbers for `target` can be written on the host: in itself, or in memory of its shape."""
 
     # One device.
+
+    @abc.abstractmethod
+    def owns(self, address: int) -> bool:
+        """Whether an address is in this device's memory, or RuntimeError where it is in no device's."""
 
     @abc.abstractmethod
     def zeros(self, size: int, dtype: np.dtype[Any], role: str) -> Array:

@@ -40,11 +40,6 @@ class Host(Device):
         return [cls.NAME], None
 
     @classmethod
-    def at(cls, address: int) -> Device:
-        """Return the host."""
-        return HOST
-
-    @classmethod
     def holds(cls, value: Any) -> bool:
         """Whether `value` is a NumPy array."""
         return isinstance(value, np.ndarray)
@@ -130,6 +125,10 @@ class Host(Device):
     def room_on_host(cls, target: Array) -> Array:
         """Return `target` itself."""
         return target
+
+    def owns(self, address: int) -> bool:
+        """Return True: the host has no way to tell."""
+        return True
 
     def zeros(self, size: int, dtype: np.dtype[Any], role: str) -> Array:
         """Return zeros in a buffer of their own."""

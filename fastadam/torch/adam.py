@@ -327,7 +327,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
             on = named(f"cuda:{part.ordinal}")
             _, backend = backends.on_device(on)
             place = part.extents[0][0]
-            if place and on.at(place) is not on:  # torch and Numba ask the same driver
+            if place and not on.owns(place):  # torch and Numba ask the same driver
                 raise RuntimeError(
                     f"{part.label} is on {device}, but Numba counts CUDA devices otherwise than torch"
                 )

@@ -1,4 +1,8 @@
-"""The work list: the plan of a step over arrays, wherever they are, and the check of their gradients."""
+"""The work list: the plan of a step over arrays, wherever they are, and the check of their gradients.
+
+Where native code finds every gradient plain, `WorkList.try_step` takes the step in one call; else Python looks at
+each of them (`WorkList.step_with_care`), as their devices know how to.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,9 @@ from fastadam.memory.device import Device, Slots, Watch
 from fastadam.memory.parameter import Parameter
 from fastadam.memory.written import Written
 from fastadam.step import threads
-from fastadam.step.formats import kinds_of
-from fastadam.step.plan import SLOT, Plan, counters_in
+from fastadam.step.plan import Plan
 from fastadam.work.devices import share_out
-from fastadam.work.slots import slots_of
+from fastadam.work.slots import StepSlots
 
 if TYPE_CHECKING:
     from fastadam.backends import Backend
@@ -66,62 +69,35 @@ class WorkList:
         in_pieces: bool,
         active: Array | None = None,
     ) -> None:
-        spans, kinds = [], []
-        self.owners: list[Any] = []
-        self.grad_sources: tuple[Any, ...] = ()
-        self.labels: list[str] = []
-        self.arrays: list[Array] = []
-        devices: list[Device] = []
-        dtypes: list[np.dtype[Any]] = []
-        # Each row's group, the group's step counters, and the place in them.
-        self._rows: list[tuple[Group, Array, int]] = []
-        counters = []
-        for group in groups:
-            one_piece = in_pieces and group.one_piece
-            slots = slots_of(group, one_piece)
-            n = len(slots.owners)
-            part = slots.spans.copy()
-            row_of = np.zeros(1, np.int64) if one_piece else group.row_of
-            keep = list(range(n))
-            if active is not None:
-                keep = np.flatnonzero(active[:n]).tolist()
-                active = active[n:]
-                part, row_of = part[keep], row_of[keep]
-            rows, local = np.unique(row_of, return_inverse=True)
-            part["row"] = local.reshape(-1) + len(self._rows)
-            self._rows += [(group, group.row_steps, row) for row in rows.tolist()]
-            counters.append(counters_in(group.row_steps)[rows])
-            spans.append(part)
-            kinds.append(kinds_of(slots.formats[keep], group.hyper.l2_on, group.hyper.amsgrad))
-            self.owners += [slots.owners[i] for i in keep]
-            self.grad_sources += tuple(slots.grad_sources[i] for i in keep)
-            self.labels += [slots.labels[i] for i in keep]
-            self.arrays += [slots.arrays[i] for i in keep]
-            devices += [slots.devices[i] for i in keep]
-            dtypes += [slots.dtypes[i] for i in keep]
-        self._written = written
-        found = np.concatenate(spans)
-        found["slot"] = np.arange(len(found))
-        limit = threads.check_limit(threads_given)
-        steps = np.concatenate(counters)
-        backend, elsewhere = share_out(devices, backends)
+        slots = StepSlots(groups, in_pieces, active)
+        columns = slots.columns
+        self.owners, self.arrays, self.labels = columns.owners, columns.arrays, columns.labels
+        self.grad_sources = tuple(columns.grad_sources)
+        self._rows, self._written = slots.rows, written
+        backend, elsewhere = share_out(columns.devices, backends)
         self.plan = Plan(
-            found, np.concatenate(kinds), steps, steps, backend, limit, threads_given is not None, elsewhere
+            slots.spans,
+            slots.variants,
+            slots.counters,
+            slots.counters,
+            backend,
+            threads.check_limit(threads_given),
+            threads_given is not None,
+            elsewhere,
         )
         self.write_options()
-        self._slots = np.array(  # the list below keeps the dtypes, so that no other object takes their ids
-            [(id(owner), id(dtype)) for owner, dtype in zip(self.owners, dtypes, strict=True)], SLOT
-        )
+        # For native code, which looks at gradients by itself: what it needs to know of parameters.
         memory = self.plan.memory
-        memory["slots"] = address(self._slots)
+        self._kept = slots.objects, columns
+        memory["slots"] = address(slots.objects)
         self._grad_objects = memory["grad_objects"].reshape(1).data  # written faster than an array
         headers = array_headers()
         if headers is not None:
             memory["headers"] = headers
         self.plan.fence(written.starts, written.ends)
-        every = Slots(self.owners, self.arrays, self.labels, found["param"].copy(), found["size"].copy(), dtypes)
-        self._watches = self._watch(every, devices, backends)
-        self._native = all(device.NATIVE for device in set(devices))
+        # For Python, where that is not enough.
+        self._watches = self._watch(slots, backends)
+        self._native = all(device.NATIVE for device in set(columns.devices))
         self._settled = False  # whether the plan has the gradients that are found in their own places
         # Whether all gradients are arrays in fixed places.
         self._at_home = not any(source is None or isinstance(source, Parameter) for source in self.grad_sources)
@@ -129,14 +105,14 @@ class WorkList:
             (label for source, label in zip(self.grad_sources, self.labels, strict=True) if source is None), None
         )
 
-    def _watch(
-        self, every: Slots, devices: Sequence[Device], backends: Mapping[Device, Backend]
-    ) -> list[tuple[Watch, Array]]:
+    def _watch(self, slots: StepSlots, backends: Mapping[Device, Backend]) -> list[tuple[Watch, Array]]:
         """Return what looks at the arrays on each device, with the places of its slots."""
+        columns, spans = slots.columns, slots.spans
+        every = Slots(*columns[:3], spans["param"].copy(), spans["size"].copy(), columns.dtypes)
         watches = []
-        for device in dict.fromkeys(devices):
-            places = np.flatnonzero([each is device for each in devices])
-            own = every if len(places) == len(devices) else every.at(places)
+        for device in dict.fromkeys(columns.devices):
+            places = np.flatnonzero([each is device for each in columns.devices])
+            own = every if len(places) == len(spans) else every.at(places)
             watches.append((device.watch(own, self._written.check_gradient, backends[device]), places))
         return watches
 

@@ -163,15 +163,15 @@ def _gpu(device: int) -> Any:
     return driver.gpu(device)
 
 
-def device_at(address: int) -> int:
-    """Return the number of the device whose memory an address is in.
+def device_at(address: int, asked: int = 0) -> int:
+    """Return the number of the device whose memory an address is in; one of the devices is asked.
 
     Raises
     ------
     RuntimeError
         If it is in none.
     """
-    number: int = _gpu(0).device_of(address)
+    number: int = _gpu(asked).device_of(address)
     return number
 
 

@@ -42,11 +42,6 @@ class CudaDevice(Device):
         return available.devices()
 
     @classmethod
-    def at(cls, address: int) -> Device:
-        """Return the device that the driver names."""
-        return cls.numbered(device_at(address))
-
-    @classmethod
     def holds(cls, value: Any) -> bool:
         """Whether `value` is an array of any library on a CUDA device."""
         return is_on_cuda(value)
@@ -160,6 +155,10 @@ class CudaDevice(Device):
     def room_on_host(cls, target: Any) -> Array:
         """Return memory of the host of the shape of `target`, uninitialised."""
         return np.empty(target.shape, target.dtype)
+
+    def owns(self, address: int) -> bool:
+        """Whether the driver says that an address is in this device's memory."""
+        return device_at(address, self.number) == self.number
 
     def zeros(self, size: int, dtype: np.dtype[Any], role: str) -> Any:
         """Return zeros in a buffer of their own; whatever its role, the driver places it."""
