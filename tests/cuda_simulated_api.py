@@ -389,11 +389,12 @@ def test_a_parameter_whose_memory_is_exchanged_is_noticed(other: np.ndarray, ste
     optimizer = fastadam.Adam([param])
     for _ in range(steps):
         optimizer.step([grad])
-    param.array = other
-    optimizer.param_groups[0]["amsgrad"] = True  # and where the plan is made anew, too
+    before, param.array = param.array, other  # and is kept, so that no other array takes its place
+    optimizer.param_groups[0]["amsgrad"] = True  # the plan is made anew, too
     with pytest.raises(ValueError, match="parameter 0 was exchanged"):
         optimizer.step([grad])
     assert [entry["step"] for entry in optimizer.state.values()] == [1] * steps
+    assert steps or (before == 1).all()
     assert (other == 1).all()
     pytest.importorskip("safetensors")
     with pytest.raises(ValueError, match="parameter 0 was exchanged"):
