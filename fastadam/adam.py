@@ -157,7 +157,7 @@ class Adam:
     @property
     def backend(self) -> str:
         """Name of the backend in use."""
-        return self._choice.name(self._groups.members)
+        return self._choice.name
 
     @property
     def threads(self) -> int | None:
@@ -320,7 +320,7 @@ class Adam:
         chosen = self._choice.choose(member for group in new for member in group.members)
 
         def enter() -> None:
-            self._choice.in_use.update(chosen)
+            self._choice.add(chosen)
             self._groups.add(new)
             self.param_groups += [group.options for group in new]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastadam.checkpoint.format import PARAM, check_unchanged, stored_shape
 from fastadam.groups.contents import Contents
-from fastadam.memory.arrays import Array, as_reals
+from fastadam.memory.arrays import Array
 from fastadam.step import hyperparameters
 from fastadam.step.plan import MOMENTS
 
@@ -57,7 +57,9 @@ def collect(contents: Contents, params: bool) -> tuple[dict[str, tuple[Array, li
             found = {PARAM: member.array} if params else {}
             found.update((name, entry[name]) for name in MOMENTS if name in entry)
             shape = stored_shape(member.shape, member.dtype)
-            tensors.update((f"{kind}/{key}", (as_reals(array), shape)) for kind, array in found.items())
+            tensors.update(
+                (f"{kind}/{key}", (member.device.as_reals(array), shape)) for kind, array in found.items()
+            )
             members.append(
                 {
                     "name": member.name,

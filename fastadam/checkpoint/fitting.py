@@ -23,7 +23,7 @@ from fastadam.groups.group import Group
 from fastadam.groups.loading import Incoming
 from fastadam.groups.matching import Described, match, raise_for
 from fastadam.groups.members import Member
-from fastadam.memory.arrays import CUDA_DTYPES
+from fastadam.memory.arrays import ALL_DTYPES
 from fastadam.memory.devices import check_parameter
 from fastadam.step import hyperparameters
 from fastadam.step.plan import MOMENTS
@@ -181,7 +181,7 @@ def _check_tensors(source: Source, saved: list[dict[str, Any]], keys: list[str],
             needed.update((f"{kind}/{key}", shape) for kind in kinds)
             if entry["step"]:  # a third moment stays where amsgrad has been switched off
                 allowed[f"{MOMENTS[2]}/{key}"] = shape
-            code = CODES[CUDA_DTYPES[dtype][0]]
+            code = CODES[ALL_DTYPES[dtype][0]]
             dtypes.update((f"{kind}/{key}", code) for kind in (PARAM, *MOMENTS))
     allowed.update(needed)
     missing = [repr(name) for name in needed if name not in source.tensors]

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from fastadam.checkpoint.format import CHUNK, Advance, again
-from fastadam.memory.arrays import Array, as_reals
+from fastadam.memory.arrays import Array
+from fastadam.memory.devices import device_of
 
 WINDOW = 24 << 20  # bytes read before the pages that were mapped for them are given back
 
@@ -64,7 +65,7 @@ class Source:
     def read(self, name: str, target: Array) -> None:
         """Copy a tensor, which has been found to fit, into a contiguous array."""
         self.has_begun = True
-        reals = as_reals(target)
+        reals = device_of(target).as_reals(target)
         shape = self.tensors[name][1]
         if not shape:  # a slice needs a dimension
             reals[...] = self._file.get_tensor(name)

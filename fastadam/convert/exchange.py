@@ -14,7 +14,7 @@ from fastadam.groups.loading import Incoming
 from fastadam.groups.matching import Described, match
 from fastadam.groups.members import Member
 from fastadam.memory.arrays import Array
-from fastadam.memory.cuda.arrays import on_host
+from fastadam.memory.devices import device_of, on_host
 from fastadam.step.hyperparameters import KEYS
 
 # dtype -> those whose every number it holds exactly.
@@ -135,9 +135,9 @@ def take_over(
 
 def _fill(copy: Copy, moment: Any, name: str, options: Mapping[str, Any], target: Array) -> None:
     """Copy a moment of another library into an array, wherever that is."""
-    numbers = target if isinstance(target, np.ndarray) else np.empty(target.shape, target.dtype)
+    numbers = device_of(target).room_on_host(target)
     copy(numbers, moment, name, options)
-    if numbers is not target:  # on a CUDA device
+    if numbers is not target:  # which is elsewhere
         target[...] = numbers
 
 

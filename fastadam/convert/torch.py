@@ -12,7 +12,7 @@ from fastadam.convert.exchange import Source, check_optimizer, describe, pair, t
 from fastadam.groups.loading import TORCH_ONLY
 from fastadam.groups.matching import Described
 from fastadam.memory.arrays import Array
-from fastadam.memory.cuda.arrays import on_host
+from fastadam.memory.devices import on_host
 from fastadam.step.hyperparameters import KEYS
 from fastadam.step.plan import MOMENTS
 from fastadam.torch.tensors import has_its_memory

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-
 from fastadam.groups.group import Group
-from fastadam.memory.cuda.arrays import is_on_cuda
-from fastadam.memory.devices import check_parameter
+from fastadam.memory.devices import kind_of
 from fastadam.memory.parameter import Parameter
 
 
@@ -23,14 +20,8 @@ def clear_gradients(groups: Iterable[Group], set_to_none: bool) -> None:
     ]
     if not set_to_none:
         for member in held:
-            grad, label = member.given.grad, f"the gradient of {member.label}"
-            if is_on_cuda(grad) and hasattr(type(grad), "__setitem__"):
-                check_parameter(grad, label)  # that it can be written; its own library fills it, in its stream
-                continue
-            if not isinstance(grad, np.ndarray):
-                raise TypeError(f"{label} is a {type(grad).__name__}; use zero_grad(set_to_none=True)")
-            if not grad.flags.writeable:
-                raise ValueError(f"{label} is read-only; use zero_grad(set_to_none=True)")
+            grad = member.given.grad
+            kind_of(grad).check_fillable(grad, f"the gradient of {member.label}")
     for group in groups:
         if group.packed is not None:
             group.packed.grad.fill(0)

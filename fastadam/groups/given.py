@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from fastadam.groups.members import Member
-from fastadam.memory.cuda.arrays import is_on_cuda
-from fastadam.memory.flat import Packed
+from fastadam.memory.devices import is_array
+from fastadam.memory.packed import Packed
 from fastadam.memory.parameter import Parameter
 
 
@@ -28,7 +26,7 @@ def split_groups(params: Any) -> list[dict[str, Any]]:
     ValueError
         If it is empty.
     """
-    if isinstance(params, Packed | Mapping | np.ndarray | Parameter) or is_on_cuda(params):
+    if isinstance(params, Packed | Mapping | Parameter) or is_array(params):
         return [{"params": params}]
     items = _items(params, "params")
     groups = [isinstance(item, Mapping) for item in items]
@@ -79,7 +77,7 @@ def read_members(params: Any, start: int, where: str) -> tuple[list[Member], Pac
 
 def _pairs(params: Any, where: str) -> list[tuple[str | None, Any]]:
     """Return ``(name or None, value)`` for each item of a group's params."""
-    if isinstance(params, np.ndarray | Parameter) or is_on_cuda(params):
+    if isinstance(params, Parameter) or is_array(params):
         return [(None, params)]
     if isinstance(params, Mapping):
         pairs = list(params.items())

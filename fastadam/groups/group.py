@@ -10,7 +10,6 @@ import numpy as np
 from fastadam.groups.given import read_members
 from fastadam.groups.members import BufferKey
 from fastadam.memory.arrays import Array
-from fastadam.memory.flat import aligned_zeros
 from fastadam.step import hyperparameters
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.hyperparameters import Hyperparameters
@@ -45,10 +44,10 @@ class Group:
         What follows from them for each step.
     moments : dict of dict
         ``moments[name][dtype, device]`` is one flat buffer for all members of a dtype on a device; the third
-        moment is there once amsgrad has been switched on.
+        moment is there once amsgrad has been switched on. No buffer is ever exchanged for another one.
     row_steps : ndarray of int64, shape (rows,)
-        Steps taken, for each set of members that have always stepped together ("row"), on each device. A step
-        counts in this memory; where rows change, another array takes its place.
+        Steps taken, for each set of members that have always stepped together ("row"). A step counts in this
+        memory; where rows change, another array takes its place.
     row_of : ndarray of int64, shape (members,)
         Row of each member.
 
@@ -81,12 +80,9 @@ class Group:
         self._fixed = {key: self.options[key] for key in self.options if key not in hyperparameters.KEYS}
         self.coefficients = Coefficients(self.hyper)
         self.moments: dict[str, dict[BufferKey, Array]] = {}
-        self.slots: dict[bool, Any] = {}  # kept by fastadam.work.arrays
         self._lay_out()
         for name in MOMENTS[: 3 if self.hyper.amsgrad else 2]:
-            self._enter(name, self._zeros(name))
-        devices = [-1 if member.device is None else member.device for member in self.members]
-        self._devices = np.array(devices, np.int64)
+            self.moments[name] = self._zeros(name)
         self.set_steps(np.zeros(len(self.members), np.int64))
 
     def _lay_out(self) -> None:
@@ -100,13 +96,8 @@ class Group:
     def _zeros(self, name: str) -> dict[BufferKey, Array]:
         """Return buffers for a moment of every member."""
         return {
-            (dtype, device): aligned_zeros(total, dtype, name, device)
-            for (dtype, device), total in self.totals.items()
+            (dtype, device): device.zeros(total, dtype, name) for (dtype, device), total in self.totals.items()
         }
-
-    def _enter(self, name: str, buffers: dict[BufferKey, Array]) -> None:
-        self.slots.clear()  # they hold the moments' addresses
-        self.moments[name] = buffers
 
     @staticmethod
     def reserve_max(groups: Iterable[Group]) -> None:
@@ -119,7 +110,7 @@ class Group:
         """
         reserved = [(group, group._zeros(MOMENTS[2])) for group in groups if MOMENTS[2] not in group.moments]
         for group, buffers in reserved:
-            group._enter(MOMENTS[2], buffers)
+            group.moments[MOMENTS[2]] = buffers
 
     def moment(self, name: str, index: int) -> Array:
         """Return a live view of a member's moment, in the member's shape."""
@@ -177,8 +168,8 @@ class Group:
         return step
 
     def set_steps(self, steps: Array, labels: Array | None = None) -> None:
-        """Set the members' step counters, giving each distinct pair of counter and label a row, on each device."""
-        keys = np.stack([steps, np.zeros_like(steps) if labels is None else labels, self._devices])
+        """Set the members' step counters, giving each distinct pair of counter and label a row."""
+        keys = np.stack([steps, np.zeros_like(steps) if labels is None else labels])
         distinct, row_of = np.unique(keys, axis=1, return_inverse=True)
         # In one statement, so that an interrupt cannot fall in between.
         self.row_steps, self.row_of = distinct[0].copy(), row_of.reshape(-1).astype(np.int64)

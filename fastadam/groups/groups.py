@@ -8,7 +8,7 @@ from typing import Any
 from fastadam.groups.edits import Edits
 from fastadam.groups.group import Group
 from fastadam.groups.members import Member
-from fastadam.memory.arrays import Fences
+from fastadam.memory.written import Written
 
 
 class Groups(Sequence[Group]):
@@ -37,7 +37,7 @@ class Groups(Sequence[Group]):
         self._defaults = defaults
         self._groups: list[Group] = []
         self._position_of: dict[int, int] = {}  # by the identity of what the user gave, which members keep alive
-        self._written: Fences
+        self._written: Written
         self._written_for: list[int] = []  # how many moments each group had then
         self.where: list[tuple[Group, int]] = []
         self.edits = Edits()
@@ -62,11 +62,11 @@ class Groups(Sequence[Group]):
         """Return the position of an array or `Parameter` that the user gave, or None."""
         return self._position_of.get(id(given))
 
-    def written(self) -> Fences:
+    def written(self) -> Written:
         """Return the memory that steps write."""
         n_moments = [len(group.moments) for group in self]  # all that can have been added since the last time
         if n_moments != self._written_for:
-            self._written = Fences(owned for group in self for owned in group.owned())
+            self._written = Written(owned for group in self for owned in group.owned())
             self._written_for = n_moments
         return self._written
 
@@ -93,10 +93,10 @@ class Groups(Sequence[Group]):
         groups = [*self, *new]
         members = [member for group in groups for member in group.members]
         _check_names(members)
-        Fences(owned for group in groups for owned in group.owned())  # refuses shared memory
+        Written(owned for group in groups for owned in group.owned())  # refuses shared memory
         seen: dict[int, str] = {}
         for member in members:
-            if id(member.owner) in seen:  # fences do not notice it where the array is empty
+            if id(member.owner) in seen:  # not noticed above where the array is empty
                 raise ValueError(f"{member.label} is the same array as {seen[id(member.owner)]}; give it once")
             seen[id(member.owner)] = member.label
         return new

@@ -11,8 +11,9 @@ import numpy as np
 from fastadam.groups.group import Group
 from fastadam.groups.groups import Groups
 from fastadam.groups.members import Member
-from fastadam.memory.arrays import Array, Fences
-from fastadam.memory.cuda.arrays import on_host
+from fastadam.memory.arrays import Array
+from fastadam.memory.devices import on_host
+from fastadam.memory.written import Written
 from fastadam.step import hyperparameters
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.plan import MOMENTS
@@ -173,7 +174,7 @@ def _match(saved: Mapping[str, Any], group: Group, where: str) -> list[Any]:
     return [by_name[name] for name in names]
 
 
-def _check_entry(entry: Any, member: Member, written: Fences) -> tuple[int, dict[str, Incoming]]:
+def _check_entry(entry: Any, member: Member, written: Written) -> tuple[int, dict[str, Incoming]]:
     """Return the saved step and moments of one parameter; moments that are live memory are copied."""
     where = f"state dict, {member.label}: "
     if not isinstance(entry, Mapping):
@@ -197,7 +198,7 @@ def _check_entry(entry: Any, member: Member, written: Fences) -> tuple[int, dict
     return int(step.reshape(())), moments
 
 
-def _incoming(moment: Any, written: Fences) -> Incoming:
+def _incoming(moment: Any, written: Written) -> Incoming:
     if isinstance(moment, Incoming):
         return moment
     array = on_host(moment)

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from fastadam.memory.arrays import Array
+from fastadam.memory.device import Device
 from fastadam.memory.devices import check_parameter, device_of
 from fastadam.memory.parameter import Parameter
 
-# Tells the flat buffers of moments apart: a dtype, and the number of a CUDA device or None for the host.
-BufferKey = tuple[np.dtype[Any], int | None]
+# Tells the flat buffers of moments apart.
+BufferKey = tuple[np.dtype[Any], Device]
 
 
 class Member:
@@ -28,10 +29,10 @@ class Member:
         How error messages call it.
     owner : ndarray
         The array that holds its values, as the user gave it.
-    array : ndarray or CudaArray
+    array : array
         The same as a base-class array.
-    device : int or None
-        Number of the CUDA device that it is on; None for the host.
+    device : Device
+        The one that it is on.
     shape : tuple of int
     dtype : dtype
     size : int
@@ -62,7 +63,7 @@ class Member:
         values = given.data if isinstance(given, Parameter) else given
         self.owner = values
         self.array = check_parameter(values, label)
-        self.device: int | None = device_of(self.array)
+        self.device = device_of(self.array)
         self.shape, self.dtype, self.size = self.array.shape, self.array.dtype, self.array.size
         self.grad_source = given if isinstance(given, Parameter) else grad_source
         # NumPy refuses to resize an array that has a weak reference, even with refcheck=False, so that the

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastadam.groups.groups import Groups
-from fastadam.memory.arrays import host_copy
+from fastadam.memory.devices import on_host
 
 
 def state_dict(groups: Groups, *, copy: bool) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def state_dict(groups: Groups, *, copy: bool) -> dict[str, Any]:
         for index in np.flatnonzero(group.steps).tolist():
             entry = group.entry(index)
             if copy:
-                entry = {key: host_copy(value) for key, value in entry.items()}
+                entry = {key: on_host(value, copy=True) for key, value in entry.items()}
             state[group.start + index] = entry
         saved = {**group.accepted(), "params": list(range(group.start, group.start + len(group.members)))}
         if "param_names" in saved:

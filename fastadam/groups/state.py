@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastadam.groups.groups import Groups
-from fastadam.memory.cuda.arrays import is_on_cuda
+from fastadam.memory.devices import is_array
 from fastadam.memory.parameter import Parameter
 
 
@@ -34,7 +34,7 @@ class State(Mapping[Any, Mapping[str, Any]]):
         raise KeyError(key)
 
     def _position(self, key: Any) -> int | None:
-        if isinstance(key, np.ndarray | Parameter) or is_on_cuda(key):
+        if isinstance(key, Parameter) or is_array(key):
             return self._groups.position_of(key)
         if isinstance(key, str):
             return self._groups.positions.get(key)

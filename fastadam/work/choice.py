@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from fastadam import backends
 from fastadam.groups.members import Member
+from fastadam.memory.device import Device
+from fastadam.memory.host import HOST
 
 
 class Choice:
@@ -26,43 +28,38 @@ class Choice:
     Attributes
     ----------
     asked_for : str
-    in_use : dict of int or None to Backend
-        For each CUDA device, and for the host, None.
+    in_use : dict of Device to Backend
+        For each device that a parameter is on.
     """
 
     def __init__(self, asked_for: str) -> None:
+        backends.choose(asked_for)  # refuses what there is not
         self.asked_for = asked_for
-        self.in_use: dict[int | None, backends.Backend] = {}
-        self._host_name, chosen = backends.choose(asked_for)
-        if self._host_name in backends.HOST:
-            self.in_use[None] = chosen
+        self.in_use: dict[Device, backends.Backend] = {}
+        self._names: dict[Device, str] = {}
 
-    def name(self, members: Iterable[Member]) -> str:
-        """Return the name of what steps these parameters, such as ``"c+cuda"``."""
-        devices = {member.device for member in members}
-        names = [self._host_name] if None in devices else []
-        return "+".join([*names, "cuda"] if devices - {None} else names)
+    @property
+    def name(self) -> str:
+        """Name of what is in use, such as ``"c+cuda"``."""
+        host_first = sorted(self._names, key=lambda device: device is not HOST)
+        return "+".join(dict.fromkeys(self._names[device] for device in host_first))
 
-    def choose(self, members: Iterable[Member]) -> dict[int | None, backends.Backend]:
-        """Return the backends, beyond those in use, of the devices that parameters are on.
+    def choose(self, members: Iterable[Member]) -> dict[Device, tuple[str, backends.Backend]]:
+        """Return the backends, beyond those in use, of the devices that parameters are on, and their names.
 
         Raises
         ------
         ValueError
             If one is where the backend that was asked for steps nothing.
         """
-        chosen: dict[int | None, backends.Backend] = {}
+        chosen: dict[Device, tuple[str, backends.Backend]] = {}
         for member in members:
-            if member.device is None and self.asked_for == "cuda":
-                raise ValueError(
-                    f"{member.label} is a NumPy array, but the backend 'cuda' steps arrays on CUDA devices; use "
-                    f"backend='auto', or lay it out there with fastadam.pack(..., device='cuda')"
-                )
-            if member.device is not None and self.asked_for not in ("auto", "cuda"):
-                raise ValueError(
-                    f"{member.label} is on a CUDA device, but the backend {self.asked_for!r} steps NumPy arrays; "
-                    f"use backend='auto' or 'cuda'"
-                )
-            if member.device is not None and member.device not in self.in_use:
-                chosen[member.device] = backends.on_device(member.device)
+            if member.device not in self.in_use and member.device not in chosen:
+                backends.check_serves(self.asked_for, member.device, member.label)
+                chosen[member.device] = backends.on_device(member.device, self.asked_for)
         return chosen
+
+    def add(self, chosen: dict[Device, tuple[str, backends.Backend]]) -> None:
+        """Enter backends that `choose` has returned."""
+        self.in_use.update((device, backend) for device, (_, backend) in chosen.items())
+        self._names.update((device, name) for device, (name, _) in chosen.items())

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.memory.cuda.arrays import is_on_cuda
-from fastadam.memory.devices import own_view, shape_of
-from fastadam.memory.flat import Packed
-from fastadam.work.planner import Planner, Work
+from fastadam.memory.devices import is_array, kind_of
+from fastadam.memory.packed import Packed
+from fastadam.work.arrays import WorkList
+from fastadam.work.planner import Planner
 
 
-def sort_gradients(grads: Any, planner: Planner) -> tuple[Work, tuple[Any, ...]]:
+def sort_gradients(grads: Any, planner: Planner) -> tuple[WorkList, tuple[Any, ...]]:
     """Return the work list that gradients belong to, and one gradient for each of its slots.
 
     Parameters
@@ -30,7 +30,7 @@ def sort_gradients(grads: Any, planner: Planner) -> tuple[Work, tuple[Any, ...]]
     """
     work = planner.by_member
     if not isinstance(grads, list | tuple):
-        if isinstance(grads, np.ndarray | np.generic) or is_on_cuda(grads):
+        if isinstance(grads, np.ndarray | np.generic) or is_array(grads):
             return _sort_array(grads, planner)
         if isinstance(grads, Mapping):
             return work, _sort_names(grads, planner.groups.positions)
@@ -50,10 +50,10 @@ def sort_gradients(grads: Any, planner: Planner) -> tuple[Work, tuple[Any, ...]]
     return work, grads
 
 
-def _sort_array(grad: Any, planner: Planner) -> tuple[Work, tuple[Any, ...]]:
+def _sort_array(grad: Any, planner: Planner) -> tuple[WorkList, tuple[Any, ...]]:
     """Return the work list of one bare gradient: for a whole packed buffer, or for a single parameter."""
     whole, work = planner.in_pieces, planner.by_member
-    shape = shape_of(grad)
+    shape = kind_of(grad).shape_of(grad)
     if len(whole.owners) == 1 and shape == whole.arrays[0].shape:
         return whole, (grad,)
     if len(work.owners) == 1:
@@ -61,7 +61,7 @@ def _sort_array(grad: Any, planner: Planner) -> tuple[Work, tuple[Any, ...]]:
     packed = planner.groups[0].packed
     if packed is not None and len(planner.groups) == 1 and shape == packed.param.shape:
         # Its members have taken different numbers of steps.
-        return work, tuple(packed.views_of(own_view(grad)))
+        return work, tuple(packed.views_of(kind_of(grad).own_view(grad)))
     raise TypeError(f"grads is one array, but there are {len(work.owners)} parameters; pass a list of gradients")
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from fastadam.backends import Backend
 from fastadam.groups.groups import Groups
 from fastadam.groups.patterns import Patterns
-from fastadam.memory.arrays import Array, Fences
+from fastadam.memory.arrays import Array
+from fastadam.memory.device import Device
+from fastadam.memory.written import Written
 from fastadam.work.arrays import WorkList
-from fastadam.work.devices import Backends, MixedWork, make_work
-
-Work = WorkList | MixedWork
 
 
 class Planner:
@@ -17,8 +19,8 @@ class Planner:
     Parameters
     ----------
     groups : Groups
-    backends : mapping of int or None to Backend
-        For each CUDA device, and for the host, None; the live one, in which devices are entered.
+    backends : mapping of Device to Backend
+        The live one, in which devices are entered.
     threads : int or None
         Upper limit of threads, as it was given.
 
@@ -27,25 +29,25 @@ class Planner:
     version : int
         That of the groups with which the work lists agree. Where it is another one than theirs, `catch_up` has to
         be called before anything else is used.
-    in_pieces, by_member : WorkList or MixedWork
+    in_pieces, by_member : WorkList
         One slot for each packed group that has stepped in one piece, and for each other parameter; or one for each
         parameter. The same object where no group is in one piece.
-    written : Fences
+    written : Written
         The memory that steps write.
     """
 
-    in_pieces: Work
-    by_member: Work
-    written: Fences
+    in_pieces: WorkList
+    by_member: WorkList
+    written: Written
 
-    def __init__(self, groups: Groups, backends: Backends, threads: int | None) -> None:
+    def __init__(self, groups: Groups, backends: Mapping[Device, Backend], threads: int | None) -> None:
         self.groups = groups
         self.version = -1
         self._backends = backends
         self._threads = threads
         self._layout = -1
         self._variants: list[tuple[bool, bool]] = []
-        self._patterns: Patterns[Work] = Patterns()
+        self._patterns: Patterns[WorkList] = Patterns()
 
     def catch_up(self) -> None:
         """Take up what has changed in the groups; an interrupt on the way leaves it to be done again."""
@@ -68,12 +70,12 @@ class Planner:
         if any(group.one_piece for group in self.groups):
             self.by_member = self._work_list(in_pieces=False)
 
-    def _work_list(self, in_pieces: bool, active: Array | None = None) -> Work:
-        return make_work(
+    def _work_list(self, in_pieces: bool, active: Array | None = None) -> WorkList:
+        return WorkList(
             self.groups, self.written, self._backends, self._threads, in_pieces=in_pieces, active=active
         )
 
-    def pattern(self, in_pieces: bool, active: Array) -> Work:
+    def pattern(self, in_pieces: bool, active: Array) -> WorkList:
         """Return the work list of those slots that have a gradient.
 
         Parameters

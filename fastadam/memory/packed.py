@@ -1,90 +1,17 @@
-"""Flat buffers: aligned memory for the moments, and parameters packed into one array."""
+"""Parameters packed into one flat buffer: `pack` and what it returns."""
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from fastadam.memory.arrays import DTYPES, SUPPORTED, Array, OnDevice, host_copy
-from fastadam.memory.cuda.arrays import parse_device, zeros
-from fastadam.memory.devices import check_array, device_of
+from fastadam.memory.arrays import DTYPES, Array
+from fastadam.memory.device import Device
+from fastadam.memory.devices import device_of, kind_of, named, on_host
+from fastadam.memory.host import HOST
 from fastadam.memory.views import NamedViews, Views, refuse_exchange
-
-ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
-HUGE_PAGE = 2 << 20  # bytes; the usual transparent huge page
-HUGE_FROM = 2 * HUGE_PAGE  # smaller buffers gain nothing from whole huge pages
-# A kernel goes through these buffers side by side, and each has its own place within a page: depending on
-# the pages, a step over buffers that begin together, or a few lines apart, can take half as long again
-# (docs/performance.md, "Where buffers begin").
-ROLES = ("param", "grad", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
-PAGE = 4096  # bytes
-SPREAD = 77 * ALIGNMENT  # from one to the next: a page, and 13 lines, a fifth of a page
-# Small buffers keep to their page; larger ones spread over pages, too, which second-level caches count. The
-# smallest begin at any line: a step over them is no slower for it, and there may be thousands.
-PLACED_FROM = 1 << 10  # bytes
-SPREAD_FROM = 128 << 10
-
-
-def aligned_zeros(size: int, dtype: np.dtype[Any], role: str, device: int | None = None) -> Array:
-    """Return `size` zeros in a buffer of their own that starts at a multiple of 64 bytes.
-
-    Parameters
-    ----------
-    size : int
-        Number of elements.
-    dtype : dtype
-        Any NumPy dtype.
-    role : str
-        One of `ROLES`: what a step will take them for.
-    device : int, optional
-        Number of the CUDA device on which they are to be; None for the host.
-
-    Returns
-    -------
-    ndarray or CudaArray, shape (size,)
-        On the host, buffers of 4 MiB and more lie in transparent huge pages, where the system has them; their
-        pages are taken up as they are first written.
-
-    Raises
-    ------
-    MemoryError
-        If the system has not that much memory.
-    """
-    if device is not None:
-        return zeros(size, dtype, device)  # type: ignore[return-value]
-    nbytes = size * dtype.itemsize
-    alignment, start = _place(nbytes, role)
-    if alignment == HUGE_PAGE:
-        raw = _huge_pages(nbytes + start + alignment)
-    else:
-        # Unlike memory of its own, memory that an array borrows cannot be resized away under native code.
-        raw = np.frombuffer(bytearray(nbytes + start + alignment), np.uint8)
-    offset = -int(raw.__array_interface__["data"][0]) % alignment + start
-    return raw[offset : offset + nbytes].view(dtype)
-
-
-def _place(nbytes: int, role: str) -> tuple[int, int]:
-    """Return how a buffer's memory is aligned, and how many bytes from there the buffer begins."""
-    if nbytes < PLACED_FROM:
-        return ALIGNMENT, 0
-    start = ROLES.index(role) * SPREAD
-    if nbytes < SPREAD_FROM:
-        return PAGE, start % PAGE
-    return HUGE_PAGE if nbytes >= HUGE_FROM and hasattr(mmap, "MADV_HUGEPAGE") else PAGE, start
-
-
-def _huge_pages(nbytes: int) -> Array:
-    try:
-        memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError as error:
-        raise MemoryError(f"cannot reserve {nbytes} bytes: {error}") from error
-    with contextlib.suppress(OSError):  # a kernel without them: ordinary pages hold the same numbers
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, np.uint8)
 
 
 class Packed:
@@ -105,13 +32,13 @@ class Packed:
         shapes: list[tuple[int, ...]],
         names: list[str] | None,
         dtype: np.dtype[Any],
-        device: int | None = None,
+        device: Device = HOST,
     ) -> None:
         self.names = names
         self.shapes = shapes
         self._ends = np.cumsum([int(np.prod(shape)) for shape in shapes], dtype=np.int64).tolist()
-        self._param = aligned_zeros(self._ends[-1], dtype, "param", device)
-        self._grad = aligned_zeros(self._ends[-1], dtype, "grad", device)
+        self._param = device.zeros(self._ends[-1], dtype, "param")
+        self._grad = device.zeros(self._ends[-1], dtype, "grad")
         self.param_views = self.views_of(self._param)
         self.grad_views = self.views_of(self._grad)
         self._params, self._grads = (
@@ -212,7 +139,7 @@ def pack(params: Any, *, device: str | None = None) -> Packed:
     array([0.1, 0.1])
     """
     names: list[str] | None = None
-    place = None if device is None else parse_device(device)
+    target = None if device is None else named(device)
     if isinstance(params, np.ndarray):
         raise TypeError("params is one array; pack takes several: fastadam.pack([array])")
     if isinstance(params, Mapping):
@@ -223,7 +150,10 @@ def pack(params: Any, *, device: str | None = None) -> Packed:
     else:
         values = list(params)
     labels = [f"params[{name!r}]" for name in (names if names is not None else range(len(values)))]
-    arrays = [check_array(value, label, place) for value, label in zip(values, labels, strict=True)]
+    dtypes = DTYPES if target is None else target.DTYPES
+    arrays = [
+        kind_of(value).check_array(value, label, dtypes) for value, label in zip(values, labels, strict=True)
+    ]
     if not arrays:
         raise ValueError("params is empty; pack needs at least one array")
     for array, label in zip(arrays, labels, strict=True):
@@ -232,14 +162,10 @@ def pack(params: Any, *, device: str | None = None) -> Packed:
                 f"{label} has dtype {array.dtype}, {labels[0]} has {arrays[0].dtype}; a packed buffer has one "
                 f"dtype: pack them apart, as two groups"
             )
-    if device is None:
-        place = device_of(arrays[0])
-    if place is None and arrays[0].dtype not in DTYPES:
-        raise TypeError(
-            f"{labels[0]} has dtype {arrays[0].dtype}, which only CUDA devices take; supported on the host are "
-            f"{SUPPORTED}"
-        )
-    packed = Packed([array.shape for array in arrays], names, arrays[0].dtype, place)
+    if target is None:
+        target = device_of(arrays[0])
+    target.check_dtype(arrays[0].dtype, labels[0])
+    packed = Packed([array.shape for array in arrays], names, arrays[0].dtype, target)
     for view, array in zip(packed.param_views, arrays, strict=True):
-        view[...] = host_copy(array) if place is None and isinstance(array, OnDevice) else array
+        view[...] = array if target.holds(array) else on_host(array)
     return packed
