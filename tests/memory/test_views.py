@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastadam
-from tests.bits import assert_same_bits
+from tests.support.bits import assert_same_bits
 
 COPIES: list[Callable[[Any], Any]] = [
     copy.copy,
