@@ -17,6 +17,7 @@ from fastadam.memory.devices import check_gradient, check_parameter, own_view, s
 from fastadam.memory.flat import Packed
 from fastadam.memory.parameter import Parameter
 from fastadam.step import hyperparameters
+from fastadam.step.backend import Backend
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate
 from fastadam.step.interrupts import uninterrupted
 from fastadam.step.locks import give_lock
@@ -139,7 +140,7 @@ class Adam:
         check_limit(threads)
         self._threads = threads
         self._asked_for = backend
-        self._backends: dict[int | None, backends.Backend] = {}
+        self._backends: dict[int | None, Backend] = {}
         name, chosen = backends.choose(backend)
         if name in backends.HOST:
             self._host_name, self._backends[None] = name, chosen
@@ -411,9 +412,9 @@ class Adam:
 
         uninterrupted(enter)
 
-    def _choose(self, groups: list[Group]) -> dict[int | None, backends.Backend]:
+    def _choose(self, groups: list[Group]) -> dict[int | None, Backend]:
         """Return the backends of the CUDA devices that members are on, and refuse members that none can step."""
-        chosen: dict[int | None, backends.Backend] = {}
+        chosen: dict[int | None, Backend] = {}
         for member in (member for group in groups for member in group.members):
             if member.device is None and self._asked_for == "cuda":
                 raise ValueError(

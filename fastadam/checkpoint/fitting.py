@@ -10,7 +10,6 @@ import numpy as np
 
 from fastadam.adam import Adam
 from fastadam.checkpoint.format import (
-    CODES,
     FORMAT,
     NAMES,
     PARAM,
@@ -180,7 +179,7 @@ def _check_tensors(source: Source, saved: list[dict[str, Any]], keys: list[str],
             needed.update((f"{kind}/{key}", shape) for kind in kinds)
             if entry["step"]:  # a third moment stays where amsgrad has been switched off
                 allowed[f"{MOMENTS[2]}/{key}"] = shape
-            code = CODES[CUDA_DTYPES[dtype][0]]
+            code = CUDA_DTYPES[dtype].format.safetensors
             dtypes.update((f"{kind}/{key}", code) for kind in (PARAM, *MOMENTS))
     allowed.update(needed)
     missing = [repr(name) for name in needed if name not in source.tensors]

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastadam.memory.formats import by_dtype
+
 try:
     from numpy.lib.array_utils import byte_bounds
 except ImportError:  # NumPy 1
@@ -16,16 +18,11 @@ except ImportError:  # NumPy 1
 
 Array = NDArray[Any]
 
-# Supported dtype -> (dtype the kernels compute in, how many of those make one element).
-DTYPES: dict[np.dtype[Any], tuple[np.dtype[Any], int]] = {
-    np.dtype(np.float32): (np.dtype(np.float32), 1),
-    np.dtype(np.float64): (np.dtype(np.float64), 1),
-    np.dtype(np.complex64): (np.dtype(np.float32), 2),
-    np.dtype(np.complex128): (np.dtype(np.float64), 2),
-}
+# What the elements of arrays of the supported dtypes are.
+DTYPES = by_dtype("float32", "float64", "complex64", "complex128")
 SUPPORTED = ", ".join(str(dtype) for dtype in DTYPES)
 # On CUDA devices there is one more, which lies in memory in 16 bits and is computed with in float32.
-CUDA_DTYPES = {**DTYPES, np.dtype(np.float16): (np.dtype(np.float16), 1)}
+CUDA_DTYPES = {**DTYPES, **by_dtype("float16")}
 
 
 class OnDevice:
@@ -74,7 +71,7 @@ def as_reals(array: Array) -> Array:
     """Return a 1-D view of a contiguous array; complex numbers become pairs of reals."""
     if isinstance(array, OnDevice):
         return array.as_reals()  # type: ignore[no-any-return]
-    return base_view(array).reshape(-1).view(DTYPES[array.dtype][0])
+    return base_view(array).reshape(-1).view(DTYPES[array.dtype].real)
 
 
 def host_copy(array: Array) -> Array:

@@ -6,12 +6,12 @@ A *slot* is one array that gets one gradient: a parameter, or a whole packed gro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fastadam.groups.group import Group
-from fastadam.memory.array_offsets import TUPLE_ITEMS, array_headers
+from fastadam.memory.array_offsets import TUPLE_ITEMS, array_offsets
 from fastadam.memory.arrays import (
     CUDA_DTYPES,
     Array,
@@ -24,16 +24,19 @@ from fastadam.memory.arrays import (
 )
 from fastadam.memory.devices import device_of
 from fastadam.memory.parameter import Parameter
+from fastadam.memory.structs import SLOT, SPAN
 from fastadam.step import threads
-from fastadam.step.formats import CODES, kinds_of
-from fastadam.step.plan import SLOT, SPAN, Plan, counters_in
-
-if TYPE_CHECKING:
-    from fastadam.backends import Backend
+from fastadam.step.backend import Backend
+from fastadam.step.counters import counters_in
+from fastadam.step.plan import Plan
+from fastadam.step.variants import variants_of
 
 
 class _Slots:
-    """The slots of one group, and their spans but for rows, slots and gradients."""
+    """The slots of one group, and their spans but for rows, slots and gradients.
+
+    `starts` says where the parameters of a packed group begin; the span holds its address.
+    """
 
     def __init__(self, group: Group, one_piece: bool) -> None:
         if one_piece:
@@ -42,12 +45,15 @@ class _Slots:
             self.homes: list[Any] = [group.packed.grad]
             self.labels = [f"the packed {group.members[0].label} and its group"]
             offsets = [0]
+            reals = CUDA_DTYPES[group.packed.param.dtype].reals
+            self.starts = reals * np.array(group.offsets, np.int64)
         else:
             self.owners = [member.owner for member in group.members]
             self.homes = [member.home for member in group.members]
             self.labels = [member.label for member in group.members]
             offsets = group.offsets
-        self.spans = np.zeros(len(self.owners), SPAN)
+            self.starts = np.zeros(0, np.int64)
+        self.spans = np.zeros(len(self.owners), SPAN.dtype)
         # A foreign array on a device is known by the view of it that was made when it was given.
         known = self.owners if one_piece else [member.array for member in group.members]
         arrays = [
@@ -57,7 +63,9 @@ class _Slots:
         self.arrays = arrays
         self.spans["param"] = [address(array) for array in arrays]
         self.spans["size"] = [as_reals(array).size for array in arrays]
-        self.formats = np.array([CODES[CUDA_DTYPES[array.dtype][0].name] for array in arrays], np.int64)
+        if one_piece:
+            self.spans["starts"], self.spans["n_starts"] = address(self.starts), len(self.starts)
+        self.formats = np.array([CUDA_DTYPES[array.dtype].format.code for array in arrays], np.int64)
         for name, buffers in group.moments.items():
             bases = {place: address(buffer) for place, buffer in buffers.items()}
             self.spans[name] = [
@@ -108,7 +116,7 @@ class WorkList:
         in_pieces: bool,
         active: Array | None = None,
     ) -> None:
-        spans, kinds = [], []
+        spans, variants = [], []
         self.owners: list[Array] = []
         self.homes: tuple[Any, ...] = ()
         self.labels: list[str] = []
@@ -116,6 +124,7 @@ class WorkList:
         # Each row's group, the group's step counters, and the place in them.
         self._rows: list[tuple[Group, Array, int]] = []
         counters = []
+        self._starts: list[Array] = []  # whose addresses the spans hold
         for group in groups:
             one_piece = in_pieces and group.one_piece
             if one_piece not in group.slots:
@@ -133,8 +142,9 @@ class WorkList:
             part["row"] = local.reshape(-1) + len(self._rows)
             self._rows += [(group, group.row_steps, row) for row in rows.tolist()]
             counters.append(counters_in(group.row_steps)[rows])
+            self._starts.append(slots.starts)
             spans.append(part)
-            kinds.append(kinds_of(slots.formats[keep], group.hyper.l2_on, group.hyper.amsgrad))
+            variants.append(variants_of(slots.formats[keep], group.hyper.l2_on, group.hyper.amsgrad))
             self.owners += [slots.owners[i] for i in keep]
             self.homes += tuple(slots.homes[i] for i in keep)
             self.labels += [slots.labels[i] for i in keep]
@@ -144,19 +154,21 @@ class WorkList:
         found["slot"] = np.arange(len(found))
         limit = threads.check_limit(threads_given)
         steps = np.concatenate(counters)
-        self.plan = Plan(found, np.concatenate(kinds), steps, steps, backend, limit, threads_given is not None)
+        self.plan = Plan(
+            found, np.concatenate(variants), steps, steps, [backend], limit, threads_given is not None
+        )
         self.write_options()
         self._dtypes = [array.dtype for array in self.arrays]  # kept, so that no other object takes their ids
         self._slots = np.array(
-            [(id(owner), id(dtype)) for owner, dtype in zip(self.owners, self._dtypes, strict=True)], SLOT
+            [(id(owner), id(dtype)) for owner, dtype in zip(self.owners, self._dtypes, strict=True)], SLOT.dtype
         )
         memory = self.plan.memory
-        memory["slots"] = address(self._slots)
+        memory.point("slots", self._slots)
         self._grad_objects = memory["grad_objects"].reshape(1).data  # written faster than an array
-        headers = array_headers()
-        if headers is not None:
-            memory["headers"] = headers
-        self.plan.fence(fences.starts, fences.ends)
+        offsets = array_offsets()
+        if offsets is not None:
+            memory["offsets"] = offsets
+        self.plan.set_written(fences.starts, fences.ends)
         self.fixed = all(isinstance(home, np.ndarray | OnDevice) for home in self.homes)
         self._homeless = next(
             (label for home, label in zip(self.homes, self.labels, strict=True) if home is None), None
@@ -191,7 +203,7 @@ class WorkList:
     def call_schedules(self) -> None:
         """Set the learning rates of the next step; raises what a schedule raises."""
         for lr_at, steps, row, place in self.schedules:
-            self.plan.paces["lr"][place] = lr_at(steps[row].item() + 1)
+            self.plan.row_inputs["lr"][place] = lr_at(steps[row].item() + 1)
 
     def try_step(self, grads: tuple[Any, ...]) -> int:
         """Take and count the step if every gradient is plain, in one native call; else write nothing.
@@ -208,7 +220,7 @@ class WorkList:
             wrong, only that Python has to look at it.
         """
         self._grad_objects[0] = id(grads) + TUPLE_ITEMS
-        return self.plan.run(1)
+        return self.plan.attempt()
 
     def check_owners(self) -> None:
         """Check that every parameter is still where it was, and can be written.
@@ -219,13 +231,15 @@ class WorkList:
             If one cannot be updated in place any more.
         """
         slots = self.plan.spans[np.argsort(self.plan.order)]
-        known = zip(slots["param"].tolist(), slots["size"].tolist(), self._slots["descr"].tolist(), strict=True)
-        for owner, label, (place, size, descr) in zip(self.owners, self.labels, known, strict=True):
+        known = zip(
+            slots["param"].tolist(), slots["size"].tolist(), self._slots["dtype_object"].tolist(), strict=True
+        )
+        for owner, label, (place, size, dtype) in zip(self.owners, self.labels, known, strict=True):
             array = check_parameter(owner, label)
-            if address(array) != place or id(array.dtype) != descr or as_reals(array).size != size:
+            if address(array) != place or id(array.dtype) != dtype or as_reals(array).size != size:
                 raise ValueError(f"the memory or dtype of {label} was exchanged; make a new optimizer for it")
 
     def step(self, grads: Sequence[Array]) -> None:
         """Take and count the step with gradients that `fastadam.memory.arrays.check_gradient` has returned."""
         self.plan.spans["grad"] = np.array([address(grad) for grad in grads], np.int64)[self.plan.order]
-        self.plan.run(0)
+        self.plan.take()

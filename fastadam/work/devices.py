@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,13 +11,11 @@ from fastadam.groups.group import Group
 from fastadam.memory.arrays import Array, Fences, OnDevice, address
 from fastadam.memory.cuda.arrays import Description, check_gradient, describe, is_on_cuda
 from fastadam.memory.devices import check_parameter, device_of
+from fastadam.step.backend import Backend
 from fastadam.step.interrupts import uninterrupted
 from fastadam.work.arrays import WorkList
 
-if TYPE_CHECKING:
-    from fastadam.backends import Backend
-
-Backends = Mapping[int | None, "Backend"]
+Backends = Mapping[int | None, Backend]
 
 
 class CudaWork(WorkList):
@@ -63,7 +61,7 @@ class CudaWork(WorkList):
             self.plan.spans["grad"] = self._places[self.plan.order]
             self._at_home = grads is self.homes and all(isinstance(o, OnDevice) for o in (*grads, *self.owners))
         self._device.producers = self._streams
-        return self.plan.run(0)
+        return self.plan.take()
 
     def _look_at(self, slot: int, grad: Any) -> None:
         """Note where a gradient is, after a check of it unless it is as it was."""
@@ -102,7 +100,7 @@ class CudaWork(WorkList):
         """Take the step with gradients that have been checked."""
         self.plan.spans["grad"] = np.array([address(grad) for grad in grads], np.int64)[self.plan.order]
         self._device.producers = self._streams
-        self.plan.run(0)
+        self.plan.take()
 
 
 class MixedWork:

@@ -15,18 +15,18 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Iterable
 from operator import methodcaller
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from fastadam.memory.arrays import Array, address, array_at
+from fastadam.memory.arrays import Array, address
 from fastadam.memory.cuda.available import devices, driver_version
-from fastadam.step.formats import variant_of
+from fastadam.memory.structs import APPLY, INSPECT, REDUCE, ROLES, TAKEN
+from fastadam.step.backend import PartOfPlan, Run
+from fastadam.step.counters import Counting
 from fastadam.step.interrupts import in_one_go, uninterrupted
-from fastadam.step.plan import COUNTER_TYPES, MOMENTS, write_rows
-
-if TYPE_CHECKING:
-    from fastadam.step.plan import Plan, Share
+from fastadam.step.reduce import reduce
+from fastadam.step.variants import variant_of
 
 OLDEST = (0, 30, 4)
 INSTALL = 'pip install "fastadam[cuda]", or "fastadam[cuda12]" for CUDA 12'
@@ -76,9 +76,9 @@ def _why_missing() -> str | None:
     return None
 
 
-def bind(plan: Plan | Share) -> Callable[[int], int]:
-    """Return the function that runs `plan` (see `fastadam.backends.Backend`) on the first device."""
-    return On(0).bind(plan)
+def bind(part: PartOfPlan) -> Run:
+    """Return the function that runs a part of a plan (see `fastadam.step.backend.Backend`) on the first device."""
+    return On(0).bind(part)
 
 
 def gpu(ordinal: int) -> Any:
@@ -123,69 +123,73 @@ class On:
         """Return why the device cannot be used, or None if it can."""
         return why_missing()
 
-    def bind(self, plan: Plan | Share) -> Callable[[int], int]:
-        """Return the function that runs `plan` (see `fastadam.backends.Backend`); Python checks the gradients.
+    def bind(self, part: PartOfPlan) -> Run:
+        """Return the function that runs a part of a plan (see `fastadam.step.backend.Backend`).
 
-        Kernels are compiled here, and the memory that steps need is reserved.
+        Python checks the gradients. Kernels are compiled here, and the memory that steps need is reserved.
 
         Raises
         ------
+        ValueError
+            If a span has arrays in several formats, for which there are no kernels.
         MemoryError
             If the device has not enough memory.
         """
-        spans, rows = plan.spans, plan.rows
+        spans, rows = part.spans, part.rows
         flat: list[_Flat] = []
         tabled: list[tuple[int, int, int]] = []
-        for kind, first, count in plan.batches[["kind", "first", "count"]].tolist():
+        for variant, first, count in part.batches[["variant", "first", "count"]].tolist():
             if count == 1:
-                flat.append(_Flat(self._gpu, kind, spans, first, rows))
+                flat.append(_Flat(self._gpu, variant, spans, first, rows))
             else:
-                tabled.append((kind, first, count))
-        parts: list[Any] = [*flat]
+                tabled.append((variant, first, count))
+        launched: list[Any] = [*flat]
         if tabled:  # only these spans: others may be a host's, and move more often
             low, high = tabled[0][1], tabled[-1][1] + tabled[-1][2]
-            own = [(kind, first - low, count) for kind, first, count in tabled]
-            parts.append(_Tables(self._gpu, spans[low:high], rows, own))
+            own = [(variant, first - low, count) for variant, first, count in tabled]
+            launched.append(_Tables(self._gpu, spans[low:high], rows, own))
 
-        counters = _Counters(plan.counters, plan.memory)
-        paces, memory = plan.paces, plan.memory
+        counting = Counting(part)
 
-        def run(check: int) -> int:
-            if not check:
-                write_rows(memory, rows, paces)
-                self._run(parts, counters)
-            return 0 if check else -1
+        def run(stages: int) -> int:
+            if stages & INSPECT:
+                return 0
+            if stages & REDUCE:
+                reduce(part)
+            if stages & APPLY:
+                self._apply(launched, counting)
+            return TAKEN
 
         return run
 
-    def _run(self, parts: list[Any], counters: _Counters) -> None:
+    def _apply(self, launched: list[Any], counting: Counting) -> None:
         device, stream = self._gpu, self.stream or 1
         others = [other for other in self.producers if (other or 1) != stream] if self.producers else []
         entered = device.enter()
         try:
-            if len(parts) == 1 and not others and isinstance(parts[0], _Flat):
+            if len(launched) == 1 and not others and isinstance(launched[0], _Flat):
                 # What letting signals wait takes is longer than all the rest; native calls in a row need not.
-                launches = parts[0].launches(stream)
-                (code, *_), *_ = list(map(_CALL, [*launches, *counters.counting()])) if launches else [(0,)]
+                launches = launched[0].launches(stream)
+                (code, *_), *_ = list(map(_CALL, [*launches, *counting.calls()])) if launches else [(0,)]
                 if code:
-                    counters.take_back()
+                    counting.take_back()
                     device.fail(code)
                 if not launches:
-                    in_one_go(counters.counting())
+                    in_one_go(counting.calls())
             else:
-                uninterrupted(functools.partial(self._run_all, parts, counters, stream, others))
+                uninterrupted(functools.partial(self._apply_all, launched, counting, stream, others))
         finally:
             if entered:
                 device.leave()
 
-    def _run_all(self, parts: list[Any], counters: _Counters, stream: int, others: list[int]) -> None:
+    def _apply_all(self, launched: list[Any], counting: Counting, stream: int, others: list[int]) -> None:
         for other in others:
             self._chain(other, stream)
-        for part in parts:
-            part.launch(stream)
+        for each in launched:
+            each.launch(stream)
         for other in others:
             self._chain(stream, other)
-        in_one_go(counters.counting())
+        in_one_go(counting.calls())
 
     def _chain(self, earlier: int, later: int) -> None:
         """Let what a stream gets from now on wait for all that another one holds."""
@@ -196,41 +200,16 @@ class On:
         self._gpu.stall(later, mark)
 
 
-class _Counters:
-    """A plan's step counters, and the native calls that count a step."""
-
-    def __init__(self, counters: Array, memory: Array) -> None:
-        self._counters, self._memory = counters, memory
-        self._known: bytes | None = None
-        self._views: list[Array] = []
-        self._calls: list[Callable[[], object]] = []
-
-    def counting(self) -> list[Callable[[], object]]:
-        """Return the calls; they are made anew where the counters have changed."""
-        own = self._counters[: self._memory["n_counters"]]
-        found = own.tobytes()
-        if found != self._known:
-            self._views = [array_at(place, 1, COUNTER_TYPES[code]) for place, code in own.tolist()]
-            self._calls = [functools.partial(np.add, view, 1, view) for view in self._views]
-            self._known = found
-        return self._calls
-
-    def take_back(self) -> None:
-        """Count one step less, which was not taken."""
-        for view in self._views:
-            view -= 1
-
-
 class _Flat:
     """A batch of one span: its description goes along with the launch."""
 
-    def __init__(self, device: Any, kind: int, spans: Array, index: int, rows: Array) -> None:
+    def __init__(self, device: Any, variant: int, spans: Array, index: int, rows: Array) -> None:
         from fastadam.memory.cuda.driver import FLAT, arguments_of
 
         self._device, self._spans, self._index, self._rows = device, spans, index, rows
-        self._layout = _Layout(kind)
-        self._kernel = device.kernel(kind, FLAT)
-        self._arguments = arguments_of(kind, FLAT)
+        self._layout = _Layout(variant)
+        self._kernel = device.kernel(variant, FLAT)
+        self._arguments = arguments_of(variant, FLAT)
 
     def launch(self, stream: int) -> None:
         """Launch the kernel."""
@@ -258,16 +237,17 @@ class _Flat:
 class _Layout:
     """How a variant's kernels share out a span among threads."""
 
-    def __init__(self, kind: int) -> None:
-        from fastadam.backends.cuda.kernels import BLOCK, VECTOR_BYTES, width
+    def __init__(self, number: int) -> None:
+        from fastadam.backends.cuda.kernels import BLOCK, VECTOR_BYTES, format_of, width
 
-        number_format, _, self.amsgrad_on = variant_of(kind)
-        self.real = number_format.compute
-        self.lanes = width(number_format)
+        variant = variant_of(number)
+        self.amsgrad_on = variant.amsgrad_on
+        self.real = variant.compute
+        self.lanes = width(format_of(variant))
         self.block, self.vector_bytes = BLOCK, VECTOR_BYTES
 
 
-class _Slot:
+class _StagingSlot:
     """Pinned memory of the host and memory of the device, for the table and the coefficients of one step."""
 
     def __init__(self, device: Any, nbytes: int) -> None:
@@ -299,19 +279,19 @@ class _Tables:
         # The coefficients come first: they are copied for every step, the table is not.
         self._sections: dict[np.dtype[Any], int] = {}
         end = 0
-        for kind, first, count in batches:
-            layout = _Layout(kind)
+        for variant, first, count in batches:
+            layout = _Layout(variant)
             if layout.real not in self._sections:
                 self._sections[layout.real] = end
                 end += rows.view(np.float64).size * layout.real.itemsize
                 end += -end % 8
             batch = _Batch(
-                layout, slice(first, first + count), device.kernel(kind, TABLE), arguments_of(kind, TABLE)
+                layout, slice(first, first + count), device.kernel(variant, TABLE), arguments_of(variant, TABLE)
             )
             self._batches.append(batch)
         self._table_at = end
         self._nbytes = end + self._table.nbytes
-        self._slots = collections.deque(_Slot(device, self._nbytes) for _ in range(2))
+        self._slots = collections.deque(_StagingSlot(device, self._nbytes) for _ in range(2))
 
     def launch(self, stream: int) -> None:
         """Copy what the kernels read, and launch them."""
@@ -343,11 +323,11 @@ class _Tables:
             return
         self._noted = words.copy()
         self._n_rows = int(self._spans["row"].max()) + 1  # there may be room for many more
-        for name in ("param", "grad", *MOMENTS, "size", "row"):
+        for name in (*ROLES, "size", "row"):
             self._table[name] = self._spans[name]
         for batch in self._batches:
             layout, part = batch.layout, self._table[batch.where]
-            names = ("param", "grad", *MOMENTS) if layout.amsgrad_on else ("param", "grad", *MOMENTS[:2])
+            names = ROLES if layout.amsgrad_on else ROLES[:-1]
             aligned = np.bitwise_or.reduce([part[name] for name in names]) % layout.vector_bytes == 0
             part["vectors"] = np.where(aligned, part["size"] // layout.lanes, 0)
             threads = part["size"] - part["vectors"] * (layout.lanes - 1)
@@ -356,14 +336,14 @@ class _Tables:
             batch.blocks = int(ends[-1])
         self._version += 1
 
-    def _take_slot(self) -> _Slot:
+    def _take_slot(self) -> _StagingSlot:
         """Return a slot that no step under way reads."""
         device, slot = self._device, self._slots[0]
         if not device.passed(slot.event):
             more = None
             if len(self._slots) < MOST_UNDER_WAY:
                 with contextlib.suppress(MemoryError):
-                    more = _Slot(device, self._nbytes)
+                    more = _StagingSlot(device, self._nbytes)
             if more is None:
                 device.wait(slot.event)
             else:

@@ -90,7 +90,7 @@ class CudaArray(OnDevice):
 
     def as_reals(self) -> CudaArray:
         """Return a 1-D view in which complex numbers are pairs of reals."""
-        real, count = CUDA_DTYPES[self.dtype]
+        real, count, *_ = CUDA_DTYPES[self.dtype]
         return CudaArray(self._owner, self.address, (self.size * count,), real, self.device)
 
     def __getitem__(self, key: Any) -> CudaArray:
@@ -273,7 +273,7 @@ def wrap(value: Any, label: str, description: Description | None) -> CudaArray:
                     f"{label} of shape {shape} is not C-contiguous (strides {strides}); pass a contiguous copy"
                 )
             expected *= n
-    if place % CUDA_DTYPES[dtype][0].itemsize:
+    if place % CUDA_DTYPES[dtype].real.itemsize:
         raise ValueError(f"{label} is not aligned to its dtype {dtype}; pass a copy of it")
     device = 0
     if size:

@@ -20,14 +20,14 @@ from numba import cuda
 from fastadam.backends.cuda.kernels import (
     BLOCK,
     N_COEFFICIENTS,
+    N_WORDS,
     SIMULATED,
-    VECTORS,
     make_kernels,
     quiet,
     signatures,
 )
 from fastadam.memory.arrays import Array, address
-from fastadam.step.formats import variant_of
+from fastadam.step.variants import variant_of
 
 # The legacy default stream, in which kernels and copies go by default.
 LEGACY_STREAM = 1
@@ -88,7 +88,7 @@ def arguments_of(kind: int, which: int) -> Arguments:
     """Return room for the arguments of one of a variant's two kernels."""
     if which == TABLE:
         return Arguments(3, "")
-    return Arguments(VECTORS + 1, variant_of(kind)[0].compute.char)
+    return Arguments(N_WORDS, variant_of(kind).compute.char)
 
 
 @functools.cache
