@@ -295,7 +295,7 @@ static int is_readable(const fastadam_entry *entry, const fastadam_plan *plan, i
     /* The size of a number in bytes: of DLPack's types, 5 is complex, a pair of numbers. */
     const int64_t size = (entry->dtype >> 8 & 0xff) / ((entry->dtype & 0xff) == 5 ? 16 : 8);
     return entry->nbytes == 0 ||
-           ((place & (size - 1)) == 0 && !fastadam_is_fenced(plan, place, place + entry->nbytes, below));
+           ((place & (size - 1)) == 0 && !fastadam_is_written(plan, place, place + entry->nbytes, below));
 }
 
 /* Return the address of a gradient that is a tensor of its parameter's dtype and layout, not negated or
@@ -481,7 +481,7 @@ int64_t fastadam_step_tensors(const fastadam_roster *roster, const fastadam_line
     const int64_t outcome = fastadam_read_tensors(roster, lineup);
     if (outcome != READY)
         return outcome;
-    fastadam_step((const fastadam_plan *)(uintptr_t)lineup->plan, 0);
+    fastadam_run((const fastadam_plan *)(uintptr_t)lineup->plan, FASTADAM_REDUCE | FASTADAM_APPLY);
     fastadam_release_tensors(roster);
     return READY;
 }

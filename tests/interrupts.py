@@ -29,7 +29,7 @@ def _tracer() -> tuple[Any, np.ndarray]:
     """Return a native trace function and its memory: how many events are left until the signal, and which one."""
     from numba import cfunc, types
 
-    from fastadam.backends.numba.kernels import words
+    from fastadam.backends.numba.memory import numbers
 
     memory = np.array([NEVER, signal.SIGINT], np.int64)
     place = memory.__array_interface__["data"][0]
@@ -39,7 +39,7 @@ def _tracer() -> tuple[Any, np.ndarray]:
 
     @cfunc(types.int32(types.intp, types.intp, types.int32, types.intp))
     def trace(argument: Any, frame: Any, event: Any, more: Any) -> Any:
-        here = words(place, 2)
+        here = numbers(place, 2, types.int64)
         here[0] -= 1
         if here[0] == 0:
             arrive(types.int32(here[1]))

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
 
 from fastadam.memory import devices, host
 from fastadam.memory.device import Device
 from fastadam.memory.errors import BackendUnavailableError as BackendUnavailableError
-
-if TYPE_CHECKING:
-    from fastadam.step.plan import Plan, Share
+from fastadam.step.backend import Backend
 
 # name -> module, in the order in which "auto" tries them. C comes first: it needs no compilation at run
 # time and has the shortest call; the bits are the same.
@@ -23,23 +19,6 @@ MODULES = {
 }
 # Those that step arrays in the host's memory; the other ones step arrays on devices of the same name.
 HOST = ("c", "numba", "numpy")
-
-
-class Backend(Protocol):
-    """What a backend module offers."""
-
-    def why_missing(self) -> str | None:
-        """Return why this backend cannot be used here, or None if it can."""
-
-    def bind(self, plan: Plan | Share) -> Callable[[int], int]:
-        """Return the function that runs `plan` each time it is called; it does not keep the plan alive.
-
-        Called with 1 it first checks that every gradient is plain, and if one is not, it writes nothing and
-        returns that one's slot. Called with 0 it takes the gradients at the addresses in the spans. (These are
-        numbers, as Numba takes longer over a bool.) Then it computes the plan's rows for the step that it takes.
-        It returns -1 when the step was taken and counted in the plan's counters, which is one thing: whatever
-        interrupt arrives, both have happened or neither.
-        """
 
 
 def available_backends() -> dict[str, str]:

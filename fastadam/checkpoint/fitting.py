@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from fastadam.checkpoint.format import (
-    CODES,
     FORMAT,
     NAMES,
     PARAM,
@@ -181,7 +180,7 @@ def _check_tensors(source: Source, saved: list[dict[str, Any]], keys: list[str],
             needed.update((f"{kind}/{key}", shape) for kind in kinds)
             if entry["step"]:  # a third moment stays where amsgrad has been switched off
                 allowed[f"{MOMENTS[2]}/{key}"] = shape
-            code = CODES[ALL_DTYPES[dtype][0]]
+            code = ALL_DTYPES[dtype].format.safetensors
             dtypes.update((f"{kind}/{key}", code) for kind in (PARAM, *MOMENTS))
     allowed.update(needed)
     missing = [repr(name) for name in needed if name not in source.tensors]

@@ -13,13 +13,9 @@ from fastadam.memory.arrays import ALL_DTYPES
 
 FORMAT, VERSION = "fastadam", "1"
 # The format's names of dtypes, their sizes in bytes, and the names that our metadata give to dtypes.
-CODES: dict[np.dtype[Any], str] = {
-    np.dtype(np.float32): "F32",
-    np.dtype(np.float64): "F64",
-    np.dtype(np.float16): "F16",
-}
+CODES = {element.real: element.format.safetensors for element in ALL_DTYPES.values()}
 SIZES = {code: dtype.itemsize for dtype, code in CODES.items()}
-NAMES = {dtype.name: dtype for dtype in ALL_DTYPES}
+NAMES = {element.name: dtype for dtype, element in ALL_DTYPES.items()}
 # What can be in front of the first "/" in a tensor's name; all behind it is the parameter's name or position.
 PARAM = "param"
 CHUNK = 4 << 20  # bytes copied at a time

@@ -9,19 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastadam.memory.formats import Element, by_dtype
+
 Array = NDArray[Any]
 
-# A dtype of arrays -> (the dtype of their numbers in memory, how many of those make one element).
-Dtypes = Mapping[np.dtype[Any], tuple[np.dtype[Any], int]]
-DTYPES: Dtypes = {
-    np.dtype(np.float32): (np.dtype(np.float32), 1),
-    np.dtype(np.float64): (np.dtype(np.float64), 1),
-    np.dtype(np.complex64): (np.dtype(np.float32), 2),
-    np.dtype(np.complex128): (np.dtype(np.float64), 2),
-}
+# What the elements of arrays of a dtype are.
+Dtypes = Mapping[np.dtype[Any], Element]
+DTYPES: Dtypes = by_dtype("float32", "float64", "complex64", "complex128")
 SUPPORTED = ", ".join(str(dtype) for dtype in DTYPES)
 # Those of arrays on devices that take one more.
-ALL_DTYPES: Dtypes = {**DTYPES, np.dtype(np.float16): (np.dtype(np.float16), 1)}
+ALL_DTYPES: Dtypes = {**DTYPES, **by_dtype("float16")}
 
 
 def address(array: Array) -> int:
@@ -46,7 +43,7 @@ def base_view(array: Array) -> Array:
 
 def as_reals(array: Array) -> Array:
     """Return a 1-D view of a contiguous array; complex numbers become pairs of reals."""
-    return base_view(array).reshape(-1).view(ALL_DTYPES[array.dtype][0])
+    return base_view(array).reshape(-1).view(ALL_DTYPES[array.dtype].real)
 
 
 def check_array(value: Any, label: str, dtypes: Dtypes = DTYPES) -> Array:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastadam.memory.arrays import Array
+from fastadam.memory.structs import ROLES
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 HUGE_PAGE = 2 << 20  # bytes; the usual transparent huge page
@@ -16,7 +17,6 @@ HUGE_FROM = 2 * HUGE_PAGE  # smaller buffers gain nothing from whole huge pages
 # A kernel goes through these buffers side by side, and each has its own place within a page: depending on
 # the pages, a step over buffers that begin together, or a few lines apart, can take half as long again
 # (docs/performance.md, "Where buffers begin").
-ROLES = ("param", "grad", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 PAGE = 4096  # bytes
 SPREAD = 77 * ALIGNMENT  # from one to the next: a page, and 13 lines, a fifth of a page
 # Small buffers keep to their page; larger ones spread over pages, too, which second-level caches count. The

@@ -1,8 +1,8 @@
 """The memory that Python and native code share: one table of structs and constants.
 
 The dtypes of NumPy's structured arrays are made from it here, ``cext/structs.h`` is written from it by ``python
-cext/header.py`` (a test compares the two), and Numba's kernels read structs through the same dtypes. Every field
-is 64 bits wide, so that no compiler has anything to pad.
+cext/header.py --write`` (a test compares the two), and Numba's kernels read structs through the same dtypes. Every
+field is 64 bits wide, so that no compiler has anything to pad.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastadam.memory.arrays import Array, address
+from fastadam.memory.formats import FORMATS
 
 INT64, FLOAT64 = np.dtype(np.int64), np.dtype(np.float64)
 
@@ -49,6 +50,8 @@ class Struct:
     ----------
     dtype : dtype
         Of structured arrays with the same layout.
+    points_to : dict
+        From the names of fields that hold addresses of arrays to the dtypes of those.
     """
 
     def __init__(self, name: str, says: str, *fields: str | Field) -> None:
@@ -59,15 +62,11 @@ class Struct:
         TABLE[name] = self
 
 
-TABLE: dict[str, Struct] = {}
-
-
-def _reals(*names: str) -> tuple[Field, ...]:
-    return tuple(Field(name, FLOAT64) for name in names)
-
-
 class Block:
     """One struct in memory, which keeps alive what its fields point at.
+
+    ``block["n"]`` reads a field, and ``block["n"] = 3`` sets one that holds a number or the address of an object;
+    addresses of arrays are set by `point`.
 
     Parameters
     ----------
@@ -76,9 +75,9 @@ class Block:
     Attributes
     ----------
     values : ndarray, shape ()
-        The struct; numbers are set as ``block.values["n"] = 3``.
+        The struct.
     address : int
-        What native code gets.
+        What native code gets; good as long as this object lives.
     """
 
     def __init__(self, struct: Struct) -> None:
@@ -87,11 +86,21 @@ class Block:
         self.address = address(self.values)
         self._kept: dict[str, Array] = {}
 
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name in self._struct.points_to:
+            raise TypeError(f"{self._struct.name}.{name} is the address of an array; set it with point()")
+        self.values[name] = value
+
     def point(self, name: str, array: Array) -> None:
         """Set the field `name` to the address of an array, and keep the array alive as long as it points there.
 
         Raises
         ------
+        KeyError
+            If the field does not hold the address of an array.
         TypeError
             If the array has another dtype than native code reads there.
         ValueError
@@ -102,27 +111,144 @@ class Block:
             raise TypeError(f"{self._struct.name}.{name} points to {wanted}, not to {array.dtype}")
         if not array.flags.c_contiguous:
             raise ValueError(f"{self._struct.name}.{name} needs a C-contiguous array, got strides {array.strides}")
+        # In this order: whenever an interrupt comes, what the field points at is alive.
+        before = self._kept.get(name)
         self._kept[name] = array
         self.values[name] = address(array)
+        del before
+
+    def twin(self) -> Block:
+        """Return another struct with the same values, which keeps the same arrays alive."""
+        other = Block(self._struct)
+        other._kept.update(self._kept)
+        other.values[...] = self.values
+        return other
 
 
-# The scalars of the formula: those that move with the step, then those that do not.
-VARYING = ("step_size", "inv_sqrt_bias_correction2", "decay")
-CONSTANT = ("beta1", "one_minus_beta1", "beta2", "one_minus_beta2", "eps", "l2", "grad_scale")
+class Constants(NamedTuple):
+    """Constants that both sides know; in C their names begin with ``FASTADAM_``."""
+
+    says: str
+    values: dict[str, int]
+
+
+# What cext/header.py writes: structs by name, and constants, in this order.
+TABLE: dict[str, Struct] = {}
+CONSTANTS: list[Constants] = []
+
+
+def _constants(says: str, **values: int) -> tuple[int, ...]:
+    CONSTANTS.append(Constants(says, values))
+    return tuple(values.values())
+
+
+def _reals(*names: str) -> tuple[Field, ...]:
+    return tuple(Field(name, FLOAT64) for name in names)
+
+
+TAKEN, CHANGED, OTHER_GRADIENTS, OTHER_STEPS = _constants(
+    "What an attempt at a step returns. TAKEN: all that was asked for is done. From 0 on: the slot, or the "
+    "parameter, whose gradient Python has to look at. The others are of PyTorch tensors: something is not what it "
+    "was, other gradients are present, step counters are others than those that the rows were computed for. Where "
+    "it is not TAKEN, nothing was written.",
+    TAKEN=-1,
+    CHANGED=-2,
+    OTHER_GRADIENTS=-3,
+    OTHER_STEPS=-4,
+)
+
+INSPECT, REDUCE, APPLY = _constants(
+    "The stages of a step, which are run in this order: look at the gradients' objects and note where their "
+    "numbers are; compute what has to be known of the whole before the first element is written, the rows of "
+    "scalars; step all elements, and count the step.",
+    INSPECT=1,
+    REDUCE=2,
+    APPLY=4,
+)
+
+COUNTER_INT64, COUNTER_FLOAT64, COUNTER_FLOAT32 = _constants(
+    "The types of step counters.", COUNTER_INT64=0, COUNTER_FLOAT64=1, COUNTER_FLOAT32=2
+)
+(FLOAT32_END,) = _constants("Where a float32 counter ends: it counts no further.", FLOAT32_END=2**24)
+
+_constants(
+    "The formats of numbers (fastadam/memory/formats.py).", **{each.name.upper(): each.code for each in FORMATS}
+)
+
+# fastadam/step/variants.py packs and unpacks them.
+AMSGRAD, L2, COMPUTE_AT, FORMATS_AT, FORMAT_BITS = _constants(
+    "A compiled variant as one number: flags in the lowest 16 bits, then the format that is computed in, then "
+    "those of the parameter, the gradient and the moments, in the order of the fields of a span.",
+    AMSGRAD=1,
+    L2=2,
+    COMPUTE_AT=16,
+    FORMATS_AT=24,
+    FORMAT_BITS=8,
+)
+
+(BLOCK,) = _constants(
+    "Elements of a block. Blocks are counted from the first element of each parameter, and threads share out "
+    "whole ones. A power of two: so large that what is kept for each block is little beside its elements, so "
+    "small that shares come out even. The smallest share of a batch that has several threads is 16 blocks.",
+    BLOCK=1024,
+)
+(SHARES_PER_THREAD,) = _constants(
+    "Shares of a batch for each thread, taken as the threads get to them: one that has to wait for its processor "
+    "does not hold up the others.",
+    SHARES_PER_THREAD=8,
+)
+(CHUNK,) = _constants(
+    "Elements that are widened at a time, where they lie in memory in less than they are computed with: the five "
+    "arrays of them fit the first-level cache, with what they were read from. A divisor of BLOCK.",
+    CHUNK=512,
+)
+
+C_CONTIGUOUS, ALIGNED, WRITEABLE = _constants(
+    "NumPy's public flag bits (NPY_ARRAY_*).", C_CONTIGUOUS=0x1, ALIGNED=0x100, WRITEABLE=0x400
+)
+
+
+class Varying(NamedTuple):
+    """The scalars of the formula that move with the step."""
+
+    step_size: float
+    inv_sqrt_bias_correction2: float
+    decay: float
+
+
+class Constant(NamedTuple):
+    """The scalars of the formula that options alone decide."""
+
+    beta1: float
+    one_minus_beta1: float
+    beta2: float
+    one_minus_beta2: float
+    eps: float
+    l2: float
+    grad_scale: float
+
+
+class Rates(NamedTuple):
+    """What the varying scalars are computed from, beside the number of the step."""
+
+    lr: float
+    log_beta1: float
+    log_beta2: float
+    weight_decay: float
+
+
 ROW = Struct(
     "row",
     "The scalars that a step applies to a set of parameters; kernels narrow each to their compute dtype, once.",
-    *_reals(*VARYING, *CONSTANT),
+    *_reals(*Varying._fields, *Constant._fields),
 )
 
 COUNTER = Struct("counter", "A step counter: its address, and its type (FASTADAM_COUNTER_*).", "address", "type")
 
-# What the varying scalars of a row are computed from, beside the number of the step.
-RATES = ("lr", "log_beta1", "log_beta2", "weight_decay")
 ROW_INPUTS = Struct(
     "row_inputs",
     "What the varying scalars of a row are computed from, with the counter of the steps that it has taken.",
-    *_reals(*RATES),
+    *_reals(*Rates._fields),
     Field("counter", COUNTER.dtype),
 )
 
@@ -130,11 +256,15 @@ ROW_INPUTS = Struct(
 ROLES = ("param", "grad", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 SPAN = Struct(
     "span",
-    "A contiguous run of real numbers that shares one row: addresses, a length, the row, and the caller's slot.",
+    "A contiguous run of real numbers that shares one row: addresses, a length, the row, and the caller's slot. "
+    "It is one parameter where n_starts is 0; else n_starts of them, one after another, and starts is the address "
+    "of where each begins, as int64 counted from the span's first element.",
     *ROLES,
     "size",
     "row",
     "slot",
+    "starts",
+    "n_starts",
 )
 
 BATCH = Struct(

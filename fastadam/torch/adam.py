@@ -13,9 +13,9 @@ from torch.autograd.graph import increment_version
 from torch.optim import optimizer as torch_optimizer
 
 from fastadam import backends
-from fastadam.backends import Backend
 from fastadam.memory.devices import named
 from fastadam.step import hyperparameters, threads
+from fastadam.step.backend import Backend
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import uninterrupted
 from fastadam.step.locks import give_lock

@@ -14,6 +14,7 @@ import numpy as np
 
 from fastadam.backends import c
 from fastadam.memory.arrays import address
+from fastadam.memory.structs import FLOAT32_END
 from fastadam.step.plan import MOMENTS
 from fastadam.torch.roster import (
     CHANGED,
@@ -49,8 +50,6 @@ STRUCTS = {
     "fastadam_lineup": LINEUP,
 }
 STATE_NAMES = ("step", *MOMENTS)
-# A float32 step counter counts no further than this.
-FLOAT32_END = 2.0**24
 
 
 class NativeReader:
@@ -109,7 +108,7 @@ class NativeReader:
             try:
                 outcome: int = read(roster_place, lineup_place)
                 if outcome == TAKEN:
-                    plan.run(0)
+                    plan.take()
             finally:
                 release(roster_place)
             return outcome
@@ -149,7 +148,7 @@ class PythonReader:
                 return NEEDS_CARE
             places[j] = grad.data_ptr()
         lineup.plan.spans["grad"] = places[lineup.plan.order]
-        lineup.plan.run(0)
+        lineup.plan.take()
         return TAKEN
 
 

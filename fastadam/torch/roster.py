@@ -13,15 +13,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastadam.backends import Backend
 from fastadam.memory.arrays import Array, address
+from fastadam.memory.structs import COUNTER, COUNTER_FLOAT32, COUNTER_FLOAT64, SPAN
 from fastadam.step import threads
+from fastadam.step.backend import Backend
 from fastadam.step.coefficients import Coefficients
-from fastadam.step.formats import kinds_of
+from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
-from fastadam.step.plan import COUNTER, COUNTER_TYPES, MOMENTS, SPAN, Plan, counters_in, words
+from fastadam.step.plan import MOMENTS, Plan
+from fastadam.step.variants import variants_of
 from fastadam.torch.staging import Part, shares
-from fastadam.torch.tensor_offsets import MOST_DIMS, TENSOR_HEADERS, fingerprint, read_again
+from fastadam.torch.tensor_offsets import MOST_DIMS, TENSOR_HEADERS, fingerprint, read_again, words
 from fastadam.torch.tensors import Tensor, apart, count_reals, dlpack_device, dlpack_dtype, format_code, in_order
 
 # The structs of cext/tensors.h.
@@ -67,8 +69,6 @@ _ROSTER_WORDS = words(
 )
 ROSTER = np.dtype([*_ROSTER_WORDS.descr, ("headers", TENSOR_HEADERS)])
 LINEUP = words("plan", "span_of", "taken")
-
-FLOAT64, FLOAT32 = (COUNTER_TYPES.index(np.dtype(each)) for each in (np.float64, np.float32))
 
 # What the attempt at a step may find.
 TAKEN, CHANGED, OTHER_GRADIENTS, OTHER_STEPS, NEEDS_CARE = range(5)
@@ -147,24 +147,31 @@ class Lineup:
         self.params = [params[i] for i in self.which]
         entries = roster.entries[which]
         self._groups = roster.group_of[which]
-        spans = np.zeros(len(which), SPAN)
+        spans = np.zeros(len(which), SPAN.dtype)
         for name in ("param", *MOMENTS, "size"):
             spans[name] = entries[name]
         flags = np.array([(hyper.l2_on, hyper.amsgrad) for hyper in roster.hypers])[self._groups]
-        kinds = kinds_of(roster.formats[which], flags[:, 0], flags[:, 1])
+        variants = variants_of(roster.formats[which], flags[:, 0], flags[:, 1])
         # As many rows as there could ever be, so that they stay where they are. No counter is NaN, so that the
         # first attempt groups the rows.
         self.taken = np.full(len(which), np.nan)
-        clocks = counters_in(self.taken)
-        counters = np.zeros(len(which), COUNTER)
-        counters["place"] = entries["step"]
-        counters["type"] = np.where(entries["step_is_float64"], FLOAT64, FLOAT32)
+        step_counters = counters_in(self.taken)
+        counters = np.zeros(len(which), COUNTER.dtype)
+        counters["address"] = entries["step"]
+        counters["type"] = np.where(entries["step_is_float64"], COUNTER_FLOAT64, COUNTER_FLOAT32)
         ordinals = [roster.ordinals[i] for i in self.which]
-        backend, elsewhere = shares(ordinals, backends)
-        self.backend = None if elsewhere else backend
+        used, backend_of = shares(ordinals, backends)
+        self.backend = used[0] if len(used) == 1 else None
         self.devices: list[Any] = [backends[each] for each in set(ordinals) - {None}]
         self.plan = Plan(
-            spans, kinds, clocks, np.concatenate([counters, clocks]), backend, limit, limit_given, elsewhere
+            spans,
+            variants,
+            step_counters,
+            np.concatenate([counters, step_counters]),
+            used,
+            limit,
+            limit_given,
+            backend_of,
         )
         self.limit = limit
         # Too small for a second thread, whatever the limit.
@@ -176,10 +183,10 @@ class Lineup:
         self.is_apart = apart(fences)
         starts, ends = np.array(fences, np.int64).reshape(-1, 2).T.copy()
         self.fences = starts, ends
-        self.plan.fence(*self.fences)
+        self.plan.set_written(*self.fences)
         self._row_groups: list[int] = []
         self.memory = np.zeros((), LINEUP)
-        self.memory["plan"], self.memory["span_of"] = address(self.plan.memory), address(self.span_of)
+        self.memory["plan"], self.memory["span_of"] = self.plan.memory.address, address(self.span_of)
         self.memory["taken"] = address(self.taken)
         self.native: Any = None  # kept by the reader
 

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.backends import Backend
 from fastadam.memory.arrays import Array
+from fastadam.memory.structs import COUNTER, SPAN
+from fastadam.step.backend import Backend
 from fastadam.step.coefficients import Coefficients
-from fastadam.step.formats import kinds_of
+from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
-from fastadam.step.plan import COUNTER, MOMENTS, SPAN, Plan, counters_in
+from fastadam.step.plan import MOMENTS, Plan
+from fastadam.step.variants import variants_of
 from fastadam.torch.tensors import (
     Extents,
     Tensor,
@@ -101,9 +103,7 @@ def all_apart(parts: Sequence[Part]) -> bool:
     return apart([*written, *counters])
 
 
-def shares(
-    ordinals: Sequence[int | None], backends: Mapping[int | None, Backend]
-) -> tuple[Backend, list[tuple[Backend, Array]]]:
+def shares(ordinals: Sequence[int | None], backends: Mapping[int | None, Backend]) -> tuple[list[Backend], Array]:
     """Say which backends step spans on these devices, as `fastadam.step.plan.Plan` takes them.
 
     Parameters
@@ -115,15 +115,14 @@ def shares(
 
     Returns
     -------
-    backend : Backend
-        The host's, where it takes part.
-    elsewhere : list of (Backend, ndarray of bool)
-        The other ones, and their spans.
+    backends : list of Backend
+        The host's comes first, where it takes part.
+    backend_of : ndarray of int64
+        Each span's place in that list.
     """
-    first, *others = sorted(set(ordinals), key=lambda ordinal: -1 if ordinal is None else ordinal)
-    return backends[first], [
-        (backends[other], np.array([ordinal == other for ordinal in ordinals])) for other in others
-    ]
+    used = sorted(set(ordinals), key=lambda ordinal: -1 if ordinal is None else ordinal)
+    places = {ordinal: place for place, ordinal in enumerate(used)}
+    return [backends[ordinal] for ordinal in used], np.array([places[ordinal] for ordinal in ordinals])
 
 
 class Staged:
@@ -157,7 +156,7 @@ class Staged:
         self._grads: list[Tensor] = []  # kept until the step is over
         stepped = [part for part in parts if part.has_memory]
         writes = Extents(each for part in stepped for each in part.extents)
-        spans = np.zeros(len(stepped), SPAN)
+        spans = np.zeros(len(stepped), SPAN.dtype)
         for span, part in zip(spans, stepped, strict=True):
             self._place(span, part, writes)
         keys = [(part.group, part.step.item()) for part in stepped]
@@ -170,12 +169,12 @@ class Staged:
         codes = np.array([format_code(part.param) for part in stepped], np.int64)
         l2_on = np.array([hypers[part.group].l2_on for part in stepped])
         amsgrad_on = np.array([hypers[part.group].amsgrad for part in stepped])
-        counters = np.zeros(0, COUNTER)  # of any kind: counted in Python
+        counters = np.zeros(0, COUNTER.dtype)  # of any kind: counted in Python
         self._steps = np.array([step for _, step in rows], np.float64)
-        clocks = counters_in(self._steps)
-        kinds = kinds_of(codes, l2_on, amsgrad_on)
-        backend, elsewhere = shares([part.ordinal for part in stepped], backends)
-        self._plan = Plan(spans, kinds, clocks, counters, backend, limit, False, elsewhere)
+        step_counters = counters_in(self._steps)
+        variants = variants_of(codes, l2_on, amsgrad_on)
+        used, backend_of = shares([part.ordinal for part in stepped], backends)
+        self._plan = Plan(spans, variants, step_counters, counters, used, limit, False, backend_of)
         self._plan.write_options([Coefficients(hypers[group]) for group, _ in rows])
 
     def _place(self, span: Any, part: Part, writes: Extents) -> None:
@@ -201,7 +200,7 @@ class Staged:
     def run(self) -> None:
         """Take the step, and count it; several operations, to be guarded by `fastadam.step.interrupts`."""
         if self._plan is not None:
-            self._plan.run(0)
+            self._plan.take()
         for tensor, copy in self._copies:
             tensor.copy_(copy)
         for part in self._parts:

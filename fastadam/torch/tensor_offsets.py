@@ -20,8 +20,15 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fastadam.step.plan import words
+import numpy as np
+
 from fastadam.torch.tensors import Tensor
+
+
+def words(*names: str) -> np.dtype[Any]:
+    """Return the dtype of a C struct whose fields are all 64-bit integers."""
+    return np.dtype([(name, np.int64) for name in names])
+
 
 # The same fields as fastadam_tensor_headers in cext/tensors.h.
 TENSOR_HEADERS = words(

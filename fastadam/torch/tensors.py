@@ -10,34 +10,27 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
-from fastadam.step.formats import CODES
+from fastadam.memory.formats import ELEMENTS
 
 Tensor = Any
 
-# dtype -> (format of the numbers, how many make one element, DLPack's type code).
-DTYPES = {
-    "torch.float32": ("float32", 1, 2),
-    "torch.float64": ("float64", 1, 2),
-    "torch.bfloat16": ("bfloat16", 1, 4),
-    "torch.float16": ("float16", 1, 2),
-    "torch.complex64": ("float32", 2, 5),
-    "torch.complex128": ("float64", 2, 5),
-}
+# What the elements of tensors of the supported dtypes are.
+DTYPES = {f"torch.{name}": element for name, element in ELEMENTS.items()}
 
 
 def format_code(tensor: Tensor) -> int:
-    """Return the place of the tensor's format in `fastadam.step.formats.FORMATS`."""
-    return CODES[DTYPES[str(tensor.dtype)][0]]
+    """Return the code of the tensor's format (see `fastadam.memory.formats`)."""
+    return DTYPES[str(tensor.dtype)].format.code
 
 
 def count_reals(tensor: Tensor) -> int:
     """Return how many real numbers the tensor holds; complex ones are pairs of them."""
-    return int(tensor.numel() * DTYPES[str(tensor.dtype)][1])
+    return int(tensor.numel() * DTYPES[str(tensor.dtype)].reals)
 
 
 def dlpack_dtype(tensor: Tensor) -> int:
     """Return the dtype as DLPack has it: type code, bits and lanes in one number."""
-    return DTYPES[str(tensor.dtype)][2] | 8 * int(tensor.element_size()) << 8 | 1 << 16
+    return DTYPES[str(tensor.dtype)].dlpack | 8 * int(tensor.element_size()) << 8 | 1 << 16
 
 
 def ordinal_of(tensor: Tensor) -> int | None:
@@ -97,7 +90,7 @@ def is_plain(tensor: Tensor) -> bool:
 
 def is_aligned(tensor: Tensor) -> bool:
     """Whether the numbers lie at multiples of their size, as compiled code expects."""
-    reals = DTYPES[str(tensor.dtype)][1]
+    reals = DTYPES[str(tensor.dtype)].reals
     return bool(tensor.data_ptr() % (tensor.element_size() // reals) == 0)
 
 

@@ -7,23 +7,21 @@ each of them (`WorkList.step_with_care`), as their devices know how to.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fastadam.groups.group import Group
-from fastadam.memory.array_offsets import TUPLE_ITEMS, array_headers
-from fastadam.memory.arrays import Array, address
+from fastadam.memory.array_offsets import TUPLE_ITEMS, array_offsets
+from fastadam.memory.arrays import Array
 from fastadam.memory.device import Device, Slots, Watch
 from fastadam.memory.parameter import Parameter
 from fastadam.memory.written import Written
 from fastadam.step import threads
+from fastadam.step.backend import Backend
 from fastadam.step.plan import Plan
 from fastadam.work.devices import share_out
 from fastadam.work.slots import StepSlots
-
-if TYPE_CHECKING:
-    from fastadam.backends import Backend
 
 # Gradients of one step that are made plain one at a time; with more, all are looked at in one go.
 MOST_ODD = 32
@@ -74,27 +72,27 @@ class WorkList:
         self.owners, self.arrays, self.labels = columns.owners, columns.arrays, columns.labels
         self.grad_sources = tuple(columns.grad_sources)
         self._rows, self._written = slots.rows, written
-        backend, elsewhere = share_out(columns.devices, backends)
+        used, backend_of = share_out(columns.devices, backends)
         self.plan = Plan(
             slots.spans,
             slots.variants,
             slots.counters,
             slots.counters,
-            backend,
+            used,
             threads.check_limit(threads_given),
             threads_given is not None,
-            elsewhere,
+            backend_of,
         )
         self.write_options()
         # For native code, which looks at gradients by itself: what it needs to know of parameters.
         memory = self.plan.memory
-        self._kept = slots.objects, columns
-        memory["slots"] = address(slots.objects)
+        self._kept = columns, slots.starts
+        memory.point("slots", slots.objects)
         self._grad_objects = memory["grad_objects"].reshape(1).data  # written faster than an array
-        headers = array_headers()
-        if headers is not None:
-            memory["headers"] = headers
-        self.plan.fence(written.starts, written.ends)
+        offsets = array_offsets()
+        if offsets is not None:
+            memory["offsets"] = offsets
+        self.plan.set_written(written.starts, written.ends)
         # For Python, where that is not enough.
         self._watches = self._watch(slots, backends)
         self._native = all(device.NATIVE for device in set(columns.devices))
@@ -145,7 +143,7 @@ class WorkList:
     def call_schedules(self) -> None:
         """Set the learning rates of the next step; raises what a schedule raises."""
         for lr_at, steps, row, place in self.schedules:
-            self.plan.paces["lr"][place] = lr_at(steps[row].item() + 1)
+            self.plan.row_inputs["lr"][place] = lr_at(steps[row].item() + 1)
 
     def try_step(self, grads: tuple[Any, ...]) -> int:
         """Take and count the step if every gradient is plain, in one native call; else write nothing.
@@ -162,7 +160,7 @@ class WorkList:
             wrong, only that Python has to look at it.
         """
         self._grad_objects[0] = id(grads) + TUPLE_ITEMS
-        return self.plan.run(1)
+        return self.plan.attempt()
 
     def step_with_care(self, grads: Sequence[Any], unplain: int) -> None:
         """Take and count a step in which native code found something that Python has to look at.
@@ -196,7 +194,7 @@ class WorkList:
         kept = None if self._settled and grads is self.grad_sources else self._look(grads)
         for watch, _ in self._watches:
             watch.prepare()
-        self.plan.run(0)
+        self.plan.take()
         del kept
 
     def _look(self, grads: Sequence[Any]) -> list[Any]:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastadam.memory.arrays import Array
 from fastadam.memory.device import Device
 from fastadam.memory.host import HOST
-
-if TYPE_CHECKING:
-    from fastadam.backends import Backend
+from fastadam.step.backend import Backend
 
 
-def share_out(
-    devices: Sequence[Device], backends: Mapping[Device, Backend]
-) -> tuple[Backend, list[tuple[Backend, Array]]]:
+def share_out(devices: Sequence[Device], backends: Mapping[Device, Backend]) -> tuple[list[Backend], Array]:
     """Say which backend steps each span, as `fastadam.step.plan.Plan` takes it.
 
     Parameters
@@ -28,13 +23,13 @@ def share_out(
 
     Returns
     -------
-    backend : Backend
-        The host's, where it takes part: it runs last, while the devices are at work.
-    elsewhere : list of (Backend, ndarray of bool)
-        The other ones, and their spans.
+    backends : list of Backend
+        The host's comes first, where it takes part: it runs last, while the devices are at work.
+    backend_of : ndarray of int64
+        Each span's position in that list.
     """
-    distinct = list(dict.fromkeys(devices))
-    last = HOST if HOST in distinct else distinct[0]
-    return backends[last], [
-        (backends[each], np.array([device is each for device in devices])) for each in distinct if each is not last
-    ]
+    distinct = sorted(dict.fromkeys(devices), key=lambda device: device is not HOST)
+    position_of = {device: position for position, device in enumerate(distinct)}
+    return [backends[device] for device in distinct], np.array(
+        [position_of[device] for device in devices], np.int64
+    )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fastadam.backends import Backend
 from fastadam.groups.groups import Groups
 from fastadam.groups.patterns import Patterns
 from fastadam.memory.arrays import Array
 from fastadam.memory.device import Device
 from fastadam.memory.written import Written
+from fastadam.step.backend import Backend
 from fastadam.work.arrays import WorkList
 
 

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastadam.groups.group import Group
-from fastadam.memory.arrays import ALL_DTYPES, Array
+from fastadam.memory.arrays import ALL_DTYPES, Array, address
 from fastadam.memory.device import Device
 from fastadam.memory.devices import device_of
-from fastadam.step.formats import CODES, kinds_of
-from fastadam.step.plan import SLOT, SPAN, counters_in
+from fastadam.memory.structs import SLOT, SPAN
+from fastadam.step.counters import counters_in
+from fastadam.step.variants import variants_of
 
 
 class Columns(NamedTuple):
@@ -59,8 +60,10 @@ class GroupSlots:
         But for rows, slots and gradients.
     objects : ndarray of SLOT
         By which native code knows owners and dtypes, which `columns` keeps.
+    starts : ndarray of int64
+        Where the parameters of a packed group begin; its span holds the address.
     formats : ndarray of int64
-        Places in `fastadam.step.formats.FORMATS`.
+        The codes of the formats of numbers.
     moments : list of dict
         The group's, whose addresses are in the spans.
     """
@@ -72,18 +75,22 @@ class GroupSlots:
             whole, label = group.packed.param, f"the packed {group.members[0].label} and its group"
             columns = Columns([whole], [whole], [label], [group.packed.grad], [device_of(whole)], [whole.dtype])
             sizes, offsets = [whole.size], [0]
+            self.starts = ALL_DTYPES[whole.dtype].reals * np.array(group.offsets, np.int64)
         else:
             each = [(m.owner, m.array, m.label, m.grad_source, m.device, m.dtype) for m in group.members]
             columns = Columns(*map(list, zip(*each, strict=True)))
             sizes, offsets = [member.size for member in group.members], group.offsets
+            self.starts = np.zeros(0, np.int64)
         self.columns = columns
-        reals = [ALL_DTYPES[dtype] for dtype in columns.dtypes]
-        self.formats = np.array([CODES[real.name] for real, _ in reals], np.int64)
-        self.objects = np.zeros(len(sizes), SLOT)
+        elements = [ALL_DTYPES[dtype] for dtype in columns.dtypes]
+        self.formats = np.array([element.format.code for element in elements], np.int64)
+        self.objects = np.zeros(len(sizes), SLOT.dtype)
         self.objects["param_object"] = [id(owner) for owner in columns.owners]
-        self.objects["descr"] = [id(dtype) for dtype in columns.dtypes]
-        self.spans = np.zeros(len(sizes), SPAN)
-        self.spans["size"] = [size * count for size, (_, count) in zip(sizes, reals, strict=True)]
+        self.objects["dtype_object"] = [id(dtype) for dtype in columns.dtypes]
+        self.spans = np.zeros(len(sizes), SPAN.dtype)
+        self.spans["size"] = [size * element.reals for size, element in zip(sizes, elements, strict=True)]
+        if one_piece:
+            self.spans["starts"], self.spans["n_starts"] = address(self.starts), len(self.starts)
         self.spans["param"] = [
             device.address(array) for device, array in zip(columns.devices, columns.arrays, strict=True)
         ]
@@ -131,11 +138,14 @@ class StepSlots:
         Each row's group, the group's step counters, and the place in them.
     counters : ndarray of COUNTER
         Where these counters are.
+    starts : list of ndarray
+        Whose addresses the spans hold.
     """
 
     def __init__(self, groups: Sequence[Group], in_pieces: bool, active: Array | None) -> None:
         self.columns = Columns([], [], [], [], [], [])
         self.rows: list[tuple[Group, Array, int]] = []
+        self.starts: list[Array] = []
         spans, objects, variants, counters = [], [], [], []
         for group in groups:
             one_piece = in_pieces and group.one_piece
@@ -143,6 +153,7 @@ class StepSlots:
             kept: Array = np.ones(len(slots.spans), bool)
             if active is not None:
                 kept, active = active[: len(kept)], active[len(kept) :]
+            column: Any
             for column, more in zip(self.columns, slots.columns, strict=True):
                 column += compress(more, kept.tolist())
             row_of: Array = np.zeros(1, np.int64) if one_piece else group.row_of
@@ -150,7 +161,8 @@ class StepSlots:
             spans.append(slots.spans[kept])
             spans[-1]["row"] = local.reshape(-1) + len(self.rows)
             objects.append(slots.objects[kept])
-            variants.append(kinds_of(slots.formats[kept], group.hyper.l2_on, group.hyper.amsgrad))
+            self.starts.append(slots.starts)
+            variants.append(variants_of(slots.formats[kept], group.hyper.l2_on, group.hyper.amsgrad))
             counters.append(counters_in(group.row_steps)[rows])
             self.rows += [(group, group.row_steps, row) for row in rows.tolist()]
         self.spans, self.objects = np.concatenate(spans), np.concatenate(objects)

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 import fastadam
 from fastadam import adam, backends
 from fastadam.backends import c
-from fastadam.memory import array_offsets as headers
-from fastadam.step import plan, threads
-from fastadam.step.coefficients import COEFFICIENTS, VARYING
+from fastadam.memory import array_offsets as offsets
+from fastadam.memory import structs
+from fastadam.memory.structs import SPAN
+from fastadam.step import threads
 from fastadam.work import arrays as spans
 from tests.conftest import AVAILABLE, STATES
 from tests.support.bits import assert_same_bits
@@ -46,8 +47,8 @@ def test_a_missing_backend_raises_with_the_reason(monkeypatch: pytest.MonkeyPatc
 def test_an_extension_that_was_built_for_other_structs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """As after an update of the source without a new build: it would read and write anywhere."""
     monkeypatch.setattr(c, "why_missing", c.why_missing.__wrapped__)  # which keeps no answer
-    longer = np.dtype([*plan.SPAN.descr, ("more", np.int64)])
-    for name, dtype in (("fastadam_span", longer), ("fastadam_new", plan.SPAN)):
+    longer = np.dtype([*SPAN.dtype.descr, ("more", np.int64)])
+    for name, dtype in (("fastadam_span", longer), ("fastadam_new", SPAN.dtype)):
         with monkeypatch.context() as patch:
             patch.setitem(c.STRUCTS, name, dtype)
             assert "pip install" in fastadam.available_backends()["c"]
@@ -68,29 +69,13 @@ def test_structs_have_the_layout_of_the_numpy_dtypes(struct: str) -> None:
     assert c.other_struct({struct: c.STRUCTS[struct]}) is None
 
 
-def test_numba_counts_the_words_of_the_structs_alike() -> None:
-    if "numba" not in AVAILABLE:
-        pytest.skip(STATES["numba"])
-    from fastadam.backends.numba import kernels
-
-    def words(dtype: np.dtype[Any], prefix: str) -> dict[str, int]:
-        return {
-            name: value
-            for name in dtype.names or ()
-            if isinstance(value := getattr(kernels, prefix + name.upper(), None), int)
-        }
-
-    assert words(plan.SPAN, "") == {name: i for i, name in enumerate(plan.SPAN.names or ()) if name != "slot"}
-    assert (plan.SPAN.names or ()).index("slot") == kernels.SPAN_SLOT
-    assert words(plan.BATCH, "") == {name: i for i, name in enumerate(plan.BATCH.names or ())}
-    plan_words = [name for name in plan.PLAN.names or () if name != "headers"]
-    assert words(plan.PLAN, "PLAN_") == {name: i for i, name in enumerate(plan_words)}
-    assert words(COEFFICIENTS, "") == {name: i for i, name in enumerate(VARYING)}
-    paces = {**words(plan.PACES, ""), "type": kernels.CODE}
-    assert paces == {name: i for i, name in enumerate(plan.PACES.names or ())}
-    assert words(headers.HEADERS, "") == {
-        name: len(plan_words) + i for i, name in enumerate(headers.HEADERS.names or ())
-    }
+@needs_c
+def test_an_extension_that_was_built_for_other_constants_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(c, "why_missing", c.why_missing.__wrapped__)  # which keeps no answer
+    other = structs.Constants("Another block.", {"BLOCK": 2 * structs.BLOCK})
+    monkeypatch.setattr(c, "CONSTANTS", [*structs.CONSTANTS, other])
+    with pytest.raises(fastadam.BackendUnavailableError, match=r"built from another source.*FASTADAM_BLOCK"):
+        fastadam.Adam(np.ones(1), backend="c")
 
 
 @needs_c
@@ -111,12 +96,12 @@ def test_the_best_instruction_set_is_the_default() -> None:
     assert c.instruction_set() == c.instruction_sets()[-1]
 
 
-def test_array_headers_are_readable_here() -> None:
+def test_array_offsets_are_known_here() -> None:
     """On CPython with 64 bits the fast check must be on: a silent fallback would only be slow."""
-    assert headers.array_headers() is not None
+    assert offsets.array_offsets() is not None
 
 
-def test_steps_without_readable_headers_give_the_same_bits(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_without_array_offsets_give_the_same_bits(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def run() -> np.ndarray:
         param = np.ones(20)
         optimizer = fastadam.Adam([param, np.ones(3)], backend=backend)
@@ -125,10 +110,9 @@ def test_steps_without_readable_headers_give_the_same_bits(backend: str, monkeyp
         return param
 
     expected = run()
-    for name in ("c", "numba_cpu"):
-        module = __import__(f"fastadam.backends.{name}", fromlist=["x"])
-        monkeypatch.setattr(module, "array_headers", lambda: None)
-    monkeypatch.setattr(spans, "array_headers", lambda: None)
+    for name in ("c", "numba"):
+        monkeypatch.setattr(backends.load(name), "array_offsets", lambda: None)
+    monkeypatch.setattr(spans, "array_offsets", lambda: None)
     assert_same_bits(run(), expected)
 
 

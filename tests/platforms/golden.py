@@ -22,10 +22,13 @@ import fastadam
 from fastadam import backends
 from fastadam.backends import c
 from fastadam.memory.arrays import address
+from fastadam.memory.formats import FORMATS
+from fastadam.memory.structs import SPAN
 from fastadam.step.coefficients import Coefficients, varying
-from fastadam.step.formats import CODES, FORMATS, kinds_of
+from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
-from fastadam.step.plan import MOMENTS, SPAN, Plan, counters_in
+from fastadam.step.plan import MOMENTS, Plan
+from fastadam.step.variants import variants_of
 from tests.support.bits import bits
 
 HALF_WAY = Path(__file__).with_name("half_way.safetensors")
@@ -92,7 +95,7 @@ def numbers(dtype: Any, seed: int, size: int = SIZE) -> np.ndarray:
 def coefficients() -> str:
     """Return the hash of the scalars of many steps, which rest on the C library's log and expm1."""
     rows = [
-        varying(*Coefficients(Hyperparameters(lr=1e-3, betas=betas)).pace, step)
+        varying(Coefficients(Hyperparameters(lr=1e-3, betas=betas)).rates, step)
         for betas in ((0.9, 0.999), (0.0, 0.99), (0.95, 1 - 1e-9))
         for step in (*range(1, 1001), 10**6, 10**9)
     ]
@@ -120,7 +123,7 @@ def step_arrays(dtype: Any, backend: str, **choices: Any) -> str:
 def step_halves(name: str, backend: str) -> str:
     """Return the hash for a format that NumPy arrays are not stepped in, through the plan itself."""
     results = []
-    number_format = FORMATS[CODES[name]]
+    number_format = next(each for each in FORMATS if each.name == name)
     for options in OPTIONS:
         hyper = Hyperparameters(lr=0.1, **options)
 
@@ -131,19 +134,19 @@ def step_halves(name: str, backend: str) -> str:
             )
 
         param, moments = make(0), [np.zeros(SIZE, number_format.stored) for _ in MOMENTS]
-        span = np.zeros(1, SPAN)
+        span = np.zeros(1, SPAN.dtype)
         span["param"], span["size"] = address(param), SIZE
         for moment, array in zip(MOMENTS, moments, strict=True):
             span[moment] = address(array)
-        kinds = kinds_of(np.array([CODES[name]]), hyper.l2_on, hyper.amsgrad)
+        variants = variants_of(np.array([number_format.code]), hyper.l2_on, hyper.amsgrad)
         steps = np.zeros(1, np.int64)
         taken = counters_in(steps)
-        plan = Plan(span, kinds, taken, taken, backends.load(backends.choose(backend)[0]), 1, True)
+        plan = Plan(span, variants, taken, taken, [backends.choose(backend)[1]], 1, True)
         plan.write_options([Coefficients(hyper)])
         for step in range(1, 6):
             grad = make(step)
             plan.spans["grad"] = address(grad)
-            plan.run(0)
+            plan.take()
         for array in (param, *moments):
             if name == "bfloat16":  # so that NaNs count as the same one
                 array = (array.astype(np.uint32) << 16).view(np.float32)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fastadam.memory.structs import ROW, Constant, Varying
 from fastadam.step import hyperparameters
-from fastadam.step.coefficients import COEFFICIENTS, CONSTANT, VARYING, Coefficients, bias_correction, varying
+from fastadam.step.coefficients import Coefficients, Row, bias_correction, varying
 from tests.support import strategies
 from tests.support.oracle import exact_bias_correction
 
@@ -19,11 +20,11 @@ from tests.support.oracle import exact_bias_correction
 def coefficients(step: int, **options: object) -> dict[str, float]:
     hyper = hyperparameters.check({**hyperparameters.DEFAULTS._asdict(), **options})
     made = Coefficients(hyper)
-    lr, *rest = made.pace
+    rates = made.rates
     if made.lr_at is not None:
-        assert math.isnan(lr)
-        lr = made.lr_at(step)
-    return dict(zip(VARYING + CONSTANT, varying(lr, *rest, step) + made.constant, strict=True))
+        assert math.isnan(rates.lr)
+        rates = rates._replace(lr=made.lr_at(step))
+    return {**varying(rates, step)._asdict(), **made.constant._asdict()}
 
 
 def relative_error(actual: float, exact: mpmath.mpf) -> float:
@@ -84,5 +85,5 @@ def test_a_schedule_may_return_any_real_scalar(value: object) -> None:
 
 
 def test_a_row_has_the_documented_fields() -> None:
-    assert COEFFICIENTS.names == VARYING + CONSTANT
-    assert COEFFICIENTS.itemsize == 8 * len(VARYING + CONSTANT)
+    assert ROW.dtype.names == Row._fields == Varying._fields + Constant._fields
+    assert ROW.dtype.itemsize == 8 * len(Row._fields)

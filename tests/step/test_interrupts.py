@@ -14,8 +14,16 @@ import numpy as np
 import pytest
 
 import fastadam
+from fastadam.backends import load
+from fastadam.memory.arrays import address
+from fastadam.memory.formats import FLOAT64
+from fastadam.memory.structs import ROLES, SPAN
+from fastadam.step.coefficients import Coefficients
+from fastadam.step.counters import counters_in
+from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import SIGNALS, in_one_go, uninterrupted
 from fastadam.step.plan import Plan
+from fastadam.step.variants import variants_of
 from tests import interrupts
 from tests.conftest import AVAILABLE, STATES
 
@@ -114,6 +122,42 @@ def test_an_interrupt_finds_the_torch_face_in_python_before_or_after(monkeypatch
     monkeypatch.setattr(fastadam.torch.adam, "_reader", PythonReader)
     came = [interrupts.try_every(each, POINTS)[1] for each in interrupts.torch_scenarios("numpy")]
     assert all(came), came
+
+
+@needs_numba
+@pytest.mark.parametrize("first", AVAILABLE)
+def test_an_interrupt_finds_all_parts_of_a_plan_before_or_after(backend: str, first: str) -> None:
+    """As where a model is on several devices: no part is stepped alone, and none without being counted."""
+
+    def make() -> tuple[Plan, np.ndarray, np.ndarray]:
+        arrays, steps = np.ones((2, 5, 3)), np.zeros(1, np.int64)
+        spans = np.zeros(2, SPAN.dtype)
+        spans["size"] = 3
+        for i, role in enumerate(ROLES):
+            spans[role] = [address(each[i]) for each in arrays]
+        counters, variants = counters_in(steps), variants_of([FLOAT64.code] * 2, False, False)
+        both = [load(first), load(backend)]
+        plan = Plan(spans, variants, counters, counters, both, 1, False, np.array([0, 1]))
+        plan.write_options([Coefficients(Hyperparameters())])
+        return plan, arrays, steps
+
+    plan, taken, _ = make()
+    plan.take()
+    expected = {0: np.ones_like(taken), 1: taken}
+    total = interrupts.events_of(make()[0].take) + 2
+    came = 0
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for event in range(1, total):
+            plan, arrays, steps = make()
+            try:
+                interrupts.events_of(plan.take, event)
+            except BaseException:  # as in interrupts.try_at
+                came += 1
+            np.testing.assert_array_equal(arrays, expected[steps.item()], f"event {event}")
+    finally:
+        signal.signal(signal.SIGINT, old)
+    assert came
 
 
 @needs_alarm

@@ -39,16 +39,16 @@ def test_same_bits_and_only_aligned_memory(
     class Watched(Plan):
         def bind(self) -> None:
             super().bind()
-            run = self.run
+            take = self.take
 
-            def watch(check: int) -> int:
+            def watch() -> int:
                 ran.append(self)
                 places = np.stack([self.spans[name] for name in ("param", "grad", *MOMENTS)])
                 size = torch.zeros((), dtype=dtype).real.element_size()
                 assert not np.any(places % size), "an address that is not aligned is given to compiled code"
-                return run(check)
+                return take()
 
-            self.run = watch
+            self.take = watch
 
     monkeypatch.setattr(staging, "Plan", Watched)
     results = []

@@ -9,18 +9,17 @@ host never has to wait for the device; the table is copied only when addresses h
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from operator import methodcaller
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fastadam.backends.cuda.counters import Counters
 from fastadam.memory.cuda import available
 from fastadam.memory.cuda.arrays import LEGACY_STREAM
+from fastadam.memory.structs import APPLY, INSPECT, REDUCE, TAKEN
+from fastadam.step.backend import PartOfPlan, Run
+from fastadam.step.counters import Counting
 from fastadam.step.interrupts import in_one_go, uninterrupted
-from fastadam.step.plan import write_rows
-
-if TYPE_CHECKING:
-    from fastadam.step.plan import Plan, Share
+from fastadam.step.reduce import reduce
 
 _CALL = methodcaller("__call__")
 
@@ -30,9 +29,9 @@ def why_missing() -> str | None:
     return available.why_missing()
 
 
-def bind(plan: Plan | Share) -> Callable[[int], int]:
-    """Return the function that runs `plan` (see `fastadam.backends.Backend`) on the first device."""
-    return On(0).bind(plan)
+def bind(part: PartOfPlan) -> Run:
+    """Return the function that runs a part of a plan (see `fastadam.step.backend.Backend`) on the first device."""
+    return On(0).bind(part)
 
 
 def on_device(number: int) -> On:
@@ -79,73 +78,77 @@ class On:
         """Return why the device cannot be used, or None if it can."""
         return why_missing()
 
-    def bind(self, plan: Plan | Share) -> Callable[[int], int]:
-        """Return the function that runs `plan` (see `fastadam.backends.Backend`); Python checks the gradients.
+    def bind(self, part: PartOfPlan) -> Run:
+        """Return the function that runs a part of a plan (see `fastadam.step.backend.Backend`).
 
-        Kernels are compiled here, and the memory that steps need is reserved.
+        Python checks the gradients. Kernels are compiled here, and the memory that steps need is reserved.
 
         Raises
         ------
+        ValueError
+            If a span has arrays in several formats, for which there are no kernels.
         MemoryError
             If the device has not enough memory.
         """
         from fastadam.backends.cuda.flat import Flat
         from fastadam.backends.cuda.table import Tables
 
-        spans, rows = plan.spans, plan.rows
+        spans, rows = part.spans, part.rows
         flat: list[Flat] = []
         tabled: list[tuple[int, int, int]] = []
-        for kind, first, count in plan.batches[["kind", "first", "count"]].tolist():
+        for variant, first, count in part.batches[["variant", "first", "count"]].tolist():
             if count == 1:
-                flat.append(Flat(self._gpu, kind, spans, first, rows))
+                flat.append(Flat(self._gpu, variant, spans, first, rows))
             else:
-                tabled.append((kind, first, count))
-        parts: list[Any] = [*flat]
+                tabled.append((variant, first, count))
+        launched: list[Any] = [*flat]
         if tabled:  # only these spans: others may be a host's, and move more often
             low, high = tabled[0][1], tabled[-1][1] + tabled[-1][2]
-            own = [(kind, first - low, count) for kind, first, count in tabled]
-            parts.append(Tables(self._gpu, spans[low:high], rows, own))
+            own = [(variant, first - low, count) for variant, first, count in tabled]
+            launched.append(Tables(self._gpu, spans[low:high], rows, own))
 
         is_flat = not tabled and len(flat) == 1
-        counters = Counters(plan.counters, plan.memory)
-        paces, memory = plan.paces, plan.memory
+        counting = Counting(part)
 
-        def run(check: int) -> int:
-            if not check:
-                write_rows(memory, rows, paces)
-                self._run(parts, is_flat, counters)
-            return 0 if check else -1
+        def run(stages: int) -> int:
+            if stages & INSPECT:
+                return 0
+            if stages & REDUCE:
+                reduce(part)
+            if stages & APPLY:
+                self._apply(launched, is_flat, counting)
+            return TAKEN
 
         return run
 
-    def _run(self, parts: list[Any], is_flat: bool, counters: Counters) -> None:
+    def _apply(self, launched: list[Any], is_flat: bool, counting: Counting) -> None:
         device, stream = self._gpu, self._stream
         others = [other for other in self._producers if (other or LEGACY_STREAM) != stream]
         entered = device.enter()
         try:
             if is_flat and not others:
                 # What letting signals wait takes is longer than all the rest; native calls in a row need not.
-                launches = parts[0].launches(stream)
-                (code, *_), *_ = list(map(_CALL, [*launches, *counters.counting()])) if launches else [(0,)]
+                launches = launched[0].launches(stream)
+                (code, *_), *_ = list(map(_CALL, [*launches, *counting.calls()])) if launches else [(0,)]
                 if code:
-                    counters.take_back()
+                    counting.take_back()
                     device.fail(code)
                 if not launches:
-                    in_one_go(counters.counting())
+                    in_one_go(counting.calls())
             else:
-                uninterrupted(functools.partial(self._run_all, parts, counters, stream, others))
+                uninterrupted(functools.partial(self._apply_all, launched, counting, stream, others))
         finally:
             if entered:
                 device.leave()
 
-    def _run_all(self, parts: list[Any], counters: Counters, stream: int, others: list[int]) -> None:
+    def _apply_all(self, launched: list[Any], counting: Counting, stream: int, others: list[int]) -> None:
         for other in others:
             self._chain(other, stream)
-        for part in parts:
-            part.launch(stream)
+        for each in launched:
+            each.launch(stream)
         for other in others:
             self._chain(stream, other)
-        in_one_go(counters.counting())
+        in_one_go(counting.calls())
 
     def _chain(self, earlier: int, later: int) -> None:
         """Let what a stream gets from now on wait for all that another one holds."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from fastadam.backends.cuda.kernels import BLOCK, VECTOR_BYTES, width
-from fastadam.step.formats import variant_of
+from fastadam.backends.cuda.kernels import BLOCK, VECTOR_BYTES, format_of, width
+from fastadam.step.variants import variant_of
 
 
 class Layout:
     """How the kernels of one variant do."""
 
-    def __init__(self, kind: int) -> None:
-        number_format, _, self.amsgrad_on = variant_of(kind)
-        self.real = number_format.compute
-        self.lanes = width(number_format)
+    def __init__(self, number: int) -> None:
+        variant = variant_of(number)
+        self.amsgrad_on = variant.amsgrad_on
+        self.real = variant.compute
+        self.lanes = width(format_of(variant))
         self.block, self.vector_bytes = BLOCK, VECTOR_BYTES

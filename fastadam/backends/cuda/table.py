@@ -16,7 +16,7 @@ from fastadam.backends.cuda.kernels import TABLE as ENTRY
 from fastadam.backends.cuda.launches import TABLE, arguments_of, launcher
 from fastadam.backends.cuda.layout import Layout
 from fastadam.memory.arrays import Array, address
-from fastadam.step.plan import MOMENTS
+from fastadam.memory.structs import ROLES
 
 # Steps that may be under way at once before the host waits for the oldest.
 MOST_UNDER_WAY = 64
@@ -30,7 +30,7 @@ class Tables:
     device : Gpu
     spans : ndarray of SPAN
         Theirs alone; looked at in each launch.
-    rows : ndarray of COEFFICIENTS
+    rows : ndarray of ROW
     batches : list of (int, int, int)
         Variant, first span and number of spans of each.
     """
@@ -45,14 +45,17 @@ class Tables:
         # The coefficients come first: they are copied for every step, the table is not.
         self._sections: dict[np.dtype[Any], int] = {}
         end = 0
-        for kind, first, count in batches:
-            layout = Layout(kind)
+        for variant, first, count in batches:
+            layout = Layout(variant)
             if layout.real not in self._sections:
                 self._sections[layout.real] = end
                 end += rows.view(np.float64).size * layout.real.itemsize
                 end += -end % 8
             batch = _Batch(
-                layout, slice(first, first + count), self._launcher.kernel(kind, TABLE), arguments_of(kind, TABLE)
+                layout,
+                slice(first, first + count),
+                self._launcher.kernel(variant, TABLE),
+                arguments_of(variant, TABLE),
             )
             self._batches.append(batch)
         self._table_at = end
@@ -89,11 +92,11 @@ class Tables:
             return
         self._noted = words.copy()
         self._n_rows = int(self._spans["row"].max()) + 1  # there may be room for many more
-        for name in ("param", "grad", *MOMENTS, "size", "row"):
+        for name in (*ROLES, "size", "row"):
             self._table[name] = self._spans[name]
         for batch in self._batches:
             layout, part = batch.layout, self._table[batch.where]
-            names = ("param", "grad", *MOMENTS) if layout.amsgrad_on else ("param", "grad", *MOMENTS[:2])
+            names = ROLES if layout.amsgrad_on else ROLES[:-1]
             aligned = np.bitwise_or.reduce([part[name] for name in names]) % layout.vector_bytes == 0
             part["vectors"] = np.where(aligned, part["size"] // layout.lanes, 0)
             threads = part["size"] - part["vectors"] * (layout.lanes - 1)

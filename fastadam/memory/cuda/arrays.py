@@ -89,7 +89,7 @@ class CudaArray:
 
     def as_reals(self) -> CudaArray:
         """Return a 1-D view in which complex numbers are pairs of reals."""
-        real, count = ALL_DTYPES[self.dtype]
+        real, count, *_ = ALL_DTYPES[self.dtype]
         return CudaArray(self._owner, self.address, (self.size * count,), real, self.device)
 
     def __getitem__(self, key: Any) -> CudaArray:
@@ -268,7 +268,7 @@ def wrap(value: Any, label: str, description: Description | None = None) -> Cuda
                     f"{label} of shape {shape} is not C-contiguous (strides {strides}); pass a contiguous copy"
                 )
             expected *= n
-    if address % ALL_DTYPES[dtype][0].itemsize:
+    if address % ALL_DTYPES[dtype].real.itemsize:
         raise ValueError(f"{label} is not aligned to its dtype {dtype}; pass a copy of it")
     device = 0
     if size:

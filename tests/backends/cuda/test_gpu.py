@@ -72,18 +72,21 @@ def test_bits_of_ten_million_over_fifty_steps(dtype: Any, name: str, layout: str
 def test_bits_of_halves(number_format: str, name: str, split: bool) -> None:
     """Plans over device memory, as the PyTorch face makes them."""
     from fastadam.memory.cuda.arrays import zeros
+    from fastadam.memory.formats import FORMATS
+    from fastadam.memory.structs import ROLES, SPAN
     from fastadam.step.coefficients import Coefficients
-    from fastadam.step.formats import CODES, FORMATS, kinds_of
-    from fastadam.step.plan import MOMENTS, SPAN, Plan, counters_in
+    from fastadam.step.counters import counters_in
+    from fastadam.step.plan import Plan
+    from fastadam.step.variants import variants_of
     from tests.step.test_plan import numbers
 
-    each = FORMATS[CODES[number_format]]
+    each = next(each for each in FORMATS if each.name == number_format)
     hyper = HYPERS[name]
     sizes = [SIZE // 2 + 1, 3, SIZE // 2 - 4] if split else [SIZE]
     hosts, devices = [], []
-    tables = [np.zeros(len(sizes), SPAN) for _ in range(2)]
+    tables = [np.zeros(len(sizes), SPAN.dtype) for _ in range(2)]
     for i, size in enumerate(sizes):
-        for j, field in enumerate(("param", "grad", *MOMENTS)):
+        for j, field in enumerate(ROLES):
             host = numbers(each, size, 10 * i + j, positive=j > 2)
             device = zeros(size, np.dtype(np.float16), 0)
             device[...] = host.view(np.float16)
@@ -92,14 +95,14 @@ def test_bits_of_halves(number_format: str, name: str, split: bool) -> None:
             devices.append(device)
         for table in tables:
             table[i]["size"] = size
-    kinds = kinds_of(np.full(len(sizes), CODES[number_format]), hyper.l2_on, hyper.amsgrad)
+    variants = variants_of(np.full(len(sizes), each.code), hyper.l2_on, hyper.amsgrad)
     places = (backends.load(AVAILABLE[0]), backends.on_device(0))
     for table, place in zip(tables, places, strict=True):
         steps = np.zeros(1, np.int64)
-        plan = Plan(table, kinds, counters_in(steps), counters_in(steps), place, 1, False)
+        plan = Plan(table, variants, counters_in(steps), counters_in(steps), [place], 1, False)
         plan.write_options([Coefficients(hyper)])
         for _ in range(ROUNDS):
-            plan.run(0)
+            plan.take()
     for host, device in zip(hosts, devices, strict=True):
         np.testing.assert_array_equal(
             bits_of(device.copy_to_host().view(each.stored), number_format), bits_of(host, number_format)

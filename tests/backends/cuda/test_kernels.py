@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from fastadam.step.formats import FORMATS, variant_of
+from fastadam.memory.formats import FORMATS
+from fastadam.step.variants import variant_of, variants_of
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 kernels = pytest.importorskip("fastadam.backends.cuda.kernels", exc_type=ImportError)
@@ -16,14 +17,20 @@ if kernels.SIMULATED:
 from fastadam.backends.cuda import launches  # noqa: E402
 
 CAPABILITIES = [(7, 5), (8, 0), (9, 0), (10, 0)]
-KINDS = range(4 * len(FORMATS))
+VARIANTS = [
+    int(variants_of(each.code, l2_on, amsgrad_on))
+    for each in FORMATS
+    for l2_on in (False, True)
+    for amsgrad_on in (False, True)
+]
 # The loads and stores of 16 bytes by which each format goes through memory; newer targets name no type in them.
 VECTORS = {"float32": r"v4\.[fb]32", "float64": r"v2\.[fb]64", "bfloat16": r"v4\.[ub]32", "float16": r"v4\.[ub]32"}
 
 
-def check(kind: int, which: int, capability: tuple[int, int]) -> None:
-    ptx, name = launches.compile_kernel(kind, which, capability)
-    number_format, _, amsgrad_on = variant_of(kind)
+def check(number: int, which: int, capability: tuple[int, int]) -> None:
+    ptx, name = launches.compile_kernel(number, which, capability)
+    variant = variant_of(number)
+    number_format, amsgrad_on = kernels.format_of(variant), variant.amsgrad_on
     real, other = ("f64", "f32") if number_format.name == "float64" else ("f32", "f64")
     instructions = re.findall(r"^\s+(?:@!?%p\d+ )?([a-z][\w.:]*)", ptx, re.MULTILINE)
     found = set(instructions)
@@ -53,10 +60,10 @@ def test_the_plain_kernel(which: int, capability: tuple[int, int]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", [launches.FLAT, launches.TABLE], ids=["flat", "table"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("number", VARIANTS)
 @pytest.mark.parametrize("capability", CAPABILITIES, ids="{0[0]}.{0[1]}".format)
-def test_every_kernel(kind: int, which: int, capability: tuple[int, int]) -> None:
-    check(kind, which, capability)
+def test_every_kernel(number: int, which: int, capability: tuple[int, int]) -> None:
+    check(number, which, capability)
 
 
 def test_arguments_lie_where_their_pointers_say() -> None:

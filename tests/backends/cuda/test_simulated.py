@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 import fastadam
 from fastadam import backends
 from fastadam.memory.arrays import address
+from fastadam.memory.formats import FORMATS
+from fastadam.memory.structs import ROLES, SPAN, TAKEN
 from fastadam.step.coefficients import Coefficients
-from fastadam.step.formats import FORMATS, kinds_of
+from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
-from fastadam.step.plan import MOMENTS, SPAN, Plan, counters_in
+from fastadam.step.plan import Plan
+from fastadam.step.variants import variants_of
 from tests.step.test_plan import HYPERS, bits_of, numbers
 
 assert os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", "set NUMBA_ENABLE_CUDASIM=1"
@@ -27,7 +30,6 @@ assert os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", "set NUMBA_ENABLE_CUDASIM=
 from fastadam.backends import cuda  # noqa: E402
 from fastadam.backends.cuda import kernels as cuda_kernels  # noqa: E402
 
-NAMES = ("param", "grad", *MOMENTS)
 BLOCK = cuda_kernels.BLOCK
 # Around the ends of vectors, blocks of scalars and blocks of vectors.
 EDGES = sorted(
@@ -45,11 +47,11 @@ class Work:
     def __init__(self, formats: list[Any], sizes: list[int], shifts: list[int], rows: list[int]) -> None:
         """Make the spans; `shifts` moves each one's first number that many numbers away from 16 bytes."""
         self.arrays = []
-        self.spans = np.zeros(len(sizes), SPAN)
+        self.spans = np.zeros(len(sizes), SPAN.dtype)
         self._kept = []
         for i, (number_format, size, shift) in enumerate(zip(formats, sizes, shifts, strict=True)):
             each = []
-            for j, name in enumerate(NAMES):
+            for j, name in enumerate(ROLES):
                 room = np.zeros(size * number_format.stored.itemsize + 256, np.uint8)
                 at = -address(room) % 16 + shift * number_format.stored.itemsize
                 array = room[at : at + size * number_format.stored.itemsize].view(number_format.stored)
@@ -64,13 +66,14 @@ class Work:
     def plan(self, backend: Any, hypers: list[Hyperparameters]) -> Plan:
         """Return a plan of these spans; spans of one row have the options of the same number."""
         each = [hypers[row] for row in self.spans["row"]]
-        kinds = kinds_of(
-            np.array([FORMATS.index(number_format) for number_format in self.formats]),
+        variants = variants_of(
+            np.array([number_format.code for number_format in self.formats]),
             np.array([hyper.l2_on for hyper in each]),
             np.array([hyper.amsgrad for hyper in each]),
         )
         self.steps = 2 + np.arange(len(hypers))  # rows differ in them
-        plan = Plan(self.spans.copy(), kinds, counters_in(self.steps), counters_in(self.steps), backend, 1, True)
+        counters = counters_in(self.steps)
+        plan = Plan(self.spans.copy(), variants, counters, counters, [backend], 1, True)
         plan.write_options([Coefficients(hyper) for hyper in hypers])
         return plan
 
@@ -89,7 +92,7 @@ def compare(formats: list[Any], sizes: list[int], shifts: list[int], rows: list[
     plans = ours.plan(cuda, hypers), theirs.plan(backends.load("numpy"), hypers)
     for _ in range(2):
         for plan in plans:
-            assert plan.run(0) == -1
+            assert plan.take() == TAKEN
     for mine, expected in zip(ours.bits(), theirs.bits(), strict=True):
         np.testing.assert_array_equal(mine, expected)
 
@@ -143,7 +146,7 @@ def test_addresses_that_move_are_taken_up() -> None:
                 room = np.random.default_rng(step).standard_normal(100).astype(np.float32)
                 kept.append(room)
                 plan.spans["grad"] = address(room) + 4 * (step + np.array([0, 40, 47]))
-            assert plan.run(0) == -1
+            assert plan.take() == TAKEN
     for mine, expected in zip(ours.bits(), theirs.bits(), strict=True):
         np.testing.assert_array_equal(mine, expected)
 

@@ -1,13 +1,15 @@
 /* bfloat16 and float16 as kernels read and write them: 16 bits in memory, float32 in arithmetic.
  *
  * Rounding is to nearest, ties to even. All of it is integer arithmetic or exact floating-point arithmetic, so
- * every instruction set gives the same bits; fastadam/step/halves.py does the same in NumPy.
+ * every instruction set gives the same bits; fastadam/step/rounding.py is the same in Python.
  */
-#ifndef FASTADAM_HALVES_H
-#define FASTADAM_HALVES_H
+#ifndef FASTADAM_FORMATS_H
+#define FASTADAM_FORMATS_H
 
 #include <stdint.h>
 #include <string.h>
+
+#include "numerics.h"
 
 static FASTADAM_INLINE float float_of(uint32_t bits)
 {
