@@ -142,7 +142,7 @@ class Adam:
         self._threads = threads
         self._choice = Choice(backend)
         self._guard = Guard()
-        self._groups = Groups(self.defaults)
+        self._groups = Groups()
         self._state = State(self._groups)
         self._planner = Planner(self._groups, self._choice.in_use, threads)
         self.param_groups: list[dict[str, Any]] = []
@@ -316,7 +316,7 @@ class Adam:
 
     def _add(self, given: Iterable[Mapping[str, Any]]) -> None:
         """Add the groups that these dicts describe, or none if one is refused."""
-        new = self._groups.make(given)
+        new = self._groups.make(given, self.defaults)
         chosen = self._choice.choose(member for group in new for member in group.members)
 
         def enter() -> None:

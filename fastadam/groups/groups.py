@@ -14,11 +14,6 @@ from fastadam.memory.written import Written
 class Groups(Sequence[Group]):
     """The groups of one optimizer, in order.
 
-    Parameters
-    ----------
-    defaults : mapping
-        Values of the options that a group leaves out.
-
     Attributes
     ----------
     edits : Edits
@@ -33,8 +28,7 @@ class Groups(Sequence[Group]):
         Grows with each change of groups or rows, before which `renew` is called.
     """
 
-    def __init__(self, defaults: Mapping[str, Any]) -> None:
-        self._defaults = defaults
+    def __init__(self) -> None:
         self._groups: list[Group] = []
         self._position_of: dict[int, int] = {}  # by the identity of what the user gave, which members keep alive
         self._written: Written
@@ -70,13 +64,15 @@ class Groups(Sequence[Group]):
             self._written_for = n_moments
         return self._written
 
-    def make(self, given: Iterable[Mapping[str, Any]]) -> list[Group]:
+    def make(self, given: Iterable[Mapping[str, Any]], defaults: Mapping[str, Any]) -> list[Group]:
         """Return new groups, which `add` enters.
 
         Parameters
         ----------
         given : iterable of mapping
             Group dicts.
+        defaults : mapping
+            Values of the options that they leave out.
 
         Raises
         ------
@@ -88,7 +84,7 @@ class Groups(Sequence[Group]):
         start = len(self.where)
         for i, one in enumerate(given, len(self)):
             where = f"param_groups[{i}]: " if i or "lr" in one or len(one) > 1 else ""
-            new.append(Group(one, self._defaults, start, where))
+            new.append(Group(one, defaults, start, where))
             start += len(new[-1].members)
         groups = [*self, *new]
         members = [member for group in groups for member in group.members]

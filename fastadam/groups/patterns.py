@@ -30,13 +30,11 @@ class Patterns(Generic[Made]):
         make : callable
             Called where nothing is kept of this pattern.
         """
-        found = self._made.get(pattern)
-        if found is None:
-            found = make()
+        if pattern not in self._made:
             if len(self._made) >= MOST_PATTERNS:
                 self._made.clear()
-            self._made[pattern] = found
-        return found
+            self._made[pattern] = make()
+        return self._made[pattern]
 
     def __iter__(self) -> Iterator[Made]:
         return iter(self._made.values())

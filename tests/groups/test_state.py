@@ -263,6 +263,19 @@ def test_a_copy_shares_arrays_with_a_model_that_is_copied_along() -> None:
     assert isinstance(twins["optimizer"], fastadam.AdamW)
 
 
+def test_groups_that_are_added_have_the_defaults_of_then() -> None:
+    optimizer = fastadam.Adam(np.ones(2))
+    optimizer.defaults["lr"] = 0.5
+    optimizer.add_param_group({"params": np.ones(2)})
+    optimizer.defaults = {**optimizer.defaults, "eps": 0.25}
+    optimizer.add_param_group({"params": np.ones(2)})
+    assert [(group["lr"], group["eps"]) for group in optimizer.param_groups] == [
+        (1e-3, 1e-8),
+        (0.5, 1e-8),
+        (0.5, 0.25),
+    ]
+
+
 class Noting(fastadam.Adam):
     """Has attributes of its own, one of them set before those of the optimizer."""
 
