@@ -3,7 +3,7 @@
 A kernel goes through its buffers side by side. Where they are at nearly the same place of their pages, it can be
 slower: how much depends on the pages, probably because caches tell lines apart by a hash of addresses. So every
 timing has its buffers in other pages, drawn at random. All placements are timed in turns; the last one is that of
-fastadam/memory/flat.py. Usage::
+fastadam/memory/buffers.py. Usage::
 
     python benchmarks/placement.py
     python benchmarks/placement.py --size 2500 --backend numba --rounds 500
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from fastadam import backends
 from fastadam.cli.measure import timed
 from fastadam.memory.arrays import address
-from fastadam.memory.flat import ALIGNMENT, PAGE, ROLES, SPREAD
+from fastadam.memory.buffers import ALIGNMENT, PAGE, ROLES, SPREAD
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.plan import SPAN, Plan, counters_in

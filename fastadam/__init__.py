@@ -3,7 +3,7 @@
 from fastadam.adam import Adam, AdamW
 from fastadam.backends import BackendUnavailableError, available_backends
 from fastadam.checkpoint import load, save
-from fastadam.memory.flat import Packed, pack
+from fastadam.memory.packed import Packed, pack
 from fastadam.memory.parameter import Parameter
 
 __version__ = "0.1.0"

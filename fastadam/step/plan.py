@@ -18,7 +18,7 @@ import numpy as np
 
 from fastadam.memory.array_offsets import HEADERS
 from fastadam.memory.arrays import Array, address
-from fastadam.memory.flat import ROLES
+from fastadam.memory.buffers import ROLES
 from fastadam.step import threads
 from fastadam.step.coefficients import COEFFICIENTS, CONSTANT, PACE, VARYING, Coefficients, varying
 

@@ -13,7 +13,8 @@ from torch.autograd.graph import increment_version
 from torch.optim import optimizer as torch_optimizer
 
 from fastadam import backends
-from fastadam.backends import Backend, cuda
+from fastadam.backends import Backend
+from fastadam.memory.devices import named
 from fastadam.step import hyperparameters, threads
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import uninterrupted
@@ -323,11 +324,10 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
                 f"optimizer.backend = 'auto', or move the model"
             )
         if part.ordinal is not None:
-            backend = backends.on_device(part.ordinal)
+            on = named(f"cuda:{part.ordinal}")
+            _, backend = backends.on_device(on)
             place = part.extents[0][0]
-            if (
-                place and cuda.gpu(part.ordinal).device_of(place) != part.ordinal
-            ):  # torch and Numba ask the same driver
+            if place and not on.owns(place):  # torch and Numba ask the same driver
                 raise RuntimeError(
                     f"{part.label} is on {device}, but Numba counts CUDA devices otherwise than torch"
                 )
@@ -564,7 +564,7 @@ def _follow_streams(devices: Sequence[Any]) -> None:
     for device in devices:
         if _is_capturing():
             raise RuntimeError(f"a CUDA graph cannot capture this step, as capturable: {REFUSED['capturable']}")
-        device.stream = _current_stream(device.ordinal)
+        device.use_stream(_current_stream(device.ordinal))
 
 
 def _is_capturing() -> bool:

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 import fastadam
-from fastadam.groups import group as groups
-from fastadam.memory import flat
+from fastadam.memory import host
 from tests.support.bits import assert_same_state, random_arrays, snapshot
 
 SHAPES: list[tuple[int, ...]] = [(3,), (4,)]
@@ -25,7 +24,7 @@ class Allocations:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.fails, self.done = -1, 0
-        zeros = flat.aligned_zeros
+        zeros = host.aligned_zeros
 
         def aligned_zeros(*args: Any) -> Any:
             self.done += 1
@@ -33,8 +32,7 @@ class Allocations:
                 raise MemoryError("no memory")
             return zeros(*args)
 
-        for module in (flat, groups):
-            monkeypatch.setattr(module, "aligned_zeros", aligned_zeros)
+        monkeypatch.setattr(host, "aligned_zeros", aligned_zeros)
 
     def fail_at(self, which: int) -> None:
         self.fails, self.done = which, 0

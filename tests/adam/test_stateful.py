@@ -169,7 +169,7 @@ class Machine(RuleBasedStateMachine):
                     else:
                         if grads[place] is None:  # there is always a gradient in a buffer
                             grads[place] = np.zeros_like(self.models[i][j].param)
-                        given.members[j].home[...] = grads[place]
+                        given.members[j].grad_source[...] = grads[place]
                     place += 1
             self.opt.step()
         elif how == "closure":

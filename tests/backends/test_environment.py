@@ -70,7 +70,8 @@ print("done")
 )
 def test_limit_of_threads_holds(environment: dict[str, str], threads: str) -> None:
     code = COMMON + (
-        "opt = fastadam.Adam([np.ones(10 * N)], backend='numpy')\nprint(*opt._in_pieces.plan.batches['threads'])\n"
+        "opt = fastadam.Adam([np.ones(10 * N)], backend='numpy')\n"
+        "print(*opt._planner.in_pieces.plan.batches['threads'])\n"
     )
     assert python(code, **environment) == threads + "\n"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -188,6 +190,49 @@ def test_state_is_a_live_view_by_position_name_and_array(backend: str) -> None:
     assert "exp_avg" in repr(optimizer.state)
 
 
+def calls_of(work: Callable[[], object]) -> int:
+    """Return how many calls, of functions and into generators, a piece of work takes."""
+    seen = [0]
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        seen[0] += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return seen[0]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_all_of_the_state_is_read_in_linear_time(layout: str) -> None:
+    def calls(n: int) -> int:
+        optimizer, params = make([np.ones(2, np.float32) for _ in range(n)], layout, backend="numpy")
+        optimizer.step([np.ones(2, np.float32) for _ in range(n)])
+        assert len(dict(optimizer.state.items())) == n
+        return calls_of(lambda: [list(optimizer.state.items()), [optimizer.state[each] for each in params]])
+
+    assert calls(200) < 2.5 * calls(100)
+
+
+@pytest.mark.parametrize("key", [0.0, False, np.int64(0), np.float32(0), "w"])
+def test_whatever_equals_a_key_of_the_state_finds_it(key: Any) -> None:
+    optimizer = fastadam.Adam({"w": np.ones(2), "b": np.ones(3)})
+    optimizer.step([np.ones(2), np.ones(3)])
+    assert optimizer.state[key]["exp_avg"].shape == (2,)
+
+
+@pytest.mark.parametrize("key", [-1, 2, 10**30, 0.5, "0", None, [0], np.ones(2), fastadam.Parameter(np.ones(2))])
+def test_nothing_else_finds_anything_in_the_state(key: Any) -> None:
+    optimizer = fastadam.Adam({"w": np.ones(2), "b": np.ones(3)})
+    optimizer.step([np.ones(2), np.ones(3)])
+    assert key not in optimizer.state
+    with pytest.raises(KeyError):
+        optimizer.state[key]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("how", [copy.deepcopy, copy.copy, lambda o: pickle.loads(pickle.dumps(o))])
 def test_copies_and_pickles_go_on_with_the_same_bits(backend: str, layout: str, how: Any) -> None:
@@ -216,6 +261,63 @@ def test_a_copy_shares_arrays_with_a_model_that_is_copied_along() -> None:
     assert twins["model"]["w"][0] < 1.0
     assert model["w"][0] == 1.0
     assert isinstance(twins["optimizer"], fastadam.AdamW)
+
+
+class Noting(fastadam.Adam):
+    """Has attributes of its own, one of them set before those of the optimizer."""
+
+    def __init__(self, params: Any) -> None:
+        self.early = "early"
+        super().__init__(params)
+        self.late = "late"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_attributes_of_users_travel_and_the_optimizers_own_never(layout: str) -> None:
+    """Whatever the optimizer made for itself on the way, in copies there is only what others have set."""
+    plain, params = make(random_arrays(SHAPES, np.float32, 0), layout, amsgrad=True, backend="numpy")
+    grads = random_arrays(SHAPES, np.float32, 1)
+    plain.step(grads)
+    plain.step([None, *grads[1:]])
+    plain.param_groups[0]["lr"] = 0.5
+    plain.step(grads)
+    plain.zero_grad()
+    plain.load_state_dict(plain.state_dict())
+    plain.add_param_group({"params": np.ones(2, np.float32)})
+    with pytest.raises(ValueError, match="grads has"):
+        plain.step([])
+    repr(plain)
+    list(plain.state.items())
+    assert vars(plain) == {}
+    assert plain.__getstate__()["subclass"] == {}
+    noting = Noting(params[0])
+    noting.added = "added"  # type: ignore[attr-defined]
+    noting.step(grads[:1])
+    for twin in (copy.deepcopy(noting), pickle.loads(pickle.dumps(noting))):
+        assert vars(twin) == {"early": "early", "late": "late", "added": "added"}
+
+
+def test_pickles_have_the_layout_that_they_have_always_had() -> None:
+    optimizer = fastadam.AdamW({"w": np.ones(3)}, lr=0.1, threads=2, backend="numpy")
+    optimizer.step([np.ones(3)])
+    state = optimizer.__getstate__()
+    assert set(state) == {"groups", "defaults", "backend", "threads", "state", "subclass"}
+    old = fastadam.AdamW.__new__(fastadam.AdamW)
+    old.__setstate__(
+        {
+            "groups": [{"params": [("w", np.ones(3))], "param_names": ("w",), **state["defaults"]}],
+            "defaults": state["defaults"],
+            "backend": "numpy",
+            "threads": 2,
+            "state": state["state"],
+            "subclass": {"extra": 7},
+        }
+    )
+    assert vars(old) == {"extra": 7}
+    assert old.threads == 2
+    optimizer.load_state_dict(old.state_dict())
+    assert old.state["w"]["step"] == 1
+    assert_same_bits(old.state["w"]["exp_avg"], optimizer.state["w"]["exp_avg"])
 
 
 def test_packed_buffers_copy_with_their_views() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastadam
-from fastadam.memory import flat
+from fastadam.memory import buffers as placed
 from fastadam.memory.arrays import address
 from tests.support import strategies
 
@@ -43,10 +43,10 @@ def test_flat_buffers_start_at_cache_lines(sizes: list[int], dtype: Any) -> None
 
 
 def test_large_buffers_lie_in_huge_pages_and_ask_for_them() -> None:
-    buffer = flat.aligned_zeros(3 * flat.HUGE_PAGE, np.dtype(np.float32), flat.ROLES[-1])
+    buffer = placed.aligned_zeros(3 * placed.HUGE_PAGE, np.dtype(np.float32), placed.ROLES[-1])
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         pytest.skip("this system has no transparent huge pages")
-    assert address(buffer) % flat.HUGE_PAGE == (len(flat.ROLES) - 1) * flat.SPREAD
+    assert address(buffer) % placed.HUGE_PAGE == (len(placed.ROLES) - 1) * placed.SPREAD
     assert not buffer.any()
     buffer[...] = 1
     smaps = Path("/proc/self/smaps")
@@ -65,16 +65,16 @@ def test_buffers_that_a_step_goes_through_together_are_apart_within_a_page(size:
     flat_params = fastadam.pack([np.ones(size, np.float32)])
     optimizer = fastadam.Adam(flat_params, amsgrad=True)
     together = [flat_params.param, flat_params.grad, *buffers(optimizer)]
-    assert len(together) == len(flat.ROLES)
+    assert len(together) == len(placed.ROLES)
     starts = [address(buffer) % 4096 for buffer in together]
     apart = [(a - b) % 4096 for a in starts for b in starts if a != b]
     assert len(apart) == len(starts) * (len(starts) - 1)
-    assert min(apart) >= 12 * flat.ALIGNMENT
+    assert min(apart) >= 12 * placed.ALIGNMENT
 
 
 def test_reserving_too_much_raises_memory_error() -> None:
     with pytest.raises(MemoryError, match="cannot reserve"):
-        flat.aligned_zeros(2**58, np.dtype(np.float32), "param")
+        placed.aligned_zeros(2**58, np.dtype(np.float32), "param")
 
 
 @pytest.mark.parametrize("layout", ["in place", "packed"])

@@ -20,13 +20,12 @@ from typing import Any
 import numpy as np
 from numba import cuda
 from numba.cuda import libdevice, types
-from numba.cuda.core import config
 
+from fastadam.memory.cuda.driver import SIMULATED
 from fastadam.step.coefficients import COEFFICIENTS
 from fastadam.step.element import make_element
 from fastadam.step.formats import Format, variant_of
 
-SIMULATED = bool(config.ENABLE_CUDASIM)
 # Threads of a block. Each thread of the simulator is one of Python's.
 BLOCK = 8 if SIMULATED else 256
 VECTOR_BYTES = 16

@@ -13,7 +13,7 @@ kernels = pytest.importorskip("fastadam.backends.cuda.kernels", exc_type=ImportE
 if kernels.SIMULATED:
     pytest.skip("under the simulator nothing is compiled", allow_module_level=True)
 
-from fastadam.memory.cuda import driver  # noqa: E402
+from fastadam.backends.cuda import launches  # noqa: E402
 
 CAPABILITIES = [(7, 5), (8, 0), (9, 0), (10, 0)]
 KINDS = range(4 * len(FORMATS))
@@ -22,7 +22,7 @@ VECTORS = {"float32": r"v4\.[fb]32", "float64": r"v2\.[fb]64", "bfloat16": r"v4\
 
 
 def check(kind: int, which: int, capability: tuple[int, int]) -> None:
-    ptx, name = driver.compile_kernel(kind, which, capability)
+    ptx, name = launches.compile_kernel(kind, which, capability)
     number_format, _, amsgrad_on = variant_of(kind)
     real, other = ("f64", "f32") if number_format.name == "float64" else ("f32", "f64")
     instructions = re.findall(r"^\s+(?:@!?%p\d+ )?([a-z][\w.:]*)", ptx, re.MULTILINE)
@@ -40,19 +40,19 @@ def check(kind: int, which: int, capability: tuple[int, int]) -> None:
     many = [each for each in instructions if re.fullmatch(rf"ld\.global\.{VECTORS[number_format.name]}", each)]
     stored = [each for each in instructions if re.fullmatch(rf"st\.global\.{VECTORS[number_format.name]}", each)]
     assert (len(many), len(stored)) == ((5, 4) if amsgrad_on else (4, 3))
-    driver.link(ptx, capability)
+    launches.link(ptx, capability)
     assert ptx.count(".visible .entry") == 1
     assert f".visible .entry {name}(" in ptx
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES, ids="{0[0]}.{0[1]}".format)
-@pytest.mark.parametrize("which", [driver.FLAT, driver.TABLE], ids=["flat", "table"])
+@pytest.mark.parametrize("which", [launches.FLAT, launches.TABLE], ids=["flat", "table"])
 def test_the_plain_kernel(which: int, capability: tuple[int, int]) -> None:
     check(0, which, capability)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", [driver.FLAT, driver.TABLE], ids=["flat", "table"])
+@pytest.mark.parametrize("which", [launches.FLAT, launches.TABLE], ids=["flat", "table"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("capability", CAPABILITIES, ids="{0[0]}.{0[1]}".format)
 def test_every_kernel(kind: int, which: int, capability: tuple[int, int]) -> None:
@@ -62,13 +62,13 @@ def test_every_kernel(kind: int, which: int, capability: tuple[int, int]) -> Non
 def test_arguments_lie_where_their_pointers_say() -> None:
     import ctypes
 
-    arguments = driver.Arguments(2, "f")
+    arguments = launches.Arguments(2, "f")
     arguments.write(1, 2**40, *range(9), 1e300)
     pointers = (ctypes.c_uint64 * 12).from_address(arguments.pointers)
     assert [ctypes.c_int64.from_address(place).value for place in pointers[:2]] == [1, 2**40]
     reals = [ctypes.c_float.from_address(place).value for place in pointers[2:]]
     assert reals == [*range(9), float("inf")]
     assert list(arguments.values()) == [1, 2**40, *reals]
-    double = driver.Arguments(7, "d")
+    double = launches.Arguments(7, "d")
     double.write(*range(7), *[0.1] * 10)
     assert list(double.values()) == [*range(7), *[0.1] * 10]

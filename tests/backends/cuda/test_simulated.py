@@ -24,7 +24,8 @@ from tests.step.test_plan import HYPERS, bits_of, numbers
 
 assert os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", "set NUMBA_ENABLE_CUDASIM=1"
 
-from fastadam.backends import cuda, cuda_kernels  # noqa: E402
+from fastadam.backends import cuda  # noqa: E402
+from fastadam.backends.cuda import kernels as cuda_kernels  # noqa: E402
 
 NAMES = ("param", "grad", *MOMENTS)
 BLOCK = cuda_kernels.BLOCK

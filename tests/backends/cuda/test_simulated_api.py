@@ -15,6 +15,7 @@ from numba import cuda
 
 import fastadam
 from fastadam import convert
+from fastadam.backends.cuda import launches
 from fastadam.memory.cuda import arrays as cuda_arrays
 from tests.support import strategies
 from tests.support.bits import assert_same_bits, random_arrays
@@ -381,15 +382,19 @@ def test_arrays_of_other_libraries() -> None:
         fastadam.Adam([Foreign(theirs.astype(">f4"))])
 
 
+@pytest.mark.parametrize("steps", [0, 1])
 @pytest.mark.parametrize("other", [np.ones(9, np.float32), np.ones((3, 3), np.float32)])
-def test_a_parameter_whose_memory_is_exchanged_is_noticed(other: np.ndarray, tmp_path: Any) -> None:
+def test_a_parameter_whose_memory_is_exchanged_is_noticed(other: np.ndarray, steps: int, tmp_path: Any) -> None:
     param, grad = Foreign(np.ones(9, np.float32)), Foreign(np.ones(9, np.float32))
     optimizer = fastadam.Adam([param])
-    optimizer.step([grad])
-    param.array = other
+    for _ in range(steps):
+        optimizer.step([grad])
+    before, param.array = param.array, other  # and is kept, so that no other array takes its place
+    optimizer.param_groups[0]["amsgrad"] = True  # the plan is made anew, too
     with pytest.raises(ValueError, match="parameter 0 was exchanged"):
         optimizer.step([grad])
-    assert optimizer.state[0]["step"] == 1
+    assert [entry["step"] for entry in optimizer.state.values()] == [1] * steps
+    assert steps or (before == 1).all()
     assert (other == 1).all()
     pytest.importorskip("safetensors")
     with pytest.raises(ValueError, match="parameter 0 was exchanged"):
@@ -407,15 +412,22 @@ def test_a_gradient_that_moves_is_taken_up() -> None:
     assert_same(optimizer, expected)
 
 
-def test_streams_are_waited_for_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("beside", [[], [np.ones(2)]], ids=["alone", "beside an array of the host"])
+@pytest.mark.parametrize(("param", "grad"), [(7, 1), (1, 7)])
+def test_streams_are_waited_for_on_the_device(
+    param: int, grad: int, beside: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[Any] = []
     gpu = type(cuda_arrays._gpu(0))
+    launcher = launches.SimulatedLauncher
     monkeypatch.setattr(gpu, "event", lambda self: object())
     monkeypatch.setattr(gpu, "record", lambda self, event, stream: calls.append(("record", event, stream)))
     monkeypatch.setattr(gpu, "stall", lambda self, stream, event: calls.append(("stall", event, stream)))
-    monkeypatch.setattr(gpu, "launch", lambda *arguments: (calls.append(("launch", None, arguments[3])), (0,))[1])
-    optimizer = fastadam.Adam([Foreign(np.ones(3, np.float32), stream=7)])
-    optimizer.step([Foreign(np.ones(3, np.float32), stream=1)])
+    monkeypatch.setattr(
+        launcher, "launch", lambda *arguments: (calls.append(("launch", None, arguments[3])), (0,))[1]
+    )
+    params = [Foreign(np.ones(3, np.float32), stream=param), *(array.copy() for array in beside)]
+    fastadam.Adam(params).step([Foreign(np.ones(3, np.float32), stream=grad), *beside])
     assert [(name, stream) for name, _, stream in calls] == [
         ("record", 7),
         ("stall", 1),

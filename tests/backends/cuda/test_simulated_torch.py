@@ -18,9 +18,10 @@ assert os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", "set NUMBA_ENABLE_CUDASIM=
 
 torch = pytest.importorskip("torch")
 
-import fastadam.torch as face  # noqa: E402 - it needs torch
 from fastadam.backends.cuda import kernels as cuda_kernels  # noqa: E402
+from fastadam.backends.cuda import launches  # noqa: E402
 from fastadam.memory.cuda import driver as cuda_driver  # noqa: E402
+from fastadam.torch import adam as face  # noqa: E402 - it needs torch
 from fastadam.torch import staging  # noqa: E402
 from tests.support.torch_cases import (  # noqa: E402
     assert_same_bits,
@@ -87,14 +88,17 @@ def places(monkeypatch: pytest.MonkeyPatch) -> Places:
     found = Places()
 
     class Recorded(cuda_driver.SimulatedGpu):
-        def launch(self, kernel: Any, blocks: int, stream: int, arguments: Any) -> Any:
-            found.launches.append((self.ordinal, stream))
-            return super().launch(kernel, blocks, stream, arguments)
-
         def copy(self, target: int, source: int, nbytes: int, stream: int) -> None:
             found.copied.append(nbytes)
             super().copy(target, source, nbytes, stream)
 
+    launch = launches.SimulatedLauncher.launch
+
+    def recorded(self: Any, kernel: Any, blocks: int, stream: int, arguments: Any) -> Any:
+        found.launches.append((self.ordinal, stream))
+        return launch(self, kernel, blocks, stream, arguments)
+
+    monkeypatch.setattr(launches.SimulatedLauncher, "launch", recorded)
     monkeypatch.setattr(cuda_driver, "gpu", functools.cache(Recorded))
     monkeypatch.setattr(staging, "ordinal_of", lambda tensor: found.on.get(id(tensor)))
     monkeypatch.setattr(face, "_current_stream", lambda ordinal: found.streams.get(ordinal, STREAM + ordinal))
@@ -401,7 +405,7 @@ def test_the_same_tensor_twice_is_stepped_twice(places: Places) -> None:
 def test_a_device_that_torch_numbers_otherwise_is_refused(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, _ = pair(places, 0)
     give_grads(ours, 0)
-    monkeypatch.setattr(cuda_driver.SimulatedGpu, "device_of", lambda self, place: 1)
+    monkeypatch.setattr(cuda_driver.SimulatedGpu, "device_of", lambda self, address: 1)
     with pytest.raises(RuntimeError, match="counts CUDA devices otherwise"):
         ours.step()
     assert not ours.state

@@ -15,11 +15,13 @@ import pytest
 from numba import cuda as numba_cuda
 
 import fastadam
-from fastadam.backends import cuda
 from fastadam.backends import numpy as reference
 from fastadam.backends.cuda import kernels as cuda_kernels
+from fastadam.backends.cuda import launches, table
+from fastadam.memory.cuda import available
 from fastadam.memory.cuda import driver as cuda_driver
 from fastadam.memory.cuda.arrays import CudaArray
+from fastadam.memory.devices import named
 from fastadam.step.coefficients import COEFFICIENTS
 from fastadam.step.formats import variant_of
 from fastadam.step.plan import MOMENTS
@@ -47,7 +49,7 @@ def launch(name: bytes, blocks: int, threads: int, pointers: Any) -> None:
     kind, which = KERNELS[name]
     number_format = variant_of(kind)[0]
     real: Any = ctypes.c_float if number_format.compute == np.float32 else ctypes.c_double
-    if which == cuda_driver.FLAT:
+    if which == launches.FLAT:
         found = values(pointers, [ctypes.c_int64] * len(FIELDS) + [real] * len(COEFFICIENTS))
         spans = [dict(zip(FIELDS, found, strict=False), row=found[len(FIELDS) :])]
     else:
@@ -73,14 +75,14 @@ def launch(name: bytes, blocks: int, threads: int, pointers: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def _answered(monkeypatch: pytest.MonkeyPatch) -> Any:
-    compiled = cuda_driver.compile_kernel
+    compiled = launches.compile_kernel
 
     def noted(kind: int, which: int, capability: tuple[int, int]) -> tuple[str, str]:
         ptx, name = compiled(kind, which, capability)
         KERNELS[name.encode()] = kind, which
         return ptx, name
 
-    monkeypatch.setattr(cuda_driver, "compile_kernel", noted)
+    monkeypatch.setattr(launches, "compile_kernel", noted)
     driver.stand_in_set_callback(launch)
     driver.stand_in_set_pending(0)
     driver.stand_in_set_memory(ctypes.c_size_t(1 << 40))
@@ -149,10 +151,10 @@ def test_memory_under_way_is_not_written_to() -> None:
     optimizer = fastadam.Adam(flat.params)
     driver.stand_in_set_pending(1)
     marks = []
-    for _ in range(cuda.MOST_UNDER_WAY):
+    for _ in range(table.MOST_UNDER_WAY):
         optimizer.step(flat.grads)
         marks += [line.split()[1] for line in log() if line.startswith("record ")]
-    assert len(set(marks)) == len(marks) == cuda.MOST_UNDER_WAY
+    assert len(set(marks)) == len(marks) == table.MOST_UNDER_WAY
     optimizer.step(flat.grads)
     assert f"wait {marks[0]}" in log()
     driver.stand_in_set_memory(ctypes.c_size_t(0))  # and it does so too where memory is short
@@ -187,9 +189,9 @@ def test_a_stream_can_be_given() -> None:
     """As the PyTorch face does: the pointer of the current stream, 0 for the default one."""
     flat = fastadam.pack([np.ones(3, np.float32)], device="cuda")
     optimizer = fastadam.Adam(flat)
-    backend: Any = optimizer._backends[0]
+    backend: Any = optimizer._choice.in_use[named("cuda")]
     for stream, expected in ((1234, "1234"), (0, "1"), (1, "1")):
-        backend.stream = stream
+        backend.use_stream(stream)
         optimizer.step()
         assert log()[-1] == f"launch 1 in {expected} on 0"
 
@@ -222,7 +224,7 @@ def test_two_devices_in_one_optimizer() -> None:
         for flat, grad in zip(flats, grads, strict=True):
             flat.grad[...] = grad
         ours.step()
-        assert [line for line in log() if line.startswith("launch")] == [
+        assert sorted(line for line in log() if line.startswith("launch")) == [
             "launch 1 in 1 on 0",
             "launch 1 in 1 on 1",
         ]
@@ -239,7 +241,7 @@ def test_memory_of_the_host_is_refused() -> None:
     class OnHost:
         __cuda_array_interface__ = {"shape": (3,), "typestr": "<f4", "data": (64, False), "version": 3}  # noqa: RUF012
 
-    def of_the_host(place: int) -> int:
+    def of_the_host(address: int) -> int:
         raise cuda_driver.CudaError("memory of another kind")
 
     with pytest.MonkeyPatch.context() as patch:
@@ -258,13 +260,13 @@ def test_memory_of_the_host_is_refused() -> None:
 def test_why_it_is_missing(prepare: Any, match: str) -> None:
     try:
         prepare()
-        cuda._why_missing.cache_clear()
+        available.why_missing.cache_clear()
         with pytest.raises(fastadam.BackendUnavailableError, match=match):
             fastadam.pack([np.ones(1)], device="cuda")
     finally:
         driver.stand_in_set_version(13000)
         driver.stand_in_set_devices(2)
-        cuda._why_missing.cache_clear()
+        available.why_missing.cache_clear()
 
 
 def test_a_launch_that_fails_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +276,7 @@ def test_a_launch_that_fails_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> 
         grads = None if layout == "packed" else flat.grads
         optimizer.step(grads)
         with monkeypatch.context() as patch:
-            patch.setattr(cuda_driver.Gpu, "launch_call", lambda *_: lambda: (700,))
+            patch.setattr(launches.Launcher, "launch_call", lambda *_: lambda: (700,))
             with pytest.raises(cuda_driver.CudaError, match="ILLEGAL_ADDRESS; an array that was stepped"):
                 optimizer.step(grads)
         assert optimizer.state[0]["step"] == 1
