@@ -12,6 +12,7 @@ import pytest
 import fastadam
 from tests.house import graph
 from tests.house.__main__ import MOST_LINES, ROOT, large
+from tests.support.processes import LONG
 
 PACKAGE = Path(fastadam.__file__).parent
 ARROWS = graph.arrows(PACKAGE)
@@ -172,7 +173,7 @@ def test_circles_and_floors_of_a_small_house() -> None:
 def test_the_house_is_shown() -> None:
     """The command's exit code is that of the tests above; each kind of step is seen to enter modules."""
     command = [sys.executable, "-m", "tests.house"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONG, check=False)
     assert done.returncode == (1 if graph.circles(GRAPH) or large(ROOT) else 0), done.stderr
     shown = done.stdout.partition("== the modules that a step enters, in order\n")[2]
     ways = dict(block.split("\n", 1) for block in shown.strip().split("\n\n"))

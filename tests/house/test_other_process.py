@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.other_process import ROOT
+from tests.support.processes import LONG
 
 CONFTEST = """
 import os
@@ -57,7 +58,7 @@ def outcomes(folder: Path, *arguments: str) -> tuple[dict[str, str], str]:
     (folder / "test_odd.py").write_text(CASES)
     (folder / "test_missing.py").write_text("import what_is_missing")
     command = [sys.executable, "-m", "pytest", "-v", "-rs", "-p", "no:cacheprovider", str(folder), *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONG, check=False)
     found = re.findall(r"test_odd\.py::(\S+) (PASSED|FAILED|SKIPPED|ERROR)", done.stdout)
     found += [(name, outcome) for outcome, name in re.findall(r"(PASSED|FAILED|SKIPPED) \S*::(\S+)", done.stdout)]
     return dict(found), done.stdout + done.stderr
@@ -97,6 +98,6 @@ def test_a_file_that_cannot_be_imported_is_an_error_of_collection(tmp_path: Path
         path.unlink()
     (folder / "test_odd.py").write_text("import what_is_missing")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONG, check=False)
     assert done.returncode == 2
     assert "No module named 'what_is_missing'" in done.stdout
