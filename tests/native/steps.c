@@ -31,9 +31,9 @@ enum { MOST_SPANS = 40, MOST_BATCHES = 4, MOST_CALLERS = 8, N_ROWS = 4, STEPS = 
 /* The checksum of DEFAULT_PLANS plans from the seed 0. */
 #define GOLDEN UINT64_C(0x3f636493287c8dd0)
 
-/* What fastadam/step/coefficients.py makes of: the usual options at step 1; coupled decay at step 10; decoupled decay,
- * up the gradient, at step 1000; betas, eps and rate of zero. They are written out, as logarithms and roots may
- * differ between C libraries. */
+/* What fastadam/step/coefficients.py makes of: the usual options at step 1; coupled decay at step 10; decoupled
+ * decay, up the gradient, at step 1000; betas, eps and rate of zero. They are written out, as logarithms and roots
+ * may differ between C libraries. */
 static const fastadam_row rows[N_ROWS] = {
     {0x1.47ae147ae147cp-7, 0x1.f9f6e4990f224p+4, 0x1.0000000000000p+0, 0x1.ccccccccccccdp-1, 0x1.9999999999998p-4,
      0x1.ff7ced916872bp-1, 0x1.0624dd2f1aa00p-10, 0x1.5798ee2308c3ap-27, 0x0.0p+0, 0x1.0000000000000p+0},
