@@ -15,6 +15,7 @@ import pytest
 import fastadam
 from fastadam.memory import host
 from tests.support.bits import assert_same_state, random_arrays, snapshot
+from tests.support.processes import LONG
 
 SHAPES: list[tuple[int, ...]] = [(3,), (4,)]
 
@@ -146,7 +147,7 @@ def test_a_system_without_memory(backend: str) -> None:
         [sys.executable, "-c", textwrap.dedent(script), backend],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LONG,
         check=False,
     )
     assert done.returncode == 0, done.stderr

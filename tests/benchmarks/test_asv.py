@@ -17,6 +17,7 @@ import pytest
 import benchmarks.suite
 import fastadam
 from benchmarks.suite.calls import Counter
+from tests.support.processes import LONG
 
 ROOT = Path(__file__).parents[2]
 SUITE = ROOT / "benchmarks" / "suite"
@@ -40,7 +41,7 @@ def classes() -> list[Any]:
 def run(code: str, cwd: Path, *folders: Path) -> str:
     """Run code in a fresh process that finds the folders' packages first."""
     lines = f"import sys; sys.path[:0] = {[str(folder) for folder in folders]}; {FORGET}; {code}"
-    done = subprocess.run([sys.executable, "-c", lines], cwd=cwd, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", lines], cwd=cwd, capture_output=True, text=True, timeout=LONG)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

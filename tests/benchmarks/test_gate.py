@@ -14,6 +14,7 @@ from benchmarks.gate.__main__ import main, show
 from benchmarks.gate.compare import PAIRS, Side, compare
 from benchmarks.gate.install import GateError, commit_of
 from benchmarks.gate.rule import judge, pair_ratio
+from tests.support.processes import LONG
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,5 +108,5 @@ def test_a_package_that_is_not_the_one_asked_for_is_refused(tmp_path: Path) -> N
 
 def test_the_help_can_be_had_from_the_command_line() -> None:
     command = [sys.executable, "-m", "benchmarks.gate", "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONG, check=True)
     assert "--tolerance" in done.stdout

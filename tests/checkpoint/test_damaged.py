@@ -19,6 +19,7 @@ from tests.support.bits import assert_same_state, snapshot
 pytest.importorskip("safetensors")
 
 from tests.checkpoint.runs import ROOT, assert_refuses, join, split, trained
+from tests.support.processes import LONG
 
 
 def _load_damaged(path: Path, data: bytes) -> bool:
@@ -113,6 +114,6 @@ def test_a_huge_file_that_holds_nothing_takes_no_memory(tmp_path: Path) -> None:
 def test_fuzzed_files_load_whole_or_not_at_all() -> None:
     """In a process of its own, with a limit on its memory; see tests/fuzz_checkpoint.py."""
     command = [sys.executable, "-m", "tests.fuzz_checkpoint", "--files", "300", "--seed", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "300 files" in done.stdout

@@ -12,10 +12,14 @@ import pytest
 import fastadam
 from tests.house import graph
 from tests.house.__main__ import MOST_LINES, ROOT, large
+from tests.support.processes import LONG
 
 PACKAGE = Path(fastadam.__file__).parent
 ARROWS = graph.arrows(PACKAGE)
 GRAPH = graph.graph_of(ARROWS)
+needs_source = pytest.mark.skipif(
+    not all((ROOT / name).is_dir() for name in ("fastadam", "cext")), reason="the source is not beside the tests"
+)
 
 # What each folder, and each module beside them, may import from, for types and within functions too. "fastadam" is
 # the package's own module, which users import.
@@ -107,7 +111,7 @@ def test_only_those_made_for_it_import_anything_heavy(library: str) -> None:
     assert wrong == []
 
 
-@pytest.mark.skipif(not (ROOT / "cext").is_dir(), reason="the source is not beside the tests")
+@needs_source
 def test_no_module_is_too_large() -> None:
     assert large(ROOT) == {}, f"more than {MOST_LINES} lines"
 
@@ -165,10 +169,11 @@ def test_circles_and_floors_of_a_small_house() -> None:
     ]
 
 
+@needs_source
 def test_the_house_is_shown() -> None:
     """The command's exit code is that of the tests above; each kind of step is seen to enter modules."""
     command = [sys.executable, "-m", "tests.house"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONG, check=False)
     assert done.returncode == (1 if graph.circles(GRAPH) or large(ROOT) else 0), done.stderr
     shown = done.stdout.partition("== the modules that a step enters, in order\n")[2]
     ways = dict(block.split("\n", 1) for block in shown.strip().split("\n\n"))

@@ -13,6 +13,7 @@ import pytest
 
 import fastadam
 from fastadam.backends import MODULES
+from tests.house import graph
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -50,28 +51,26 @@ def test_the_backend_table_lists_every_backend() -> None:
     assert re.findall(r"(?m)^\| `(\w+)` \|", README) == list(MODULES)
 
 
-NEEDED = {".torch": ["torch"], ".convert.torch": ["torch"], ".convert.optax": ["jax", "optax"]}
+# Modules with examples, and what these need.
+EXAMPLES = {
+    name: re.findall(r"(?m)^ +>>> (?:import|from) (.*)", text)
+    for name, path in graph.modules(Path(fastadam.__file__).parent).items()
+    if ">>> " in (text := path.read_text())
+}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        ".adam",
-        ".backends",
-        ".checkpoint",
-        ".coefficients",
-        ".convert.keras",
-        *NEEDED,
-        ".flat",
-        ".parameter",
-        ".state",
-    ],
-)
+def test_examples_are_found() -> None:
+    assert len(EXAMPLES) >= 8
+    assert "fastadam.adam" in EXAMPLES
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_docstring_examples(name: str) -> None:
-    need(*NEEDED.get(name, []))
-    found = doctest.testmod(importlib.import_module(f"fastadam{name}"))
-    assert found.failed == 0
+    need(*{"torch", "jax", "optax"} & {*name.split("."), *re.findall(r"\w+", " ".join(EXAMPLES[name]))})
+    # A class may give the package from which users import it as its own module.
+    found = [doctest.testmod(importlib.import_module(each)) for each in (name, name.rpartition(".")[0])]
+    assert sum(each.attempted for each in found) > 0
+    assert sum(each.failed for each in found) == 0
 
 
 def test_every_public_name_is_documented() -> None:

@@ -20,6 +20,7 @@ from tests.support.bench import (
     take,
 )
 from tests.support.bits import assert_same_bits
+from tests.support.processes import LONG
 
 
 def test_parameter_made_read_only_afterwards(backend: str) -> None:
@@ -142,7 +143,7 @@ print("done")
 def test_memory_cannot_be_pulled_away(backend: str, tmp_path: Any) -> None:
     """Whatever is done to the array, a step raises or goes on as if nothing had happened."""
     command = [sys.executable, "-c", "import sys" + PULL_AWAY, backend, str(tmp_path / "param")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "done\n"
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import LONG
+
 SOURCE = Path(__file__).parents[2] / "cext" / "tensors.c"
 
 
@@ -18,5 +20,5 @@ def test_the_stable_interface_is_asked_for_where_there_is_one(free_threaded: boo
     (tmp_path / "pyconfig.h").write_text("#define Py_GIL_DISABLED 1\n" if free_threaded else "")
     (tmp_path / "Python.h").write_text("stable interface: Py_LIMITED_API\n")
     command = ["cc", "-E", f"-I{tmp_path}", str(SOURCE)]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    found = subprocess.run(command, capture_output=True, text=True, timeout=LONG, check=True).stdout
     assert ("stable interface: Py_LIMITED_API" in found) == free_threaded
