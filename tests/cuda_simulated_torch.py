@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch")
 import fastadam.torch as face  # noqa: E402 - it needs torch
 from fastadam.backends.cuda import kernels as cuda_kernels  # noqa: E402
 from fastadam.memory.cuda import driver as cuda_driver  # noqa: E402
-from fastadam.torch import staging  # noqa: E402
+from fastadam.torch import devices, staging  # noqa: E402
 from tests.test_torch_readers import careful, reader  # noqa: E402, F401 - fixtures
 from tests.torch_cases import (  # noqa: E402
     assert_same_bits,
@@ -97,9 +97,9 @@ def places(monkeypatch: pytest.MonkeyPatch) -> Places:
 
     monkeypatch.setattr(cuda_driver, "gpu", functools.cache(Recorded))
     monkeypatch.setattr(staging, "ordinal_of", lambda tensor: found.on.get(id(tensor)))
-    monkeypatch.setattr(face, "_current_stream", lambda ordinal: found.streams.get(ordinal, STREAM + ordinal))
-    monkeypatch.setattr(face, "_is_capturing", lambda: found.capturing)
-    monkeypatch.setattr(face, "_is_on_cuda", lambda tensor: id(tensor) in found.counters)
+    monkeypatch.setattr(devices, "current_stream", lambda ordinal: found.streams.get(ordinal, STREAM + ordinal))
+    monkeypatch.setattr(devices, "is_capturing", lambda: found.capturing)
+    monkeypatch.setattr(devices, "is_on_cuda", lambda tensor: id(tensor) in found.counters)
     return found
 
 
@@ -337,7 +337,7 @@ def test_counters_on_devices_come_to_the_host(places: Places, careful: list[int]
         optimizer.step()
     steps = [state["step"] for state in ours.state.values()]
     places.counters = set(map(id, steps))
-    ours._roster = None  # as after load_state_dict
+    ours._attempts = None  # as after load_state_dict
     for t in range(1, 4):
         for optimizer in (ours, theirs):
             give_grads(optimizer, t)

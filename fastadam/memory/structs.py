@@ -176,3 +176,90 @@ PLAN = Struct(
     "n_written",
     Field("offsets", ARRAY_OFFSETS.dtype),
 )
+
+
+# Torch's tensors, as fastadam/torch/ and cext/tensors.c know them. Fields named *_object are addresses of Python
+# objects, and none of them is a reference: each step finds its objects anew in the optimizer's lists and dicts, and
+# only compares addresses.
+
+# What an attempt at a step may find, beside the position of a parameter whose gradient needs care.
+TAKEN, CHANGED, OTHER_GRADIENTS, OTHER_STEPS = -1, -2, -3, -4
+# A float32 step counter counts no further than this.
+FLOAT32_END = 2**24
+
+
+class TensorOffsets(NamedTuple):
+    """Where the parts of a torch tensor lie, in bytes (see `TENSOR_OFFSETS`)."""
+
+    object_impl: int
+    first: int
+    length: int
+    ndim: int
+    sizes: int
+    strides: int
+    tail: int
+    storage_data: int
+    storage_size: int
+
+
+TENSOR_OFFSETS = Struct(
+    "tensor_offsets",
+    "Where the parts of a torch tensor lie, in bytes: in its object, in its TensorImpl (the compared bytes: first "
+    "and how many, of which those from ndim on describe layout and dtype; sizes, strides, and what follows them) and "
+    "in its storage. All but object_impl are multiples of 8; the first word is the address of the storage. If "
+    "length is 0, they are not known, and every tensor is asked.",
+    *TensorOffsets._fields,
+)
+
+FINGERPRINT = Struct(
+    "fingerprint",
+    "What tells whether a tensor is what it was: where its TensorImpl is, and where the words that describe its "
+    "layout and dtype are kept, which many tensors share: the less memory a step reads, the faster it is. After it "
+    "stand the words of the TensorImpl that are its own, and those of its storage from the address to the size.",
+    "impl",
+    Field("layout", points_to=INT64),
+)
+
+CACHED_PARAM = Struct(
+    "cached_param",
+    "A parameter as it was last seen: the objects, where their numbers lie, and the layout that it shares with its "
+    "gradient and moments. dims holds ndim lengths, then ndim strides. dtype is DLPack's: code + 2^8 bits + 2^16 "
+    "lanes; device is DLPack's type + 2^32 number. A moment that is not used has the object 0. fingerprints are "
+    "those of the parameter, the step counter and the moments, or 0: then each tensor is asked.",
+    *("param_object", "state_object", "step_object", *(f"{name}_object" for name in ROLES[2:])),
+    *("fingerprints", "param", "step", *ROLES[2:]),
+    "ndim",
+    Field("dims", points_to=INT64),
+    *("dtype", "device", "size", "nbytes", "step_is_float64"),
+)
+
+GROUP_LIST = Struct("group_list", "The list of a group's parameters, and its length.", "list_object", "length")
+
+TENSOR_CACHE = Struct(
+    "tensor_cache",
+    "All parameters of an optimizer, with the containers that they are found in. read_tensor is DLPack's function "
+    "dltensor_from_py_object_no_sync. state_keys and state_values are what the state dict held, in its order. Out: "
+    "which gradients are present (bytes), each step counter, and new references to the gradients, until they are "
+    "released.",
+    *("read_tensor", "tensor_type", "parameter_type", "none_object", "grad_name", "state_names", "is_neg", "is_conj"),
+    *("state_object", "n_state"),
+    Field("state_keys", points_to=INT64),
+    Field("state_values", points_to=INT64),
+    Field("lists", points_to=GROUP_LIST.dtype),
+    "n_lists",
+    Field("params", points_to=CACHED_PARAM.dtype),
+    "n",
+    Field("present", points_to=np.dtype(np.uint8)),
+    Field("steps", points_to=FLOAT64),
+    Field("grads", points_to=INT64),
+    Field("offsets", TENSOR_OFFSETS.dtype),
+)
+
+ACTIVE_PLAN = Struct(
+    "active_plan",
+    "The parameters that have a gradient: the plan of their step, each one's span in it or -1, and how many steps "
+    "the members of each row have taken before, which the plan counts with the others.",
+    "plan",
+    Field("span_of", points_to=INT64),
+    Field("steps_taken", points_to=FLOAT64),
+)
