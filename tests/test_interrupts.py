@@ -82,7 +82,6 @@ def test_an_interrupt_leaves_the_grad_mode_as_it_was(way: str) -> None:
 @needs_numba
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 def test_an_interrupt_finds_the_torch_face_in_python_before_or_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    import fastadam.torch
     from fastadam.torch import attempts, python_attempt
 
     monkeypatch.setattr(attempts, "binder", lambda: python_attempt.bind)

@@ -269,6 +269,33 @@ def test_gradients_that_a_step_would_write_count_as_they_were(reader: str, what:
     assert_step_is_torchs(optimizer, other)
 
 
+def test_parameters_that_share_memory_are_stepped_one_after_the_other(reader: str) -> None:
+    """Also where both have been stepped alone, so that all is known of them."""
+
+    def make_pair(make: Callable[..., Any], **options: Any) -> Any:
+        memory = torch.linspace(-1, 1, 10)
+        first, second = torch.nn.Parameter(memory[:7]), torch.nn.Parameter(memory[3:])
+        return make([{"params": [first], "weight_decay": 0.1}, {"params": [second]}], lr=0.1, **options)
+
+    optimizer, other = make_pair(face.Adam), make_pair(torch.optim.Adam, foreach=False)
+    for t in range(8):
+        for each in (optimizer, other):
+            for i, param in enumerate(members(each)):
+                param.grad = torch.full_like(param, t + i) if t >= 4 or t % 2 == i else None
+            each.step()
+        for mine, its in zip(members(optimizer), members(other), strict=True):
+            torch.testing.assert_close(mine, its, rtol=1e-6, atol=3e-7)
+
+
+def test_what_is_cached_is_in_no_copy(reader: str) -> None:
+    optimizer = make()
+    expected = {"defaults", "state", "param_groups", "_asked_for", "_threads"}
+    for t in range(3):
+        assert set(optimizer.__getstate__()) == expected
+        set_gradients(optimizer, t)
+        optimizer.step()
+
+
 def test_a_float32_counter_becomes_float64_where_it_could_not_count_on(reader: str) -> None:
     optimizer = make()
     set_gradients(optimizer, 0)

@@ -14,7 +14,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import fastadam.torch  # noqa: E402
 from fastadam.torch import attempts, python_attempt  # noqa: E402
 from tests.torch_cases import (  # noqa: E402
     FEW,

@@ -60,7 +60,11 @@ class Attempts:
     """
 
     def __init__(
-        self, groups: Sequence[dict[str, Any]], state: dict[Any, Any], backends: ChosenBackends, threads: int | None
+        self,
+        groups: Sequence[dict[str, Any]],
+        state: dict[Any, Any],
+        backends: ChosenBackends,
+        threads: int | None,
     ) -> None:
         self.cache = TensorCache(groups, state, tensor_offsets(), native_attempt.tensor_reader())
         self.hypers: list[Hyperparameters] = []

@@ -1,4 +1,4 @@
-"""The attempt at a step in one native call: cext/tensors.c compares everything with what it was, and runs the plan."""
+"""The attempt at a step in one native call, which compares everything with what it was: cext/tensors.c."""
 
 from __future__ import annotations
 

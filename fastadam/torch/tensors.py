@@ -163,8 +163,9 @@ def check_stepped(tensor: Tensor, label: str) -> None:
             f"torch.optim.Adam for it"
         )
     if tensor.dtype not in DTYPES:
+        supported = ", ".join(map(str, DTYPES))
         raise RuntimeError(
-            f"{label} has dtype {tensor.dtype}; supported are {', '.join(map(str, DTYPES))}: convert the model with .to()"
+            f"{label} has dtype {tensor.dtype}; supported are {supported}: convert the model with .to()"
         )
     if overlaps_itself(tensor):
         raise RuntimeError(
