@@ -204,10 +204,10 @@ class TensorOffsets(NamedTuple):
 
 TENSOR_OFFSETS = Struct(
     "tensor_offsets",
-    "Where the parts of a torch tensor lie, in bytes: in its object, in its TensorImpl (the compared bytes: first "
-    "and how many, of which those from ndim on describe layout and dtype; sizes, strides, and what follows them) "
-    "and in its storage. All but object_impl are multiples of 8; the first word is the address of the storage. If "
-    "length is 0, they are not known, and every tensor is asked.",
+    "Where the parts of a torch tensor lie, in bytes: in its object, in its TensorImpl (the compared bytes: "
+    "first and how many, of which those from ndim on describe layout and dtype; sizes, strides, and what follows "
+    "them) and in its storage. All but object_impl are multiples of 8; the first word is the address of the "
+    "storage. If length is 0, they are not known, and every tensor is asked.",
     *TensorOffsets._fields,
 )
 
@@ -215,7 +215,8 @@ FINGERPRINT = Struct(
     "fingerprint",
     "What tells whether a tensor is what it was: where its TensorImpl is, and where the words that describe its "
     "layout and dtype are kept, which many tensors share: the less memory a step reads, the faster it is. After "
-    "it stand the words of the TensorImpl that are its own, and those of its storage from the address to the size.",
+    "it stand the words of the TensorImpl that are its own, and those of its storage from the address to the "
+    "size.",
     "impl",
     Field("layout", points_to=INT64),
 )
@@ -223,9 +224,9 @@ FINGERPRINT = Struct(
 CACHED_PARAM = Struct(
     "cached_param",
     "A parameter as it was last seen: the objects, where their numbers lie, and the layout that it shares with "
-    "its gradient and moments. dims holds ndim lengths, then ndim strides. dtype is DLPack's: code + 2^8 bits + 2^16 "
-    "lanes; device is DLPack's type + 2^32 number. A moment that is not used has the object 0. fingerprints are "
-    "those of the parameter, the step counter and the moments, or 0: then each tensor is asked.",
+    "its gradient and moments. dims holds ndim lengths, then ndim strides. dtype is DLPack's: code + 2^8 bits + "
+    "2^16 lanes; device is DLPack's type + 2^32 number. A moment that is not used has the object 0. fingerprints "
+    "are those of the parameter, the step counter and the moments, or 0: then each tensor is asked.",
     *("param_object", "state_object", "step_object", *(f"{name}_object" for name in ROLES[2:])),
     *("fingerprints", "param", "step", *ROLES[2:]),
     "ndim",
@@ -237,10 +238,10 @@ GROUP_LIST = Struct("group_list", "The list of a group's parameters, and its len
 
 TENSOR_CACHE = Struct(
     "tensor_cache",
-    "All parameters of an optimizer, with the containers that they are found in. read_tensor is DLPack's function "
-    "dltensor_from_py_object_no_sync. state_keys and state_values are what the state dict held, in its order. "
-    "Out: which gradients are present (bytes), each step counter, and new references to the gradients, until they are "
-    "released.",
+    "All parameters of an optimizer, with the containers that they are found in. read_tensor is DLPack's "
+    "function dltensor_from_py_object_no_sync. state_keys and state_values are what the state dict held, in its "
+    "order. Out: which gradients are present (bytes), each step counter, and new references to the gradients, "
+    "until they are released.",
     *(
         "read_tensor",
         "tensor_type",
@@ -266,8 +267,8 @@ TENSOR_CACHE = Struct(
 
 ACTIVE_PLAN = Struct(
     "active_plan",
-    "The parameters that have a gradient: the plan of their step, each one's span in it or -1, and how many steps "
-    "the members of each row have taken before, which the plan counts with the others.",
+    "The parameters that have a gradient: the plan of their step, each one's span in it or -1, and how many "
+    "steps the members of each row have taken before, which the plan counts with the others.",
     "plan",
     Field("span_of", points_to=INT64),
     Field("steps_taken", points_to=FLOAT64),
