@@ -48,9 +48,11 @@ class Edits:
             # Nearly always the same objects.
             if (groups if self._read is None else list(map(self._read, groups))) != self._options:
                 return True
-            for group, params in zip(groups, self._params, strict=True):
-                if group["params"] is not params:
+            i = 0
+            for params in self._params:
+                if groups[i]["params"] is not params:
                     return True
+                i += 1  # noqa: SIM113 - `enumerate` and `zip` cost more than all the rest
         except Exception:  # an array where a number belongs, a key that is missing, what else cannot be compared
             return True
         return False
