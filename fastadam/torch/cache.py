@@ -1,7 +1,7 @@
 """What is known of an optimizer's tensors from the last steps, so that the next one is a single native call.
 
 Everything in it may go stale between two steps: each attempt compares it with the objects as they are, and where
-something has changed, nothing is written and the careful way (fastadam/torch/staging.py) finds out anew.
+something has changed, nothing is written, and a step that is taken with care finds out anew.
 """
 
 from __future__ import annotations
