@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastadam.memory.arrays import Array
+from fastadam.memory.native import Block
 from fastadam.memory.structs import (
     APPLY,
     BATCH,
@@ -25,7 +26,6 @@ from fastadam.memory.structs import (
     ROW,
     ROW_INPUTS,
     TAKEN,
-    Block,
     Constant,
     Rates,
 )

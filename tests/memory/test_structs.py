@@ -13,7 +13,8 @@ import pytest
 from fastadam.backends import c
 from fastadam.memory import structs
 from fastadam.memory.arrays import address
-from fastadam.memory.structs import PLAN, SPAN, Block
+from fastadam.memory.native import Block
+from fastadam.memory.structs import PLAN, SPAN
 from tests.conftest import AVAILABLE, STATES
 
 CEXT = Path(__file__).parents[2] / "cext"
