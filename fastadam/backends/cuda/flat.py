@@ -13,12 +13,12 @@ from fastadam.memory.arrays import Array
 class Flat:
     """A batch of one span: its description goes along with the launch."""
 
-    def __init__(self, device: Any, kind: int, spans: Array, index: int, rows: Array) -> None:
+    def __init__(self, device: Any, variant: int, spans: Array, index: int, rows: Array) -> None:
         self._device, self._spans, self._index, self._rows = device, spans, index, rows
-        self._layout = Layout(kind)
+        self._layout = Layout(variant)
         self._launcher = launcher(device)
-        self._kernel = self._launcher.kernel(kind, FLAT)
-        self._arguments = arguments_of(kind, FLAT)
+        self._kernel = self._launcher.kernel(variant, FLAT)
+        self._arguments = arguments_of(variant, FLAT)
 
     def launch(self, stream: int) -> None:
         """Launch the kernel."""

@@ -65,11 +65,11 @@ class Arguments:
         return (*words.view(np.int64), *reals.view(self._real))
 
 
-def arguments_of(kind: int, which: int) -> Arguments:
+def arguments_of(variant: int, which: int) -> Arguments:
     """Return room for the arguments of one of a variant's two kernels."""
     if which == TABLE:
         return Arguments(3, "")
-    return Arguments(VECTORS + 1, variant_of(kind)[0].compute.char)
+    return Arguments(VECTORS + 1, variant_of(variant)[0].compute.char)
 
 
 @functools.cache
@@ -85,9 +85,9 @@ class SimulatedLauncher:
         self.ordinal: int = device.ordinal
 
     @functools.cache  # noqa: B019 - there is one of each device
-    def kernel(self, kind: int, which: int) -> Any:
+    def kernel(self, variant: int, which: int) -> Any:
         """Return a kernel, for `launch`."""
-        return cuda.jit(quiet(make_kernels(kind)[which]))
+        return cuda.jit(quiet(make_kernels(variant)[which]))
 
     def launch(self, kernel: Any, blocks: int, stream: int, arguments: Arguments) -> tuple[int]:
         """Run a kernel."""
@@ -112,15 +112,15 @@ class Launcher:
         self._device = device
         self._modules: list[Any] = []
 
-    def kernel(self, kind: int, which: int) -> Any:
+    def kernel(self, variant: int, which: int) -> Any:
         """Return a kernel, for `launch`, compiling it at first use."""
         with _compiling:
-            return self._kernel(kind, which)
+            return self._kernel(variant, which)
 
     @functools.cache  # noqa: B019 - there is one of each device
-    def _kernel(self, kind: int, which: int) -> int:
+    def _kernel(self, variant: int, which: int) -> int:
         device = self._device
-        ptx, name = compile_kernel(kind, which, device.compute_capability)
+        ptx, name = compile_kernel(variant, which, device.compute_capability)
         module = link(ptx, device.compute_capability)
         with device.active():
             handle = module.get_kernel(name).handle
@@ -140,9 +140,9 @@ class Launcher:
         )
 
 
-def compile_kernel(kind: int, which: int, compute_capability: tuple[int, int]) -> tuple[str, str]:
+def compile_kernel(variant: int, which: int, compute_capability: tuple[int, int]) -> tuple[str, str]:
     """Return the PTX of one of a variant's two kernels, and the kernel's name in it; no device is needed."""
-    ptx, _ = cuda.compile_ptx(make_kernels(kind)[which], signatures(kind)[which], cc=compute_capability)
+    ptx, _ = cuda.compile_ptx(make_kernels(variant)[which], signatures(variant)[which], cc=compute_capability)
     name = ptx.partition(".visible .entry ")[2].partition("(")[0].strip()
     return ptx, name
 

@@ -9,8 +9,8 @@ from fastadam.step.formats import variant_of
 class Layout:
     """How the kernels of one variant do."""
 
-    def __init__(self, kind: int) -> None:
-        number_format, _, self.amsgrad_on = variant_of(kind)
+    def __init__(self, variant: int) -> None:
+        number_format, _, self.amsgrad_on = variant_of(variant)
         self.real = number_format.compute
         self.lanes = width(number_format)
         self.block, self.vector_bytes = BLOCK, VECTOR_BYTES

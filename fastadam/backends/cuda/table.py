@@ -45,14 +45,17 @@ class Tables:
         # The coefficients come first: they are copied for every step, the table is not.
         self._sections: dict[np.dtype[Any], int] = {}
         end = 0
-        for kind, first, count in batches:
-            layout = Layout(kind)
+        for variant, first, count in batches:
+            layout = Layout(variant)
             if layout.real not in self._sections:
                 self._sections[layout.real] = end
                 end += rows.view(np.float64).size * layout.real.itemsize
                 end += -end % 8
             batch = _Batch(
-                layout, slice(first, first + count), self._launcher.kernel(kind, TABLE), arguments_of(kind, TABLE)
+                layout,
+                slice(first, first + count),
+                self._launcher.kernel(variant, TABLE),
+                arguments_of(variant, TABLE),
             )
             self._batches.append(batch)
         self._table_at = end
