@@ -56,12 +56,14 @@ ANY = formats.BFLOAT16
 def _version() -> int:
     """Return a number that is another one when any source of the kernels or the structs' layout has changed.
 
-    Numba's cache knows when the file of a kernel changes, but not of what that file imports.
+    Numba's cache knows when the file of a kernel changes, but not of what that file imports. Where there are no
+    files to read, there is no cache either.
     """
     sources = (__file__, *(module.__file__ for module in (codecs, inspect, memory, formats, native, structs)))
     sources += tuple(module.__file__ for module in (coefficients, element, rounding))
     layouts = repr([struct.dtype for struct in native.TABLE.values()]).encode()
-    return zlib.crc32(b"".join([layouts, *(Path(source or "").read_bytes() for source in sources)]))
+    found = [Path(source) for source in sources if source is not None]
+    return zlib.crc32(b"".join([layouts, *(path.read_bytes() for path in found if path.is_file())]))
 
 
 def kernel_variant(number: int) -> int:
