@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from fastadam.memory import formats, structs  # noqa: E402
+from fastadam.memory import formats, native, structs  # noqa: E402, F401 - structs fills the table
 
 HEADER = HERE / "structs.h"
 COLUMNS = 115
@@ -31,12 +31,12 @@ def comment(text: str) -> str:
     return "\n".join(lines)
 
 
-def type_of(field: structs.Field) -> str:
+def type_of(field: native.Field) -> str:
     """Return the C type of a field."""
-    for struct in structs.TABLE.values():
+    for struct in native.TABLE.values():
         if field.type is struct.dtype:
             return f"fastadam_{struct.name}"
-    return {structs.INT64: "int64_t", structs.FLOAT64: "double"}[field.type]
+    return {native.INT64: "int64_t", native.FLOAT64: "double"}[field.type]
 
 
 def blocks() -> Iterator[str]:
@@ -44,12 +44,12 @@ def blocks() -> Iterator[str]:
     yield comment(INTRODUCTION)
     yield "#ifndef FASTADAM_STRUCTS_H\n#define FASTADAM_STRUCTS_H"
     yield "#include <stdint.h>"
-    for constants in structs.CONSTANTS:
+    for constants in native.CONSTANTS:
         lines = [f"    FASTADAM_{name} = {value}," for name, value in constants.values.items()]
         yield "\n".join([comment(constants.says), "enum {", *lines, "};"])
     itemsizes = ", ".join(str(each.stored.itemsize) for each in formats.FORMATS)
     yield f"{comment('Bytes of a number in each of the formats.')}\n#define FASTADAM_ITEMSIZES {{{itemsizes}}}"
-    for struct in structs.TABLE.values():
+    for struct in native.TABLE.values():
         lines = [f"    {type_of(field)} {field.name};" for field in struct.fields]
         yield "\n".join([comment(struct.says), "typedef struct {", *lines, f"}} fastadam_{struct.name};"])
     yield "#endif"

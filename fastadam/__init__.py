@@ -26,3 +26,8 @@ def __dir__() -> list[str]:
     """Show the public names, and the public modules that have been imported."""
     modules = {"backends", "convert", "torch"}
     return sorted(name for name in globals() if name in modules or name in __all__ or name.startswith("__"))
+
+
+for _each in (BackendUnavailableError, Packed, Parameter):  # so that pickles name the public place
+    _each.__module__ = __name__
+del _each

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from fastadam.memory.array_offsets import array_offsets
-from fastadam.memory.structs import CONSTANTS, INSPECT, TABLE
+from fastadam.memory.native import CONSTANTS, TABLE
+from fastadam.memory.structs import INSPECT
 from fastadam.step.backend import PartOfPlan, Run
 
 # By their names in C.

@@ -15,7 +15,6 @@ from fastadam.memory.arrays import Array
 from fastadam.memory.devices import on_host
 from fastadam.step.hyperparameters import KEYS
 from fastadam.step.plan import MOMENTS
-from fastadam.torch.tensors import has_its_memory
 
 MOST_IN_FLOAT32 = 2**24  # a float32 counter stops here
 # What torch's groups have beside our options.
@@ -256,6 +255,8 @@ def _check_group(group: Any, where: str) -> tuple[Sequence[int], Sequence[str | 
 
 
 def _source(entry: Any, name: str | None, key: int) -> Source:
+    from fastadam.torch.tensors import has_its_memory  # imports torch, as who gave the entry has done
+
     label = f"parameter {key if name is None else name!r}"
     if not isinstance(entry, Mapping):
         raise TypeError(f"source, {label}: its state must be a mapping, got {type(entry).__name__}")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from fastadam.memory.arrays import Array
-from fastadam.memory.structs import Block
+from fastadam.memory.native import Block
 
 # ``run(stages)``, see `Backend.bind`.
 Run = Callable[[int], int]

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastadam.memory.arrays import Array
+from fastadam.memory.native import Block
 from fastadam.memory.structs import (
     APPLY,
     BATCH,
@@ -25,7 +26,6 @@ from fastadam.memory.structs import (
     ROW,
     ROW_INPUTS,
     TAKEN,
-    Block,
     Constant,
     Rates,
 )
@@ -145,6 +145,7 @@ class Plan:
         self._set_run(run)
 
     def _set_run(self, run: Run) -> None:
+        self._run = run
         self.attempt = functools.partial(run, INSPECT | REDUCE | APPLY)
         self.take = functools.partial(run, REDUCE | APPLY)
 
@@ -166,7 +167,7 @@ class Plan:
 
         def bind_first(stages: int) -> int:
             self.bind()
-            return self.attempt.func(stages)
+            return self._run(stages)
 
         self._set_run(bind_first)
 

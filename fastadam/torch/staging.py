@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from fastadam.memory.arrays import Array
 from fastadam.memory.structs import COUNTER, SPAN
@@ -19,9 +21,9 @@ from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.plan import MOMENTS, Plan
 from fastadam.step.variants import variants_of
+from fastadam.torch.devices import ordinal_of
 from fastadam.torch.tensors import (
     Extents,
-    Tensor,
     apart,
     count_reals,
     extent,
@@ -29,13 +31,12 @@ from fastadam.torch.tensors import (
     is_aligned,
     is_dense,
     is_plain,
-    ordinal_of,
     same_layout,
     wraps_numbers,
 )
 
 # dtypes of step counters that native code counts.
-COUNTERS = ("torch.float32", "torch.float64")
+COUNTERS = (torch.float32, torch.float64)
 
 
 class Part:
@@ -46,17 +47,17 @@ class Part:
     position : int
         Among all parameters of the optimizer.
     group : int
-    param, grad : tensor
+    param, grad : Tensor
     state : dict
-    step : tensor
-    moments : tuple of tensor
+    step : Tensor
+    moments : tuple of Tensor
         Two, or three with amsgrad.
     label : str
         How error messages call it.
 
     Attributes
     ----------
-    written : tuple of tensor
+    written : tuple of Tensor
         Those that a step writes, but for the counter.
     extents : list of (int, int)
         The addresses between which they lie.
@@ -93,7 +94,7 @@ class Part:
     def counts_plainly(self) -> bool:
         """Whether the step counter is of the kind that torch makes."""
         step = self.step
-        return step.dim() == 0 and step.device.type == "cpu" and str(step.dtype) in COUNTERS and is_aligned(step)
+        return step.dim() == 0 and step.device.type == "cpu" and step.dtype in COUNTERS and is_aligned(step)
 
 
 def all_apart(parts: Sequence[Part]) -> bool:
@@ -158,7 +159,7 @@ class Staged:
         writes = Extents(each for part in stepped for each in part.extents)
         spans = np.zeros(len(stepped), SPAN.dtype)
         for span, part in zip(spans, stepped, strict=True):
-            self._place(span, part, writes)
+            self._lay_out(span, part, writes)
         keys = [(part.group, part.step.item()) for part in stepped]
         rows = sorted(set(keys))
         row_of = {key: row for row, key in enumerate(rows)}
@@ -171,29 +172,29 @@ class Staged:
         amsgrad_on = np.array([hypers[part.group].amsgrad for part in stepped])
         counters = np.zeros(0, COUNTER.dtype)  # of any kind: counted in Python
         self._steps = np.array([step for _, step in rows], np.float64)
-        step_counters = counters_in(self._steps)
+        of_rows = counters_in(self._steps)
         variants = variants_of(codes, l2_on, amsgrad_on)
         used, backend_of = shares([part.ordinal for part in stepped], backends)
-        self._plan = Plan(spans, variants, step_counters, counters, used, limit, False, backend_of)
+        self._plan = Plan(spans, variants, of_rows, counters, used, limit, False, backend_of)
         self._plan.write_options([Coefficients(hypers[group]) for group, _ in rows])
 
-    def _place(self, span: Any, part: Part, writes: Extents) -> None:
+    def _lay_out(self, span: Any, part: Part, writes: Extents) -> None:
         """Find or make the memory that a part is stepped in."""
         plainly = part.lies_plainly
-        places = []
+        stepped = []
         for tensor in part.written:
             ready = tensor if plainly else tensor.resolve_neg().resolve_conj().contiguous()
             if not is_aligned(ready):
                 ready = ready.clone()
             if ready is not tensor:
                 self._copies.append((tensor, ready))
-            places.append(ready)
-        grad, like = part.grad, places[0]
+            stepped.append(ready)
+        grad, like = part.grad, stepped[0]
         plainly = not wraps_numbers(grad) and is_plain(grad) and is_aligned(grad) and same_layout(grad, like)
         if not plainly or writes.meet(*extent(grad)):
             grad = like.new_empty_strided(like.shape, like.stride()).copy_(grad)
         self._grads.append(grad)
-        for name, tensor in zip(("param", *MOMENTS), places, strict=False):
+        for name, tensor in zip(("param", *MOMENTS), stepped, strict=False):
             span[name] = tensor.data_ptr()
         span["grad"], span["size"] = grad.data_ptr(), count_reals(like)
 

@@ -8,7 +8,7 @@ import pytest
 import fastadam
 from fastadam import backends
 from fastadam.backends import c
-from fastadam.memory import structs
+from fastadam.memory import native, structs
 from fastadam.memory.structs import SPAN
 from tests.conftest import AVAILABLE, STATES
 
@@ -64,8 +64,8 @@ def test_structs_have_the_layout_of_the_numpy_dtypes(struct: str) -> None:
 @needs_c
 def test_an_extension_that_was_built_for_other_constants_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(c, "why_missing", c.why_missing.__wrapped__)  # which keeps no answer
-    other = structs.Constants("Another block.", {"BLOCK": 2 * structs.BLOCK})
-    monkeypatch.setattr(c, "CONSTANTS", [*structs.CONSTANTS, other])
+    other = native.Constants("Another block.", {"BLOCK": 2 * structs.BLOCK})
+    monkeypatch.setattr(c, "CONSTANTS", [*native.CONSTANTS, other])
     with pytest.raises(fastadam.BackendUnavailableError, match=r"built from another source.*FASTADAM_BLOCK"):
         fastadam.Adam(np.ones(1), backend="c")
 

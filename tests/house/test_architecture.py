@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backends": {"step", "memory"},
     "work": {"groups", "backends", "step", "memory"},
     "adam": {"work", "groups", "backends", "step", "memory"},
-    "torch": {"backends", "step", "memory"},
+    "torch": {"groups", "backends", "step", "memory"},
     "checkpoint": {"adam", "groups", "step", "memory"},
     "convert": {"adam", "torch", "groups", "step", "memory"},
     "fastadam": {"adam", "backends", "checkpoint", "memory"},

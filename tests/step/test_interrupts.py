@@ -116,10 +116,9 @@ def test_an_interrupt_leaves_the_grad_mode_as_it_was(way: str) -> None:
 @needs_numba
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 def test_an_interrupt_finds_the_torch_face_in_python_before_or_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    import fastadam.torch
-    from fastadam.torch.readers import PythonReader
+    from fastadam.torch import attempts, python_attempt
 
-    monkeypatch.setattr(fastadam.torch.adam, "_reader", PythonReader)
+    monkeypatch.setattr(attempts, "binder", lambda: python_attempt.bind)
     came = [interrupts.try_every(each, POINTS)[1] for each in interrupts.torch_scenarios("numpy")]
     assert all(came), came
 

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 import fastadam.torch  # noqa: E402
 from fastadam.step.plan import MOMENTS, Plan  # noqa: E402
-from fastadam.torch import readers, staging  # noqa: E402
+from fastadam.torch import attempts, python_attempt, staging  # noqa: E402
 
 NUMBERS = 300
 
@@ -33,7 +33,7 @@ def test_same_bits_and_only_aligned_memory(
     dtype: Any, odd: str, reader: str, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if reader == "python":
-        monkeypatch.setattr(fastadam.torch.adam, "_reader", readers.PythonReader)
+        monkeypatch.setattr(attempts, "binder", lambda: python_attempt.bind)
     ran: list[Plan] = []
 
     class Watched(Plan):
@@ -64,11 +64,11 @@ def test_same_bits_and_only_aligned_memory(
                 optimizer.state[param][odd] = at_odd_address(optimizer.state[param][odd])
             optimizer.step()
             # Native code of the C backend runs the plan itself, so what it has read is looked at afterwards.
-            if (roster := optimizer._roster) is not None and roster.lineup is not None:
-                spans = roster.lineup.plan.spans
+            if (known := optimizer._attempts) is not None and known.current is not None:
+                spans = known.current.active.plan.spans
                 size = param.element_size() // (2 if dtype.is_complex else 1)
                 assert not any(np.any(spans[name] % size) for name in ("param", "grad", *MOMENTS))
-                assert not np.any(roster.entries["step"] % 4)
+                assert not np.any(known.cache.params["step"] % 4)
         state = optimizer.state[param]
         results.append(
             [tensor.clone() for tensor in (param.data, state["exp_avg"], state["exp_avg_sq"], state["step"])]

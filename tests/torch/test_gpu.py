@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 import fastadam.torch as face  # noqa: E402 - it needs torch
 from fastadam.backends import BackendUnavailableError  # noqa: E402
-from fastadam.torch import staging  # noqa: E402
+from fastadam.torch import devices, staging  # noqa: E402
 from tests.conftest import STATES  # noqa: E402
 from tests.support.torch_cases import (  # noqa: E402
     assert_same_bits,
@@ -57,7 +57,7 @@ def test_a_missing_cuda_backend_is_named_before_anything_is_written(monkeypatch:
     if STATES["cuda"] == "available":
         pytest.skip("it is not missing")
     monkeypatch.setattr(staging, "ordinal_of", lambda tensor: 0)
-    monkeypatch.setattr(face, "_is_capturing", lambda: False)
+    monkeypatch.setattr(devices, "is_capturing", lambda: False)
     optimizer = face.Adam(params((3,)))
     give_grads(optimizer, 0)
     before = snapshot(optimizer)
@@ -135,8 +135,8 @@ def test_the_layout_of_device_tensors_is_what_it_is_on_the_host() -> None:
     for t in range(2):
         give_same_grads(ours, theirs, t)
         ours.step()
-    entries = ours._roster.entries
-    assert (entries["prints"] != 0)[entries["nbytes"] > 0].all()
+    known = ours._attempts.cache.params
+    assert (known["fingerprints"] != 0)[known["nbytes"] > 0].all()
 
 
 @gpu

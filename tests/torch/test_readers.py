@@ -15,27 +15,23 @@ torch = pytest.importorskip("torch")
 
 import fastadam.torch as face  # noqa: E402 - where torch is missing, this module is skipped
 from fastadam.backends import c  # noqa: E402
-from fastadam.torch import readers  # noqa: E402
-from fastadam.torch import tensor_offsets as tensor_headers  # noqa: E402
-from fastadam.torch.readers import NativeReader, PythonReader  # noqa: E402
+from fastadam.memory.structs import TensorOffsets  # noqa: E402
+from fastadam.torch import attempts, native_attempt, python_attempt, tensor_offsets  # noqa: E402
 from tests.conftest import AVAILABLE, STATES  # noqa: E402
 
-READERS = ["headers", "dlpack", "python"]
+READERS = ["fingerprints", "dlpack", "python"]
 needs_c = pytest.mark.skipif("c" not in AVAILABLE, reason=STATES["c"])
 
 
 @pytest.fixture(params=READERS)
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each way in which tensors can be read, forced."""
-    native = NativeReader.find(torch.Tensor, torch.nn.Parameter)
-    if request.param != "python" and native is None:
+    if request.param != "python" and not native_attempt.tensor_reader():
         pytest.skip(f"no native reader: {STATES['c']}")
     if request.param == "python":
-        monkeypatch.setattr(face, "_reader", PythonReader)
-    else:
-        monkeypatch.setattr(face, "_reader", lambda: native)
-    if request.param != "headers":
-        monkeypatch.setattr(face, "tensor_headers", lambda torch: None)
+        monkeypatch.setattr(attempts, "binder", lambda: python_attempt.bind)
+    if request.param != "fingerprints":
+        monkeypatch.setattr(attempts, "tensor_offsets", lambda: None)
     return str(request.param)
 
 
@@ -273,6 +269,33 @@ def test_gradients_that_a_step_would_write_count_as_they_were(reader: str, what:
     assert_step_is_torchs(optimizer, other)
 
 
+def test_parameters_that_share_memory_are_stepped_one_after_the_other(reader: str) -> None:
+    """Also where both have been stepped alone, so that all is known of them."""
+
+    def make_pair(make: Callable[..., Any], **options: Any) -> Any:
+        memory = torch.linspace(-1, 1, 10)
+        first, second = torch.nn.Parameter(memory[:7]), torch.nn.Parameter(memory[3:])
+        return make([{"params": [first], "weight_decay": 0.1}, {"params": [second]}], lr=0.1, **options)
+
+    optimizer, other = make_pair(face.Adam), make_pair(torch.optim.Adam, foreach=False)
+    for t in range(8):
+        for each in (optimizer, other):
+            for i, param in enumerate(members(each)):
+                param.grad = torch.full_like(param, t + i) if t >= 4 or t % 2 == i else None
+            each.step()
+        for mine, its in zip(members(optimizer), members(other), strict=True):
+            torch.testing.assert_close(mine, its, rtol=1e-6, atol=3e-7)
+
+
+def test_what_is_cached_is_in_no_copy(reader: str) -> None:
+    optimizer = make()
+    expected = {"defaults", "state", "param_groups", "_asked_for", "_threads"}
+    for t in range(3):
+        assert set(optimizer.__getstate__()) == expected
+        set_gradients(optimizer, t)
+        optimizer.step()
+
+
 def test_a_float32_counter_becomes_float64_where_it_could_not_count_on(reader: str) -> None:
     optimizer = make()
     set_gradients(optimizer, 0)
@@ -289,11 +312,11 @@ def test_all_readers_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None
     for name in READERS:
         with monkeypatch.context() as patch:
             if name == "python":
-                patch.setattr(face, "_reader", PythonReader)
-            elif NativeReader.find(torch.Tensor, torch.nn.Parameter) is None:
+                patch.setattr(attempts, "binder", lambda: python_attempt.bind)
+            elif not native_attempt.tensor_reader():
                 continue
-            if name != "headers":
-                patch.setattr(face, "tensor_headers", lambda torch: None)
+            if name != "fingerprints":
+                patch.setattr(attempts, "tensor_offsets", lambda: None)
             optimizer = make(weight_decay=0.1, amsgrad=True)
             for t in range(6):
                 set_gradients(optimizer, t)
@@ -307,29 +330,29 @@ def test_all_readers_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_layout_of_tensors_is_known_here() -> None:
     """With the version of torch that CI installs, the fast comparison is on: without it, steps are slower."""
     if torch.__version__.startswith("2.13."):
-        assert tensor_headers.tensor_headers(torch) is not None
+        assert tensor_offsets.tensor_offsets() is not None
         if "c" in AVAILABLE:
-            assert NativeReader.find(torch.Tensor, torch.nn.Parameter) is not None
+            assert native_attempt.tensor_reader()
 
 
 def test_an_unknown_layout_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = tensor_headers.tensor_headers.__wrapped__
-    assert find(torch) == tensor_headers.tensor_headers(torch)
-    real = tensor_headers._find
+    find = tensor_offsets.tensor_offsets.__wrapped__
+    assert find() == tensor_offsets.tensor_offsets()
+    real = tensor_offsets._find
     for name in ("storage_data", "storage_size"):  # to follow a wrong one of the others would read anywhere
-        place = (tensor_headers.TENSOR_HEADERS.names or ()).index(name)
 
-        def shifted(torch: Any, sample: Any, place: int = place) -> tuple[int, ...]:
-            return tuple(value + 8 * (i == place) for i, value in enumerate(real(torch, sample) or ()))
+        def shifted(sample: Any, name: str = name) -> TensorOffsets:
+            found: TensorOffsets = real(sample)
+            return found._replace(**{name: getattr(found, name) + 8})
 
-        monkeypatch.setattr(tensor_headers, "_find", shifted)
-        assert find(torch) is None, name
+        monkeypatch.setattr(tensor_offsets, "_find", shifted)
+        assert find() is None, name
 
 
 @needs_c
-@pytest.mark.parametrize("struct", readers.STRUCTS)
+@pytest.mark.parametrize("struct", native_attempt.STRUCTS)
 def test_structs_have_the_layout_of_the_numpy_dtypes(struct: str) -> None:
-    assert c.other_struct({struct: readers.STRUCTS[struct]}) is None
+    assert c.other_struct({struct: native_attempt.STRUCTS[struct]}) is None
 
 
 def test_gradients_are_let_go_of(reader: str) -> None:
@@ -357,7 +380,7 @@ def test_a_forked_child_steps_on(reader: str) -> None:
         optimizer.step(); optimizer.step()
         held, done = threading.Event(), threading.Event()
         def hold():
-            with optimizer._lock:
+            with optimizer._guard.lock:
                 held.set(); done.wait()
         threading.Thread(target=hold, daemon=True).start()
         held.wait()

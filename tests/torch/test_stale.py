@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import fastadam.torch  # noqa: E402
+from fastadam.torch import attempts, python_attempt  # noqa: E402
 from tests.support.torch_cases import (  # noqa: E402
     FEW,
     SETTINGS,
@@ -46,8 +46,7 @@ def test_steps_after(what: str, setting: str) -> None:
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each way in which a step finds out whether something has changed."""
     if request.param == "python":
-        readers = pytest.importorskip("fastadam.torch.readers")
-        monkeypatch.setattr(fastadam.torch.adam, "_reader", readers.PythonReader)
+        monkeypatch.setattr(attempts, "binder", lambda: python_attempt.bind)
 
 
 @pytest.mark.usefixtures("reader")

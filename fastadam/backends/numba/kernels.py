@@ -20,7 +20,7 @@ from fastadam.backends.numba import codecs, inspect, memory
 from fastadam.backends.numba.codecs import CHUNK_BYTES, load, rooms, select, store
 from fastadam.backends.numba.inspect import BATCH_DTYPE, FORMAT_MASK, SPAN_DTYPE
 from fastadam.backends.numba.memory import numbers, record, take, word
-from fastadam.memory import formats, structs
+from fastadam.memory import formats, native, structs
 from fastadam.memory.structs import (
     APPLY,
     BLOCK,
@@ -58,9 +58,9 @@ def _version() -> int:
 
     Numba's cache knows when the file of a kernel changes, but not of what that file imports.
     """
-    sources = (__file__, *(module.__file__ for module in (codecs, inspect, memory, formats, structs)))
+    sources = (__file__, *(module.__file__ for module in (codecs, inspect, memory, formats, native, structs)))
     sources += tuple(module.__file__ for module in (coefficients, element, rounding))
-    layouts = repr([struct.dtype for struct in structs.TABLE.values()]).encode()
+    layouts = repr([struct.dtype for struct in native.TABLE.values()]).encode()
     return zlib.crc32(b"".join([layouts, *(Path(source or "").read_bytes() for source in sources)]))
 
 

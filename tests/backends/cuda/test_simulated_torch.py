@@ -18,11 +18,11 @@ assert os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", "set NUMBA_ENABLE_CUDASIM=
 
 torch = pytest.importorskip("torch")
 
+import fastadam.torch  # noqa: E402 - it needs torch
 from fastadam.backends.cuda import kernels as cuda_kernels  # noqa: E402
 from fastadam.backends.cuda import launches  # noqa: E402
 from fastadam.memory.cuda import driver as cuda_driver  # noqa: E402
-from fastadam.torch import adam as face  # noqa: E402 - it needs torch
-from fastadam.torch import staging  # noqa: E402
+from fastadam.torch import devices, staging  # noqa: E402
 from tests.support.torch_cases import (  # noqa: E402
     assert_same_bits,
     assert_same_snapshot,
@@ -101,15 +101,15 @@ def places(monkeypatch: pytest.MonkeyPatch) -> Places:
     monkeypatch.setattr(launches.SimulatedLauncher, "launch", recorded)
     monkeypatch.setattr(cuda_driver, "gpu", functools.cache(Recorded))
     monkeypatch.setattr(staging, "ordinal_of", lambda tensor: found.on.get(id(tensor)))
-    monkeypatch.setattr(face, "_current_stream", lambda ordinal: found.streams.get(ordinal, STREAM + ordinal))
-    monkeypatch.setattr(face, "_is_capturing", lambda: found.capturing)
-    monkeypatch.setattr(face, "_is_on_cuda", lambda tensor: id(tensor) in found.counters)
+    monkeypatch.setattr(devices, "current_stream", lambda ordinal: found.streams.get(ordinal, STREAM + ordinal))
+    monkeypatch.setattr(devices, "is_capturing", lambda: found.capturing)
+    monkeypatch.setattr(devices, "is_on_cuda", lambda tensor: id(tensor) in found.counters)
     return found
 
 
 def pair(places: Places, *ordinals: int | None, dtype: Any = torch.float32, **options: Any) -> tuple[Any, Any]:
     """Return an optimizer over parameters on devices, and one over the same on the host."""
-    ours, theirs = (face.Adam(params(*SHAPES, dtype=dtype), lr=0.1, **options) for _ in range(2))
+    ours, theirs = (fastadam.torch.Adam(params(*SHAPES, dtype=dtype), lr=0.1, **options) for _ in range(2))
     return places.put(ours, *ordinals), theirs
 
 
@@ -164,7 +164,7 @@ def test_groups_on_devices_with_options_of_their_own(places: Places, reader: str
     def make() -> Any:
         first, second = params((3, 4), (7,)), params((5,), (2, 2), dtype=torch.float64, seed=1)
         groups = [{"params": first, "weight_decay": 0.1}, {"params": second, "amsgrad": True, "lr": 0.5}]
-        return face.AdamW(groups, lr=0.1)
+        return fastadam.torch.AdamW(groups, lr=0.1)
 
     ours, theirs = places.put(make(), 0, None), make()
     for t in range(5):
@@ -230,7 +230,7 @@ def test_changes_are_noticed(places: Places, reader: str, what: str) -> None:  #
 
 
 def test_many_tensors_are_one_launch_and_only_what_changed_is_copied(places: Places) -> None:
-    ours = places.put(face.Adam(params(*[(i % 5 + 1,) for i in range(60)])), 0)
+    ours = places.put(fastadam.torch.Adam(params(*[(i % 5 + 1,) for i in range(60)])), 0)
     give_grads(ours, 0)
     for _ in range(3):
         ours.step()
@@ -341,7 +341,7 @@ def test_counters_on_devices_come_to_the_host(places: Places, careful: list[int]
         optimizer.step()
     steps = [state["step"] for state in ours.state.values()]
     places.counters = set(map(id, steps))
-    ours._roster = None  # as after load_state_dict
+    ours._attempts = None  # as after load_state_dict
     for t in range(1, 4):
         for optimizer in (ours, theirs):
             give_grads(optimizer, t)
@@ -394,7 +394,7 @@ def test_the_same_tensor_twice_is_stepped_twice(places: Places) -> None:
         param = params((5,))[0]
         places.on[id(param)] = ordinal
         with pytest.warns(UserWarning, match="duplicate"):
-            optimizer = face.Adam([param, param], lr=0.1)
+            optimizer = fastadam.torch.Adam([param, param], lr=0.1)
         for t in range(3):
             param.grad = draw((5,), seed=t)
             optimizer.step()
