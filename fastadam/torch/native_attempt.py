@@ -8,30 +8,16 @@ from collections.abc import Callable
 import torch
 
 from fastadam.backends import c
-from fastadam.memory.structs import (
-    ACTIVE_PLAN,
-    CACHED_PARAM,
-    FINGERPRINT,
-    GROUP_LIST,
-    TAKEN,
-    TENSOR_CACHE,
-    TENSOR_OFFSETS,
-)
+from fastadam.memory.structs import TAKEN
 from fastadam.torch.active import ActivePlan
 from fastadam.torch.cache import TensorCache
-
-# The structs of cext/structs.h that tensors need.
-STRUCTS = {
-    f"fastadam_{each.name}": each.dtype
-    for each in (TENSOR_OFFSETS, FINGERPRINT, CACHED_PARAM, GROUP_LIST, TENSOR_CACHE, ACTIVE_PLAN)
-}
 
 
 @functools.cache
 def tensor_reader() -> int:
     """Return the address of DLPack's function that reads a tensor, or 0 where it or the C extension is missing."""
     capsule = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
-    if capsule is None or c.why_missing() is not None or c.other_struct(STRUCTS) is not None:
+    if capsule is None or c.why_missing() is not None:
         return 0
     return int(c.lib.fastadam_tensor_reader(id(capsule)))
 
@@ -49,13 +35,13 @@ def bind(cache: TensorCache, active: ActivePlan) -> Callable[[], int]:
     if active.backend is c:  # else it is another one, or several
         return functools.partial(c.lib.fastadam_step_tensors, known, plan)
 
-    read, release, run = c.lib.fastadam_read_tensors, c.lib.fastadam_release_tensors, active.plan
+    read, release, step = c.lib.fastadam_read_tensors, c.lib.fastadam_release_tensors, active.plan
 
     def read_and_run() -> int:
         try:
             outcome: int = read(known, plan)
             if outcome == TAKEN:
-                run.take()
+                step.take()
         finally:
             release(known)
         return outcome

@@ -119,11 +119,11 @@ def shares(ordinals: Sequence[int | None], backends: Mapping[int | None, Backend
     backends : list of Backend
         The host's comes first, where it takes part.
     backend_of : ndarray of int64
-        Each span's place in that list.
+        Each span's position in that list.
     """
     used = sorted(set(ordinals), key=lambda ordinal: -1 if ordinal is None else ordinal)
-    places = {ordinal: place for place, ordinal in enumerate(used)}
-    return [backends[ordinal] for ordinal in used], np.array([places[ordinal] for ordinal in ordinals])
+    position_of = {ordinal: position for position, ordinal in enumerate(used)}
+    return [backends[ordinal] for ordinal in used], np.array([position_of[ordinal] for ordinal in ordinals])
 
 
 class Staged:

@@ -349,12 +349,6 @@ def test_an_unknown_layout_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
         assert find() is None, name
 
 
-@needs_c
-@pytest.mark.parametrize("struct", native_attempt.STRUCTS)
-def test_structs_have_the_layout_of_the_numpy_dtypes(struct: str) -> None:
-    assert c.other_struct({struct: native_attempt.STRUCTS[struct]}) is None
-
-
 def test_gradients_are_let_go_of(reader: str) -> None:
     optimizer = make()
     for t in range(3):
