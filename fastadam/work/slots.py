@@ -153,9 +153,8 @@ class StepSlots:
             kept: Array = np.ones(len(slots.spans), bool)
             if active is not None:
                 kept, active = active[: len(kept)], active[len(kept) :]
-            column: Any
-            for column, more in zip(self.columns, slots.columns, strict=True):
-                column += compress(more, kept.tolist())
+            for name in Columns._fields:
+                getattr(self.columns, name).extend(compress(getattr(slots.columns, name), kept.tolist()))
             row_of: Array = np.zeros(1, np.int64) if one_piece else group.row_of
             rows, local = np.unique(row_of[kept], return_inverse=True)
             spans.append(slots.spans[kept])

@@ -14,7 +14,6 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastadam.torch as face  # noqa: E402 - where torch is missing, this module is skipped
-from fastadam.backends import c  # noqa: E402
 from fastadam.memory.structs import TensorOffsets  # noqa: E402
 from fastadam.torch import attempts, native_attempt, python_attempt, tensor_offsets  # noqa: E402
 from tests.conftest import AVAILABLE, STATES  # noqa: E402
