@@ -1,4 +1,4 @@
-"""The C backend: the kernels of cext/adam.c, called through cffi.
+"""The C backend: the steps of cext/, called through cffi.
 
 The fastest instruction set that the processor has is used. The environment variable
 ``FASTADAM_INSTRUCTION_SET`` (``baseline``, ``avx2`` or ``avx512``), read when the backend is first used, or

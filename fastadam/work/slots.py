@@ -96,7 +96,7 @@ class GroupSlots:
         ]
         self.moments = list(group.moments.values())
         for name, buffers in group.moments.items():
-            bases = {place: device_of(buffer).address(buffer) for place, buffer in buffers.items()}
+            bases = {key: device_of(buffer).address(buffer) for key, buffer in buffers.items()}
             self.spans[name] = [
                 bases[dtype, device] + offset * dtype.itemsize
                 for dtype, device, offset in zip(columns.dtypes, columns.devices, offsets, strict=True)
@@ -135,7 +135,7 @@ class StepSlots:
     variants : ndarray of int64
         The compiled variant of each span.
     rows : list of (Group, ndarray, int)
-        Each row's group, the group's step counters, and the place in them.
+        Each row's group, the group's step counters, and its index in them.
     counters : ndarray of COUNTER
         Where these counters are.
     starts : list of ndarray
