@@ -175,7 +175,8 @@ def python_undefined(folder: Path, more: bool) -> None:
     run(
         f"{sys.executable} -m pytest -q -p no:cacheprovider {files} -k 'not numba and not numpy'",
         sanitized_copy(folder, "address,undefined"),
-        LD_PRELOAD=runtime("asan"),
+        # The second is for C++ exceptions, PyTorch's among them: the first looks for it when it is loaded.
+        LD_PRELOAD=f"{runtime('asan')} {runtime('stdc++')}",
         ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1",
         PYTHONMALLOC="malloc",
         FASTADAM_PROMISED_BACKENDS="c",
