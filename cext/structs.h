@@ -177,9 +177,10 @@ typedef struct {
 } fastadam_plan;
 
 /* Where the parts of a torch tensor lie, in bytes: in its object, in its TensorImpl (the compared bytes: first and
- * how many, of which those from ndim on describe layout and dtype; sizes, strides, and what follows them) and in
- * its storage. All but object_impl are multiples of 8; the first word is the address of the storage. If length is
- * 0, they are not known, and every tensor is asked. */
+ * how many, of which those from ndim on describe layout and dtype: number of dimensions, sizes, strides, offset
+ * into the storage, and more up to the keys) and in its storage. All but object_impl are multiples of 8; the first
+ * word is the address of the storage. views has those bits of the keys that are set where memory does not hold the
+ * numbers themselves: negated or conjugated on reading, or all zero. */
 typedef struct {
     int64_t object_impl;
     int64_t first;
@@ -187,9 +188,11 @@ typedef struct {
     int64_t ndim;
     int64_t sizes;
     int64_t strides;
-    int64_t tail;
+    int64_t offset;
+    int64_t keys;
     int64_t storage_data;
     int64_t storage_size;
+    int64_t views;
 } fastadam_tensor_offsets;
 
 /* What tells whether a tensor is what it was: where its TensorImpl is, and where the words that describe its
@@ -202,8 +205,9 @@ typedef struct {
 
 /* A parameter as it was last seen: the objects, where their numbers lie, and the layout that it shares with its
  * gradient and moments. dims holds ndim lengths, then ndim strides. dtype is DLPack's: code + 2^8 bits + 2^16
- * lanes; device is DLPack's type + 2^32 number. A moment that is not used has the object 0. fingerprints are those
- * of the parameter, the step counter and the moments, or 0: then each tensor is asked. */
+ * lanes; device is DLPack's type + 2^32 number. A moment that is not used has the object 0. entry_keys are the
+ * keys under which the state has the step counter and the moments. fingerprints are those of the parameter, the
+ * step counter and the moments, or 0: then each tensor is asked. */
 typedef struct {
     int64_t param_object;
     int64_t state_object;
@@ -211,6 +215,7 @@ typedef struct {
     int64_t exp_avg_object;
     int64_t exp_avg_sq_object;
     int64_t max_exp_avg_sq_object;
+    int64_t entry_keys;
     int64_t fingerprints;
     int64_t param;
     int64_t step;
@@ -234,17 +239,12 @@ typedef struct {
 
 /* All parameters of an optimizer, with the containers that they are found in. read_tensor is DLPack's function
  * dltensor_from_py_object_no_sync. state_keys and state_values are what the state dict held, in its order. Out:
- * which gradients are present (bytes), each step counter, and new references to the gradients, until they are
- * released. */
+ * which gradients are present (bytes), and each step counter. */
 typedef struct {
     int64_t read_tensor;
     int64_t tensor_type;
     int64_t parameter_type;
     int64_t none_object;
-    int64_t grad_name;
-    int64_t state_names;
-    int64_t is_neg;
-    int64_t is_conj;
     int64_t state_object;
     int64_t n_state;
     int64_t state_keys;
@@ -255,16 +255,17 @@ typedef struct {
     int64_t n;
     int64_t present;
     int64_t steps;
-    int64_t grads;
     fastadam_tensor_offsets offsets;
 } fastadam_tensor_cache;
 
-/* The parameters that have a gradient: the plan of their step, each one's span in it or -1, and how many steps the
- * members of each row have taken before, which the plan counts with the others. */
+/* The parameters that have a gradient: the plan of their step, each one's span in it or -1, how many steps the
+ * members of each row have taken before, which the plan counts with the others, and whether the step is so short
+ * that other threads of Python wait for it. */
 typedef struct {
     int64_t plan;
     int64_t span_of;
     int64_t steps_taken;
+    int64_t keeps_gil;
 } fastadam_active_plan;
 
 #endif

@@ -21,6 +21,11 @@ def forbid() -> None:
     _forbidden = True
 
 
+def are_forbidden() -> bool:
+    """Whether there is to be one thread only: this process is a forked child."""
+    return _forbidden
+
+
 @functools.cache
 def limit_from_environment() -> int | None:
     """Return what ``FASTADAM_NUM_THREADS`` says, or None where it is not set.

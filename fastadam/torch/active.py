@@ -21,6 +21,10 @@ from fastadam.torch.cache import TensorCache
 from fastadam.torch.staging import shares
 from fastadam.torch.tensors import apart, in_order
 
+# A step of so few takes some microseconds, in which other threads of Python can wait: then none of them can free
+# memory that is being stepped, and the lock is not given up and taken back.
+ELEMENTS_WITH_GIL = 32_768
+
 
 class ActivePlan:
     """The plan of a step over parameters that are known to a cache.
@@ -75,8 +79,7 @@ class ActivePlan:
     ) -> None:
         which = np.flatnonzero(active)
         self.which = which.tolist()
-        params = cache.tensors()
-        self.params = [params[i] for i in self.which]
+        self.params = [cache.tensors[i] for i in self.which]
         known = cache.params[which]
         self._groups = cache.group_of[which]
         spans = np.zeros(len(which), SPAN.dtype)
@@ -112,6 +115,7 @@ class ActivePlan:
         self.block["plan"] = self.plan.memory.address
         self.block.point("span_of", self.span_of)
         self.block.point("steps_taken", self.steps_taken)
+        self.block["keeps_gil"] = self.plan.spans["size"].sum() <= ELEMENTS_WITH_GIL
 
     def group_rows(self, steps: Array, coefficients: Sequence[Coefficients]) -> bool:
         """Give a row of coefficients to each distinct pair of group and step counter.

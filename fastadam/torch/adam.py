@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.autograd.graph import increment_version
+from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
 from fastadam import backends
@@ -16,12 +16,16 @@ from fastadam.groups.edits import Edits
 from fastadam.memory.structs import CHANGED, TAKEN
 from fastadam.step import threads
 from fastadam.step.hyperparameters import Hyperparameters
-from fastadam.step.interrupts import uninterrupted
+from fastadam.step.interrupts import in_one_go
 from fastadam.step.locks import Guard
 from fastadam.torch import options
 from fastadam.torch.attempts import Attempts
+from fastadam.torch.cache import fetch_gradients
 from fastadam.torch.devices import ChosenBackends, follow_streams, thread_limit
-from fastadam.torch.staging import Part, Staged, all_apart
+from fastadam.torch.modes import in_grad_mode, without_overrides, without_threads_in_children
+from fastadam.torch.part import Part, all_apart
+from fastadam.torch.staging import Staged
+from fastadam.torch.tensors import raise_versions
 from fastadam.torch.visit import Visit
 
 
@@ -218,7 +222,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
-            loss = _in_grad_mode(True, closure)
+            loss = in_grad_mode(True, closure)
         guard = self._guard
         with guard.lock:
             if guard.stepping:
@@ -229,7 +233,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
                 if outcome != TAKEN:
                     # A gradient that needs care says nothing about the next ones.
                     care = functools.partial(self._step_with_care, remember=outcome < 0)
-                    _in_grad_mode(False, care)
+                    in_grad_mode(False, care)
             finally:
                 guard.stepping = False
         return loss
@@ -279,7 +283,19 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
             attempts = None
         if attempts is not None and attempts.hypers == hypers:
             self._attempts = attempts
-        visit = Visit(self.param_groups, self.state, hypers)
+        grads = fetch_gradients(param for group in self.param_groups for param in group["params"])
+        step_all = functools.partial(self._step_all, attempts, hypers, grads, remember=remember)
+        without_overrides(functools.partial(without_threads_in_children, step_all))
+
+    def _step_all(
+        self,
+        attempts: Attempts | None,
+        hypers: list[Hyperparameters],
+        grads: list[Tensor | None],
+        *,
+        remember: bool,
+    ) -> None:
+        visit = Visit(self.param_groups, grads, self.state, hypers)
         parts = visit.parts
         if not parts:
             return
@@ -289,18 +305,16 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         chosen, limit = self._chosen.by_ordinal, thread_limit(self._threads)
         follow_streams([chosen[each] for each in {part.ordinal for part in parts} - {None}])
         apart = all_apart(parts)
-        staged = Staged(parts, hypers, chosen, limit) if apart else None
-
-        def write() -> None:
-            visit.enter_state()
-            if staged is not None:
-                staged.run()
-            else:  # what is written overlaps: one after the other, as torch does
-                for part in parts:
-                    Staged([part], hypers, chosen, limit).run()
-            increment_version([part.param for part in parts if not part.param.is_inference()])
-
-        uninterrupted(write)
+        # What is written overlaps: one after the other, as torch does.
+        staged = [Staged(each, hypers, chosen, limit) for each in ([parts] if apart else [[part] for part in parts])]
+        calls = [call for each in staged for call in each.calls()]
+        visit.enter_state()
+        count = functools.partial(raise_versions, [part.param for part in parts if not part.written[0].is_inference()])
+        try:
+            in_one_go([*calls, count])
+        except BaseException:  # of a device, or an interrupt after the step: autograd must not miss it
+            count()
+            raise
         if remember and apart:
             self._remember(attempts, parts, hypers, visit.n)
 
@@ -350,22 +364,6 @@ class AdamW(Adam, torch.optim.AdamW):  # type: ignore[misc]
     -----
     Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101, Algorithm 2.
     """
-
-
-def _in_grad_mode(enabled: bool, work: Callable[[], Any]) -> Any:
-    """Return what `work` returns, called with gradients enabled or not; the mode is then what it was.
-
-    torch's own context managers are left with the wrong mode by an interrupt as they begin or end.
-    """
-    before = torch.is_grad_enabled()
-    try:
-        try:
-            torch.set_grad_enabled(enabled)
-            return work()
-        finally:
-            torch.set_grad_enabled(before)
-    finally:  # where an interrupt has kept the other one from it
-        torch.set_grad_enabled(before)
 
 
 @torch._disable_dynamo  # type: ignore[untyped-decorator]

@@ -6,8 +6,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from torch.autograd.graph import increment_version
-
 from fastadam.groups.patterns import Patterns
 from fastadam.memory.arrays import Array
 from fastadam.memory.structs import CHANGED, OTHER_GRADIENTS, OTHER_STEPS, TAKEN
@@ -17,8 +15,9 @@ from fastadam.torch import native_attempt, python_attempt
 from fastadam.torch.active import ActivePlan
 from fastadam.torch.cache import TensorCache
 from fastadam.torch.devices import ChosenBackends, follow_streams, thread_limit
-from fastadam.torch.staging import Part
+from fastadam.torch.part import Part
 from fastadam.torch.tensor_offsets import tensor_offsets
+from fastadam.torch.tensors import raise_versions
 
 # Other gradients, then other steps, then the step itself; once more where a hook of autograd changes them.
 MOST_ATTEMPTS = 4
@@ -111,10 +110,10 @@ class Attempts:
             try:
                 outcome = attempt()
                 if outcome == TAKEN:
-                    increment_version(active.params)
+                    raise_versions(active.params)
                     return TAKEN
             except BaseException:  # an interrupt, perhaps after the step: autograd must not miss it
-                increment_version(active.params)
+                raise_versions(active.params)
                 raise
             if outcome == OTHER_GRADIENTS:
                 if not self._expect(self.cache.present.astype(bool)):

@@ -10,40 +10,53 @@ import torch
 from fastadam.backends import c
 from fastadam.memory.structs import TAKEN
 from fastadam.torch.active import ActivePlan
-from fastadam.torch.cache import TensorCache
+from fastadam.torch.cache import TensorCache, fetch_gradients
+from fastadam.torch.tensor_offsets import tensor_offsets
 
 
 @functools.cache
 def tensor_reader() -> int:
-    """Return the address of DLPack's function that reads a tensor, or 0 where it or the C extension is missing."""
+    """Return the address of DLPack's function that reads a tensor, or 0 where native code cannot read tensors.
+
+    That is where the function or the C extension is missing, or it is not known where the parts of tensors lie.
+    """
     capsule = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
-    if capsule is None or c.why_missing() is not None:
+    if capsule is None or c.why_missing() is not None or tensor_offsets() is None:
         return 0
     return int(c.lib.fastadam_tensor_reader(id(capsule)))
 
 
 def bind(cache: TensorCache, active: ActivePlan) -> Callable[[], int]:
-    """Return the function that attempts a step each time it is called; it does not keep its arguments alive.
+    """Return the function that attempts a step each time it is called.
 
     It returns `fastadam.memory.structs.TAKEN` or, if nothing was written, what stands in the way: another of the
-    constants there, or the position of a parameter whose gradient needs care.
+    constants there, or the position of a parameter whose gradient needs care. What fetching a gradient raises is
+    let through; the step has not begun then.
+
+    Notes
+    -----
+    Native code gets the addresses of `cache`, `active` and the list of gradients. `Attempts`, whose method calls
+    this, keeps the first two, and the function itself the third until native code is done.
     """
+    params = cache.tensors
     known, plan = (
         c.ffi.cast("fastadam_tensor_cache *", cache.block.address),
         c.ffi.cast("fastadam_active_plan *", active.block.address),
     )
-    if active.backend is c:  # else it is another one, or several
-        return functools.partial(c.lib.fastadam_step_tensors, known, plan)
+    if active.backend is not c:  # another one, or several
+        read, step = c.lib.fastadam_read_tensors, active.plan
 
-    read, release, step = c.lib.fastadam_read_tensors, c.lib.fastadam_release_tensors, active.plan
+        def read_and_run() -> int:
+            grads = fetch_gradients(params)
+            outcome: int = read(known, plan, id(grads))
+            return step.take() if outcome == TAKEN else outcome
 
-    def read_and_run() -> int:
-        try:
-            outcome: int = read(known, plan)
-            if outcome == TAKEN:
-                step.take()
-        finally:
-            release(known)
-        return outcome
+        return read_and_run
 
-    return read_and_run
+    step_tensors: Callable[..., int] = c.lib.fastadam_step_tensors
+
+    def read_and_step() -> int:
+        grads = fetch_gradients(params)
+        return step_tensors(known, plan, id(grads))
+
+    return read_and_step

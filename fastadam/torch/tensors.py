@@ -8,11 +8,27 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from fastadam.memory.formats import ELEMENTS
 
+# Tells autograd that a list of tensors was written: ``raise_versions(tensors)``, a native function where it can be.
+raise_versions = getattr(torch._C, "_increment_version", increment_version)
 # What the elements of tensors of the supported dtypes are.
 DTYPES = {getattr(torch, name): element for name, element in ELEMENTS.items()}
+
+
+def view_of(tensor: Tensor) -> Tensor:
+    """Return a view of all of a tensor: of the plain class, without a history, and nobody else's.
+
+    What is done to the tensor object later, such as giving it other data or strides, does not show in it.
+
+    Raises
+    ------
+    TypeError
+        If it only says that it is a tensor.
+    """
+    return Tensor.detach(tensor)
 
 
 def format_code(tensor: Tensor) -> int:
@@ -135,8 +151,23 @@ class Extents:
         return low < high and before > 0 and self._reach[before - 1] > low
 
 
+def check_is_numbers(tensor: Tensor, label: str) -> None:
+    """Check that a tensor's memory holds its numbers.
+
+    Raises
+    ------
+    RuntimeError
+        If it is of a type with its own `__torch_dispatch__`.
+    """
+    if wraps_numbers(tensor):
+        raise RuntimeError(
+            f"{label} is a {type(tensor).__qualname__}, which wraps its numbers in a way of its own; use "
+            f"torch.optim.Adam for it"
+        )
+
+
 def check_stepped(tensor: Tensor, label: str) -> None:
-    """Check that a tensor is one that a step can write.
+    """Check that a tensor, for which `check_is_numbers` has passed, is one that a step can write.
 
     Raises
     ------
@@ -149,11 +180,6 @@ def check_stepped(tensor: Tensor, label: str) -> None:
         raise RuntimeError(
             f"{label} is on the device {tensor.device}; fastadam.torch steps tensors on the CPU and on CUDA "
             f"devices: use torch.optim.Adam there, or move the model"
-        )
-    if wraps_numbers(tensor):
-        raise RuntimeError(
-            f"{label} is a {type(tensor).__qualname__}, which wraps its numbers in a way of its own; use "
-            f"torch.optim.Adam for it"
         )
     if tensor.dtype not in DTYPES:
         supported = ", ".join(map(str, DTYPES))

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 import fastadam.torch as face  # noqa: E402 - it needs torch
 from fastadam.backends import BackendUnavailableError  # noqa: E402
-from fastadam.torch import devices, staging  # noqa: E402
+from fastadam.torch import devices, part  # noqa: E402
 from tests.conftest import STATES  # noqa: E402
 from tests.support.torch_cases import (  # noqa: E402
     assert_same_bits,
@@ -56,7 +56,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def test_a_missing_cuda_backend_is_named_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     if STATES["cuda"] == "available":
         pytest.skip("it is not missing")
-    monkeypatch.setattr(staging, "ordinal_of", lambda tensor: 0)
+    monkeypatch.setattr(part, "ordinal_of", lambda tensor: 0)
     monkeypatch.setattr(devices, "is_capturing", lambda: False)
     optimizer = face.Adam(params((3,)))
     give_grads(optimizer, 0)

@@ -22,7 +22,7 @@ import fastadam.torch  # noqa: E402 - it needs torch
 from fastadam.backends.cuda import kernels as cuda_kernels  # noqa: E402
 from fastadam.backends.cuda import launches  # noqa: E402
 from fastadam.memory.cuda import driver as cuda_driver  # noqa: E402
-from fastadam.torch import devices, staging  # noqa: E402
+from fastadam.torch import devices, part  # noqa: E402
 from tests.support.torch_cases import (  # noqa: E402
     assert_same_bits,
     assert_same_snapshot,
@@ -100,7 +100,7 @@ def places(monkeypatch: pytest.MonkeyPatch) -> Places:
 
     monkeypatch.setattr(launches.SimulatedLauncher, "launch", recorded)
     monkeypatch.setattr(cuda_driver, "gpu", functools.cache(Recorded))
-    monkeypatch.setattr(staging, "ordinal_of", lambda tensor: found.on.get(id(tensor)))
+    monkeypatch.setattr(part, "ordinal_of", lambda tensor: found.on.get(id(tensor)))
     monkeypatch.setattr(devices, "current_stream", lambda ordinal: found.streams.get(ordinal, STREAM + ordinal))
     monkeypatch.setattr(devices, "is_capturing", lambda: found.capturing)
     monkeypatch.setattr(devices, "is_on_cuda", lambda tensor: id(tensor) in found.counters)
