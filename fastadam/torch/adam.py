@@ -12,17 +12,19 @@ from torch.autograd.graph import increment_version
 from torch.optim import optimizer as torch_optimizer
 
 from fastadam import backends
-from fastadam.groups.edits import Edits
 from fastadam.memory.structs import CHANGED, TAKEN
 from fastadam.step import threads
 from fastadam.step.hyperparameters import Hyperparameters
-from fastadam.step.interrupts import uninterrupted
-from fastadam.step.locks import Guard
-from fastadam.torch import options
+from fastadam.step.interrupts import in_one_go, uninterrupted
+from fastadam.torch import handover, options, scaling
 from fastadam.torch.attempts import Attempts
 from fastadam.torch.devices import ChosenBackends, follow_streams, thread_limit
+from fastadam.torch.memo import Memo, Settings
 from fastadam.torch.staging import Part, Staged, all_apart
 from fastadam.torch.visit import Visit
+
+# `last_step` of a step that went our way.
+OURS = "fastadam"
 
 
 class Adam(torch.optim.Adam):  # type: ignore[misc]
@@ -102,39 +104,37 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     tensor([1., 1.])
     """
 
-    # What is remembered from step to step; copies and pickles start without it.
-    _attempts: Attempts | None = None
-    _chosen: ChosenBackends | None = None
-    _edits: Edits
-    _guard: Guard
-    # What was asked for.
-    _asked_for = "auto"
-    _threads: int | None = None
+    _memo: Memo
 
-    # Unlike torch's fused kernels, a step does not undo loss scaling itself: GradScaler does it before.
+    # GradScaler undoes the scaling before the step; who sets these on the optimizer is served as by a fused step.
     _step_supports_amp_scaling = property(lambda self: False, lambda self, value: None)
+    grad_scale = scaling.ScalingAttribute()
+    found_inf = scaling.ScalingAttribute()
 
     @property
     def backend(self) -> str:
         """Name of the backend that was asked for."""
-        return self._asked_for
+        return self._memo.settings.backend
 
     @backend.setter
     def backend(self, name: str) -> None:
         backends.choose(name)
-        self._asked_for = name
-        self._attempts = self._chosen = None
+        self._memo.set(backend=name)
 
     @property
     def threads(self) -> int | None:
         """Upper limit of threads that was asked for."""
-        return self._threads
+        return self._memo.settings.threads
 
     @threads.setter
     def threads(self, limit: int | None) -> None:
         threads.check_limit(limit)
-        self._threads = limit
-        self._attempts = None
+        self._memo.set(threads=limit)
+
+    @property
+    def last_step(self) -> str | None:
+        """Which way the last step went."""
+        return self._memo.last_step
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, as in torch.
@@ -147,25 +147,31 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         Raises
         ------
         TypeError, ValueError
-            If torch refuses it, or an option is out of range.
+            If torch refuses it.
         """
-        if isinstance(param_group, dict) and not (self.defaults["fused"] and self.defaults["differentiable"]):
-            # (Those two together are refused by torch.)
-            options.check({**self.defaults, **param_group}, f"param_groups[{len(self.param_groups)}]: ")
-        super().add_param_group(param_group)
         self._equip()
+        super().add_param_group(param_group)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_asked_for": self._asked_for, "_threads": self._threads}
+        return {**super().__getstate__(), "_settings": tuple(self._memo.settings)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._equip()
+        # On a stand-in first, and then in one go: a state that torch refuses leaves this one as it was.
+        given = {name: value for name, value in state.items() if name not in ("_settings", "_memo")}
+        stand_in = object.__new__(type(self))
+        stand_in.__dict__.update(self.__dict__)
+        super(Adam, stand_in).__setstate__(given)
+        if "_settings" in state:
+            stand_in._memo = Memo(Settings(*state["_settings"]))
+        elif "_memo" in state:  # of a subclass that copies all that it has
+            stand_in._memo = Memo(state["_memo"].settings)
+        stand_in._equip()
+        self.__dict__.update(stand_in.__dict__)
 
     def _equip(self) -> None:
         """Give the optimizer what each one has of its own, if it is new."""
-        if "_guard" not in self.__dict__:
-            self._guard, self._edits = Guard(), Edits(options.read)
+        if "_memo" not in self.__dict__:
+            self._memo = Memo()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of all parameters.
@@ -219,77 +225,101 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         loss = None
         if closure is not None:
             loss = _in_grad_mode(True, closure)
-        guard = self._guard
+        memo = self._memo
+        guard = memo.guard
         with guard.lock:
             if guard.stepping:
                 guard.refuse_while_stepping("step")
             try:
                 guard.stepping = True
-                outcome = self._attempt()
+                outcome = self._attempt(memo)
                 if outcome != TAKEN:
                     # A gradient that needs care says nothing about the next ones.
                     care = functools.partial(self._step_with_care, remember=outcome < 0)
-                    _in_grad_mode(False, care)
+                    memo.last_step = _in_grad_mode(False, care)
             finally:
                 guard.stepping = False
         return loss
 
     _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)
 
-    def _attempt(self) -> int:
+    def _attempt(self, memo: Memo) -> int:
         """Take the step in one native call if nothing has changed but gradients, counters and options."""
-        attempts = self._attempts
+        attempts = memo.attempts
         if attempts is None or attempts.cache.state is not self.state:
             return CHANGED
-        if self._edits.noticed(self.param_groups) and not self._take_up_edits(attempts):
+        if memo.edits.noticed(self.param_groups) and not self._take_up_edits(attempts):
             return CHANGED
         return attempts.take()
 
     def _take_up_edits(self, attempts: Attempts) -> bool:
         """Take up edited options; return whether the same parameters and kernels go with them."""
-        if not attempts.cache.is_in(self.param_groups, self.state):
+        memo = self._memo
+        version = memo.version
+        memo.attempts = None  # an interrupt on the way leaves nothing that is half known
+        groups = list(self.param_groups)
+        if not attempts.cache.is_in(groups, self.state):
             return False
-        self._attempts = None  # an interrupt on the way leaves nothing that is half known
-        hypers = self._check_groups()
+        try:
+            hypers = self._check_groups(groups)
+        except options.NotOurs:
+            return False
         same_kernels = [(each.l2_on, each.amsgrad) for each in hypers] == [
             (each.l2_on, each.amsgrad) for each in attempts.hypers
         ]
         if same_kernels:
             if hypers != attempts.hypers:
                 attempts.accept(hypers)
-            self._attempts = attempts
+            memo.remember(attempts, version)
         return same_kernels
 
-    def _check_groups(self) -> list[Hyperparameters]:
-        """Check the options of all groups, and note them."""
-        self._edits.forget()
-        hypers = options.check_all(self.param_groups)
-        found = [options.read(group) for group in self.param_groups]
+    def _check_groups(self, groups: list[dict[str, Any]]) -> list[Hyperparameters]:
+        """Check the options of all groups, and note them; they are read once, as another thread may edit them."""
+        edits = self._memo.edits
+        edits.forget()
+        params = [group["params"] for group in groups]
+        found = [options.read(group) for group in groups]
+        hypers = options.check_all(found)
         if all(map(options.are_fixed, found)):
-            self._edits.note(found, [group["params"] for group in self.param_groups])
+            edits.note(found, params)
         return hypers
 
-    def _step_with_care(self, *, remember: bool) -> None:
-        """Look at everything, take the step, and remember what was found for the next one."""
+    def _step_with_care(self, *, remember: bool) -> str:
+        """Look at everything, take the step, and remember what was found; return which way the step went."""
+        memo = self._memo
+        version = memo.version  # looked at first, see `Memo.remember`
+        settings, scales = memo.settings, scaling.read(memo.scaling)
         # Whatever interrupts or fails on the way: what is noted of the groups never goes with what was known of
         # others.
-        attempts, self._attempts = self._attempts, None
-        hypers = self._check_groups()
-        if attempts is not None and not attempts.cache.is_in(self.param_groups, self.state):
+        attempts, memo.attempts = memo.attempts, None
+        groups = list(self.param_groups)
+        try:
+            hypers = self._check_groups(groups)
+            grads = [param.grad for group in groups for param in group["params"]]
+            not_ours = handover.reason_in_tensors(groups, grads, self.state)
+        except options.NotOurs as found:
+            not_ours = str(found)
+        if not_ours is not None:
+            handover.take(self)
+            return f"torch: {not_ours}"
+        if attempts is not None and not attempts.cache.is_in(groups, self.state):
             attempts = None
         if attempts is not None and attempts.hypers == hypers:
-            self._attempts = attempts
-        visit = Visit(self.param_groups, self.state, hypers)
+            memo.remember(attempts, version)
+        visit = Visit(groups, self.state, hypers)
         parts = visit.parts
         if not parts:
-            return
-        if self._chosen is None:
-            self._chosen = ChosenBackends(self._asked_for)
-        self._chosen.choose_for(parts)
-        chosen, limit = self._chosen.by_ordinal, thread_limit(self._threads)
+            return OURS
+        if scales.skips:
+            uninterrupted(visit.enter_state)
+            return "skipped: found_inf"
+        chooser = memo.backends(settings)
+        chooser.choose_for(parts)
+        chosen, limit = chooser.by_ordinal, thread_limit(settings.threads)
         follow_streams([chosen[each] for each in {part.ordinal for part in parts} - {None}])
         apart = all_apart(parts)
-        staged = Staged(parts, hypers, chosen, limit) if apart else None
+        unscale = scales.calls(part.param for part in parts)
+        staged = Staged(parts, hypers, chosen, limit, scales.factor) if apart else None
 
         def write() -> None:
             visit.enter_state()
@@ -297,31 +327,40 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
                 staged.run()
             else:  # what is written overlaps: one after the other, as torch does
                 for part in parts:
-                    Staged([part], hypers, chosen, limit).run()
+                    Staged([part], hypers, chosen, limit, scales.factor).run()
+            in_one_go(unscale)
             increment_version([part.param for part in parts if not part.param.is_inference()])
 
         uninterrupted(write)
-        if remember and apart:
-            self._remember(attempts, parts, hypers, visit.n)
+        if remember and apart and not memo.scaling:
+            memo.remember(self._found(attempts, parts, hypers, visit.n, chooser, settings), version)
+        return OURS
 
-    def _remember(
-        self, attempts: Attempts | None, parts: list[Part], hypers: list[Hyperparameters], n: int
-    ) -> None:
-        """Keep what was found, if the next step can be taken with it in one call."""
-        self._attempts = None
-        if not isinstance(self.state, dict) or any(type(each["params"]) is not list for each in self.param_groups):
-            return
+    def _found(
+        self,
+        attempts: Attempts | None,
+        parts: list[Part],
+        hypers: list[Hyperparameters],
+        n: int,
+        backends: ChosenBackends,
+        settings: Settings,
+    ) -> Attempts | None:
+        """Return what was found, if the next step can be taken with it in one call."""
+        groups = list(self.param_groups)
+        if not isinstance(self.state, dict) or any(type(each["params"]) is not list for each in groups):
+            return None
         for part in parts:
             if not (part.has_memory and part.lies_plainly and part.counts_plainly) or part.param.is_inference():
-                return
+                return None
         if attempts is None or not attempts.cache.holds_the_same():
-            assert self._chosen is not None
-            attempts = Attempts(self.param_groups, self.state, self._chosen, self._threads)
+            attempts = Attempts(groups, self.state, backends, settings.threads)
+        if len(attempts.cache.params) != n or len(groups) != len(hypers):
+            return None  # another thread has added some
         attempts.accept(hypers)
         active = np.zeros(n, bool)
         active[[part.position for part in parts]] = True
         attempts.note(parts, active)
-        self._attempts = attempts
+        return attempts
 
 
 class AdamW(Adam, torch.optim.AdamW):  # type: ignore[misc]
@@ -370,5 +409,10 @@ def _in_grad_mode(enabled: bool, work: Callable[[], Any]) -> Any:
 
 @torch._disable_dynamo  # type: ignore[untyped-decorator]
 def _step_outside_of_graphs(optimizer: Adam, closure: Callable[[], Any] | None) -> Any:
-    """Step where torch.compile is tracing: the graph is interrupted, as native code cannot be traced."""
-    return optimizer.step() if closure is None else optimizer.step(closure)
+    """Step where torch.compile is tracing: the graph is interrupted, as native code cannot be traced.
+
+    It is this class's own step, not the optimizer's method, which may be a subclass's or a wrapper that has called
+    it: the body of that has run already.
+    """
+    step = Adam._step_with_hooks
+    return step(optimizer) if closure is None else step(optimizer, closure)

@@ -18,10 +18,10 @@ from fastadam.torch.tensors import (
     Extents,
     extent,
     has_its_memory,
+    has_own_dispatch,
     is_aligned,
     is_plain,
     same_layout,
-    wraps_numbers,
 )
 
 
@@ -91,7 +91,7 @@ def _can_be_read(grad: Tensor, like: Tensor, param: Tensor) -> bool:
         and grad.shape == like.shape
         and grad.device == param.device
         and grad.layout == torch.strided
-        and not wraps_numbers(grad)
+        and not has_own_dispatch(grad)
         and same_layout(grad, like)
         and is_plain(grad)
         and is_aligned(grad)

@@ -28,11 +28,11 @@ from fastadam.torch.tensors import (
     count_reals,
     extent,
     format_code,
+    has_own_dispatch,
     is_aligned,
     is_dense,
     is_plain,
     same_layout,
-    wraps_numbers,
 )
 
 # dtypes of step counters that native code counts.
@@ -138,6 +138,8 @@ class Staged:
         For each CUDA device, and for the host.
     limit : int
         Upper limit of threads.
+    grad_scale : float, default 1.0
+        The gradients are multiplied by it.
 
     Notes
     -----
@@ -151,6 +153,7 @@ class Staged:
         hypers: Sequence[Hyperparameters],
         backends: Mapping[int | None, Backend],
         limit: int,
+        grad_scale: float = 1.0,
     ) -> None:
         self._parts = parts
         self._copies: list[tuple[Tensor, Tensor]] = []
@@ -176,7 +179,7 @@ class Staged:
         variants = variants_of(codes, l2_on, amsgrad_on)
         used, backend_of = shares([part.ordinal for part in stepped], backends)
         self._plan = Plan(spans, variants, of_rows, counters, used, limit, False, backend_of)
-        self._plan.write_options([Coefficients(hypers[group]) for group, _ in rows])
+        self._plan.write_options([Coefficients(hypers[group], grad_scale) for group, _ in rows])
 
     def _lay_out(self, span: Any, part: Part, writes: Extents) -> None:
         """Find or make the memory that a part is stepped in."""
@@ -190,7 +193,7 @@ class Staged:
                 self._copies.append((tensor, ready))
             stepped.append(ready)
         grad, like = part.grad, stepped[0]
-        plainly = not wraps_numbers(grad) and is_plain(grad) and is_aligned(grad) and same_layout(grad, like)
+        plainly = not has_own_dispatch(grad) and is_plain(grad) and is_aligned(grad) and same_layout(grad, like)
         if not plainly or writes.meet(*extent(grad)):
             grad = like.new_empty_strided(like.shape, like.stride()).copy_(grad)
         self._grads.append(grad)
