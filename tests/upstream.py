@@ -1,9 +1,10 @@
 """Run PyTorch's own tests of its optimizers with ours in their place: ``python -m tests.upstream PATH``.
 
-PATH is that of ``test/test_optim.py`` in a copy of PyTorch's source, of a version near the installed one; the folder
-``optim`` beside it is needed, too. Of ``TestOptimRenewed`` the tests for Adam and AdamW on the CPU are run, and of
-``TestDifferentiableOptimizer`` all: with torch's classes, and with `fastadam.torch`'s put where they were. What passes
-with torch's and not with ours is listed, and then the exit status is 1. It needs the package expecttest.
+PATH is that of ``test/test_optim.py`` in a copy of PyTorch's source, of a version near the installed one; the
+folder ``optim`` beside it is needed, too. Of ``TestOptimRenewed`` the tests for Adam and AdamW on the CPU are run,
+and of ``TestDifferentiableOptimizer`` all: with torch's classes, and with `fastadam.torch`'s put where they were.
+What passes with torch's and not with ours is listed, and then the exit status is 1. The package expecttest is
+needed, too.
 """
 
 from __future__ import annotations

@@ -57,8 +57,6 @@ class Coefficients:
     ----------
     hyper : Hyperparameters
         Checked options of the group.
-    grad_scale : float, default 1.0
-        The gradients are multiplied by it.
 
     Attributes
     ----------
@@ -70,7 +68,7 @@ class Coefficients:
         ValueError if it is none.
     """
 
-    def __init__(self, hyper: Hyperparameters, grad_scale: float = 1.0) -> None:
+    def __init__(self, hyper: Hyperparameters) -> None:
         beta1, beta2 = hyper.betas
         self.constant = Constant(
             beta1=beta1,
@@ -79,7 +77,7 @@ class Coefficients:
             one_minus_beta2=1.0 - beta2,
             eps=hyper.eps,
             l2=hyper.weight_decay if hyper.l2_on else 0.0,
-            grad_scale=-grad_scale if hyper.maximize else grad_scale,
+            grad_scale=-1.0 if hyper.maximize else 1.0,
         )
         self.lr_at = hyper.lr_at if callable(hyper.lr) else None
         self.rates = Rates(

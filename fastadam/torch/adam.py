@@ -313,13 +313,16 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         if scales.skips:
             uninterrupted(visit.enter_state)
             return "skipped: found_inf"
+        if scales.divisor is not None:
+            calls = scaling.fused_step(parts, hypers, scales.divisor)
+            uninterrupted(lambda: in_one_go([visit.enter_state, *calls]))
+            return "torch: grad_scale"
         chooser = memo.backends(settings)
         chooser.choose_for(parts)
         chosen, limit = chooser.by_ordinal, thread_limit(settings.threads)
         follow_streams([chosen[each] for each in {part.ordinal for part in parts} - {None}])
         apart = all_apart(parts)
-        unscale = scales.calls(part.param for part in parts)
-        staged = Staged(parts, hypers, chosen, limit, scales.factor) if apart else None
+        staged = Staged(parts, hypers, chosen, limit) if apart else None
 
         def write() -> None:
             visit.enter_state()
@@ -327,8 +330,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
                 staged.run()
             else:  # what is written overlaps: one after the other, as torch does
                 for part in parts:
-                    Staged([part], hypers, chosen, limit, scales.factor).run()
-            in_one_go(unscale)
+                    Staged([part], hypers, chosen, limit).run()
             increment_version([part.param for part in parts if not part.param.is_inference()])
 
         uninterrupted(write)
@@ -414,5 +416,10 @@ def _step_outside_of_graphs(optimizer: Adam, closure: Callable[[], Any] | None) 
     It is this class's own step, not the optimizer's method, which may be a subclass's or a wrapper that has called
     it: the body of that has run already.
     """
+    # While torch traces, it takes groups for capturable whose options are edited in the same function. Nothing on
+    # the CPU can be captured, and torch's compiled step does not ask there.
+    for group in optimizer.param_groups:
+        if group["capturable"] and all(param.device.type == "cpu" for param in group["params"]):
+            group["capturable"] = False
     step = Adam._step_with_hooks
     return step(optimizer) if closure is None else step(optimizer, closure)

@@ -103,7 +103,7 @@ def follow_streams(devices: Sequence[Any]) -> None:
         if is_capturing():
             raise RuntimeError(
                 "a CUDA graph cannot capture this step, whose coefficients come from the host; set "
-                "capturable=True in all param_groups and step once before the capture, and torch's own code takes it"
+                "capturable=True in all param_groups and step once before the capture: torch's own code takes it"
             )
         device.use_stream(current_stream(device.ordinal))
 

@@ -1,17 +1,21 @@
-"""`grad_scale` and `found_inf`, which users and scalers set on an optimizer as for torch's fused step."""
+"""`grad_scale` and `found_inf`, which users and scalers set on an optimizer as on torch's fused one."""
 
 from __future__ import annotations
 
 import functools
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastadam.torch.tensors import overlaps_itself
+from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.torch.staging import Part
+from fastadam.torch.tensors import is_aligned, is_plain, same_layout
+
+Call = Callable[[], object]
 
 
 class ScalingAttribute:
@@ -55,29 +59,6 @@ class Scaling(NamedTuple):
     divisor: float | None = None
     skips: bool = False
 
-    @property
-    def factor(self) -> float:
-        """What the step multiplies gradients by."""
-        return 1.0 if self.divisor is None else 1.0 / self.divisor
-
-    def calls(self, params: Iterable[Tensor]) -> list[Callable[[], object]]:
-        """Return native calls that divide the parameters' gradients, each one once, after the step.
-
-        They are made in place; one that cannot be written (expanded, or made in inference mode) is exchanged.
-        """
-        if self.divisor is None:
-            return []
-        calls: dict[int, Callable[[], object]] = {}
-        for param in params:
-            grad = param.grad
-            if grad is None or id(grad) in calls:
-                continue
-            if overlaps_itself(grad) or (grad.is_inference() and not torch.is_inference_mode_enabled()):
-                calls[id(grad)] = functools.partial(setattr, param, "grad", grad / self.divisor)
-            else:
-                calls[id(grad)] = functools.partial(Tensor.div_, grad, self.divisor)
-        return list(calls.values())
-
 
 def read(values: Mapping[str, Any]) -> Scaling:
     """Return what was set, checked.
@@ -99,6 +80,64 @@ def read(values: Mapping[str, Any]) -> Scaling:
             f"None) gradients are taken as they are"
         )
     return Scaling(divisor, bool(found))
+
+
+def fused_step(parts: Sequence[Part], hypers: Sequence[Hyperparameters], divisor: float) -> list[Call]:
+    """Return the native calls that take a step with torch's fused kernels, which divide the gradients in place.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+    hypers : sequence of Hyperparameters
+        Of each group.
+    divisor : float
+
+    Notes
+    -----
+    Those kernels take no notice of strides: they get copies of what lies otherwise than they take it, and what
+    they have written is copied back. A gradient that several parameters have is divided once.
+    """
+    calls: list[Call] = []
+    divided: set[int] = set()
+    for part in parts:
+        calls.append(functools.partial(Tensor.add_, part.step, 1))
+        if part.has_memory:
+            calls += _fused_calls(part, hypers[part.group], 1.0 if id(part.grad) in divided else divisor)
+            divided.add(id(part.grad))
+    return calls
+
+
+def _fused_calls(part: Part, hyper: Hyperparameters, divisor: float) -> list[Call]:
+    """Return the calls that step one parameter, whose steps are counted already."""
+    before, after = list[Call](), list[Call]()
+    param, *moments = part.written
+    grad = part.grad
+    tensors = [param, grad, *moments]
+    if not (part.lies_plainly and is_plain(grad) and is_aligned(grad) and same_layout(grad, param)):
+        copies = [torch.empty(each.shape, dtype=each.dtype, device=each.device) for each in tensors]
+        for tensor, copy in zip(tensors, copies, strict=True):
+            before.append(functools.partial(Tensor.copy_, copy, tensor))
+            after.append(functools.partial(Tensor.copy_, tensor, copy))
+        tensors = copies
+    if param.is_complex():
+        tensors = [torch.view_as_real(tensor) for tensor in tensors]
+    step = torch.empty((), dtype=torch.float32, device=param.device)
+    before.append(functools.partial(Tensor.copy_, step, part.step.reshape(())))
+    fused = functools.partial(
+        torch._fused_adamw_ if hyper.decoupled_weight_decay else torch._fused_adam_,
+        *([tensor] for tensor in tensors[:4]),
+        tensors[4:],
+        [step],
+        lr=hyper.lr,
+        beta1=hyper.betas[0],
+        beta2=hyper.betas[1],
+        weight_decay=hyper.weight_decay,
+        eps=hyper.eps,
+        amsgrad=hyper.amsgrad,
+        maximize=hyper.maximize,
+        grad_scale=torch.tensor(divisor, dtype=torch.float32, device=param.device),
+    )
+    return [*before, fused, *after]
 
 
 def _number(name: str, value: Any) -> float | None:

@@ -138,8 +138,6 @@ class Staged:
         For each CUDA device, and for the host.
     limit : int
         Upper limit of threads.
-    grad_scale : float, default 1.0
-        The gradients are multiplied by it.
 
     Notes
     -----
@@ -153,7 +151,6 @@ class Staged:
         hypers: Sequence[Hyperparameters],
         backends: Mapping[int | None, Backend],
         limit: int,
-        grad_scale: float = 1.0,
     ) -> None:
         self._parts = parts
         self._copies: list[tuple[Tensor, Tensor]] = []
@@ -179,7 +176,7 @@ class Staged:
         variants = variants_of(codes, l2_on, amsgrad_on)
         used, backend_of = shares([part.ordinal for part in stepped], backends)
         self._plan = Plan(spans, variants, of_rows, counters, used, limit, False, backend_of)
-        self._plan.write_options([Coefficients(hypers[group], grad_scale) for group, _ in rows])
+        self._plan.write_options([Coefficients(hypers[group]) for group, _ in rows])
 
     def _lay_out(self, span: Any, part: Part, writes: Extents) -> None:
         """Find or make the memory that a part is stepped in."""

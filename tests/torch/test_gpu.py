@@ -135,7 +135,7 @@ def test_the_layout_of_device_tensors_is_what_it_is_on_the_host() -> None:
     for t in range(2):
         give_same_grads(ours, theirs, t)
         ours.step()
-    known = ours._attempts.cache.params
+    known = ours._memo.attempts.cache.params
     assert (known["fingerprints"] != 0)[known["nbytes"] > 0].all()
 
 
