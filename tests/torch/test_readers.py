@@ -288,7 +288,7 @@ def test_parameters_that_share_memory_are_stepped_one_after_the_other(reader: st
 
 def test_what_is_cached_is_in_no_copy(reader: str) -> None:
     optimizer = make()
-    expected = {"defaults", "state", "param_groups", "_asked_for", "_threads"}
+    expected = {"defaults", "state", "param_groups", "_settings"}
     for t in range(3):
         assert set(optimizer.__getstate__()) == expected
         set_gradients(optimizer, t)
