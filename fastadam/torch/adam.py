@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch.autograd.graph import increment_version
 from torch.optim import optimizer as torch_optimizer
@@ -17,10 +16,10 @@ from fastadam.step import threads
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import in_one_go, uninterrupted
 from fastadam.torch import handover, options, scaling
-from fastadam.torch.attempts import Attempts
-from fastadam.torch.devices import ChosenBackends, follow_streams, thread_limit
-from fastadam.torch.memo import Memo, Settings
-from fastadam.torch.staging import Part, Staged, all_apart
+from fastadam.torch.attempts import Attempts, can_be_kept
+from fastadam.torch.devices import follow_streams, thread_limit
+from fastadam.torch.memo import Memo
+from fastadam.torch.staging import Staged, all_apart
 from fastadam.torch.visit import Visit
 
 # `last_step` of a step that went our way.
@@ -49,11 +48,13 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     amsgrad : bool, default False
         Divide by the running maximum of the second moment.
     foreach, fused : bool, optional
-        Taken, kept in the groups and in state dicts, and without effect: there is one implementation.
+        Taken, kept in the groups and in state dicts, and without effect on our own steps: there is one
+        implementation.
     maximize : bool, default False
         Go up the gradient.
     capturable, differentiable : bool, default False
-        True is refused: the first is for CUDA graphs, the second needs autograd through the step.
+        True hands the steps over to torch's own code: the first is for CUDA graphs, the second for autograd
+        through the step.
     decoupled_weight_decay : bool, default False
         Take ``lr * weight_decay * param`` off the parameter instead, as `AdamW` does.
 
@@ -66,18 +67,33 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     threads : int or None
         Upper limit of threads on the CPU; can be set at any time. None means ``FASTADAM_NUM_THREADS``, else what
         `torch.get_num_threads` says.
+    last_step : str or None
+        Which way the last step went, None before the first: ``"fastadam"``; ``"torch: ..."`` with the reason, if
+        it was handed over to torch's own code (see Notes); or ``"skipped: found_inf"``.
+    grad_scale, found_inf : Tensor of one element or float, optional
+        Not there until they are set, and honoured as by torch's fused step as long as they are: gradients are
+        divided by `grad_scale`, in place, and nothing is stepped where `found_inf` is not zero.
+        `torch.amp.GradScaler` does not set them, as it takes the scale off itself.
 
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        As torch, and where an option in `param_groups` is out of range or a tensor cannot be stepped. All checks
-        come before the first write.
+        As torch, and where neither our step nor torch's can be taken with an option in `param_groups` or with a
+        tensor. All checks come before the first write; but what torch's own code raises in a step that was
+        handed over may leave it half taken, as in torch.
 
     Notes
     -----
     The step writes the parameters and the tensors in ``optimizer.state[p]`` in place and raises the
     parameters' version counters (not those of the state); gradients are only read. Everything can be edited or
     exchanged between two steps, as in torch.
+
+    Where our kernels do not serve, the whole step is handed over to torch's own code, with the same groups and
+    state: with ``differentiable=True`` or ``capturable=True``; with numbers among the options that are out of
+    our range, as a schedule that overshoots its end leaves them (a negative `lr` or `weight_decay`, betas below
+    0 or beyond 1, NaN); and where a parameter, gradient or state is of a type with a dispatch of its own
+    (DTensors, fake tensors), a parameter on another kind of device or of dtype complex32. With `grad_scale`,
+    torch's fused kernels come after our checks.
 
     Arithmetic is the library's: each operation is rounded on its own, so that results do not depend on layout,
     threads or processor; against torch they differ in the last digits. bfloat16 and float16 are computed with in
@@ -114,22 +130,24 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     @property
     def backend(self) -> str:
         """Name of the backend that was asked for."""
-        return self._memo.settings.backend
+        return self._memo.backend
 
     @backend.setter
     def backend(self, name: str) -> None:
         backends.choose(name)
-        self._memo.set(backend=name)
+        self._memo.backend = name
+        self._memo.changed()
 
     @property
     def threads(self) -> int | None:
         """Upper limit of threads that was asked for."""
-        return self._memo.settings.threads
+        return self._memo.threads
 
     @threads.setter
     def threads(self, limit: int | None) -> None:
         threads.check_limit(limit)
-        self._memo.set(threads=limit)
+        self._memo.threads = limit
+        self._memo.changed()
 
     @property
     def last_step(self) -> str | None:
@@ -153,7 +171,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         super().add_param_group(param_group)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_settings": tuple(self._memo.settings)}
+        return {**super().__getstate__(), "_settings": self._memo.settings}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # On a stand-in first, and then in one go: a state that torch refuses leaves this one as it was.
@@ -162,9 +180,9 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         stand_in.__dict__.update(self.__dict__)
         super(Adam, stand_in).__setstate__(given)
         if "_settings" in state:
-            stand_in._memo = Memo(Settings(*state["_settings"]))
+            stand_in._memo = Memo(*state["_settings"])
         elif "_memo" in state:  # of a subclass that copies all that it has
-            stand_in._memo = Memo(state["_memo"].settings)
+            stand_in._memo = Memo(*state["_memo"].settings)
         stand_in._equip()
         self.__dict__.update(stand_in.__dict__)
 
@@ -288,7 +306,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         """Look at everything, take the step, and remember what was found; return which way the step went."""
         memo = self._memo
         version = memo.version  # looked at first, see `Memo.remember`
-        settings, scales = memo.settings, scaling.read(memo.scaling)
+        (backend, limit), scales = memo.settings, scaling.read(memo.scaling)
         # Whatever interrupts or fails on the way: what is noted of the groups never goes with what was known of
         # others.
         attempts, memo.attempts = memo.attempts, None
@@ -317,12 +335,12 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
             calls = scaling.fused_step(parts, hypers, scales.divisor)
             uninterrupted(lambda: in_one_go([visit.enter_state, *calls]))
             return "torch: grad_scale"
-        chooser = memo.backends(settings)
+        chooser = memo.chooser(backend)
         chooser.choose_for(parts)
-        chosen, limit = chooser.by_ordinal, thread_limit(settings.threads)
+        chosen, most = chooser.by_ordinal, thread_limit(limit)
         follow_streams([chosen[each] for each in {part.ordinal for part in parts} - {None}])
         apart = all_apart(parts)
-        staged = Staged(parts, hypers, chosen, limit) if apart else None
+        staged = Staged(parts, hypers, chosen, most) if apart else None
 
         def write() -> None:
             visit.enter_state()
@@ -330,67 +348,15 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
                 staged.run()
             else:  # what is written overlaps: one after the other, as torch does
                 for part in parts:
-                    Staged([part], hypers, chosen, limit).run()
+                    Staged([part], hypers, chosen, most).run()
             increment_version([part.param for part in parts if not part.param.is_inference()])
 
         uninterrupted(write)
-        if remember and apart and not memo.scaling:
-            memo.remember(self._found(attempts, parts, hypers, visit.n, chooser, settings), version)
+        if remember and apart and not memo.scaling and can_be_kept(groups, self.state, parts):
+            if attempts is None or not attempts.cache.holds_the_same():
+                attempts = Attempts(groups, self.state, chooser, limit)
+            memo.remember(attempts if attempts.learn(parts, hypers, visit.n) else None, version)
         return OURS
-
-    def _found(
-        self,
-        attempts: Attempts | None,
-        parts: list[Part],
-        hypers: list[Hyperparameters],
-        n: int,
-        backends: ChosenBackends,
-        settings: Settings,
-    ) -> Attempts | None:
-        """Return what was found, if the next step can be taken with it in one call."""
-        groups = list(self.param_groups)
-        if not isinstance(self.state, dict) or any(type(each["params"]) is not list for each in groups):
-            return None
-        for part in parts:
-            if not (part.has_memory and part.lies_plainly and part.counts_plainly) or part.param.is_inference():
-                return None
-        if attempts is None or not attempts.cache.holds_the_same():
-            attempts = Attempts(groups, self.state, backends, settings.threads)
-        if len(attempts.cache.params) != n or len(groups) != len(hypers):
-            return None  # another thread has added some
-        attempts.accept(hypers)
-        active = np.zeros(n, bool)
-        active[[part.position for part in parts]] = True
-        attempts.note(parts, active)
-        return attempts
-
-
-class AdamW(Adam, torch.optim.AdamW):  # type: ignore[misc]
-    """torch.optim.AdamW with another step: `Adam` with decoupled weight decay.
-
-    Parameters
-    ----------
-    params : iterable of Tensor, of (str, Tensor) or of dict
-        See `Adam`, as for all others.
-    lr : float or Tensor, default 1e-3
-        Learning rate.
-    betas : pair of float or Tensor, default (0.9, 0.999)
-        Decay rates of the two moments.
-    eps : float, default 1e-8
-        Added to the denominator.
-    weight_decay : float, default 1e-2
-        Each step takes ``lr * weight_decay * param`` off the parameter.
-    amsgrad, maximize : bool, default False
-        See `Adam`.
-    foreach, fused : bool, optional
-        Without effect.
-    capturable, differentiable : bool, default False
-        True is refused.
-
-    Notes
-    -----
-    Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101, Algorithm 2.
-    """
 
 
 def _in_grad_mode(enabled: bool, work: Callable[[], Any]) -> Any:

@@ -81,9 +81,13 @@ def _suit(groups: Sequence[Mapping[str, Any]], state: Any) -> None:
             if param.grad is None or not isinstance(known, dict) or "step" not in known:
                 continue
             step = known["step"]
-            if not isinstance(step, Tensor):
+            if isinstance(step, int | float):
                 known["step"] = torch.tensor(float(step), dtype=dtype, device=param.device if there else "cpu")
-            elif there and (step.device != param.device or (group["fused"] and step.dtype != dtype)):
+            elif (
+                there
+                and isinstance(step, Tensor)
+                and (step.device != param.device or (group["fused"] and step.dtype != dtype))
+            ):
                 known["step"] = step.to(param.device, dtype if group["fused"] else step.dtype)
             if group["amsgrad"] and MOMENTS[2] not in known:  # switched on in mid-training
                 known[MOMENTS[2]] = torch.zeros_like(param, memory_format=torch.preserve_format)

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastadam.groups.edits import Edits
 from fastadam.step.locks import Guard
 from fastadam.torch import options
 from fastadam.torch.attempts import Attempts
 from fastadam.torch.devices import ChosenBackends
-
-
-class Settings(NamedTuple):
-    """What the user asked for, beside the options in the groups."""
-
-    backend: str = "auto"
-    threads: int | None = None
 
 
 class Memo:
@@ -27,12 +20,13 @@ class Memo:
 
     Parameters
     ----------
-    settings : Settings
+    backend : str, default "auto"
+    threads : int, optional
 
     Attributes
     ----------
-    settings : Settings
-        See `set`.
+    backend, threads : str, int or None
+        What the user asked for; whoever changes them calls `changed`.
     scaling : dict of str to object
         ``"grad_scale"`` and ``"found_inf"``, as far as they were set; see `fastadam.torch.scaling`.
     guard : Guard
@@ -43,13 +37,13 @@ class Memo:
     last_step : str or None
         Which way the last step went; see `fastadam.torch.Adam`.
     version : object
-        Another one after each change of `settings` or `scaling`.
+        Another one after each change of those.
     """
 
-    __slots__ = ("attempts", "chosen", "edits", "guard", "last_step", "scaling", "settings", "version")
+    __slots__ = ("attempts", "backend", "chosen", "edits", "guard", "last_step", "scaling", "threads", "version")
 
-    def __init__(self, settings: Settings = Settings()) -> None:  # noqa: B008 - it cannot be changed
-        self.settings = settings
+    def __init__(self, backend: str = "auto", threads: int | None = None) -> None:
+        self.backend, self.threads = backend, threads
         self.scaling: dict[str, Any] = {}
         self.guard, self.edits = Guard(), Edits(options.read)
         self.attempts: Attempts | None = None
@@ -57,16 +51,16 @@ class Memo:
         self.last_step: str | None = None
         self.version = object()
 
-    def __reduce__(self) -> tuple[type[Memo], tuple[Settings]]:
-        return Memo, (self.settings,)
+    @property
+    def settings(self) -> tuple[str, int | None]:
+        """What copies have in common with this one, as the class takes it."""
+        return self.backend, self.threads
 
-    def set(self, **settings: Any) -> None:
-        """Change settings, at any time and from any thread; a step that is under way goes on with the former."""
-        self.settings = self.settings._replace(**settings)
-        self.changed()
+    def __reduce__(self) -> tuple[type[Memo], tuple[str, int | None]]:
+        return Memo, self.settings
 
     def changed(self) -> None:
-        """Tell steps that the settings or the scaling are others now."""
+        """Tell steps, from any thread, what was changed; one that is under way goes on with what it has read."""
         self.version = object()
         self.attempts = None  # after the version: see `remember`
 
@@ -83,9 +77,9 @@ class Memo:
         if self.version is not version:  # looked at last: another thread may change it at any moment
             self.attempts = None
 
-    def backends(self, settings: Settings) -> ChosenBackends:
-        """Return what chooses the backends that these settings ask for."""
+    def chooser(self, backend: str) -> ChosenBackends:
+        """Return what chooses the backends when this one is asked for."""
         chosen = self.chosen
-        if chosen is None or chosen.asked_for != settings.backend:
-            chosen = self.chosen = ChosenBackends(settings.backend)
+        if chosen is None or chosen.asked_for != backend:
+            chosen = self.chosen = ChosenBackends(backend)
         return chosen

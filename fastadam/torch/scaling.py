@@ -34,14 +34,15 @@ class ScalingAttribute:
 
     def __set__(self, optimizer: Any, value: Any) -> None:
         memo = optimizer._memo
-        memo.scaling = {**memo.scaling, self._name: value}
+        memo.scaling[self._name] = value
         memo.changed()
 
     def __delete__(self, optimizer: Any) -> None:
         memo = optimizer._memo
-        if self._name not in memo.scaling:
-            raise AttributeError(f"{self._name!r} was not set on this optimizer")
-        memo.scaling = {name: value for name, value in memo.scaling.items() if name != self._name}
+        try:
+            del memo.scaling[self._name]
+        except KeyError:
+            raise AttributeError(f"{self._name!r} was not set on this optimizer") from None
         memo.changed()
 
 
