@@ -12,10 +12,12 @@ A step (`adam`, with the options as `options` reads them) is first attempted in 
 all tensors with what `cache` knows of them, natively by their `fingerprints`, and takes the `active` plan if
 nothing has changed that matters. Otherwise nothing has been written, and the step is taken with care: `visit`
 looks at everything, `staging` steps it in whatever layout it is, and the cache is filled anew. `tensors` says
-what a tensor must be, and `devices` where steps run.
+what a tensor must be, and `devices` where steps run. What an optimizer keeps for all that is its `memo`. Steps
+that our kernels do not serve are torch's own: `handover`, and `scaling` for `grad_scale` and `found_inf`.
 """
 
-from fastadam.torch.adam import Adam, AdamW
+from fastadam.torch.adam import Adam
+from fastadam.torch.adamw import AdamW
 
 __all__ = ["Adam", "AdamW"]
 

@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fastadam.groups.patterns import Patterns
 from fastadam.memory.arrays import Array
 from fastadam.memory.structs import CHANGED, OTHER_GRADIENTS, OTHER_STEPS, TAKEN
@@ -28,6 +30,16 @@ class Bound(NamedTuple):
 
     active: ActivePlan
     attempt: Callable[[], int]
+
+
+def can_be_kept(groups: Sequence[dict[str, Any]], state: Any, parts: Sequence[Part]) -> bool:
+    """Whether steps like one over these parts can be taken in one call: of plain tensors in plain containers."""
+    return (
+        isinstance(state, dict)
+        and all(type(each["params"]) is list for each in groups)
+        and all(part.has_memory and part.lies_plainly and part.counts_plainly for part in parts)
+        and not any(part.written[0].is_inference() for part in parts)
+    )
 
 
 @functools.cache
@@ -78,6 +90,22 @@ class Attempts:
         self._patterns.clear()
         self.current = None
         self._expect(active)
+
+    def learn(self, parts: Sequence[Part], hypers: list[Hyperparameters], n: int) -> bool:
+        """Take up a step that was taken with care: its parts, which `can_be_kept`, among `n` parameters.
+
+        Returns
+        -------
+        bool
+            False if another thread has added or removed some meanwhile, so that nothing is known.
+        """
+        if len(self.cache.params) != n or len(self.cache.lists) != len(hypers):
+            return False
+        self.accept(hypers)
+        active = np.zeros(n, bool)
+        active[[part.position for part in parts]] = True
+        self.note(parts, active)
+        return True
 
     def accept(self, hypers: list[Hyperparameters]) -> None:
         """Take over checked options of all groups, which the same compiled variants serve."""

@@ -103,9 +103,7 @@ class Fingerprints:
             # Of the parameter, the step counter and the moments.
             self._memory = np.zeros((n, 2 + len(MOMENTS), each), np.int64)
 
-    def note(
-        self, position: int, tensors: Sequence[Tensor], views: Sequence[Tensor], on_device: bool
-    ) -> int:
+    def note(self, position: int, tensors: Sequence[Tensor], views: Sequence[Tensor], on_device: bool) -> int:
         """Take the fingerprints of a parameter, its step counter and its moments.
 
         Parameters

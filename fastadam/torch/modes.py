@@ -40,9 +40,7 @@ def without_threads_in_children(work: Callable[[], Result]) -> Result:
     return _in_mode(torch.get_num_threads(), 1, torch.set_num_threads, work)
 
 
-def _in_mode(
-    before: Mode, wanted: Mode, set_mode: Callable[[Mode], object], work: Callable[[], Result]
-) -> Result:
+def _in_mode(before: Mode, wanted: Mode, set_mode: Callable[[Mode], object], work: Callable[[], Result]) -> Result:
     try:
         try:
             set_mode(wanted)

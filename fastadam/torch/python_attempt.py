@@ -19,11 +19,11 @@ from fastadam.torch.tensors import (
     Extents,
     extent,
     has_its_memory,
+    has_own_dispatch,
     is_aligned,
     is_plain,
     same_layout,
     view_of,
-    wraps_numbers,
 )
 
 
@@ -78,7 +78,7 @@ def _unchanged(param: Tensor, seen: Seen) -> list[Tensor] | None:
 
 def _readable(grad: Any, seen: Seen) -> Tensor | None:
     """Return a view of a gradient if it has its parameter's dtype and layout and is what memory holds, else None."""
-    if not isinstance(grad, Tensor) or grad.layout != torch.strided or wraps_numbers(grad):
+    if not isinstance(grad, Tensor) or grad.layout != torch.strided or has_own_dispatch(grad):
         return None
     view = view_of(grad)
     return view if _is_like(view, seen) and is_aligned(view) else None

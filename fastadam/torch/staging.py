@@ -34,6 +34,7 @@ from fastadam.torch.tensors import (
 
 Call = Callable[[], object]
 
+
 def shares(ordinals: Sequence[int | None], backends: Mapping[int | None, Backend]) -> tuple[list[Backend], Array]:
     """Say which backends step spans on these devices, as `fastadam.step.plan.Plan` takes them.
 

@@ -41,7 +41,12 @@ def tensor_offsets() -> TensorOffsets | None:
         return None
     for _ in range(ATTEMPTS):
         # Whatever modes are on where a first step is taken.
-        with contextlib.suppress(*UNEXPECTED), torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
+        with (
+            contextlib.suppress(*UNEXPECTED),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.device("cpu"),
+        ):
             samples = [
                 torch.empty(11, 13, 17, dtype=torch.float32),
                 torch.empty(23, 19, dtype=torch.float64)[2:],

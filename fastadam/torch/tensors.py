@@ -14,6 +14,8 @@ from fastadam.memory.formats import ELEMENTS
 
 # Tells autograd that a list of tensors was written: ``raise_versions(tensors)``, a native function where it can be.
 raise_versions = getattr(torch._C, "_increment_version", increment_version)
+# The `__torch_function__` of tensors and of parameters.
+_PLAIN_FUNCTIONS = (Tensor.__torch_function__.__func__, torch._C._disabled_torch_function_impl)
 # What the elements of tensors of the supported dtypes are.
 DTYPES = {getattr(torch, name): element for name, element in ELEMENTS.items()}
 
@@ -95,9 +97,20 @@ def is_aligned(tensor: Tensor) -> bool:
     return bool(tensor.data_ptr() % (tensor.element_size() // reals) == 0)
 
 
-def wraps_numbers(tensor: Tensor) -> bool:
-    """Whether the tensor is of a type with its own `__torch_dispatch__`, whose memory may mean anything."""
-    return type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
+def has_own_dispatch(tensor: Tensor) -> bool:
+    """Whether torch's functions do something else with this tensor than with a plain one.
+
+    It is of a type with `__torch_dispatch__` or `__torch_function__` of its own, or one of those that `torch.func`
+    makes: its memory, if it has any, may mean anything.
+    """
+    kind = type(tensor)
+    if kind is not Tensor and kind is not torch.nn.Parameter:
+        if kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+            return True
+        function = kind.__torch_function__
+        if getattr(function, "__func__", function) not in _PLAIN_FUNCTIONS:
+            return True
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def extent(tensor: Tensor) -> tuple[int, int]:
@@ -151,21 +164,6 @@ class Extents:
         return low < high and before > 0 and self._reach[before - 1] > low
 
 
-def check_is_numbers(tensor: Tensor, label: str) -> None:
-    """Check that a tensor's memory holds its numbers.
-
-    Raises
-    ------
-    RuntimeError
-        If it is of a type with its own `__torch_dispatch__`.
-    """
-    if wraps_numbers(tensor):
-        raise RuntimeError(
-            f"{label} is a {type(tensor).__qualname__}, which wraps its numbers in a way of its own; use "
-            f"torch.optim.Adam for it"
-        )
-
-
 def check_stepped(tensor: Tensor, label: str) -> None:
     """Check that a tensor, for which `check_is_numbers` has passed, is one that a step can write.
 
@@ -176,11 +174,6 @@ def check_stepped(tensor: Tensor, label: str) -> None:
     """
     if tensor.layout != torch.strided:
         raise RuntimeError(f"{label} has the layout {tensor.layout}; only strided tensors can be stepped")
-    if tensor.device.type not in ("cpu", "cuda", "meta"):
-        raise RuntimeError(
-            f"{label} is on the device {tensor.device}; fastadam.torch steps tensors on the CPU and on CUDA "
-            f"devices: use torch.optim.Adam there, or move the model"
-        )
     if tensor.dtype not in DTYPES:
         supported = ", ".join(map(str, DTYPES))
         raise RuntimeError(

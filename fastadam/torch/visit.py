@@ -15,7 +15,7 @@ from fastadam.step.interrupts import in_one_go
 from fastadam.step.plan import MOMENTS
 from fastadam.torch.devices import counters_on_devices
 from fastadam.torch.part import Part
-from fastadam.torch.tensors import check_grad, check_is_numbers, check_like, check_stepped, view_of
+from fastadam.torch.tensors import check_grad, check_like, check_stepped, view_of
 
 
 class Visit:
@@ -115,7 +115,6 @@ class Visit:
 
 def viewed(tensor: Tensor, label: str) -> Tensor:
     """Return a view of a tensor that a step can write (see `check_stepped`)."""
-    check_is_numbers(tensor, label)
     view = view_of(tensor)
     check_stepped(view, label)
     return view

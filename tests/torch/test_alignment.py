@@ -64,7 +64,7 @@ def test_same_bits_and_only_aligned_memory(
                 optimizer.state[param][odd] = at_odd_address(optimizer.state[param][odd])
             optimizer.step()
             # Native code of the C backend runs the plan itself, so what it has read is looked at afterwards.
-            if (known := optimizer._attempts) is not None and known.current is not None:
+            if (known := optimizer._memo.attempts) is not None and known.current is not None:
                 spans = known.current.active.plan.spans
                 size = param.element_size() // (2 if dtype.is_complex else 1)
                 assert not any(np.any(spans[name] % size) for name in ("param", "grad", *MOMENTS))

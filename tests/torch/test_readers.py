@@ -40,9 +40,9 @@ def careful(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     taken: list[int] = []
     original = face.Adam._step_with_care
 
-    def count(self: Any, **options: Any) -> None:
+    def count(self: Any, **options: Any) -> str:
         taken.append(1)
-        original(self, **options)
+        return original(self, **options)
 
     monkeypatch.setattr(face.Adam, "_step_with_care", count)
     return taken
@@ -288,7 +288,7 @@ def test_parameters_that_share_memory_are_stepped_one_after_the_other(reader: st
 
 def test_what_is_cached_is_in_no_copy(reader: str) -> None:
     optimizer = make()
-    expected = {"defaults", "state", "param_groups", "_asked_for", "_threads"}
+    expected = {"defaults", "state", "param_groups", "_settings"}
     for t in range(3):
         assert set(optimizer.__getstate__()) == expected
         set_gradients(optimizer, t)
@@ -373,7 +373,7 @@ def test_a_forked_child_steps_on(reader: str) -> None:
         optimizer.step(); optimizer.step()
         held, done = threading.Event(), threading.Event()
         def hold():
-            with optimizer._guard.lock:
+            with optimizer._memo.guard.lock:
                 held.set(); done.wait()
         threading.Thread(target=hold, daemon=True).start()
         held.wait()

@@ -341,7 +341,7 @@ def test_counters_on_devices_come_to_the_host(places: Places, careful: list[int]
         optimizer.step()
     steps = [state["step"] for state in ours.state.values()]
     places.counters = set(map(id, steps))
-    ours._attempts = None  # as after load_state_dict
+    ours._memo.attempts = None  # as after load_state_dict
     for t in range(1, 4):
         for optimizer in (ours, theirs):
             give_grads(optimizer, t)
