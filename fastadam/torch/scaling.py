@@ -103,8 +103,8 @@ def fused_step(parts: Sequence[Part], hypers: Sequence[Hyperparameters], divisor
     for part in parts:
         calls.append(functools.partial(Tensor.add_, part.step, 1))
         if part.has_memory:
-            calls += _fused_calls(part, hypers[part.group], 1.0 if id(part.grad) in divided else divisor)
-            divided.add(id(part.grad))
+            calls += _fused_calls(part, hypers[part.group], 1.0 if part.grad.data_ptr() in divided else divisor)
+            divided.add(part.grad.data_ptr())
     return calls
 
 
