@@ -180,16 +180,16 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         stand_in.__dict__.update(self.__dict__)
         super(Adam, stand_in).__setstate__(given)
         if "_settings" in state:
-            stand_in._memo = Memo(*state["_settings"])
+            stand_in.__dict__["_memo"] = Memo(*state["_settings"])
         elif "_memo" in state:  # of a subclass that copies all that it has
-            stand_in._memo = Memo(*state["_memo"].settings)
+            stand_in.__dict__["_memo"] = Memo(*state["_memo"].settings)
         stand_in._equip()
         self.__dict__.update(stand_in.__dict__)
 
     def _equip(self) -> None:
         """Give the optimizer what each one has of its own, if it is new."""
-        if "_memo" not in self.__dict__:
-            self._memo = Memo()
+        # (Not by attribute: a subclass may forward those to another optimizer.)
+        self.__dict__.setdefault("_memo", Memo())
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of all parameters.
