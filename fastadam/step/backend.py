@@ -10,6 +10,8 @@ from fastadam.memory.native import Block
 
 # ``run(stages)``, see `Backend.bind`.
 Run = Callable[[int], int]
+# One of those that `fastadam.step.interrupts.in_one_go` makes.
+Call = Callable[[], object]
 
 
 class Prepared(NamedTuple):
@@ -24,7 +26,7 @@ class Prepared(NamedTuple):
         To be called after them where it is not None: it raises what a device has reported meanwhile.
     """
 
-    calls: list[Callable[[], object]]
+    calls: list[Call]
     check: Callable[[], None] | None = None
 
 

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+_CALL = methodcaller("__call__")
 
 # The signals whose handlers wait: those that ask a process to stop, to look up, or tell that its time is over.
 _NAMES = ("INT", "TERM", "HUP", "QUIT", "ALRM", "VTALRM", "PROF", "USR1", "USR2", "XCPU", "BREAK")
@@ -28,9 +29,23 @@ def in_one_go(calls: Iterable[Callable[[], object]]) -> None:
     Parameters
     ----------
     calls : iterable of callable
-        Implemented natively, and so is the iterable: Python code among them could be interrupted.
+        Implemented natively, and so is the iterable, and all that they call: Python code among them could be
+        interrupted. Bound methods of C types, `functools.partial` of them, ufuncs with ``out``, ``operator`` and
+        ``setattr`` on objects without a ``__setattr__`` of their own are; most functions of NumPy's are not, such
+        as `numpy.copyto` and `numpy.where`, since a function in Python tells NumPy which arguments are arrays.
     """
-    deque(map(methodcaller("__call__"), calls), maxlen=0)
+    deque(map(_CALL, calls), maxlen=0)
+
+
+def in_one_go_while(value: int, calls: Iterable[Callable[[], int]]) -> int:
+    """Make native calls as `in_one_go` does, up to the first that returns another number than `value`.
+
+    Returns
+    -------
+    int
+        That number; `value` if all have returned it.
+    """
+    return next(filter(value.__ne__, map(_CALL, calls)), value)
 
 
 def uninterrupted(work: Callable[[], Result]) -> Result:

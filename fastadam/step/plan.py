@@ -103,6 +103,7 @@ class Plan:
         self._parts = [self._whole]
         if len(used) > 1:
             self._parts = [self._part(np.flatnonzero(batch_part == number)) for number in used]
+        self._prepare: Prepare | None = None
         self.bind()
         _built.add(self)
 
@@ -132,7 +133,7 @@ class Plan:
             self._set_run(run_of(self._whole, self._bind_calls()))
 
     def _bind_calls(self) -> Prepare:
-        """Return what makes the whole step ready, as `fastadam.step.backend.Backend.bind_calls` does for a part."""
+        """Return what makes the whole step ready (see `fastadam.step.backend.Backend.bind_calls`)."""
         parts = [backend.bind_calls(part) for backend, part in zip(self._backends, self._parts, strict=True)]
         return parts[0] if len(parts) == 1 else functools.partial(_prepare_all, parts, Counting(self._whole))
 
@@ -147,8 +148,7 @@ class Plan:
         return self._prepare()
 
     def _set_run(self, run: Run) -> None:
-        self._run = run
-        self._prepare: Prepare | None = None
+        self._run, self._prepare = run, None
         self.attempt = functools.partial(run, INSPECT | REDUCE | APPLY)
         self.take = functools.partial(run, REDUCE | APPLY)
 

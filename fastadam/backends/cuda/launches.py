@@ -86,7 +86,7 @@ class SimulatedLauncher:
 
     @functools.cache  # noqa: B019 - there is one of each device
     def kernel(self, variant: int, which: int) -> Any:
-        """Return a kernel, for `launch`."""
+        """Return a kernel, for `launch_call`."""
         return cuda.jit(quiet(make_kernels(variant)[which]))
 
     def launch(self, kernel: Any, blocks: int, stream: int, arguments: Arguments) -> tuple[int]:
@@ -105,7 +105,7 @@ class Launcher:
     Parameters
     ----------
     device : Gpu
-        Has to be entered for `launch`.
+        Has to be entered for what `launch_call` returns.
     """
 
     def __init__(self, device: Gpu) -> None:
@@ -113,7 +113,7 @@ class Launcher:
         self._modules: list[Any] = []
 
     def kernel(self, variant: int, which: int) -> Any:
-        """Return a kernel, for `launch`, compiling it at first use."""
+        """Return a kernel, for `launch_call`, compiling it at first use."""
         with _compiling:
             return self._kernel(variant, which)
 
@@ -127,10 +127,6 @@ class Launcher:
             function = int(device.call(device.driver.cuKernelGetFunction(handle)))
         self._modules.append(module)  # which unloads the kernel when it goes
         return function
-
-    def launch(self, kernel: Any, blocks: int, stream: int, arguments: Arguments) -> None:
-        """Launch a kernel into a stream."""
-        self._device.call(self.launch_call(kernel, blocks, stream, arguments)())
 
     def launch_call(self, kernel: Any, blocks: int, stream: int, arguments: Arguments) -> Callable[[], tuple[Any]]:
         """Return the driver's own call that launches a kernel; it returns an error's code in a tuple."""

@@ -55,10 +55,9 @@ def program_of(number: int) -> Program:
     """
     variant = variant_of(number)
     recorder = Recorder()
-    operations = map(recorder.operation, (np.multiply, np.add, np.subtract, np.divide, np.sqrt))
-    element = make_element(
-        *operations, make_maximum(recorder.select), l2_on=variant.l2_on, amsgrad_on=variant.amsgrad_on
-    )
+    mul, add, sub, div, sqrt = map(recorder.operation, (np.multiply, np.add, np.subtract, np.divide, np.sqrt))
+    maximum = make_maximum(recorder.select)
+    element = make_element(mul, add, sub, div, sqrt, maximum, l2_on=variant.l2_on, amsgrad_on=variant.amsgrad_on)
     roles = ROLES if variant.amsgrad_on else ROLES[:-1]
     formats = dict(zip(roles, variant.formats, strict=False))
     old = [_widen(recorder.take_in("array", role, formats[role].stored), formats[role]) for role in roles]

@@ -24,10 +24,10 @@ class Quiet:
 
     def calls(self, calls: Iterable[Callable[[], object]]) -> list[Callable[[], object]]:
         """Return what makes these calls quietly, once; for `fastadam.step.interrupts.in_one_go`."""
-        go = functools.partial(deque, map(_CALL, calls), 0)
+        go: Callable[[], object] = functools.partial(deque, map(_CALL, calls), 0)
         if _IN_CONTEXTS:
             return [functools.partial(self._context.run, go)]
-        from numpy.core.umath import geterrobj, seterrobj  # type: ignore[attr-defined]
+        from numpy.core.umath import geterrobj, seterrobj
 
         size, _, function = geterrobj()
         return [functools.partial(seterrobj, [size, 0, function]), go, functools.partial(seterrobj, geterrobj())]

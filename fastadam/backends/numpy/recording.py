@@ -103,7 +103,7 @@ class Value:
     def __ge__(self, other: Value | Constant) -> Value:
         return self._with(np.greater_equal, other, BOOL)
 
-    def __ne__(self, other: object) -> Value:  # type: ignore[override]
+    def __ne__(self, other: Any) -> Value:  # type: ignore[override]
         return self._with(np.not_equal, other, BOOL)
 
     __hash__ = None  # type: ignore[assignment]
