@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from fastadam.step.backend import Call
+from fastadam.step.interrupts import in_one_go
 
 
 class Edits:
@@ -32,7 +36,14 @@ class Edits:
         params : sequence
             Of each group.
         """
-        self._options, self._params = list(options), list(params)
+        in_one_go(self.note_calls(options, params))
+
+    def note_calls(self, options: Sequence[Any], params: Sequence[Any]) -> list[Call]:
+        """Return native calls that do what `note` does."""
+        return [
+            functools.partial(setattr, self, "_options", list(options)),
+            functools.partial(setattr, self, "_params", list(params)),
+        ]
 
     def forget(self) -> None:
         """Take the groups for edited until the next `note`."""

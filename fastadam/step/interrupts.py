@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable
 from operator import methodcaller
 from types import FrameType
@@ -23,7 +22,7 @@ _NAMES = ("INT", "TERM", "HUP", "QUIT", "ALRM", "VTALRM", "PROF", "USR1", "USR2"
 SIGNALS = tuple(getattr(signal, f"SIG{name}") for name in _NAMES if hasattr(signal, f"SIG{name}"))
 
 
-def in_one_go(calls: Iterable[Callable[[], object]]) -> None:
+def in_one_go(calls: Iterable[Callable[[], object]]) -> list[Any]:
     """Call native functions one after the other, with no operation of the interpreter in between.
 
     Parameters
@@ -33,8 +32,13 @@ def in_one_go(calls: Iterable[Callable[[], object]]) -> None:
         interrupted. Bound methods of C types, `functools.partial` of them, ufuncs with ``out``, ``operator`` and
         ``setattr`` on objects without a ``__setattr__`` of their own are; most functions of NumPy's are not, such
         as `numpy.copyto` and `numpy.where`, since a function in Python tells NumPy which arguments are arrays.
+
+    Returns
+    -------
+    list
+        What they have returned.
     """
-    deque(map(_CALL, calls), maxlen=0)
+    return list(map(_CALL, calls))
 
 
 def in_one_go_while(value: int, calls: Iterable[Callable[[], int]]) -> int:

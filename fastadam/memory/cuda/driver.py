@@ -104,8 +104,16 @@ class SimulatedGpu:
         """Fill memory of the device with zeros."""
         ctypes.memset(target, 0, nbytes)
 
+    def clear_call(self, target: int, nbytes: int, stream: int) -> Call:
+        """Return the call that does what `clear` does."""
+        return functools.partial(self.clear, target, nbytes, stream)
+
     def finish(self, stream: int) -> None:
         """Wait until all that a stream holds is done."""
+
+    def finish_call(self, stream: int) -> Call:
+        """Return the call that does what `finish` does."""
+        return functools.partial(self.finish, stream)
 
     def event(self) -> Any:
         """Return an event, a mark in a stream."""
@@ -233,11 +241,19 @@ class Gpu:
 
     def clear(self, target: int, nbytes: int, stream: int) -> None:
         """Fill memory of the device with zeros."""
-        self.call(self.driver.cuMemsetD8Async(target, 0, nbytes, stream))
+        self.call(self.clear_call(target, nbytes, stream)())
+
+    def clear_call(self, target: int, nbytes: int, stream: int) -> Call:
+        """Return the driver's call that does what `clear` does."""
+        return functools.partial(self.driver.cuMemsetD8Async, target, 0, nbytes, stream)
 
     def finish(self, stream: int) -> None:
         """Wait until all that a stream holds is done."""
-        self.call(self.driver.cuStreamSynchronize(stream))
+        self.call(self.finish_call(stream)())
+
+    def finish_call(self, stream: int) -> Call:
+        """Return the driver's call that does what `finish` does."""
+        return functools.partial(self.driver.cuStreamSynchronize, stream)
 
     def event(self) -> Any:
         """Return an event, a mark in a stream."""
