@@ -64,6 +64,17 @@ class Edits:
                 if groups[i]["params"] is not params:
                     return True
                 i += 1  # noqa: SIM113 - `enumerate` and `zip` cost more than all the rest
-        except Exception:  # an array where a number belongs, a key that is missing, what else cannot be compared
+        except Exception:
+            if self._cannot_be_compared(groups):
+                return True
+            raise  # a signal's handler raised it, which is not to be lost
+        return False
+
+    def _cannot_be_compared(self, groups: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether comparing fails: an array where a number belongs, a key that is missing."""
+        try:
+            bool((groups if self._read is None else list(map(self._read, groups))) != self._options)
+            [group["params"] for group in groups]
+        except Exception:
             return True
         return False

@@ -1,4 +1,4 @@
-"""Where the system makes no more threads, a step takes those that there are: the process goes on, with the same bits.
+"""Where the system makes no more threads, a step takes those that there are, and the process goes on.
 
 Each case limits the processes of a user, or the memory, of a process of its own.
 """

@@ -14,6 +14,7 @@ from numba import cuda
 from fastadam.backends.cuda.kernels import BLOCK, N_COEFFICIENTS, N_WORDS, make_kernels, quiet, signatures
 from fastadam.memory.arrays import address
 from fastadam.memory.cuda.driver import SIMULATED, Gpu
+from fastadam.step.quiet import Quiet
 from fastadam.step.variants import variant_of
 
 FLAT, TABLE = 0, 1  # the two kernels of a variant, in the order of make_kernels
@@ -54,8 +55,7 @@ class Arguments:
         try:
             self._pack(self._bytes, 0, *values)
         except OverflowError:  # what is too large for a float32 is infinite, as everywhere else
-            with np.errstate(over="ignore"):
-                reals = np.array(values[self._words :]).astype(self._real)
+            reals = Quiet().do(np.ndarray.astype, np.array(values[self._words :]), self._real)
             self._memory[: 8 * self._words].view(np.int64)[:] = values[: self._words]
             self._memory[8 * self._words :].view(self._real)[:] = reals
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
+import operator
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from fastadam.backends.cuda.layout import Layout
 from fastadam.memory.arrays import Array, address
 from fastadam.memory.structs import ROLES
 from fastadam.step.backend import Call
+from fastadam.step.quiet import Quiet
 
 # Steps that may be under way at once before the host waits for the oldest.
 MOST_UNDER_WAY = 64
@@ -40,6 +42,7 @@ class Tables:
     def __init__(self, device: Any, spans: Array, rows: Array, batches: list[tuple[int, int, int]]) -> None:
         self._device, self._spans, self._rows = device, spans, rows
         self._launcher = launcher(device)
+        self._quiet = Quiet()
         self._noted: Array | None = None
         self._version = self._n_rows = 0
         self._batches = []
@@ -69,9 +72,9 @@ class Tables:
         self._refresh()
         device, slot = self._device, self._take_slot()
         values = self._rows.view(np.float64)[: self._n_rows * len(self._rows.dtype.names or ())]
-        with np.errstate(over="ignore"):
-            for real, at in self._sections.items():
-                slot.pinned[at : at + values.size * real.itemsize].view(real)[:] = values
+        for real, at in self._sections.items():
+            section = slot.pinned[at : at + values.size * real.itemsize].view(real)
+            self._quiet.do(operator.setitem, section, ..., values)  # too large for a float32: infinite
         if slot.version != self._version:
             slot.pinned[self._table_at :] = self._table.view(np.uint8)
             calls = [
@@ -94,7 +97,7 @@ class Tables:
     def _refresh(self) -> None:
         """Describe the spans anew, if one of them has changed."""
         words = self._spans.view(np.int64)
-        if self._noted is not None and np.array_equal(words, self._noted):
+        if self._noted is not None and (words == self._noted).all():
             return
         self._noted = words.copy()
         self._n_rows = int(self._spans["row"].max()) + 1  # there may be room for many more

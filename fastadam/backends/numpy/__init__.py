@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from fastadam.backends.numpy.formulas import program_of
-from fastadam.backends.numpy.quiet import Quiet
 from fastadam.backends.numpy.recording import Constant, Place
 from fastadam.memory.arrays import Array, array_at
 from fastadam.memory.structs import ROLES, SPAN
@@ -23,6 +22,7 @@ from fastadam.step.backend import PartOfPlan, Prepare, Prepared, Run
 from fastadam.step.coefficients import Row
 from fastadam.step.counters import Counting
 from fastadam.step.prepared import run_of
+from fastadam.step.quiet import Quiet
 from fastadam.step.variants import variant_of
 
 # Elements per chunk: what is computed on the way stays in the cache and never reaches the size of the parameters.
@@ -47,7 +47,7 @@ def bind_calls(part: PartOfPlan) -> Prepare:
     """Return the function that makes a part's calls ready (see `fastadam.step.backend.Backend`)."""
     counting, quiet = Counting(part), Quiet()
     batches = [
-        _Batch(part, variant, slice(first, first + count))
+        _Batch(part, variant, slice(first, first + count), quiet)
         for variant, first, count in part.batches[["variant", "first", "count"]].tolist()
     ]
 
@@ -67,9 +67,11 @@ class _Batch:
         The variant.
     where : slice
         Its spans.
+    quiet : Quiet
     """
 
-    def __init__(self, part: PartOfPlan, number: int, where: slice) -> None:
+    def __init__(self, part: PartOfPlan, number: int, where: slice, quiet: Quiet) -> None:
+        self._quiet = quiet
         variant = variant_of(number)
         self._program = program_of(number)
         self._compute = variant.compute
@@ -98,17 +100,18 @@ class _Batch:
     def _look(self) -> None:
         """Forget the arrays over chunks that are not where they were."""
         words, known = self._spans, self._known
-        if np.array_equal(words, known):
+        same = words == known  # (np.array_equal would take what a signal's handler raises for "not equal".)
+        if same.all():
             return
         self._known = np.full_like(words, -1)  # an interrupt on the way leaves nothing that is half known
-        if not np.array_equal(words[:, _SIZE], known[:, _SIZE]):
+        if not same[:, _SIZE].all():
             self._columns.clear()
             self._lengths = [
                 min(CHUNK, size - low) for size in words[:, _SIZE].tolist() for low in range(0, size, CHUNK)
             ]
             longest = max(self._lengths, default=0)
             self._memory = [np.empty(longest * width, np.uint8) for width in self._program.rooms]
-        changed = {role for role, at in _AT.items() if not np.array_equal(words[:, at], known[:, at])}
+        changed = {role for role, at in _AT.items() if not same[:, at].all()}
         for place in [place for place in self._columns if place.which in changed]:
             del self._columns[place]
         self._chunk_rows = np.repeat(words[:, _ROW], -(-words[:, _SIZE] // CHUNK))
@@ -143,8 +146,8 @@ class _Batch:
         """Return the function from a field of the rows to its number in each chunk."""
         rows, n = self._chunk_rows, len(self._chunk_rows)
         first, last = (rows.min(), rows.max()) if n else (0, 0)
-        with np.errstate(over="ignore"):  # what is too large for a float32 is infinite, as everywhere else
-            numbers = self._rows[first : last + 1].astype(self._compute)
+        # What is too large for a float32 is infinite, as everywhere else.
+        numbers = self._quiet.do(np.ndarray.astype, self._rows[first : last + 1], self._compute)
         if first == last:
             return lambda field: itertools.repeat(numbers[0, field : field + 1].reshape(()), n)
         return lambda field: numbers[rows - first, field]
