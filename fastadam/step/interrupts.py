@@ -1,16 +1,16 @@
 """What must not stop midway: work that is prepared, and then done by native calls alone.
 
-Python calls a signal's handler between two operations of the main thread, and what the handler raises (for Ctrl-C
-KeyboardInterrupt) stops the operation that comes next; an exception that one thread injects into another arrives
-there, too. Native calls that follow each other with no operation in between are never stopped. So work has two
-parts. The first may be interrupted, and writes nothing that a user sees: it looks at everything, reserves all memory
-and raises what is to be raised. The second is a list of native calls that do not fail, made by `in_one_go`. Nothing
-of the interpreter's is touched for it: no handler, no flag, no mask of signals.
+Python calls a signal's handler between two operations of the main thread, and what the handler raises (for
+Ctrl-C KeyboardInterrupt) stops the operation that comes next; an exception that one thread injects into another
+arrives there, too. Native calls that follow each other with no operation in between are never stopped. So work
+has two parts. The first may be interrupted, and writes nothing that a user sees: it looks at everything,
+reserves all memory and raises what is to be raised. The second is a list of native calls that do not fail, made
+by `in_one_go`. Nothing of the interpreter's is touched for it: no handler, no flag, no mask of signals.
 
-Finalizers are the one way in which Python code can run in the middle: before CPython 3.12 the garbage collector may
-look for work within any native call, and a value that is replaced may be the last reference to an object of the
-user's. A handler may then be called within the finalizer. Python prints and drops whatever is raised there, as it
-does everywhere else, so that the work is done to its end in any case.
+Finalizers are the one way in which Python code can run in the middle: before CPython 3.12 the garbage collector
+may look for work within any native call, and a value that is replaced may be the last reference to an object of
+the user's. A handler may then be called within the finalizer. Python prints and drops whatever is raised there,
+as it does everywhere else, so that the work is done to its end in any case.
 """
 
 from __future__ import annotations
