@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from fastadam.groups.groups import Groups
 from fastadam.groups.state import State
 from fastadam.step import hyperparameters
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate
-from fastadam.step.interrupts import uninterrupted
+from fastadam.step.interrupts import in_one_go
 from fastadam.step.locks import Guard
 from fastadam.step.threads import check_limit
 from fastadam.work.care import step_with_care
@@ -318,13 +319,10 @@ class Adam:
         """Add the groups that these dicts describe, or none if one is refused."""
         new = self._groups.make(given, self.defaults)
         chosen = self._choice.choose(member for group in new for member in group.members)
-
-        def enter() -> None:
-            self._choice.add(chosen)
-            self._groups.add(new)
-            self.param_groups += [group.options for group in new]
-
-        uninterrupted(enter)
+        if not isinstance(self.param_groups, list):
+            raise TypeError(f"param_groups must be the list that the optimizer made, got {self.param_groups!r}")
+        extend = functools.partial(list.extend, self.param_groups, [group.options for group in new])
+        in_one_go([*self._choice.add_calls(chosen), *self._groups.add_calls(new), extend])
 
     @contextlib.contextmanager
     def _exclusive(self, what: str) -> Iterator[Contents]:

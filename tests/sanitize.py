@@ -30,7 +30,8 @@ ROOT = Path(__file__).parent.parent
 NATIVE = ROOT / "tests" / "native"
 # The C code that needs no Python.
 STEP = [
-    ROOT / "cext" / f"{name}.c" for name in ("apply", "inspect", "instruction_sets", "kernels", "reduce", "step")
+    ROOT / "cext" / f"{name}.c"
+    for name in ("apply", "inspect", "instruction_sets", "kernels", "reduce", "step", "teams")
 ]
 FLAGS = "-std=c11 -g -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror"
 LONG = 1500  # seconds that no check comes near to, unless it hangs

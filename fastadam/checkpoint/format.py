@@ -15,6 +15,8 @@ FORMAT, VERSION = "fastadam", "1"
 # The format's names of dtypes, their sizes in bytes, and the names that our metadata give to dtypes.
 CODES = {element.real: element.format.safetensors for element in ALL_DTYPES.values()}
 SIZES = {code: dtype.itemsize for dtype, code in CODES.items()}
+# The same dtypes as they lie in files.
+DTYPES = {code: dtype.newbyteorder("<") for dtype, code in CODES.items()}
 NAMES = {element.name: dtype for dtype, element in ALL_DTYPES.items()}
 # What can be in front of the first "/" in a tensor's name; all behind it is the parameter's name or position.
 PARAM = "param"

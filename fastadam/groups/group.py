@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,8 +12,10 @@ from fastadam.groups.given import read_members
 from fastadam.groups.members import BufferKey
 from fastadam.memory.arrays import Array
 from fastadam.step import hyperparameters
+from fastadam.step.backend import Call
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.step.interrupts import in_one_go
 from fastadam.step.plan import MOMENTS
 
 
@@ -80,6 +83,8 @@ class Group:
         self._fixed = {key: self.options[key] for key in self.options if key not in hyperparameters.KEYS}
         self.coefficients = Coefficients(self.hyper)
         self.moments: dict[str, dict[BufferKey, Array]] = {}
+        self.row_steps: Array
+        self.row_of: Array
         self._lay_out()
         for name in MOMENTS[: 3 if self.hyper.amsgrad else 2]:
             self.moments[name] = self._zeros(name)
@@ -122,9 +127,9 @@ class Group:
         moments = {name: self.moment(name, index) for name in MOMENTS if name in self.moments}
         return {"step": self.step_of(index), **moments}
 
-    def accepted(self) -> dict[str, Any]:
-        """Return `options` as they were last accepted, without what the user has edited since."""
-        return {**self._fixed, **self.hyper._asdict()}
+    def accepted(self, hyper: Hyperparameters | None = None) -> dict[str, Any]:
+        """Return `options` as they were last accepted, or with `hyper`, without what the user has edited."""
+        return {**self._fixed, **(hyper or self.hyper)._asdict()}
 
     def check_options(self) -> Hyperparameters:
         """Check `options` after an edit and return them; nothing is changed.
@@ -150,11 +155,13 @@ class Group:
                 )
         return hyperparameters.check(self.options, self.where)
 
-    def accept(self, hyper: Hyperparameters) -> None:
-        """Take over checked options; with amsgrad, its moment has been reserved."""
-        self.hyper = hyper
-        self.options.update(hyper._asdict())
-        self.coefficients = Coefficients(self.hyper)
+    def accept_calls(self, hyper: Hyperparameters) -> list[Call]:
+        """Return native calls that take over checked options; with amsgrad, its moment has been reserved."""
+        return [
+            functools.partial(setattr, self, "hyper", hyper),
+            functools.partial(setattr, self, "coefficients", Coefficients(hyper)),
+            functools.partial(self.options.update, hyper._asdict()),
+        ]
 
     @property
     def steps(self) -> Array:
@@ -169,10 +176,16 @@ class Group:
 
     def set_steps(self, steps: Array, labels: Array | None = None) -> None:
         """Set the members' step counters, giving each distinct pair of counter and label a row."""
+        in_one_go(self.steps_calls(steps, labels))
+
+    def steps_calls(self, steps: Array, labels: Array | None = None) -> list[Call]:
+        """Return native calls that do what `set_steps` does."""
         keys = np.stack([steps, np.zeros_like(steps) if labels is None else labels])
         distinct, row_of = np.unique(keys, axis=1, return_inverse=True)
-        # In one statement, so that an interrupt cannot fall in between.
-        self.row_steps, self.row_of = distinct[0].copy(), row_of.reshape(-1).astype(np.int64)
+        return [
+            functools.partial(setattr, self, "row_steps", distinct[0].copy()),
+            functools.partial(setattr, self, "row_of", row_of.reshape(-1).astype(np.int64)),
+        ]
 
     def must_split(self, active: Array) -> bool:
         """Whether some row has members that are active and members that are not."""

@@ -12,10 +12,12 @@ from fastadam.groups.group import Group
 from fastadam.groups.groups import Groups
 from fastadam.groups.members import Member
 from fastadam.memory.arrays import Array
-from fastadam.memory.devices import on_host
+from fastadam.memory.devices import device_of, on_host
 from fastadam.memory.written import Written
 from fastadam.step import hyperparameters
+from fastadam.step.backend import Call
 from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.step.interrupts import in_one_go
 from fastadam.step.plan import MOMENTS
 
 # What is in torch's groups beside the options of Adam: choices among implementations, notes of schedulers.
@@ -33,6 +35,10 @@ TORCH_ONLY = (
 )
 
 
+# ``fill(array)``, see `Incoming`.
+Fill = Callable[[Array], list[Call]]
+
+
 class Incoming(NamedTuple):
     """A moment that is to be taken over, wherever its numbers are by now: in an array, in a file.
 
@@ -42,12 +48,13 @@ class Incoming(NamedTuple):
     dtype : dtype
         Those that its numbers will have.
     fill : callable
-        Copies them into the array that it is given, of this shape and dtype. Called once, or not at all.
+        Returns native calls that copy them into the array that it is given, of this shape and dtype. Called
+        once, or not at all. Whatever can fail has been done when it returns.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    fill: Callable[[Array], object]
+    fill: Fill
 
 
 class Loaded:
@@ -104,14 +111,8 @@ class Loaded:
         if extra:
             raise ValueError(f"the state dict has state for {extra[:5]}, which no parameter group lists")
 
-    def reserve(self) -> None:
-        """Reserve the third moments that it needs.
-
-        Raises
-        ------
-        MemoryError
-            If there is not enough memory; no number has changed then.
-        """
+    def _reserve(self) -> None:
+        """Reserve the third moments that it needs."""
         each = zip(self._groups, self._hypers, self._moments, strict=True)
         Group.reserve_max(
             group
@@ -119,22 +120,32 @@ class Loaded:
             if hyper.amsgrad or any(MOMENTS[2] in entry for entry in moments)
         )
 
-    def take_over(self) -> None:
-        """Copy the numbers into the groups, in place, after `reserve`; to be guarded by an `uninterrupted`."""
-        self._groups.renew()
-        for group, hyper in zip(self._groups, self._hypers, strict=True):
-            group.accept(hyper)
-        for group, steps in zip(self._groups, self._steps, strict=True):
-            group.set_steps(steps)
-        for group, moments in zip(self._groups, self._moments, strict=True):
+    def take_over(self, params: Sequence[tuple[Array, Fill]] = ()) -> None:
+        """Copy the numbers into the groups, in place and in one go.
+
+        Parameters
+        ----------
+        params : sequence of (array, callable)
+            What is to be filled, too, and with what (see `Incoming`).
+
+        Raises
+        ------
+        MemoryError
+            If there is not enough memory; no number has changed then.
+        """
+        self._reserve()
+        calls = [*self._groups.renew_calls(), *self._groups.accept_calls(self._hypers)]
+        for group, steps, moments in zip(self._groups, self._steps, self._moments, strict=True):
+            calls += group.steps_calls(steps)
             for index, entry in enumerate(moments):
                 for name in group.moments:
                     target = group.moment(name, index)
-                    if name in entry:
-                        entry[name].fill(target)
-                    else:
-                        target[...] = 0
-        self._groups.note()
+                    calls += entry[name].fill(target) if name in entry else device_of(target).clear_calls(target)
+        for target, fill in params:
+            calls += fill(target)
+        returned = in_one_go(calls)
+        for device in dict.fromkeys(member.device for member in self._groups.members):
+            device.check_returned(returned)
 
 
 def _check_options(saved: Any, group: Group, where: str) -> Hyperparameters:
@@ -202,10 +213,11 @@ def _incoming(moment: Any, written: Written) -> Incoming:
     if isinstance(moment, Incoming):
         return moment
     array = on_host(moment)
-    if written.owner(array) is not None:
-        array = array.copy()
-    return Incoming(array.shape, array.dtype, functools.partial(_copy, array))
+    # A view of its own: what foreign code does to the array's shape and dtype from now on does not matter.
+    array = array.copy() if written.owner(array) is not None else array[...]
+    return Incoming(array.shape, array.dtype, functools.partial(copy_calls, array))
 
 
-def _copy(source: Array, target: Array) -> None:
-    target[...] = source
+def copy_calls(numbers: Array, target: Array) -> list[Call]:
+    """Return native calls that copy numbers on the host into an array of their shape and dtype, wherever it is."""
+    return device_of(target).copy_calls(target, numbers)

@@ -23,6 +23,10 @@ ALL_DTYPES: Dtypes = {**DTYPES, **by_dtype("float16")}
 
 def address(array: Array) -> int:
     """Return the address of the first element."""
+    if (
+        array.dtype.names is not None
+    ):  # whose interface NumPy makes in Python, where it drops what a handler raises
+        return int(array.ctypes.data)
     return int(array.__array_interface__["data"][0])
 
 

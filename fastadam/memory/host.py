@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 from fastadam.memory import arrays
 from fastadam.memory.arrays import Array, Dtypes
 from fastadam.memory.buffers import aligned_zeros
-from fastadam.memory.device import CheckGradient, Device, Slots, Watch
+from fastadam.memory.device import Call, CheckGradient, Device, Slots, Watch
 
 try:
     from numpy.lib.array_utils import byte_bounds
@@ -122,9 +124,17 @@ class Host(Device):
         return arrays.as_reals(array)
 
     @classmethod
-    def room_on_host(cls, target: Array) -> Array:
-        """Return `target` itself."""
-        return target
+    def copy_calls(cls, target: Array, numbers: Array) -> list[Call]:
+        """Return an assignment."""
+        return [functools.partial(operator.setitem, arrays.base_view(target), ..., numbers)]
+
+    @classmethod
+    def clear_calls(cls, target: Array) -> list[Call]:
+        """Return an assignment."""
+        return [functools.partial(operator.setitem, arrays.base_view(target), ..., 0)]
+
+    def check_returned(self, returned: Sequence[Any]) -> None:
+        """Nothing is returned here."""
 
     def owns(self, address: int) -> bool:
         """Return True: the host has no way to tell."""

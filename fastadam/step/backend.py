@@ -10,6 +10,28 @@ from fastadam.memory.native import Block
 
 # ``run(stages)``, see `Backend.bind`.
 Run = Callable[[int], int]
+# One of those that `fastadam.step.interrupts.in_one_go` makes.
+Call = Callable[[], object]
+
+
+class Prepared(NamedTuple):
+    """A step that has been made ready: all that it allocates is there, and what can be refused has been.
+
+    Attributes
+    ----------
+    calls : list of callable
+        Native ones, for `fastadam.step.interrupts.in_one_go`: they step all elements and raise the counters. They
+        are made once, while what they were prepared from is as it was.
+    check : callable or None
+        To be called after them where it is not None: it raises what a device has reported meanwhile.
+    """
+
+    calls: list[Call]
+    check: Callable[[], None] | None = None
+
+
+# ``prepare()``, see `Backend.bind_calls`.
+Prepare = Callable[[], Prepared]
 
 
 class PartOfPlan(NamedTuple):
@@ -72,4 +94,16 @@ class Backend(Protocol):
 
             It returns TAKEN when all stages asked for have been run, else the slot. A slot means that nothing was
             written but addresses of gradients, and that Python has to look, not that something is wrong.
+        """
+
+    def bind_calls(self, part: PartOfPlan) -> Prepare:
+        """Return the function that makes the APPLY of `bind` ready each time it is called.
+
+        For work that goes together with others' in one go.
+
+        Returns
+        -------
+        callable
+            ``prepare()`` returns the step with the scalars in the rows and the addresses in the spans as they are
+            now (see `Prepared`). It writes nothing that a user sees.
         """

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import operator
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,11 +24,12 @@ from fastadam.memory.structs import ROLES, SPAN
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
-from fastadam.step.interrupts import SIGNALS, in_one_go, uninterrupted
+from fastadam.step.interrupts import SIGNALS, in_one_go, in_one_go_while, uninterrupted
 from fastadam.step.plan import Plan
 from fastadam.step.variants import variants_of
 from tests import interrupts
 from tests.conftest import AVAILABLE, STATES
+from tests.support.processes import python
 
 POINTS = 40  # of each scenario; `python -m tests.interrupts` tries all of them
 needs_numba = pytest.mark.skipif("numba" not in AVAILABLE, reason=f"the tracer is native code: {STATES['numba']}")
@@ -37,12 +41,16 @@ class AlarmError(Exception):
 
 
 @pytest.fixture
-def alarm() -> Iterator[None]:
+def alarm() -> Iterator[list[int]]:
+    """Let an alarm raise, and yield a list of the calls of its handler."""
+    calls: list[int] = []
+
     def ring(number: int, frame: Any) -> None:
+        calls.append(number)
         raise AlarmError
 
     before = signal.signal(signal.SIGALRM, ring)
-    yield
+    yield calls
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
 
@@ -160,9 +168,11 @@ def test_an_interrupt_finds_all_parts_of_a_plan_before_or_after(backend: str, fi
 
 
 @needs_alarm
-@pytest.mark.usefixtures("alarm")
-def test_real_signals_find_every_step_whole(backend: str) -> None:
-    """Alarms at odd times, whose handler raises: afterwards a step is counted if and only if it was taken."""
+def test_real_signals_find_every_step_whole(backend: str, alarm: list[int]) -> None:
+    """Alarms at odd times, whose handler raises: afterwards a step is counted if and only if it was taken.
+
+    None of the alarms is lost.
+    """
     param, grad = np.zeros(30_000), np.ones(30_000)
     optimizer = fastadam.Adam([param], lr=1e-3, backend=backend)
     twin = fastadam.Adam([np.zeros(1)], lr=1e-3, backend="numpy")
@@ -176,6 +186,7 @@ def test_real_signals_find_every_step_whole(backend: str) -> None:
         except AlarmError:
             rang += 1
         signal.setitimer(signal.ITIMER_REAL, 0)
+        assert len(alarm) == rang
         steps = optimizer.state[0]["step"]
         while twin.state.get(0, {"step": 0})["step"] < steps:
             twin.step([np.ones(1)])
@@ -185,6 +196,100 @@ def test_real_signals_find_every_step_whole(backend: str) -> None:
 
 def nothing(number: int, frame: Any) -> None:
     """Handle a signal."""
+
+
+def test_no_handler_is_exchanged(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even for a moment: what sees Python's handlers only would lose those of C code, and flags."""
+
+    def refuse(*arguments: Any) -> None:
+        raise AssertionError(f"signal.signal was called with {arguments}")
+
+    done = 0
+    for each in interrupts.scenarios(backend, tmp_path):
+        optimizer, work = each.make()
+        with monkeypatch.context() as patch:
+            patch.setattr(signal, "signal", refuse)
+            work()
+            each.go_on(optimizer)
+        done += 1
+    assert done > 10
+
+
+HANDLERS_OF_THE_PROCESS = """
+import ctypes, faulthandler, os, pathlib, signal, sys, tempfile
+
+import numpy as np
+
+from tests import interrupts
+
+
+class Action(ctypes.Structure):
+    _fields_ = [("handler", ctypes.c_void_p), ("mask", ctypes.c_ulong * 16), ("flags", ctypes.c_int)]
+
+
+def action(number):
+    found = (Action * 2)()  # with room for the last field
+    assert ctypes.CDLL(None).sigaction(number, None, found) == 0
+    return found[0].handler, found[0].mask[0], found[0].flags
+
+
+calls = []
+signal.signal(signal.SIGUSR1, lambda *arguments: calls.append(1))
+dump = tempfile.TemporaryFile("w+")
+faulthandler.register(signal.SIGUSR1, file=dump, chain=True)
+signal.signal(signal.SIGUSR2, lambda *arguments: None)
+signal.siginterrupt(signal.SIGUSR2, False)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+numbers = [each for each in signal.valid_signals() if each < signal.SIGRTMIN]
+before = [action(each) for each in numbers]
+folder = pathlib.Path(tempfile.mkdtemp())
+for i, scenario in enumerate(interrupts.scenarios(sys.argv[1], folder), 1):
+    optimizer, work = scenario.make()
+    work()
+    scenario.go_on(optimizer)
+    assert [action(each) for each in numbers] == before, scenario.name
+    size = os.fstat(dump.fileno()).st_size
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert os.fstat(dump.fileno()).st_size > size, scenario.name
+    assert len(calls) == i, scenario.name
+print("left alone")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the struct is Linux's")
+def test_handlers_of_c_code_and_flags_are_left_alone(backend: str) -> None:
+    """As `faulthandler.register` and `signal.siginterrupt` set them; `signal.getsignal` sees neither."""
+    root = str(Path(__file__).parents[2])
+    assert python(HANDLERS_OF_THE_PROCESS, backend, PYTHONPATH=root) == "left alone\n"
+
+
+@needs_numba
+def test_work_that_is_not_native_is_found_out() -> None:
+    """The tool itself: with one call in Python among the native ones, it finds states in between."""
+    for each, found_out in ((np.ndarray.sort, False), (lambda array: array.sort(), True)):
+
+        def make(sort: Any = each) -> tuple[Any, Callable[[], object]]:
+            arrays = [np.arange(3.0)[::-1].copy() for _ in range(3)]
+            return arrays, lambda: in_one_go([functools.partial(sort, array) for array in arrays])
+
+        def see(arrays: Any) -> dict[str, np.ndarray]:
+            return {str(i): array.copy() for i, array in enumerate(arrays)}
+
+        scenario = interrupts.Scenario("three arrays", make, see, lambda arrays: None)
+        if found_out:
+            with pytest.raises(AssertionError, match="neither as before nor as after"):
+                interrupts.try_every(scenario)
+        else:
+            assert interrupts.try_every(scenario)[1]
+
+
+def test_native_calls_up_to_the_first_that_says_no() -> None:
+    made: list[int] = []
+    calls = [functools.partial(operator.index, each) for each in (-1, -1, 7, -1)]
+    assert in_one_go_while(-1, calls) == 7
+    assert in_one_go_while(-1, calls[:2]) == -1
+    assert in_one_go_while(-1, []) == -1
+    assert in_one_go([functools.partial(made.append, 1), made.copy]) == [None, [1]]
 
 
 def test_handlers_are_called_when_the_work_is_done() -> None:

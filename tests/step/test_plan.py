@@ -11,7 +11,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastadam import backends
-from fastadam.backends.numpy import narrow, step_span, widen
 from fastadam.memory.arrays import address
 from fastadam.memory.formats import FORMATS
 from fastadam.memory.structs import BLOCK, CHUNK, ROLES, ROW, SPAN, TAKEN, Varying
@@ -22,6 +21,7 @@ from fastadam.step.plan import Plan
 from fastadam.step.variants import variant_of, variants_of
 from tests.conftest import AVAILABLE, STATES
 from tests.support import strategies
+from tests.support.eager import narrow, step_span, widen
 from tests.support.plans import HALVES, HYPERS, bits_of, numbers
 
 

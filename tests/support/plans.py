@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.backends.numpy import narrow
 from fastadam.memory.formats import BFLOAT16, FLOAT16
 from fastadam.step.hyperparameters import Hyperparameters
+from tests.support.eager import narrow
 
 HALVES = [BFLOAT16, FLOAT16]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import pickle
 from typing import Any
@@ -421,8 +422,12 @@ def test_streams_are_waited_for_on_the_device(
     gpu = type(cuda_arrays._gpu(0))
     launcher = launches.SimulatedLauncher
     monkeypatch.setattr(gpu, "event", lambda self: object())
-    monkeypatch.setattr(gpu, "record", lambda self, event, stream: calls.append(("record", event, stream)))
-    monkeypatch.setattr(gpu, "stall", lambda self, stream, event: calls.append(("stall", event, stream)))
+    monkeypatch.setattr(
+        gpu, "record_call", lambda self, event, stream: functools.partial(calls.append, ("record", event, stream))
+    )
+    monkeypatch.setattr(
+        gpu, "stall_call", lambda self, stream, event: functools.partial(calls.append, ("stall", event, stream))
+    )
     monkeypatch.setattr(
         launcher, "launch", lambda *arguments: (calls.append(("launch", None, arguments[3])), (0,))[1]
     )
