@@ -1,10 +1,10 @@
 /* The attempt at a step over PyTorch's tensors: all that it needs is compared with what it was, and nothing is
  * written unless it still is.
  *
- * Whoever calls has fetched the gradients, which may run anyone's code: properties, function modes, finalizers. Here
- * nothing runs any: no attribute is got, no key compared but by address, nothing allocated of Python's. So what was
- * compared is still so when the step begins. The cache holds a reference to every object that is read, the caller
- * one to the list of gradients. */
+ * Whoever calls has fetched the gradients, which may run anyone's code: properties, function modes, finalizers.
+ * Here nothing runs any: no attribute is got, no key compared but by address, nothing allocated of Python's. So
+ * what was compared is still so when the step begins. The cache holds a reference to every object that is read,
+ * the caller one to the list of gradients. */
 #include "objects.h"
 
 #include "dlpack.h"
@@ -101,7 +101,8 @@ static int same_param(const fastadam_tensor_cache *cache, const fastadam_cached_
 
 /* Return the address of a gradient that is a tensor of its parameter's dtype and layout, not negated or conjugated
  * on reading, with a storage that reaches to its end; or -1. */
-static int64_t read_gradient(const fastadam_tensor_cache *cache, const fastadam_cached_param *param, PyObject *grad)
+static int64_t read_gradient(const fastadam_tensor_cache *cache, const fastadam_cached_param *param,
+                             PyObject *grad)
 {
     const int64_t type = ADDRESS(Py_TYPE(grad)), object = ADDRESS(grad);
     if (type != cache->tensor_type && type != cache->parameter_type)

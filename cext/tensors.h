@@ -14,9 +14,11 @@ int64_t fastadam_tensor_reader(int64_t capsule_object);
  * list with the gradient of each parameter, or None, which the caller keeps until the step is over. Returns
  * FASTADAM_TAKEN if the plan can be run, else what stands in the way: FASTADAM_CHANGED, FASTADAM_OTHER_GRADIENTS,
  * FASTADAM_OTHER_STEPS, or the position of a parameter whose gradient needs care. */
-int64_t fastadam_read_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active, int64_t grads);
+int64_t fastadam_read_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
+                              int64_t grads);
 
 /* Read, and run the plan if it can be run, in one call. */
-int64_t fastadam_step_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active, int64_t grads);
+int64_t fastadam_step_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
+                              int64_t grads);
 
 #endif

@@ -15,19 +15,11 @@ as it does everywhere else, so that the work is done to its end in any case.
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterable
 from operator import methodcaller
-from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
-Result = TypeVar("Result")
 _CALL = methodcaller("__call__")
-
-# The signals whose handlers wait: those that ask a process to stop, to look up, or tell that its time is over.
-_NAMES = ("INT", "TERM", "HUP", "QUIT", "ALRM", "VTALRM", "PROF", "USR1", "USR2", "XCPU", "BREAK")
-SIGNALS = tuple(getattr(signal, f"SIG{name}") for name in _NAMES if hasattr(signal, f"SIG{name}"))
 
 
 def in_one_go(calls: Iterable[Callable[[], object]]) -> list[Any]:
@@ -58,78 +50,3 @@ def in_one_go_while(value: int, calls: Iterable[Callable[[], int]]) -> int:
         That number; `value` if all have returned it.
     """
     return next(filter(value.__ne__, map(_CALL, calls)), value)
-
-
-def uninterrupted(work: Callable[[], Result]) -> Result:
-    """Return what `work` returns; handlers of signals that arrive meanwhile are called when it is done.
-
-    Parameters
-    ----------
-    work : callable
-        Called once, without arguments.
-
-    Raises
-    ------
-    BaseException
-        What `work` raises; or, after it, what a handler that had to wait raises.
-
-    Notes
-    -----
-    Handlers run in the main thread only, so that in others there is nothing to do. Signals that are ignored, that
-    end the process or whose handlers are not Python's are left alone.
-    """
-    if threading.get_ident() != threading.main_thread().ident:
-        return work()
-    desk = _Desk()
-    try:
-        desk.open()
-        return work()
-    finally:
-        desk.close()
-
-
-class _Desk:
-    """Takes signals in the place of their handlers, and hands them over later."""
-
-    def __init__(self) -> None:
-        found = ((number, signal.getsignal(number)) for number in SIGNALS)
-        self._handlers: dict[int, Any] = {number: handler for number, handler in found if callable(handler)}
-        self._waiting: dict[int, FrameType | None] = {}
-        self._is_open = True
-
-    def open(self) -> None:
-        try:
-            for number in self._handlers:
-                signal.signal(number, self._take)
-        except ValueError:  # an interpreter in which no handlers run
-            self._handlers.clear()
-
-    def _take(self, number: int, frame: FrameType | None) -> None:
-        if self._is_open:
-            self._waiting.setdefault(number, frame)
-        else:  # another signal's handler raised before this one's was given back
-            self._handlers[number](number, frame)
-
-    def close(self) -> None:
-        try:
-            self._give_back()
-        finally:
-            self._is_open = False
-            self._hand_over()
-
-    def _give_back(self) -> None:
-        try:
-            for number, handler in self._handlers.items():
-                if signal.getsignal(number) == self._take:  # else it was exchanged meanwhile, and stays so
-                    signal.signal(number, handler)
-        except BaseException:  # raised by a handler that was given back; the rest has to be, too
-            self._give_back()
-            raise
-
-    def _hand_over(self) -> None:
-        if self._waiting:
-            number, frame = self._waiting.popitem()
-            try:
-                self._handlers[number](number, frame)
-            finally:
-                self._hand_over()

@@ -22,7 +22,7 @@ from fastadam.torch.devices import follow_streams, thread_limit
 from fastadam.torch.memo import Memo
 from fastadam.torch.modes import in_grad_mode, without_overrides, without_threads_in_children
 from fastadam.torch.part import all_apart
-from fastadam.torch.staging import Staged
+from fastadam.torch.staging import Staged, stage
 from fastadam.torch.tensors import raise_versions
 from fastadam.torch.visit import Visit
 
@@ -351,7 +351,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         parts = visit.parts
         if not parts:
             return OURS
-        apart = all_apart(parts)
+        apart, staged = all_apart(parts), list[Staged]()
         if scales.divisor is not None:
             calls = scaling.fused_step(parts, hypers, scales.divisor)
         else:
@@ -360,9 +360,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
             chosen, most = chooser.by_ordinal, thread_limit(limit)
             follow_streams([chosen[each] for each in {part.ordinal for part in parts} - {None}])
             # What is written overlaps: one after the other, as torch does.
-            staged = [
-                Staged(each, hypers, chosen, most) for each in ([parts] if apart else [[part] for part in parts])
-            ]
+            staged = stage(parts, hypers, chosen, most, together=apart)
             calls = [call for each in staged for call in each.calls()]
         visit.enter_state()
         if scales.skips:
@@ -372,6 +370,8 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         )
         try:
             in_one_go([*calls, count])
+            for each in staged:
+                each.check()
         except BaseException:  # of a device, or an interrupt after the step: autograd must not miss it
             count()
             raise

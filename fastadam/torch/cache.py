@@ -192,9 +192,9 @@ class TensorCache:
     def _note(self, part: Part) -> None:
         i, tensors = part.position, (part.param, part.step, *part.moments)
         views = (part.written[0], part.counter, *part.written[1:])
-        keys = {name: key for key in list(part.state) for name in STATE_NAMES if key == name}
-        names = tuple(keys.get(name) for name in STATE_NAMES[: len(tensors) - 1])
-        if part.param is not self.tensors[i] or None in names:
+        found = {name: key for key in list(part.state) for name in STATE_NAMES if key == name}
+        keys = tuple(found[name] for name in STATE_NAMES[: len(tensors) - 1] if name in found)
+        if part.param is not self.tensors[i] or len(keys) < len(tensors) - 1:
             self.known[i] = False
             self.seen.pop(i, None)
             return
@@ -203,7 +203,7 @@ class TensorCache:
         dims = self._dims[i] = np.array([*view.shape, *view.stride()], np.int64)
         objects = (id(part.param), id(part.state), *(id(each) for each in tensors[1:]))
         unused = [0] * (len(MOMENTS) - len(part.moments))
-        key_ids = (*map(id, names), *unused)
+        key_ids = (*map(id, keys), *unused)
         entry_keys = self._keys.setdefault(key_ids, np.array(key_ids, np.int64))
         step = part.counter.data_ptr()
         self.params[i] = (  # in the order of CACHED_PARAM
@@ -216,7 +216,7 @@ class TensorCache:
         self.formats[i], self.ordinals[i] = format_code(view), part.ordinal
         self.extents[i] = part.extents
         like = view.new_empty_strided(view.shape, view.stride(), device="meta")
-        self.seen[i] = Seen(part.state, names, tensors[1:], step, addresses, view.device, like)
+        self.seen[i] = Seen(part.state, keys, tensors[1:], step, addresses, view.device, like)
         self.known[i] = True
 
 

@@ -27,8 +27,8 @@ COUNTERS = {torch.float32: COUNTER_FLOAT32, torch.float64: COUNTER_FLOAT64}
 class Part:
     """One parameter of a step, checked: its tensors have its shape, dtype and device.
 
-    What was checked, and is stepped then, are views. Nobody else has them, so that no code that runs in between can
-    exchange what lies behind them, and they keep the memory alive.
+    What was checked, and is stepped then, are views. Nobody else has them, so that no code that runs in between
+    can exchange what lies behind them, and they keep the memory alive.
 
     Parameters
     ----------

@@ -77,7 +77,7 @@ def _unchanged(param: Tensor, seen: Seen) -> list[Tensor] | None:
 
 
 def _readable(grad: Any, seen: Seen) -> Tensor | None:
-    """Return a view of a gradient if it has its parameter's dtype and layout and is what memory holds, else None."""
+    """Return a view of a gradient that can be read as it lies, like its parameter, else None."""
     if not isinstance(grad, Tensor) or grad.layout != torch.strided or has_own_dispatch(grad):
         return None
     view = view_of(grad)

@@ -7,6 +7,7 @@ copied back. The arithmetic is the backend's, and the bits do not depend on the 
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from fastadam.memory.arrays import Array
 from fastadam.memory.structs import COUNTER, SPAN
-from fastadam.step.backend import Backend
+from fastadam.step.backend import Backend, Prepared
 from fastadam.step.coefficients import Coefficients
+from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.plan import MOMENTS, Plan
 from fastadam.step.variants import variants_of
@@ -69,6 +71,8 @@ class Staged:
         For each CUDA device, and for the host.
     limit : int
         Upper limit of threads.
+    counted : mapping of int to int, optional
+        By the addresses of counters: how many steps will be counted before this one that are not yet.
 
     Raises
     ------
@@ -77,9 +81,9 @@ class Staged:
 
     Notes
     -----
-    Making it reads and writes no numbers of the user's; the calls do, and none of them fails. Those copy what cannot be stepped where it
-    lies, in torch's current stream on a CUDA device, in which the step has to run, too: then nothing has to be
-    waited for.
+    Making it reads and writes no numbers of the user's but the counters; the calls do, and none of them fails.
+    Those copy what cannot be stepped where it lies, in torch's current stream on a CUDA device, in which the step
+    has to run, too: then nothing has to be waited for.
     """
 
     def __init__(
@@ -88,47 +92,41 @@ class Staged:
         hypers: Sequence[Hyperparameters],
         backends: Mapping[int | None, Backend],
         limit: int,
+        counted: Mapping[int, int] | None = None,
     ) -> None:
         self._before: list[Call] = []
         self._after: list[Call] = []
-        self._take: list[Call] = []
+        self._ready = Prepared([], None)
         self._kept: list[Any] = [parts]  # what native code has the addresses of
         stepped = [part for part in parts if part.has_memory]
         writes = Extents(each for part in stepped for each in part.extents)
         spans = np.zeros(len(stepped), SPAN.dtype)
         for span, part in zip(spans, stepped, strict=True):
             self._lay_out(span, part, writes)
-        counted = [part for part in stepped if part.counts_plainly]
-        counters = np.zeros(len(counted), COUNTER.dtype)
-        counters["address"] = [part.counter.data_ptr() for part in counted]
-        counters["type"] = [COUNTERS[part.counter.dtype] for part in counted]
-        native = {id(part): counter for part, counter in zip(counted, counters, strict=True)}
+        native = [part for part in stepped if part.counts_plainly]
+        counters = np.zeros(len(native), COUNTER.dtype)
+        counters["address"] = [part.counter.data_ptr() for part in native]
+        counters["type"] = [COUNTERS[part.counter.dtype] for part in native]
         for part in parts:
-            if id(part) not in native:
+            if not (part.has_memory and part.counts_plainly):
                 self._after.append(functools.partial(Tensor.add_, part.counter, 1))
         if not stepped:
             return
-        # Parameters that have taken the same steps share a row. A counter that native code cannot read has one of
-        # its own, and is copied.
-        keys = [
-            (part.group, part.counter.item(), position if id(part) not in native else -1)
-            for position, part in enumerate(stepped)
-        ]
+        ahead = counted or {}
+        keys = [(part.group, part.counter.item() + ahead.get(part.counter.data_ptr(), 0)) for part in stepped]
         rows = sorted(set(keys))
         row_of = {key: row for row, key in enumerate(rows)}
         spans["row"] = [row_of[key] for key in keys]
-        of_rows = np.zeros(len(rows), COUNTER.dtype)
-        for key, part in zip(keys, stepped, strict=True):
-            of_rows[row_of[key]] = native[id(part)] if id(part) in native else self._copied(part.counter)
+        steps = np.array([step for _, step in rows], np.float64)
         codes = np.array([format_code(part.written[0]) for part in stepped], np.int64)
         l2_on = np.array([hypers[part.group].l2_on for part in stepped])
         amsgrad_on = np.array([hypers[part.group].amsgrad for part in stepped])
         variants = variants_of(codes, l2_on, amsgrad_on)
         used, backend_of = shares([part.ordinal for part in stepped], backends)
-        plan = Plan(spans, variants, of_rows, counters, used, limit, False, backend_of)
-        plan.write_options([Coefficients(hypers[group]) for group, *_ in rows])
-        self._take = [plan.take]
-        self._kept.append(plan)
+        plan = Plan(spans, variants, counters_in(steps), counters, used, limit, False, backend_of)
+        plan.write_options([Coefficients(hypers[group]) for group, _ in rows])
+        self._ready = plan.prepare()
+        self._kept += [steps, plan]
 
     def _lay_out(self, span: Any, part: Part, writes: Extents) -> None:
         """Find or make the memory that a part is stepped in."""
@@ -138,8 +136,8 @@ class Staged:
             if not part.lies_plainly and not (is_plain(tensor) and is_aligned(tensor) and tensor.is_contiguous()):
                 if tensor.is_inference() and not torch.is_inference_mode_enabled():
                     raise RuntimeError(
-                        f"{part.label} or a tensor of its state was made in inference mode and lies in an order of "
-                        f"its own: step in torch.inference_mode() too, or put a .clone() made outside of it there"
+                        f"{part.label} or a tensor of its state was made in inference mode and lies in an order "
+                        f"of its own: step in torch.inference_mode() too, or put a .clone() of it there"
                     )
                 ready = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
                 self._before.append(functools.partial(Tensor.copy_, ready, tensor))
@@ -155,16 +153,32 @@ class Staged:
             span[name] = tensor.data_ptr()
         span["grad"], span["size"] = grad.data_ptr(), count_reals(like)
 
-    def _copied(self, counter: Tensor) -> Any:
-        """Return where a row finds what a counter says that native code cannot read."""
-        copied = torch.zeros((1,), dtype=torch.float64, device="cpu")
-        self._before.append(functools.partial(Tensor.copy_, copied, counter.reshape(1)))
-        self._kept.append(copied)
-        return (copied.data_ptr(), COUNTERS[copied.dtype])
-
     def calls(self) -> list[Call]:
         """Return what takes the step and counts it, for `fastadam.step.interrupts.in_one_go`.
 
         They use memory that this object keeps alive.
         """
-        return [*self._before, *self._take, *self._after]
+        return [*self._before, *self._ready.calls, *self._after]
+
+    def check(self) -> None:
+        """Raise what has failed on a device; called after the calls."""
+        if self._ready.check is not None:
+            self._ready.check()
+
+
+def stage(
+    parts: Sequence[Part],
+    hypers: Sequence[Hyperparameters],
+    backends: Mapping[int | None, Backend],
+    limit: int,
+    *,
+    together: bool,
+) -> list[Staged]:
+    """Make parts ready, `together` or one after the other: see `Staged`."""
+    if together:
+        return [Staged(parts, hypers, backends, limit)]
+    staged, counted = [], Counter[int]()
+    for part in parts:
+        staged.append(Staged([part], hypers, backends, limit, counted))
+        counted[part.counter.data_ptr()] += 1
+    return staged

@@ -12,7 +12,7 @@ from torch.autograd.graph import increment_version
 
 from fastadam.memory.formats import ELEMENTS
 
-# Tells autograd that a list of tensors was written: ``raise_versions(tensors)``, a native function where it can be.
+# Tells autograd that a list of tensors was written: ``raise_versions(tensors)``, native where possible.
 raise_versions = getattr(torch._C, "_increment_version", increment_version)
 # The `__torch_function__` of tensors and of parameters.
 _PLAIN_FUNCTIONS = (Tensor.__torch_function__.__func__, torch._C._disabled_torch_function_impl)

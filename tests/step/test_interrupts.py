@@ -7,7 +7,6 @@ import importlib.util
 import operator
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from fastadam.memory.structs import ROLES, SPAN
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
-from fastadam.step.interrupts import SIGNALS, in_one_go, in_one_go_while, uninterrupted
+from fastadam.step.interrupts import in_one_go, in_one_go_while
 from fastadam.step.plan import Plan
 from fastadam.step.variants import variants_of
 from tests import interrupts
@@ -290,93 +289,6 @@ def test_native_calls_up_to_the_first_that_says_no() -> None:
     assert in_one_go_while(-1, calls[:2]) == -1
     assert in_one_go_while(-1, []) == -1
     assert in_one_go([functools.partial(made.append, 1), made.copy]) == [None, [1]]
-
-
-def test_handlers_are_called_when_the_work_is_done() -> None:
-    log: list[Any] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: log.append(number))
-    try:
-
-        def work() -> int:
-            signal.raise_signal(signal.SIGTERM)
-            signal.raise_signal(signal.SIGTERM)
-            log.append("done")
-            return 7
-
-        handler = signal.getsignal(signal.SIGTERM)
-        assert uninterrupted(work) == 7
-        assert log == ["done", signal.SIGTERM]
-        assert signal.getsignal(signal.SIGTERM) is handler
-        log.clear()
-        assert uninterrupted(lambda: uninterrupted(work)) == 7
-        assert log == ["done", signal.SIGTERM]
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def test_what_the_work_raises_comes_first_and_the_interrupt_after_it() -> None:
-    def work() -> None:
-        signal.raise_signal(signal.SIGINT)
-        raise ValueError("a fault")
-
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt) as caught:
-            uninterrupted(work)
-        assert isinstance(caught.value.__context__, ValueError)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        with pytest.raises(ValueError, match="a fault"):
-            uninterrupted(lambda: (_ for _ in ()).throw(ValueError("a fault")))
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@needs_alarm
-@pytest.mark.usefixtures("alarm")
-def test_of_two_signals_neither_is_lost() -> None:
-    def work() -> None:
-        signal.raise_signal(signal.SIGALRM)
-        signal.raise_signal(signal.SIGINT)
-
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises((KeyboardInterrupt, AlarmError)) as caught:
-            uninterrupted(work)
-        raised = {type(caught.value), type(caught.value.__context__)}
-        assert raised == {KeyboardInterrupt, AlarmError}
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
-def test_signals_that_python_does_not_handle_are_left_alone(handler: signal.Handlers) -> None:
-    before = signal.signal(signal.SIGTERM, handler)
-    try:
-        assert uninterrupted(lambda: signal.getsignal(signal.SIGTERM)) is handler
-        assert signal.getsignal(signal.SIGTERM) is handler
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def test_a_handler_that_the_work_sets_stays() -> None:
-    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
-    try:
-        uninterrupted(lambda: signal.signal(signal.SIGTERM, nothing))
-        assert signal.getsignal(signal.SIGTERM) is nothing
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def test_other_threads_leave_the_handlers_alone() -> None:
-    found: list[Any] = []
-    before = [signal.getsignal(number) for number in SIGNALS]
-    thread = threading.Thread(
-        target=uninterrupted, args=(lambda: found.extend(signal.getsignal(number) for number in SIGNALS),)
-    )
-    thread.start()
-    thread.join()
-    assert found == before
 
 
 def test_native_calls_in_one_go() -> None:
