@@ -36,6 +36,31 @@ static inline void fetch_tensor(const fastadam_tensor_offsets *at, const fastada
     FETCH(storage + at->storage_size);
 }
 
+/* What raising the version of parameter i will need, and what getting its gradient begins with: the parameter, and
+ * all that its TensorImpl points to, the version counter and what autograd knows. */
+static inline void fetch_for_version(const fastadam_tensor_cache *cache, int64_t i)
+{
+    const fastadam_tensor_offsets *at = &cache->offsets;
+    const fastadam_cached_param *param = to_fetch(cache, i);
+    if (param == NULL)
+        return;
+    const fastadam_fingerprint *noted = fingerprint_of(at, param, 0);
+    FETCH(param->param_object + at->object_impl);
+    FETCH(noted->impl + at->first);
+    for (int64_t byte = 0; byte < own_bytes(at); byte += WORD)
+        FETCH(read_word(own_words(noted), byte));
+}
+
+/* What getting the gradient of parameter i will need. */
+static inline void fetch_for_gradient(const fastadam_tensor_cache *cache, int64_t i)
+{
+    const fastadam_cached_param *param = to_fetch(cache, i);
+    if (param == NULL)
+        return;
+    fetch_for_version(cache, i);
+    fetch_tensor(&cache->offsets, fingerprint_of(&cache->offsets, param, 0), param->param_object);
+}
+
 /* What comparing parameter i and its gradient will need. */
 static inline void fetch_for_state(const fastadam_tensor_cache *cache, PyObject *grads, int64_t i)
 {
@@ -49,7 +74,7 @@ static inline void fetch_for_state(const fastadam_tensor_cache *cache, PyObject 
     for (int which = 0; which <= 3; which++)
         if (objects[which] != 0)
             fetch_tensor(at, fingerprint_of(at, param, which + 1), objects[which]);
-    fetch_tensor(at, fingerprint_of(at, param, 0), param->param_object);
+    fetch_for_gradient(cache, i);
     const int64_t grad = ADDRESS(PyList_GetItem(grads, i)), type = ADDRESS(Py_TYPE(OBJECT(grad)));
     if (type == cache->tensor_type || type == cache->parameter_type) {
         const int64_t impl = read_word(grad, at->object_impl);

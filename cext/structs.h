@@ -7,13 +7,14 @@
 
 /* What an attempt at a step returns. TAKEN: all that was asked for is done. From 0 on: the slot, or the parameter,
  * whose gradient Python has to look at. The others are of PyTorch tensors: something is not what it was, other
- * gradients are present, step counters are others than those that the rows were computed for. Where it is not
- * TAKEN, nothing was written. */
+ * gradients are present, step counters are others than those that the rows were computed for, fetching a gradient
+ * has raised an exception. Where it is not TAKEN, nothing was written. */
 enum {
     FASTADAM_TAKEN = -1,
     FASTADAM_CHANGED = -2,
     FASTADAM_OTHER_GRADIENTS = -3,
     FASTADAM_OTHER_STEPS = -4,
+    FASTADAM_RAISED = -5,
 };
 
 /* The stages of a step, which are run in this order: look at the gradients' objects and note where their numbers
@@ -245,6 +246,7 @@ typedef struct {
     int64_t tensor_type;
     int64_t parameter_type;
     int64_t none_object;
+    int64_t grad_name;
     int64_t state_object;
     int64_t n_state;
     int64_t state_keys;

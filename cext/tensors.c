@@ -1,10 +1,10 @@
 /* The attempt at a step over PyTorch's tensors: all that it needs is compared with what it was, and nothing is
  * written unless it still is.
  *
- * Whoever calls has fetched the gradients, which may run anyone's code: properties, function modes, finalizers.
- * Here nothing runs any: no attribute is got, no key compared but by address, nothing allocated of Python's. So
- * what was compared is still so when the step begins. The cache holds a reference to every object that is read,
- * the caller one to the list of gradients. */
+ * There are two parts. The first fetches the gradients, which may run anyone's code: properties, function modes,
+ * finalizers. In the second nothing runs any: no attribute is got, no key compared but by address, nothing of
+ * Python's allocated. So what it compared is still so when the step begins. The cache holds a reference to every
+ * object that is read, the caller's list one to every gradient. */
 #include "objects.h"
 
 #include "dlpack.h"
@@ -121,6 +121,35 @@ static int is_readable(const fastadam_cached_param *param, const fastadam_plan *
            ((address & (size - 1)) == 0 && !fastadam_is_written(plan, address, address + param->nbytes, below));
 }
 
+/* Take the exception that was raised, and append it to the list. */
+static void keep_exception(PyObject *list)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback != NULL)
+        PyException_SetTraceback(value, traceback);
+    if (PyList_Append(list, value) != 0)
+        PyErr_Clear(); /* the caller finds no exception there, and says so */
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+}
+
+static int64_t fetch_gradients(const fastadam_tensor_cache *cache, PyObject *grads)
+{
+    const fastadam_cached_param *params = MEMORY(const fastadam_cached_param, cache->params);
+    for (int64_t i = 0; i < cache->n; i++) {
+        fetch_for_gradient(cache, i + AHEAD);
+        PyObject *grad = PyObject_GetAttr(OBJECT(params[i].param_object), OBJECT(cache->grad_name));
+        if (grad == NULL || PyList_SetItem(grads, i, grad) != 0) {
+            keep_exception(grads);
+            return FASTADAM_RAISED;
+        }
+    }
+    return FASTADAM_TAKEN;
+}
+
 static int64_t read_all(const fastadam_tensor_cache *cache, const fastadam_active_plan *active, PyObject *grads)
 {
     const fastadam_cached_param *params = MEMORY(const fastadam_cached_param, cache->params);
@@ -130,8 +159,10 @@ static int64_t read_all(const fastadam_tensor_cache *cache, const fastadam_activ
     const double *steps_taken = MEMORY(const double, active->steps_taken);
     double *steps = MEMORY(double, cache->steps);
     char *present = MEMORY(char, cache->present);
-    int64_t outcome = FASTADAM_TAKEN, below = 0;
+    int64_t outcome = fetch_gradients(cache, grads), below = 0;
 
+    if (outcome != FASTADAM_TAKEN)
+        return outcome;
     if (!same_containers(cache) || PyList_Size(grads) != cache->n)
         return FASTADAM_CHANGED;
     for (int64_t i = 0; i < cache->n; i++) {
@@ -182,5 +213,7 @@ int64_t fastadam_step_tensors(const fastadam_tensor_cache *cache, const fastadam
     PyGILState_Release(gil);
     if (outcome == FASTADAM_TAKEN && !active->keeps_gil)
         outcome = fastadam_run(plan, stages);
+    for (int64_t i = 0; outcome == FASTADAM_TAKEN && i < cache->n; i++)
+        fetch_for_version(cache, i); /* torch counts them next */
     return outcome;
 }

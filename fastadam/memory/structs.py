@@ -14,15 +14,16 @@ import numpy as np
 from fastadam.memory.formats import FORMATS
 from fastadam.memory.native import FLOAT64, INT64, Field, Struct, constants, reals
 
-TAKEN, CHANGED, OTHER_GRADIENTS, OTHER_STEPS = constants(
+TAKEN, CHANGED, OTHER_GRADIENTS, OTHER_STEPS, RAISED = constants(
     "What an attempt at a step returns. TAKEN: all that was asked for is done. From 0 on: the slot, or the "
     "parameter, whose gradient Python has to look at. The others are of PyTorch tensors: something is not what it "
-    "was, other gradients are present, step counters are others than those that the rows were computed for. Where "
-    "it is not TAKEN, nothing was written.",
+    "was, other gradients are present, step counters are others than those that the rows were computed for, "
+    "fetching a gradient has raised an exception. Where it is not TAKEN, nothing was written.",
     TAKEN=-1,
     CHANGED=-2,
     OTHER_GRADIENTS=-3,
     OTHER_STEPS=-4,
+    RAISED=-5,
 )
 
 INSPECT, REDUCE, APPLY = constants(
@@ -239,7 +240,7 @@ TENSOR_CACHE = Struct(
     "All parameters of an optimizer, with the containers that they are found in. read_tensor is DLPack's "
     "function dltensor_from_py_object_no_sync. state_keys and state_values are what the state dict held, in its "
     "order. Out: which gradients are present (bytes), and each step counter.",
-    *("read_tensor", "tensor_type", "parameter_type", "none_object"),
+    *("read_tensor", "tensor_type", "parameter_type", "none_object", "grad_name"),
     *("state_object", "n_state"),
     Field("state_keys", points_to=INT64),
     Field("state_values", points_to=INT64),

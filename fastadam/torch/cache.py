@@ -28,7 +28,8 @@ from fastadam.torch.part import Part
 from fastadam.torch.tensors import count_reals, dlpack_dtype, format_code
 
 STATE_NAMES = ("step", *MOMENTS)
-_get_grad: Callable[[Tensor], Tensor | None] = operator.attrgetter("grad")
+GRAD = "grad"  # the object whose address native code has
+_get_grad: Callable[[Tensor], Tensor | None] = operator.attrgetter(GRAD)
 
 
 def fetch_gradients(params: Iterable[Tensor]) -> list[Tensor | None]:
@@ -135,6 +136,7 @@ class TensorCache:
             ("tensor_type", torch.Tensor),
             ("parameter_type", torch.nn.Parameter),
             ("none_object", None),
+            ("grad_name", GRAD),
             ("state_object", self.state),
         ):
             self.block[name] = id(kept)

@@ -18,6 +18,7 @@ from torch import Tensor
 from fastadam.memory.arrays import Array, address
 from fastadam.memory.structs import FINGERPRINT, TensorOffsets
 from fastadam.step.plan import MOMENTS
+from fastadam.torch.tensors import lies_like
 
 WORD = 8
 MOST_DIMS = 5  # more are not kept within a TensorImpl
@@ -128,8 +129,8 @@ class Fingerprints:
         layouts = []
         rows = self._memory[position]
         for row, tensor, view in zip(rows, tensors, views, strict=False):
-            found, known = fingerprint(tensor, offsets), fingerprint(view, offsets)
-            if (found.numbers[1:], found.layout) != (known.numbers[1:], known.layout):
+            found = fingerprint(tensor, offsets)
+            if not lies_like(tensor, view):
                 return 0  # it has been changed since
             # torch keeps tensors on devices in the same structs, but the samples were on the CPU.
             if on_device and read_again(tensor, offsets) != found:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from fastadam.backends import c
-from fastadam.memory.structs import TAKEN
+from fastadam.memory.structs import RAISED, TAKEN
 from fastadam.torch.active import ActivePlan
-from fastadam.torch.cache import TensorCache, fetch_gradients
+from fastadam.torch.cache import TensorCache
 from fastadam.torch.tensor_offsets import tensor_offsets
 
 
@@ -38,17 +39,19 @@ def bind(cache: TensorCache, active: ActivePlan) -> Callable[[], int]:
     Native code gets the addresses of `cache`, `active` and the list of gradients. `Attempts`, whose method calls
     this, keeps the first two, and the function itself the third until native code is done.
     """
-    params = cache.tensors
     known, plan = (
         c.ffi.cast("fastadam_tensor_cache *", cache.block.address),
         c.ffi.cast("fastadam_active_plan *", active.block.address),
     )
+    n = len(cache.tensors)
     if active.backend is not c:  # another one, or several
         read, step = c.lib.fastadam_read_tensors, active.plan
 
         def read_and_run() -> int:
-            grads = fetch_gradients(params)
+            grads: list[Any] = [None] * n
             outcome: int = read(known, plan, id(grads))
+            if outcome == RAISED:
+                raise grads[n]
             return step.take() if outcome == TAKEN else outcome
 
         return read_and_run
@@ -56,7 +59,10 @@ def bind(cache: TensorCache, active: ActivePlan) -> Callable[[], int]:
     step_tensors: Callable[..., int] = c.lib.fastadam_step_tensors
 
     def read_and_step() -> int:
-        grads = fetch_gradients(params)
-        return step_tensors(known, plan, id(grads))
+        grads: list[Any] = [None] * n
+        outcome = step_tensors(known, plan, id(grads))
+        if outcome == RAISED:
+            raise grads[n]
+        return outcome
 
     return read_and_step

@@ -91,6 +91,18 @@ def is_plain(tensor: Tensor) -> bool:
     return not (tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor())
 
 
+def lies_like(tensor: Tensor, view: Tensor) -> bool:
+    """Whether a tensor still is what a plain view of it shows: nobody gave it other data or strides."""
+    return bool(
+        tensor.data_ptr() == view.data_ptr()
+        and tensor.stride() == view.stride()
+        and tensor.shape == view.shape
+        and tensor.dtype == view.dtype
+        and tensor.device == view.device
+        and is_plain(tensor)
+    )
+
+
 def is_aligned(tensor: Tensor) -> bool:
     """Whether the numbers lie at multiples of their size, as compiled code expects."""
     reals = DTYPES[tensor.dtype].reals

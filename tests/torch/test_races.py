@@ -39,7 +39,7 @@ class Meddler:
 PLACES = {
     "options were read": (options, "check_all"),
     "parameters are looked at": (adam, "Visit"),
-    "the step is taken": (adam, "Staged"),
+    "the step is taken": (adam, "stage"),
     "what was found is remembered": (adam, "Attempts"),
 }
 
