@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import os
 import shlex
 import shutil
@@ -184,6 +185,20 @@ def python_undefined(folder: Path, more: bool) -> None:
     )
 
 
+def torch_address(folder: Path, more: bool) -> None:
+    """Let handlers, threads, properties and finalizers free what an optimizer of PyTorch's tensors steps."""
+    need("gcc")
+    if importlib.util.find_spec("torch") is None:
+        raise MissingError("torch is not installed")
+    run(
+        f"{sys.executable} -m tests.meddle --seconds {300 if more else 30}",
+        sanitized_copy(folder, "address,undefined"),
+        LD_PRELOAD=f"{runtime('asan')} {runtime('stdc++')}",
+        ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1",
+        PYTHONMALLOC="malloc",
+    )
+
+
 def python_races(folder: Path, more: bool) -> None:
     """Step optimizers in eight Python threads; the extension is built without OpenMP."""
     need("gcc")
@@ -222,6 +237,7 @@ CHECKS: dict[str, Callable[[Path, bool], None]] = {
     "steps-helgrind": functools.partial(valgrind, tool="helgrind"),
     "steps-drd": functools.partial(valgrind, tool="drd"),
     "python-address-undefined": python_undefined,
+    "torch-address-undefined": torch_address,
     "python-thread": python_races,
     "python-memcheck": python_valgrind,
 }

@@ -15,7 +15,7 @@ from fastadam.step.interrupts import in_one_go
 from fastadam.step.plan import MOMENTS
 from fastadam.torch.devices import counters_on_devices
 from fastadam.torch.part import Part
-from fastadam.torch.tensors import check_grad, check_like, check_stepped, view_of
+from fastadam.torch.tensors import check_grad, check_like, check_stepped, has_its_memory, view_of
 
 
 class Visit:
@@ -140,6 +140,8 @@ def _missing_state(
     if amsgrad and MOMENTS[2] not in known:  # switched on in mid-training
         missing[MOMENTS[2]] = torch.zeros_like(view, memory_format=torch.preserve_format)
     step = counts.get(id(known["step"]), known["step"])
+    if isinstance(step, Tensor) and not has_its_memory(view_of(step)):
+        raise RuntimeError(f"the state 'step' of {label} has a storage that was freed or shrunk; load it again")
     # Read once: other processes may count in shared memory.
     value = step.item() if isinstance(step, Tensor) and step.numel() == 1 else step
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
