@@ -362,14 +362,15 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
             # What is written overlaps: one after the other, as torch does.
             staged = stage(parts, hypers, chosen, most, together=apart)
             calls = [call for each in staged for call in each.calls()]
-        visit.enter_state()
+        enter = visit.enter_calls()
         if scales.skips:
+            in_one_go(enter)
             return "skipped: found_inf"
         count = functools.partial(
             raise_versions, [part.param for part in parts if not part.written[0].is_inference()]
         )
         try:
-            in_one_go([*calls, count])
+            in_one_go([*enter, *calls, count])
             for each in staged:
                 each.check()
         except BaseException:  # of a device, or an interrupt after the step: autograd must not miss it

@@ -5,17 +5,16 @@ from __future__ import annotations
 import functools
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastadam.step.backend import Call
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.torch.part import Part
 from fastadam.torch.tensors import is_aligned, is_plain, same_layout
-
-Call = Callable[[], object]
 
 
 class ScalingAttribute:

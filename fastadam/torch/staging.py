@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastadam.memory.arrays import Array
 from fastadam.memory.structs import COUNTER, SPAN
-from fastadam.step.backend import Backend, Prepared
+from fastadam.step.backend import Backend, Call, Prepared
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
@@ -33,8 +33,6 @@ from fastadam.torch.tensors import (
     is_plain,
     same_layout,
 )
-
-Call = Callable[[], object]
 
 
 def shares(ordinals: Sequence[int | None], backends: Mapping[int | None, Backend]) -> tuple[list[Backend], Array]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
+from fastadam.step.backend import Call
 from fastadam.step.hyperparameters import Hyperparameters
-from fastadam.step.interrupts import in_one_go
 from fastadam.step.plan import MOMENTS
 from fastadam.torch.devices import counters_on_devices
 from fastadam.torch.part import Part
@@ -28,7 +28,7 @@ class Visit:
     grads : sequence of (Tensor or None)
         The gradient of each parameter, fetched before: that may be anyone's code.
     state : dict
-        The optimizer's `state`, which is not written before `enter_state`.
+        The optimizer's `state`, which is not written here.
     hypers : sequence of Hyperparameters
         Of each group.
 
@@ -100,8 +100,8 @@ class Visit:
         tensors = (tuple(written), read, view_of(step))
         self.parts.append(Part(position, group, param, known, step, moments, *tensors, label))
 
-    def enter_state(self) -> None:
-        """Write what was missing into the optimizer's state, in one go: the state of no step taken yet."""
+    def enter_calls(self) -> list[Call]:
+        """Return the calls, to be made in one go, that write what was missing into the optimizer's state."""
         missing = [functools.partial(dict.update, *self._states[id(param)]) for param in self._params]
         new = {
             param: known
@@ -110,7 +110,7 @@ class Visit:
         }
         # (Here the parameters' hashes are known: asking for one is a method in Python.)
         enter = dict.update if isinstance(self._state, dict) else type(self._state).update
-        in_one_go([*missing, functools.partial(enter, self._state, new)])
+        return [*missing, functools.partial(enter, self._state, new)]
 
 
 def viewed(tensor: Tensor, label: str) -> Tensor:
