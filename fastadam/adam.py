@@ -9,7 +9,7 @@ from typing import Any
 
 from fastadam.groups.clearing import clear_gradients
 from fastadam.groups.contents import Contents
-from fastadam.groups.given import split_groups
+from fastadam.groups.given import split_groups, take_as_own
 from fastadam.groups.groups import Groups
 from fastadam.groups.state import State
 from fastadam.step import hyperparameters
@@ -311,6 +311,8 @@ class Adam:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         groups = [{k: v for k, v in group.items() if k != "param_names"} for group in state["groups"]]
+        for group in groups:
+            take_as_own(group["params"])
         Adam.__init__(self, groups, **state["defaults"], backend=state["backend"], threads=state["threads"])
         self.load_state_dict(state["state"])
         self.__dict__.update(state["subclass"])

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fastadam.groups.members import Member
+from fastadam.memory.arrived import make_own
 from fastadam.memory.devices import is_array
 from fastadam.memory.packed import Packed
 from fastadam.memory.parameter import Parameter
@@ -73,6 +74,20 @@ def read_members(params: Any, start: int, where: str) -> tuple[list[Member], Pac
     return [
         Member(value, name, _label(name, start + i)) for i, (name, value) in enumerate(_pairs(params, where))
     ], None
+
+
+def take_as_own(params: Any) -> None:
+    """Give arrays that an unpickler made read-only memory of their own (see `fastadam.memory.arrived`).
+
+    Parameters
+    ----------
+    params : object
+        A group's ``"params"``, as an optimizer keeps them: a `Packed`, or a list of arrays, `Parameter` objects or
+        ``(name, array)`` pairs.
+    """
+    if not isinstance(params, Packed):
+        for _, value in _pairs(params, ""):
+            make_own(value)
 
 
 def _pairs(params: Any, where: str) -> list[tuple[str | None, Any]]:

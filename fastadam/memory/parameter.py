@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastadam.memory.arrays import Array
+from fastadam.memory.arrived import make_own
 from fastadam.memory.devices import check_parameter
 
 
@@ -61,6 +62,16 @@ class Parameter:
                 "Parameter.data cannot be exchanged for another array, which an optimizer would not see; "
                 "write its elements: p.data[...] = value"
             )
+
+    def __getstate__(self) -> Any:
+        # What `object` has (with None, or what subclasses have of their own), which protocols 0 and 1 do without.
+        return getattr(self, "__dict__", None), {"_data": self._data, "grad": self.grad}
+
+    def __setstate__(self, state: Any) -> None:
+        of_subclasses, own = state
+        for name, value in {**(of_subclasses or {}), **own}.items():
+            make_own(value)
+            setattr(self, name, value)
 
     def __repr__(self) -> str:
         return f"Parameter({self._data!r}, grad={self.grad!r})"
