@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, SupportsIndex
 
 from fastadam.groups.clearing import clear_gradients
 from fastadam.groups.contents import Contents
 from fastadam.groups.given import split_groups, take_as_own
 from fastadam.groups.groups import Groups
 from fastadam.groups.state import State
+from fastadam.groups.witness import witnesses
 from fastadam.step import hyperparameters
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate
 from fastadam.step.interrupts import in_one_go
@@ -308,6 +309,12 @@ class Adam:
             "state": self.state_dict(),
             "subclass": dict(self.__dict__),
         }
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        make, args, state, *rest = super().__reduce_ex__(protocol)
+        if isinstance(state, dict):  # a subclass may have another one
+            state = {**state, "witnesses": witnesses(self, self._groups)}
+        return make, args, state, *rest
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         groups = [{k: v for k, v in group.items() if k != "param_names"} for group in state["groups"]]

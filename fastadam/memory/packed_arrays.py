@@ -144,10 +144,13 @@ class PackedBuffer:
         )
 
     def _owned(self, array: Any, index: int | None) -> Any:
-        """Return a view that knows where it belongs; arrays on other devices copy by themselves."""
+        """Return a view that knows where it belongs."""
         if isinstance(array, np.ndarray):
             array = array.view(PackedArray)
             array._buffer, array._index = self, index
+        else:
+            array = array.reshape(array.shape)
+            array.place = self, index
         return array
 
     def __getstate__(self) -> dict[str, Any]:
