@@ -41,8 +41,8 @@ int fastadam_is_written(const fastadam_plan *plan, int64_t lo, int64_t hi, int64
     return found > 0 && ends[found - 1] > lo;
 }
 
-/* A plain gradient is an exact ndarray or PackedArray of its parameter's dtype and shape, C-contiguous, aligned, and apart from
- * all that the step writes. Its parameter must still be where it was, and writable. */
+/* A plain gradient is an exact ndarray or PackedArray of its parameter's dtype and shape, C-contiguous, aligned,
+ * and apart from all that the step writes. Its parameter must still be where it was, and writable. */
 static int is_plain(const fastadam_plan *plan, const fastadam_span *span, int64_t grad)
 {
     const fastadam_array_offsets *at = &plan->offsets;

@@ -12,7 +12,7 @@ from fastadam.groups.contents import Contents
 from fastadam.groups.given import split_groups, take_as_own
 from fastadam.groups.groups import Groups
 from fastadam.groups.state import State
-from fastadam.groups.witness import witnesses
+from fastadam.groups.witness import with_witnesses
 from fastadam.step import hyperparameters
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate
 from fastadam.step.interrupts import in_one_go
@@ -311,10 +311,7 @@ class Adam:
         }
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
-        make, args, state, *rest = super().__reduce_ex__(protocol)
-        if isinstance(state, dict):  # a subclass may have another one
-            state = {**state, "witnesses": witnesses(self, self._groups)}
-        return make, args, state, *rest
+        return with_witnesses(super().__reduce_ex__(protocol), self, self._groups)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         groups = [{k: v for k, v in group.items() if k != "param_names"} for group in state["groups"]]

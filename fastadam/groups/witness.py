@@ -16,13 +16,13 @@ from fastadam.memory.packed_arrays import PackedArray
 class Witness:
     """Goes into a pickle twice, within an array, and counts how often it is pickled.
 
-    A pickler that keeps what is shared pickles the array once. ``joblib.dump`` makes another array of each mention of
-    one: a model loaded from there has other arrays than its optimizer, whose steps would not move it.
+    A pickler that keeps what is shared pickles the array once. ``joblib.dump`` makes another array of each mention
+    of one: a model loaded from there has other arrays than its optimizer, whose steps would not move it.
 
     Parameters
     ----------
     optimizer : object
-        What is pickled. By itself, with nothing else in the pickle that could have its arrays, it may come apart.
+        What is pickled. By itself, with nothing else in the pickle that could have its arrays, it is let through.
     """
 
     __slots__ = ("_optimizer", "_times")
@@ -37,29 +37,40 @@ class Witness:
         self._times += 1
         if self._times > 1 and not (_root() is self._optimizer and not vars(self._optimizer)):
             raise pickle.PicklingError(
-                "this pickler (joblib.dump is one) makes separate arrays of one that is shared, so that the loaded "
-                "optimizer would not step the arrays that were pickled along with it; use pickle.dump, or lay out "
-                "the arrays with fastadam.pack, or pickle optimizer.state_dict() in place of the optimizer"
+                "this pickler (joblib.dump is one) makes separate arrays of one that is shared, so that the "
+                "loaded optimizer would not step the arrays that were pickled along with it; use pickle.dump, or "
+                "lay the arrays out with fastadam.pack, or pickle optimizer.state_dict() instead of the optimizer"
             )
         return Witness, ()
 
 
-def witnesses(optimizer: Any, groups: Iterable[Group]) -> tuple[np.ndarray, ...]:
-    """Return what is to be pickled with an optimizer: an array twice, where it has arrays as plain as that one."""
+def with_witnesses(reduced: Any, optimizer: Any, groups: Iterable[Group]) -> Any:
+    """Return what is pickled of an optimizer with an array twice, where it has arrays as plain as that one.
+
+    Parameters
+    ----------
+    reduced : tuple
+        What ``__reduce_ex__`` returned for it.
+    optimizer : object
+    groups : iterable of Group
+        Its groups.
+    """
     owners = (member.owner for group in groups for member in group.members)
-    if not any(isinstance(owner, np.ndarray) and not isinstance(owner, PackedArray) for owner in owners):
-        return ()
+    plain = any(isinstance(owner, np.ndarray) and not isinstance(owner, PackedArray) for owner in owners)
+    make, args, state, *rest = reduced
+    if not plain or not isinstance(state, dict):  # a subclass may have another state
+        return reduced
     witness = np.empty(1, object)
     witness[0] = Witness(optimizer)
-    return witness, witness
+    return make, args, {**state, "witnesses": (witness, witness)}, *rest
 
 
 def _root() -> Any:
-    """Return what the pickler that is at work was given, if it is one in Python; only those can part arrays."""
+    """Return what the pickler at work was given, if it is one in Python: only those can part arrays."""
     frame: Any = sys._getframe()
     while frame is not None:
         names = frame.f_locals
-        if frame.f_code is pickle._Pickler.dump.__code__ and "obj" in names:  # type: ignore[attr-defined]
+        if frame.f_code is pickle._Pickler.dump.__code__ and "obj" in names:
             return names["obj"]
         frame = frame.f_back
     return None

@@ -11,9 +11,9 @@ import numpy as np
 def make_own(value: Any) -> None:
     """Give an array memory of its own, in place, where what it has can be written by nobody.
 
-    Unpicklers hand out such arrays (pickle protocol 5 with buffers out of band, as Ray and Dask use it; joblib with
-    ``mmap_mode="r"``). In place, because whatever came in the same pickle has the same array object: a model goes on
-    sharing its arrays with its optimizer.
+    Unpicklers hand out such arrays (pickle protocol 5 with buffers out of band, as Ray and Dask use it; joblib
+    with ``mmap_mode="r"``). In place, because whatever came in the same pickle has the same array object: a model
+    goes on sharing its arrays with its optimizer.
 
     Parameters
     ----------
@@ -34,7 +34,8 @@ def make_own(value: Any) -> None:
         return
     # Views of the array may be about, made as it was unpickled. They keep it alive, and so the memory they lie in.
     weakref.finalize(value, _keep, value.base).atexit = False
-    np.ndarray.__setstate__(value, (1, value.shape, value.dtype, False, value.tobytes()))
+    state: Any = (1, value.shape, value.dtype, False, value.tobytes())
+    np.ndarray.__setstate__(value, state)
 
 
 def _keep(_: Any) -> None:

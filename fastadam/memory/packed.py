@@ -30,10 +30,10 @@ class Packed:
 
     Notes
     -----
-    Whatever holds the object, one of these four or a view of them (a slice, a transpose), deep-copied or pickled
-    together with its optimizer, stays together: steps of the copy move it. Deep copies and pickles of one view hold
-    the whole buffer, then; those of ``view.copy()`` its numbers only. What NumPy does not know to belong here any
-    more is copied as an array of its own, which no step moves: ``np.asarray(view)``, tensors that share the memory.
+    What holds this object, one of these four or a view of them (a slice, a transpose) can be deep-copied or
+    pickled together with the optimizer: steps of the copy move it. So a deep copy or a pickle of one view holds
+    the whole buffer; one of ``view.copy()`` holds its numbers only. What does not show that it belongs here is
+    copied as an array of its own, which no step moves: ``np.asarray(view)``, tensors over the memory.
     """
 
     Buffer = PackedBuffer  # pickles name this place
@@ -64,7 +64,7 @@ class Packed:
 
     # The setters let `flat.grad += x` through, which works in place and then assigns the same array.
     @property
-    def param(self) -> Array:
+    def param(self) -> Any:
         """All parameters, one after another."""
         return self._param
 
@@ -73,7 +73,7 @@ class Packed:
         refuse_exchange(value, self._param, "param")
 
     @property
-    def grad(self) -> Array:
+    def grad(self) -> Any:
         """All gradients, one after another."""
         return self._grad
 

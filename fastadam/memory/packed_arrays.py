@@ -1,8 +1,8 @@
 """The memory of packed arrays, and views of it that copies and pickles keep together.
 
-NumPy copies and pickles a view as an array of its own. A model that holds views of a packed buffer, copied together
-with its optimizer, would then go on with weights that no step moves. So the views are `PackedArray`: one copies and
-pickles as a place in its `PackedBuffer`, which is copied once, whoever leads to it.
+NumPy copies and pickles a view as an array of its own. A model that holds views of a packed buffer, copied
+together with its optimizer, would then go on with weights that no step moves. So the views are `PackedArray`,
+which copies and pickles as a place in its `PackedBuffer`; that is copied once, whoever leads to it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class PackedArray(np.ndarray[Any, Any]):
     ``.copy()`` and ``copy.copy`` return its numbers alone, as a plain array.
     """
 
-    # `_buffer` and `_index` are set where it is the buffer's own view, not a part of one, whose `base` leads there.
+    # `_buffer` and `_index` are set in the buffer's own views; the `base` of a part of one leads there.
     # `__array_wrap__` stays empty: NumPy 2 looks for it in vain, so that the results of ufuncs are plain arrays. A
     # method that returns them would cost a call in Python each.
     __slots__ = ("__array_wrap__", "_buffer", "_index")
@@ -38,11 +38,11 @@ class PackedArray(np.ndarray[Any, Any]):
     _buffer: PackedBuffer
     _index: int | None
 
-    def copy(self, order: Any = "C") -> Array:
+    def copy(self, order: Any = "C") -> Array:  # type: ignore[override]
         """Return a copy of the numbers, as a plain array."""
         return base_view(self).copy(order)
 
-    def __copy__(self) -> Array:
+    def __copy__(self) -> Array:  # type: ignore[override]
         return self.copy("K")
 
     def __deepcopy__(self, memo: dict[int, Any] | None) -> Any:

@@ -150,8 +150,8 @@ SLOT = Struct(
 
 ARRAY_OFFSETS = Struct(
     "array_offsets",
-    "Where the fields of a NumPy array object lie, in bytes from its start, and the addresses of the types ndarray and "
-    "PackedArray.",
+    "Where the fields of a NumPy array object lie, in bytes from its start, and the addresses of the types "
+    "ndarray and PackedArray.",
     *("array_type", "packed_type", "type", "data", "ndim", "dims", "dtype", "flags"),
 )
 

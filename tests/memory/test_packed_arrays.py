@@ -30,7 +30,14 @@ def test_views_are_arrays() -> None:
     assert type(np.asarray(w)) is np.ndarray
     assert np.shares_memory(np.asarray(w), w)
     assert repr(w) == repr(np.arange(12.0).reshape(3, 4))
-    for plain in (w.copy(), copy.copy(w), np.array(w), np.concatenate([w, w]), np.dot(w, np.ones(4)), w.sum(axis=0)):
+    for plain in (
+        w.copy(),
+        copy.copy(w),
+        np.array(w),
+        np.concatenate([w, w]),
+        np.dot(w, np.ones(4)),
+        w.sum(axis=0),
+    ):
         assert type(plain) is np.ndarray
     assert isinstance(w.sum(), np.float64)
     same = w
