@@ -104,7 +104,7 @@ class PackedBuffer:
         self.shapes, self._role = shapes, role
         self._ends = np.cumsum([int(np.prod(shape)) for shape in shapes], dtype=np.int64).tolist()
         self.flat = device.zeros(self._ends[-1], dtype, role)
-        self._views: weakref.WeakValueDictionary[int | None, Any] = weakref.WeakValueDictionary()
+        self._views: dict[int | None, weakref.ref[Any]] = {}
 
     def split(self, flat: Array) -> list[Array]:
         """Return views of an array of n elements, in the shapes of the packed arrays."""
@@ -116,13 +116,14 @@ class PackedBuffer:
 
     def view(self, index: int | None) -> Any:
         """Return the view of one of the arrays, or with None of all in a row: the same object while it lives."""
-        found = self._views.get(index)
+        found = self._views[index]() if index in self._views else None
         if found is None:
             found = self.flat
             if index is not None:
                 start = self._ends[index - 1] if index else 0
                 found = found[start : self._ends[index]].reshape(self.shapes[index])
-            found = self._views[index] = self._owned(found, index)
+            found = self._owned(found, index)
+            self._views[index] = weakref.ref(found)
         return found
 
     def views(self) -> list[Any]:
