@@ -89,6 +89,8 @@ class Adam:
     1. Decoupled weight decay is Loshchilov and Hutter, ICLR 2019, arXiv:1711.05101; AMSGrad is Reddi, Kale and
     Kumar, ICLR 2018. Complex numbers are updated as pairs of reals.
 
+    Deep copies and pickles have arrays of their own, shared with a model that is copied in the same call.
+
     Examples
     --------
     >>> import numpy as np, fastadam
