@@ -76,18 +76,18 @@ def read_members(params: Any, start: int, where: str) -> tuple[list[Member], Pac
     ], None
 
 
-def take_as_own(params: Any) -> None:
+def take_as_own(groups: Iterable[Mapping[str, Any]]) -> None:
     """Give arrays that an unpickler made read-only memory of their own (see `fastadam.memory.arrived`).
 
     Parameters
     ----------
-    params : object
-        A group's ``"params"``, as an optimizer keeps them: a `Packed`, or a list of arrays, `Parameter` objects or
-        ``(name, array)`` pairs.
+    groups : iterable of mapping
+        Group dicts with the ``"params"`` as an optimizer keeps them: a `Packed`, or a list.
     """
-    if not isinstance(params, Packed):
-        for _, value in _pairs(params, ""):
-            make_own(value)
+    for group in groups:
+        if not isinstance(group["params"], Packed):
+            for _, value in _pairs(group["params"], ""):
+                make_own(value)
 
 
 def _pairs(params: Any, where: str) -> list[tuple[str | None, Any]]:

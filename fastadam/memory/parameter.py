@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import operator
+from typing import Any, SupportsIndex
 
 from fastadam.memory.arrays import Array
 from fastadam.memory.arrived import make_own
@@ -63,15 +64,24 @@ class Parameter:
                 "write its elements: p.data[...] = value"
             )
 
-    def __getstate__(self) -> Any:
-        # What `object` has (with None, or what subclasses have of their own), which protocols 0 and 1 do without.
-        return getattr(self, "__dict__", None), {"_data": self._data, "grad": self.grad}
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        return super().__reduce_ex__(max(2, operator.index(protocol)))  # those before cannot take slots
 
     def __setstate__(self, state: Any) -> None:
-        of_subclasses, own = state
-        for name, value in {**(of_subclasses or {}), **own}.items():
-            make_own(value)
-            setattr(self, name, value)
+        self._set(state)
+        for array in (self._data, self.grad):
+            make_own(array)
+
+    def __copy__(self) -> Any:  # with the same arrays, none of which has arrived
+        twin = type(self).__new__(type(self))
+        twin._set(self.__reduce_ex__(2)[2])
+        return twin
+
+    def _set(self, state: Any) -> None:
+        """Set the attributes: those of subclasses, or None, and those in slots."""
+        for attributes in state:
+            for name, value in (attributes or {}).items():
+                setattr(self, name, value)
 
     def __repr__(self) -> str:
         return f"Parameter({self._data!r}, grad={self.grad!r})"

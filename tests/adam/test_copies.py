@@ -230,13 +230,21 @@ def test_parameters_that_arrive_can_be_written(way: str) -> None:
     assert (parameter.data == 1).all()
 
 
-def test_subclasses_of_parameters_travel_with_what_they_have() -> None:
-    parameter = Named(np.ones(3))
-    parameter.name = "w"
-    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_subclasses_of_parameters_travel_with_what_they_have(protocol: int) -> None:
+    for kind in (Named, Slotted):
+        parameter = kind(np.ones(3))
+        parameter.name = "w"
         twin = through_pickle(protocol)(parameter)
-        assert (type(twin), twin.name) == (Named, "w")
+        assert (type(twin), twin.name) == (kind, "w")
         assert_same_bits(twin.data, parameter.data)
+
+
+def test_optimizers_can_be_hashed_by_value() -> None:
+    """As `joblib.Memory` does with arguments: by a pickler that replaces arrays."""
+    first, second = fastadam.Adam([np.ones(3)]), fastadam.Adam([np.ones(3)])
+    assert joblib.hash(first) == joblib.hash(second)
+    assert joblib.hash(fastadam.pack([np.ones(3)])) == joblib.hash(fastadam.pack([np.ones(3)]))
 
 
 class Named(fastadam.Parameter):
@@ -274,6 +282,28 @@ def test_arrays_made_read_only_on_purpose_are_refused() -> None:
     with pytest.raises(ValueError, match="read-only"):
         fastadam.Adam([np.frombuffer(bytes(24))])
     assert not array.flags.writeable
+
+
+def test_shallow_copies_leave_arrays_as_they_are() -> None:
+    """Also those that were unpickled, whose memory is that of a bytes object."""
+    array = pickle.loads(pickle.dumps(np.ones(1000), 2))
+    optimizer, parameter = fastadam.Adam([array]), Slotted(array)
+    parameter.grad, parameter.name = np.frombuffer(bytes(8000)), "w"
+    array.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        copy.copy(optimizer)
+    twin = copy.copy(parameter)
+    assert twin.data is array
+    assert twin.grad is parameter.grad
+    assert twin.name == "w"
+    assert not array.flags.writeable
+    assert not twin.grad.flags.writeable
+
+
+class Slotted(fastadam.Parameter):
+    """Has a slot of its own."""
+
+    __slots__ = ("name",)
 
 
 class Slicing:

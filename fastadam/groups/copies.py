@@ -1,4 +1,4 @@
-"""Notices picklers that do not keep arrays shared, before weights are parted from their optimizer."""
+"""How optimizers are copied and pickled: shallow copies share arrays, pickles must not part them from a model."""
 
 from __future__ import annotations
 
@@ -58,11 +58,19 @@ def with_witnesses(reduced: Any, optimizer: Any, groups: Iterable[Group]) -> Any
     owners = (member.owner for group in groups for member in group.members)
     plain = any(isinstance(owner, np.ndarray) and not isinstance(owner, PackedArray) for owner in owners)
     make, args, state, *rest = reduced
-    if not plain or not isinstance(state, dict):  # a subclass may have another state
+    if not isinstance(state, dict):  # that of a subclass
         return reduced
     witness = np.empty(1, object)
     witness[0] = Witness(optimizer)
-    return make, args, {**state, "witnesses": (witness, witness)}, *rest
+    return make, args, {**state, "witnesses": (witness, witness) if plain else ()}, *rest
+
+
+def shallow_copy(optimizer: Any) -> Any:
+    """Return a copy with the same arrays, and moments of its own; nothing is pickled, so no array has arrived."""
+    kind: Any = type(optimizer)
+    twin = kind.__new__(kind)
+    twin.__setstate__(optimizer.__getstate__())
+    return twin
 
 
 def _root() -> Any:
