@@ -146,9 +146,11 @@ typedef struct {
     int64_t dtype_object;
 } fastadam_slot;
 
-/* Where the fields of a NumPy array object lie, in bytes from its start, and the address of the type ndarray. */
+/* Where the fields of a NumPy array object lie, in bytes from its start, and the addresses of the types ndarray
+ * and PackedArray. */
 typedef struct {
     int64_t array_type;
+    int64_t packed_type;
     int64_t type;
     int64_t data;
     int64_t ndim;

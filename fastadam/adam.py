@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, SupportsIndex
 
 from fastadam.groups.clearing import clear_gradients
 from fastadam.groups.contents import Contents
-from fastadam.groups.given import split_groups
+from fastadam.groups.copies import shallow_copy, with_witnesses
+from fastadam.groups.given import split_groups, take_as_own
 from fastadam.groups.groups import Groups
 from fastadam.groups.state import State
 from fastadam.step import hyperparameters
@@ -86,7 +87,8 @@ class Adam:
 
     as in Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv:1412.6980, Algorithm
     1. Decoupled weight decay is Loshchilov and Hutter, ICLR 2019, arXiv:1711.05101; AMSGrad is Reddi, Kale and
-    Kumar, ICLR 2018. Complex numbers are updated as pairs of reals.
+    Kumar, ICLR 2018. Complex numbers are updated as pairs of reals. Deep copies and pickles have arrays of their
+    own, which they share with a model that is copied in the same call.
 
     Examples
     --------
@@ -309,8 +311,15 @@ class Adam:
             "subclass": dict(self.__dict__),
         }
 
+    __copy__ = shallow_copy
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        return with_witnesses(super().__reduce_ex__(protocol), self, self._groups)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         groups = [{k: v for k, v in group.items() if k != "param_names"} for group in state["groups"]]
+        if "witnesses" in state:
+            take_as_own(groups)
         Adam.__init__(self, groups, **state["defaults"], backend=state["backend"], threads=state["threads"])
         self.load_state_dict(state["state"])
         self.__dict__.update(state["subclass"])

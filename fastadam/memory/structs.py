@@ -151,8 +151,9 @@ SLOT = Struct(
 
 ARRAY_OFFSETS = Struct(
     "array_offsets",
-    "Where the fields of a NumPy array object lie, in bytes from its start, and the address of the type ndarray.",
-    *("array_type", "type", "data", "ndim", "dims", "dtype", "flags"),
+    "Where the fields of a NumPy array object lie, in bytes from its start, and the addresses of the types "
+    "ndarray and PackedArray.",
+    *("array_type", "packed_type", "type", "data", "ndim", "dims", "dtype", "flags"),
 )
 
 PLAN = Struct(

@@ -149,8 +149,8 @@ class WorkList:
 
         Native code reads the objects' addresses from the tuple, which nobody can change meanwhile.
 
-        Plain means: an exact ndarray of its parameter's dtype and shape, C-contiguous, apart from what the
-        step writes.
+        Plain means: an exact ndarray (or `PackedArray`) of its parameter's dtype and shape, C-contiguous, apart
+        from what the step writes.
 
         Returns
         -------

@@ -73,6 +73,7 @@ typedef struct {
 enum {
     DTYPE = 3,
     ARRAY_TYPE = 77,
+    PACKED_TYPE = 78,
     PLAIN = FASTADAM_C_CONTIGUOUS | FASTADAM_ALIGNED | FASTADAM_WRITEABLE,
     WHOLE_STEP = FASTADAM_INSPECT | FASTADAM_REDUCE | FASTADAM_APPLY,
 };
@@ -286,6 +287,7 @@ static work *make(uint64_t seed, const work *lender)
     made->plan.slots = address(made->slots), made->plan.grad_objects = address(made->grad_objects);
     made->plan.offsets = (fastadam_array_offsets){
         ARRAY_TYPE,
+        PACKED_TYPE,
         offsetof(object, type),
         offsetof(object, data),
         offsetof(object, ndim),

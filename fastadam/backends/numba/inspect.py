@@ -56,7 +56,7 @@ def is_plain(plan, span, grad):
     slot = record(plan.slots, span.slot, SLOT_DTYPE)
     param, dtype = slot.param_object, slot.dtype_object
     if (
-        word(grad + at.type) != at.array_type
+        (word(grad + at.type) != at.array_type and word(grad + at.type) != at.packed_type)
         or word(grad + at.dtype) != dtype
         or word(param + at.dtype) != dtype
         or word(param + at.data) != span.param

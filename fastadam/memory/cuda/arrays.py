@@ -7,6 +7,7 @@ has no interface; there, its arrays are known by their type.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -36,13 +37,15 @@ class CudaArray:
         Of the first element, in the device's memory.
     """
 
-    __slots__ = ("__weakref__", "_owner", "address", "device", "dtype", "shape")
+    __slots__ = ("__weakref__", "_owner", "address", "device", "dtype", "place", "shape")
 
     def __init__(
         self, owner: Any, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], device: int
     ) -> None:
         self._owner = owner  # keeps the memory alive
         self.address, self.shape, self.dtype, self.device = address, shape, dtype, device
+        # Of a packed buffer's views: the buffer, and which view. Copies and pickles of these keep together.
+        self.place: tuple[Any, int | None] | None = None
 
     @property
     def size(self) -> int:
@@ -160,7 +163,13 @@ class CudaArray:
         clear = gpu.clear_call(self.address, self.nbytes, LEGACY_STREAM)
         return [*gpu.enter_calls(), clear, gpu.finish_call(LEGACY_STREAM), *gpu.leave_calls()]
 
+    def __copy__(self) -> CudaArray:
+        return _from_host(self.copy_to_host(), self.device)
+
     def __reduce__(self) -> Any:
+        if self.place is not None:
+            buffer, index = self.place
+            return operator.methodcaller("view", index), (buffer,)
         return _from_host, (self.copy_to_host(), self.device)
 
     def __repr__(self) -> str:
