@@ -218,7 +218,7 @@ def _check_entry(entry: dict[str, Any], member: Member, written: Written) -> tup
     where = f"state dict, {member.label}: "
     step = entry["step"]
     if step.size != 1 or step.dtype.kind not in "iuf" or not 0 <= step < 2**62 or step != np.floor(step):
-        raise ValueError(f"{where}step must be a whole number of at least 0, got {step!r}")
+        raise ValueError(f"{where}step must be a whole number of at least 0, got {step.tolist()!r:.100}")
     moments = {name: _incoming(entry[name], written) for name in MOMENTS if name in entry}
     for name, moment in moments.items():
         if moment.shape != member.shape:
