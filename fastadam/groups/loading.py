@@ -195,7 +195,7 @@ def _match(saved: Mapping[str, Any], group: Group, where: str) -> list[Any]:
 
 
 def _read_entry(entry: Any, member: Member) -> dict[str, Any]:
-    """Return what is saved of one parameter as exact arrays, which run no foreign code, and `Incoming`."""
+    """Return what is saved of one parameter as exact arrays, which run no foreign code, and `Incoming`; ``"given"`` is for messages."""
     where = f"state dict, {member.label}: "
     if not isinstance(entry, Mapping):
         raise TypeError(f"{where}its state must be a mapping, got {type(entry).__name__}")
@@ -207,7 +207,8 @@ def _read_entry(entry: Any, member: Member) -> dict[str, Any]:
         if key not in ("step", *MOMENTS):
             raise ValueError(f"{where}its state has the unknown key {key!r}")
     moments = {name: entry[name] for name in MOMENTS if name in entry}
-    read: dict[str, Any] = {"step": np.asarray(entry["step"])}
+    given = entry["step"]
+    read: dict[str, Any] = {"given": given, "step": np.asarray(given)}
     for name, moment in moments.items():
         read[name] = moment if isinstance(moment, Incoming) else base_view(on_host(moment))
     return read
@@ -218,7 +219,7 @@ def _check_entry(entry: dict[str, Any], member: Member, written: Written) -> tup
     where = f"state dict, {member.label}: "
     step = entry["step"]
     if step.size != 1 or step.dtype.kind not in "iuf" or not 0 <= step < 2**62 or step != np.floor(step):
-        raise ValueError(f"{where}step must be a whole number of at least 0, got {step.tolist()!r:.100}")
+        raise ValueError(f"{where}step must be a whole number of at least 0, got {entry['given']!r}")
     moments = {name: _incoming(entry[name], written) for name in MOMENTS if name in entry}
     for name, moment in moments.items():
         if moment.shape != member.shape:
