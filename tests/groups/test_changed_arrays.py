@@ -1,4 +1,4 @@
-"""Arrays that were changed in place, when something is made over them anew: plans, moments, groups, loaded states."""
+"""Arrays that were changed in place, when something is made over them anew: plans, moments, groups, states."""
 
 from __future__ import annotations
 
