@@ -195,7 +195,7 @@ def _match(saved: Mapping[str, Any], group: Group, where: str) -> list[Any]:
 
 
 def _read_entry(entry: Any, member: Member) -> dict[str, Any]:
-    """Return what is saved of one parameter as exact arrays, which run no foreign code, and `Incoming`; ``"given"`` is for messages."""
+    """Return what is saved of one parameter, its arrays exact ones, and its step as given for messages."""
     where = f"state dict, {member.label}: "
     if not isinstance(entry, Mapping):
         raise TypeError(f"{where}its state must be a mapping, got {type(entry).__name__}")
