@@ -140,10 +140,11 @@ typedef struct {
     int64_t next_share;
 } fastadam_batch;
 
-/* An array that gets one gradient: its array object, and the dtype object that it and its gradient must have. */
+/* An array that gets one gradient: its object, and the dtype object and number of elements of both. */
 typedef struct {
     int64_t param_object;
     int64_t dtype_object;
+    int64_t elements;
 } fastadam_slot;
 
 /* Where the fields of a NumPy array object lie, in bytes from its start, and the addresses of the types ndarray

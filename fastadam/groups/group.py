@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastadam.groups.given import read_members
-from fastadam.groups.members import BufferKey
+from fastadam.groups.members import BufferKey, Member
 from fastadam.memory.arrays import Array
 from fastadam.step import hyperparameters
 from fastadam.step.backend import Call
@@ -37,6 +37,8 @@ class Group:
     ----------
     members : list of Member
     packed : Packed or None
+    whole : Member or None
+        All of the packed buffer.
     params : tuple
         What the user gave for them.
     options : dict
@@ -75,6 +77,11 @@ class Group:
         if self.packed is None:  # a generator can be read only once
             named = self.members[0].name is not None
             self.given = [(m.name, m.given) if named else m.given for m in self.members]
+        # All of a packed buffer, which can be stepped as if it were one parameter.
+        self.whole: Member | None = None
+        if self.packed is not None:
+            label = f"the packed {self.members[0].label} and its group"
+            self.whole = Member(self.packed.param, None, label, self.packed.grad)
         self.params = tuple(member.given for member in self.members)
         self.options: dict[str, Any] = {"params": self.params}
         if self.members[0].name is not None:
@@ -112,10 +119,20 @@ class Group:
         ------
         MemoryError
             If there is not enough memory for all of them; nothing has changed then.
+        ValueError
+            If a parameter of theirs was changed in place; nothing has changed then.
         """
-        reserved = [(group, group._zeros(MOMENTS[2])) for group in groups if MOMENTS[2] not in group.moments]
+        without = [group for group in groups if MOMENTS[2] not in group.moments]
+        for group in without:
+            group.check_unchanged()
+        reserved = [(group, group._zeros(MOMENTS[2])) for group in without]
         for group, buffers in reserved:
             group.moments[MOMENTS[2]] = buffers
+
+    def check_unchanged(self) -> None:
+        """Refuse a parameter that was changed in place (see `Member.check_unchanged`)."""
+        for member in self.members if self.whole is None else [self.whole, *self.members]:
+            member.check_unchanged()
 
     def moment(self, name: str, index: int) -> Array:
         """Return a live view of a member's moment, in the member's shape."""

@@ -60,6 +60,11 @@ class Groups(Sequence[Group]):
         """Return the position of an array or `Parameter` that the user gave, or None."""
         return self._position_of.get(id(given))
 
+    def check_unchanged(self) -> None:
+        """Refuse a parameter that was changed in place (see `Member.check_unchanged`)."""
+        for group in self:
+            group.check_unchanged()
+
     def written(self) -> Written:
         """Return the memory that steps write."""
         n_moments = [len(group.moments) for group in self]  # all that can have been added since the last time
@@ -91,6 +96,8 @@ class Groups(Sequence[Group]):
             new.append(Group(one, defaults, start, where))
             start += len(new[-1].members)
         groups = [*self, *new]
+        for group in groups:  # reading what was given can have run foreign code
+            group.check_unchanged()
         members = [member for group in groups for member in group.members]
         _check_names(members)
         Written(owned for group in groups for owned in group.owned())  # refuses shared memory

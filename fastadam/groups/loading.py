@@ -11,7 +11,7 @@ import numpy as np
 from fastadam.groups.group import Group
 from fastadam.groups.groups import Groups
 from fastadam.groups.members import Member
-from fastadam.memory.arrays import Array
+from fastadam.memory.arrays import Array, base_view
 from fastadam.memory.devices import device_of, on_host
 from fastadam.memory.written import Written
 from fastadam.step import hyperparameters
@@ -87,8 +87,9 @@ class Loaded:
         self._hypers: list[Hyperparameters] = []
         self._steps: list[Array] = []
         self._moments: list[list[dict[str, Incoming]]] = []
-        written = groups.written()
         used: set[Any] = set()
+        read: list[list[Any]] = []
+        all_keys: list[list[Any]] = []
         for group, saved_group in zip(groups, saved_groups, strict=True):
             where = f"state dict, {group.where or 'param_groups[0]: '}"
             self._hypers.append(_check_options(saved_group, group, where))
@@ -97,19 +98,27 @@ class Loaded:
                 if key in used:
                     raise ValueError(f"{where}the entry {key} appears twice in 'params'")
                 used.add(key)
-            entries = [
-                _check_entry(state[key], group.members[index], written) if key in state else (0, {})
-                for index, key in enumerate(keys)
-            ]
-            self._steps.append(np.array([step for step, _ in entries], np.int64))
-            self._moments.append([moments for _, moments in entries])
-            if self._hypers[-1].amsgrad:
-                for index, (step, moments) in enumerate(entries):
-                    if step and MOMENTS[2] not in moments:
-                        raise ValueError(f"{where}amsgrad is on, but entry {keys[index]} has no {MOMENTS[2]}")
+            each = zip(keys, group.members, strict=True)
+            read.append([_read_entry(state[key], member) if key in state else None for key, member in each])
+            all_keys.append(keys)
         extra = [key for key in state if key not in used]
         if extra:
             raise ValueError(f"the state dict has state for {extra[:5]}, which no parameter group lists")
+        # From here on no foreign code runs: what has been read, and the parameters, stay as they are found now.
+        groups.check_unchanged()
+        written = groups.written()
+        for group, hyper, keys, found in zip(groups, self._hypers, all_keys, read, strict=True):
+            where = f"state dict, {group.where or 'param_groups[0]: '}"
+            entries = [
+                (0, {}) if entry is None else _check_entry(entry, member, written)
+                for entry, member in zip(found, group.members, strict=True)
+            ]
+            self._steps.append(np.array([step for step, _ in entries], np.int64))
+            self._moments.append([moments for _, moments in entries])
+            if hyper.amsgrad:
+                for index, (step, moments) in enumerate(entries):
+                    if step and MOMENTS[2] not in moments:
+                        raise ValueError(f"{where}amsgrad is on, but entry {keys[index]} has no {MOMENTS[2]}")
 
     def _reserve(self) -> None:
         """Reserve the third moments that it needs."""
@@ -185,8 +194,8 @@ def _match(saved: Mapping[str, Any], group: Group, where: str) -> list[Any]:
     return [by_name[name] for name in names]
 
 
-def _check_entry(entry: Any, member: Member, written: Written) -> tuple[int, dict[str, Incoming]]:
-    """Return the saved step and moments of one parameter; moments that are live memory are copied."""
+def _read_entry(entry: Any, member: Member) -> dict[str, Any]:
+    """Return what is saved of one parameter, its arrays exact ones, and its step as given for messages."""
     where = f"state dict, {member.label}: "
     if not isinstance(entry, Mapping):
         raise TypeError(f"{where}its state must be a mapping, got {type(entry).__name__}")
@@ -197,9 +206,20 @@ def _check_entry(entry: Any, member: Member, written: Written) -> tuple[int, dic
     for key in entry:
         if key not in ("step", *MOMENTS):
             raise ValueError(f"{where}its state has the unknown key {key!r}")
-    step = np.asarray(entry["step"])
+    moments = {name: entry[name] for name in MOMENTS if name in entry}
+    given = entry["step"]
+    read: dict[str, Any] = {"given": given, "step": np.asarray(given)}
+    for name, moment in moments.items():
+        read[name] = moment if isinstance(moment, Incoming) else base_view(on_host(moment))
+    return read
+
+
+def _check_entry(entry: dict[str, Any], member: Member, written: Written) -> tuple[int, dict[str, Incoming]]:
+    """Return the saved step and moments of one parameter; moments that are live memory are copied."""
+    where = f"state dict, {member.label}: "
+    step = entry["step"]
     if step.size != 1 or step.dtype.kind not in "iuf" or not 0 <= step < 2**62 or step != np.floor(step):
-        raise ValueError(f"{where}step must be a whole number of at least 0, got {entry['step']!r}")
+        raise ValueError(f"{where}step must be a whole number of at least 0, got {entry['given']!r}")
     moments = {name: _incoming(entry[name], written) for name in MOMENTS if name in entry}
     for name, moment in moments.items():
         if moment.shape != member.shape:
@@ -209,10 +229,9 @@ def _check_entry(entry: Any, member: Member, written: Written) -> tuple[int, dic
     return int(step.reshape(())), moments
 
 
-def _incoming(moment: Any, written: Written) -> Incoming:
-    if isinstance(moment, Incoming):
-        return moment
-    array = on_host(moment)
+def _incoming(array: Array | Incoming, written: Written) -> Incoming:
+    if isinstance(array, Incoming):
+        return array
     # A view of its own: what foreign code does to the array's shape and dtype from now on does not matter.
     array = array.copy() if written.owner(array) is not None else array[...]
     return Incoming(array.shape, array.dtype, functools.partial(copy_calls, array))

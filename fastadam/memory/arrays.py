@@ -72,9 +72,9 @@ def check_array(value: Any, label: str, dtypes: Dtypes = DTYPES) -> Array:
     TypeError
         If it is no array, masked, or of another dtype or byte order.
     """
-    if not isinstance(value, np.ndarray):
+    if not issubclass(type(value), np.ndarray):
         raise TypeError(f"{label} {_not_an_array(value)}")
-    if isinstance(value, np.ma.MaskedArray):
+    if issubclass(type(value), np.ma.MaskedArray):
         raise TypeError(f"{label} is a masked array, whose mask would be ignored; pass its .data or .filled()")
     array = base_view(value)
     if array.dtype not in dtypes:
@@ -145,10 +145,11 @@ def check_gradient(value: Any, param: Array, label: str) -> Array:
     ValueError
         If its shape differs.
     """
-    grad = np.asarray(value) if isinstance(value, np.generic) else value
-    if not isinstance(grad, np.ndarray):
+    # By the type, as `isinstance` asks for `__class__`, which runs foreign code amid the checks of a step.
+    grad = np.asarray(value) if issubclass(type(value), np.generic) else value
+    if not issubclass(type(grad), np.ndarray):
         raise TypeError(f"{label} {_not_an_array(value)}; use None for a parameter without a gradient")
-    if isinstance(grad, np.ma.MaskedArray):
+    if issubclass(type(grad), np.ma.MaskedArray):
         raise TypeError(f"{label} is a masked array, whose mask would be ignored; pass its .filled(0)")
     grad = base_view(grad)
     if grad.dtype != param.dtype:

@@ -92,8 +92,8 @@ class Host(Device):
 
     @classmethod
     def look_again(cls, owner: Any, array: Array, label: str) -> Array:
-        """Return `array`, which shows by itself what became of its memory."""
-        return array
+        """Return `owner` as a base-class array: a view made earlier does not show what became of it."""
+        return arrays.base_view(owner)
 
     @classmethod
     def address(cls, array: Array) -> int:
@@ -175,7 +175,10 @@ class _Watch:
             array = arrays.check_parameter(owner, label)
             # The very dtype, as native code knows it by its address.
             if arrays.address(array) != address or array.dtype is not dtype or arrays.as_reals(array).size != size:
-                raise ValueError(f"the memory or dtype of {label} was exchanged; make a new optimizer for it")
+                raise ValueError(
+                    f"the memory or dtype of {label} was exchanged since the optimizer took it; make a new "
+                    f"optimizer for it"
+                )
         checked = [  # some are copies
             self._check(grad, array, f"the gradient of {label}")
             for grad, array, label in zip(grads, slots.arrays, slots.labels, strict=True)

@@ -144,9 +144,10 @@ BATCH = Struct(
 
 SLOT = Struct(
     "slot",
-    "An array that gets one gradient: its array object, and the dtype object that it and its gradient must have.",
+    "An array that gets one gradient: its object, and the dtype object and number of elements of both.",
     "param_object",
     "dtype_object",
+    "elements",
 )
 
 ARRAY_OFFSETS = Struct(

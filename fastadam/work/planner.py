@@ -64,6 +64,7 @@ class Planner:
         self.version = version
 
     def _build(self) -> None:
+        self.groups.check_unchanged()  # before the memory that steps write is told from it
         self.written = self.groups.written()
         self._patterns.clear()
         self.in_pieces = self.by_member = self._work_list(in_pieces=True)

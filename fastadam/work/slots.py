@@ -71,29 +71,26 @@ class GroupSlots:
     def __init__(self, group: Group, one_piece: bool) -> None:
         # Everything as the optimizer took it; the next step finds out whether it is so still.
         if one_piece:
-            assert group.packed is not None
-            whole, label = group.packed.param, f"the packed {group.members[0].label} and its group"
-            columns = Columns([whole], [whole], [label], [group.packed.grad], [device_of(whole)], [whole.dtype])
-            sizes, offsets = [whole.size], [0]
-            self.starts = ALL_DTYPES[whole.dtype].reals * np.array(group.offsets, np.int64)
+            assert group.whole is not None
+            members, offsets = [group.whole], [0]
+            self.starts = ALL_DTYPES[group.whole.dtype].reals * np.array(group.offsets, np.int64)
         else:
-            each = [(m.owner, m.array, m.label, m.grad_source, m.device, m.dtype) for m in group.members]
-            columns = Columns(*map(list, zip(*each, strict=True)))
-            sizes, offsets = [member.size for member in group.members], group.offsets
+            members, offsets = group.members, group.offsets
             self.starts = np.zeros(0, np.int64)
-        self.columns = columns
+        each = [(m.owner, m.array, m.label, m.grad_source, m.device, m.dtype) for m in members]
+        self.columns = columns = Columns(*map(list, zip(*each, strict=True)))
+        sizes = [member.size for member in members]
         elements = [ALL_DTYPES[dtype] for dtype in columns.dtypes]
         self.formats = np.array([element.format.code for element in elements], np.int64)
         self.objects = np.zeros(len(sizes), SLOT.dtype)
         self.objects["param_object"] = [id(owner) for owner in columns.owners]
         self.objects["dtype_object"] = [id(dtype) for dtype in columns.dtypes]
+        self.objects["elements"] = sizes
         self.spans = np.zeros(len(sizes), SPAN.dtype)
         self.spans["size"] = [size * element.reals for size, element in zip(sizes, elements, strict=True)]
         if one_piece:
             self.spans["starts"], self.spans["n_starts"] = address(self.starts), len(self.starts)
-        self.spans["param"] = [
-            device.address(array) for device, array in zip(columns.devices, columns.arrays, strict=True)
-        ]
+        self.spans["param"] = [member.address for member in members]
         self.moments = list(group.moments.values())
         for name, buffers in group.moments.items():
             bases = {key: device_of(buffer).address(buffer) for key, buffer in buffers.items()}
