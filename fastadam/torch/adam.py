@@ -52,8 +52,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     amsgrad : bool, default False
         Divide by the running maximum of the second moment.
     foreach, fused : bool, optional
-        Taken, kept in the groups and in state dicts, and without effect on our own steps: there is one
-        implementation.
+        Kept in the groups and in state dicts; our own steps have one implementation, whatever they say.
     maximize : bool, default False
         Go up the gradient.
     capturable, differentiable : bool, default False
