@@ -23,9 +23,7 @@ ALL_DTYPES: Dtypes = {**DTYPES, **by_dtype("float16")}
 
 def address(array: Array) -> int:
     """Return the address of the first element."""
-    if (
-        array.dtype.names is not None
-    ):  # whose interface NumPy makes in Python, where it drops what a handler raises
+    if array.dtype.names is not None:  # NumPy makes its interface in Python, and drops what a handler raises there
         return int(array.ctypes.data)
     return int(array.__array_interface__["data"][0])
 
