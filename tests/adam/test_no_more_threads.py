@@ -12,7 +12,10 @@ import pytest
 from tests.conftest import AVAILABLE
 from tests.support.processes import COMMON, python
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limits are Linux's")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the limits are Linux's"),
+    pytest.mark.slow,
+]
 
 LIMITED = (
     COMMON
