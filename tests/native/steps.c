@@ -73,7 +73,7 @@ typedef struct {
 enum {
     DTYPE = 3,
     ARRAY_TYPE = 77,
-    PACKED_TYPE = 78,
+    PACKED_TYPE = 91,
     PLAIN = FASTADAM_C_CONTIGUOUS | FASTADAM_ALIGNED | FASTADAM_WRITEABLE,
     WHOLE_STEP = FASTADAM_INSPECT | FASTADAM_REDUCE | FASTADAM_APPLY,
 };
@@ -278,7 +278,7 @@ static work *make(uint64_t seed, const work *lender)
             describe(&each->param_object, &each->arrays[PARAM], size, ndim);
             describe(&each->grad_object, &each->arrays[GRAD], size, ndim);
             each->grad_object.flags &= ~0x400; /* gradients may be read-only */
-            made->slots[made->n] = (fastadam_slot){address(&each->param_object), DTYPE};
+            made->slots[made->n] = (fastadam_slot){address(&each->param_object), DTYPE, size};
             made->grad_objects[made->n] = address(&each->grad_object);
         }
     }
