@@ -177,7 +177,7 @@ class Extents:
 
 
 def check_stepped(tensor: Tensor, label: str) -> None:
-    """Check that a tensor, for which `check_is_numbers` has passed, is one that a step can write.
+    """Check that a plain tensor is one that a step can write.
 
     Raises
     ------
