@@ -175,15 +175,18 @@ def by_thread(optimizer: Any, change: Change, rng: random.Random) -> Callable[[]
 
 def by_handler(optimizer: Any, change: Change, rng: random.Random) -> Callable[[], None]:
     """Let the handler of an alarm make the change."""
+    ended: list[bool] = []
 
     def handle(*_: object) -> None:
-        outcome_of(lambda: change(optimizer, rng))  # an error while a step is under way
-        signal.setitimer(signal.ITIMER_REAL, rng.uniform(2e-4, 2e-3))
+        if not ended:  # else the last alarm comes as this ends, and must not set another
+            outcome_of(lambda: change(optimizer, rng))  # an error while a step is under way
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(2e-4, 2e-3))
 
     before = signal.signal(signal.SIGALRM, handle)
     signal.setitimer(signal.ITIMER_REAL, 1e-3)
 
     def stop() -> None:
+        ended.append(True)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
