@@ -12,18 +12,26 @@ enum { PARAM, GRAD, EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ, N_ROLES };
 
 #define REAL float
 #define SQRT sqrtf
+#define SIZE_OF fabsf
+#define SMALLEST_NORMAL FLT_MIN
 #define ELEMENTS elements_float32
 #include "element.inc"
 #undef REAL
 #undef SQRT
+#undef SIZE_OF
+#undef SMALLEST_NORMAL
 #undef ELEMENTS
 
 #define REAL double
 #define SQRT sqrt
+#define SIZE_OF fabs
+#define SMALLEST_NORMAL DBL_MIN
 #define ELEMENTS elements_float64
 #include "element.inc"
 #undef REAL
 #undef SQRT
+#undef SIZE_OF
+#undef SMALLEST_NORMAL
 #undef ELEMENTS
 
 /* The upper bits of variants in which all arrays are float32, or all float64, and so is the arithmetic. */

@@ -46,11 +46,13 @@ enum {
     FASTADAM_FLOAT16 = 3,
 };
 
-/* A compiled variant as one number: flags in the lowest 16 bits, then the format that is computed in, then those
- * of the parameter, the gradient and the moments, in the order of the fields of a span. */
+/* A compiled variant as one number: flags in the lowest 16 bits (of L2 and DECOUPLED, the two ways of weight
+ * decay, there is one at most), then the format that is computed in, then those of the parameter, the gradient and
+ * the moments, in the order of the fields of a span. */
 enum {
     FASTADAM_AMSGRAD = 1,
     FASTADAM_L2 = 2,
+    FASTADAM_DECOUPLED = 4,
     FASTADAM_COMPUTE_AT = 16,
     FASTADAM_FORMATS_AT = 24,
     FASTADAM_FORMAT_BITS = 8,
@@ -85,11 +87,12 @@ enum {
 /* Bytes of a number in each of the formats. */
 #define FASTADAM_ITEMSIZES {4, 8, 2, 2}
 
-/* The scalars that a step applies to a set of parameters; kernels narrow each to their compute dtype, once. */
+/* The scalars that a step applies to a set of parameters; kernels narrow each to their compute dtype, once. tiny
+ * is in units of its smallest normal number. */
 typedef struct {
     double step_size;
     double inv_sqrt_bias_correction2;
-    double decay;
+    double decay_rate;
     double beta1;
     double one_minus_beta1;
     double beta2;
@@ -97,6 +100,7 @@ typedef struct {
     double eps;
     double l2;
     double grad_scale;
+    double tiny;
 } fastadam_row;
 
 /* A step counter: its address, and its type (FASTADAM_COUNTER_*). */
@@ -108,8 +112,10 @@ typedef struct {
 /* What the varying scalars of a row are computed from, with the counter of the steps that it has taken. */
 typedef struct {
     double lr;
-    double log_beta1;
-    double log_beta2;
+    double log_beta1_high;
+    double log_beta1_low;
+    double log_beta2_high;
+    double log_beta2_low;
     double weight_decay;
     fastadam_counter counter;
 } fastadam_row_inputs;

@@ -100,7 +100,7 @@ class Checkpoint:
                         f"{group.where}lr was a function, which the file does not hold; set lr of the optimizer "
                         f"to that function, then load"
                     )
-            hyperparameters.check(options, group.where or "param_groups[0]: ")
+            group.checked(options, group.where or "param_groups[0]: ")
             # The matching is done: by position here, whatever names there are.
             self.state["param_groups"].append({**options, "params": positions})
         for member, _ in matched:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastadam.groups.given import read_members
 from fastadam.groups.members import BufferKey, Member
-from fastadam.memory.arrays import Array
+from fastadam.memory.arrays import ALL_DTYPES, Array
 from fastadam.step import hyperparameters
 from fastadam.step.backend import Call
 from fastadam.step.coefficients import Coefficients
@@ -74,6 +74,7 @@ class Group:
         self.hyper = hyperparameters.check({**defaults, **given}, where)
         self.given = given["params"]
         self.members, self.packed = read_members(self.given, start, where)
+        self._check_eps(self.hyper, where)
         if self.packed is None:  # a generator can be read only once
             named = self.members[0].name is not None
             self.given = [(m.name, m.given) if named else m.given for m in self.members]
@@ -170,7 +171,18 @@ class Group:
                     f"{self.where}{key!r} was replaced; a group's parameters are fixed, so use "
                     f"add_param_group or make a new optimizer"
                 )
-        return hyperparameters.check(self.options, self.where)
+        return self.checked(self.options)
+
+    def checked(self, options: Mapping[str, Any], where: str | None = None) -> Hyperparameters:
+        """Return options, checked for the members of this group (see `fastadam.step.hyperparameters`)."""
+        where = self.where if where is None else where
+        hyper = hyperparameters.check(options, where)
+        self._check_eps(hyper, where)
+        return hyper
+
+    def _check_eps(self, hyper: Hyperparameters, where: str) -> None:
+        computed = ((each.label, ALL_DTYPES[each.dtype].format.compute) for each in self.members)
+        hyperparameters.check_eps(hyper.eps, computed, where)
 
     def accept_calls(self, hyper: Hyperparameters) -> list[Call]:
         """Return native calls that take over checked options; with amsgrad, its moment has been reserved."""

@@ -168,7 +168,7 @@ def _check_options(saved: Any, group: Group, where: str) -> Hyperparameters:
     for key in ("lr", "betas", "eps", "weight_decay"):
         if key not in options:
             raise ValueError(f"{where}the option {key!r} is missing")
-    return hyperparameters.check({**group.hyper._asdict(), **options}, where)
+    return group.checked({**group.hyper._asdict(), **options}, where)
 
 
 def _match(saved: Mapping[str, Any], group: Group, where: str) -> list[Any]:

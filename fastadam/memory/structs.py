@@ -45,11 +45,13 @@ constants(
 )
 
 # fastadam/step/variants.py packs and unpacks them.
-AMSGRAD, L2, COMPUTE_AT, FORMATS_AT, FORMAT_BITS = constants(
-    "A compiled variant as one number: flags in the lowest 16 bits, then the format that is computed in, then "
+AMSGRAD, L2, DECOUPLED, COMPUTE_AT, FORMATS_AT, FORMAT_BITS = constants(
+    "A compiled variant as one number: flags in the lowest 16 bits (of L2 and DECOUPLED, the two ways of weight "
+    "decay, there is one at most), then the format that is computed in, then "
     "those of the parameter, the gradient and the moments, in the order of the fields of a span.",
     AMSGRAD=1,
     L2=2,
+    DECOUPLED=4,
     COMPUTE_AT=16,
     FORMATS_AT=24,
     FORMAT_BITS=8,
@@ -82,11 +84,15 @@ class Varying(NamedTuple):
 
     step_size: float
     inv_sqrt_bias_correction2: float
-    decay: float
+    decay_rate: float
 
 
 class Constant(NamedTuple):
-    """The scalars of the formula that options alone decide."""
+    """The scalars of the formula that options alone decide.
+
+    A row may be for spans of several dtypes. So `tiny` is in units of the smallest normal number of the compute
+    dtype here, 1 or 0.
+    """
 
     beta1: float
     one_minus_beta1: float
@@ -95,20 +101,24 @@ class Constant(NamedTuple):
     eps: float
     l2: float
     grad_scale: float
+    tiny: float
 
 
 class Rates(NamedTuple):
     """What the varying scalars are computed from, beside the number of the step."""
 
     lr: float
-    log_beta1: float
-    log_beta2: float
+    log_beta1_high: float
+    log_beta1_low: float
+    log_beta2_high: float
+    log_beta2_low: float
     weight_decay: float
 
 
 ROW = Struct(
     "row",
-    "The scalars that a step applies to a set of parameters; kernels narrow each to their compute dtype, once.",
+    "The scalars that a step applies to a set of parameters; kernels narrow each to their compute dtype, once. "
+    "tiny is in units of its smallest normal number.",
     *reals(*Varying._fields, *Constant._fields),
 )
 

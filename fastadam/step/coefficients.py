@@ -6,48 +6,54 @@ import math
 from collections import namedtuple
 from typing import Any
 
+import numpy as np
+
+from fastadam.memory.arrays import Array
 from fastadam.memory.structs import ROW, Constant, Rates, Varying
+from fastadam.step.bias_correction import bias_correction, log_of
 from fastadam.step.hyperparameters import Hyperparameters
 
 # The scalars for `fastadam.step.element`: a tuple with the fields of the struct that native code reads.
 _namedtuple: Any = namedtuple  # type checkers want to see the fields written out
 Row = _namedtuple("Row", ROW.dtype.names, module=__name__)
+_TINY = Row._fields.index("tiny")
 
+SMALLEST_NORMAL = {
+    np.dtype(np.float32): np.finfo(np.float32).smallest_normal,
+    np.dtype(np.float64): np.finfo(np.float64).smallest_normal,
+}
 
-def bias_correction(log_beta: float, step: float) -> float:
-    """Return ``1 - beta**step`` without cancellation.
-
-    Parameters
-    ----------
-    log_beta : float
-        ``log(beta)`` of a decay rate in [0, 1); minus infinity for 0.
-    step : float
-        Steps taken, this one included; a whole number, at least 1.
-
-    Returns
-    -------
-    float
-        In (0, 1], within a few ulps for every beta; ``1 - beta**step`` itself loses all digits for a beta
-        close to one.
-    """
-    return -math.expm1(step * log_beta)
-
-
-def log_of(beta: float) -> float:
-    """Return the logarithm of a decay rate in [0, 1)."""
-    return math.log(beta) if beta else -math.inf
+# Moments too small to be normal numbers become zero where eps is at least this. What that takes from an update is
+# below 2**-24 of the step size: the square of eps is 2**24 times the smallest normal float32.
+FLUSHES_FROM_EPS = 2.0**-51
 
 
 def varying(rates: Rates, step: float) -> Varying:
     """Return the scalars of the 1-based `step`, a whole number.
 
-    Backends in native code do the same operations in the same order, with the same C library.
+    Backends in native code do the same operations in the same order.
     """
+    correction1 = bias_correction(rates.log_beta1_high, rates.log_beta1_low, step)
+    correction2 = bias_correction(rates.log_beta2_high, rates.log_beta2_low, step)
     return Varying(
-        step_size=rates.lr / bias_correction(rates.log_beta1, step),
-        inv_sqrt_bias_correction2=1.0 / math.sqrt(bias_correction(rates.log_beta2, step)),
-        decay=1.0 - rates.lr * rates.weight_decay,
+        step_size=rates.lr / correction1,
+        inv_sqrt_bias_correction2=1.0 / math.sqrt(correction2),
+        decay_rate=rates.lr * rates.weight_decay,
     )
+
+
+def narrowed(rows: Array, dtype: np.dtype[Any]) -> Array:
+    """Return the scalars of rows as kernels that compute in a dtype use them.
+
+    Parameters
+    ----------
+    rows : ndarray of float64, shape (n, fields)
+        What is too large for the dtype becomes infinite, with a warning of NumPy's.
+    dtype : dtype
+    """
+    found = rows.astype(dtype)
+    found[:, _TINY] *= SMALLEST_NORMAL[dtype]
+    return found
 
 
 class Coefficients:
@@ -70,6 +76,7 @@ class Coefficients:
 
     def __init__(self, hyper: Hyperparameters) -> None:
         beta1, beta2 = hyper.betas
+        log_beta1, log_beta2 = log_of(beta1), log_of(beta2)
         self.constant = Constant(
             beta1=beta1,
             one_minus_beta1=1.0 - beta1,
@@ -78,11 +85,14 @@ class Coefficients:
             eps=hyper.eps,
             l2=hyper.weight_decay if hyper.l2_on else 0.0,
             grad_scale=-1.0 if hyper.maximize else 1.0,
+            tiny=1.0 if hyper.eps >= FLUSHES_FROM_EPS else 0.0,
         )
         self.lr_at = hyper.lr_at if callable(hyper.lr) else None
         self.rates = Rates(
             lr=math.nan if callable(hyper.lr) else hyper.lr,
-            log_beta1=log_of(beta1),
-            log_beta2=log_of(beta2),
-            weight_decay=hyper.weight_decay if hyper.decoupled_weight_decay else 0.0,
+            log_beta1_high=log_beta1.high,
+            log_beta1_low=log_beta1.low,
+            log_beta2_high=log_beta2.high,
+            log_beta2_low=log_beta2.low,
+            weight_decay=hyper.weight_decay if hyper.decoupled_on else 0.0,
         )

@@ -16,7 +16,7 @@ from fastadam.step.coefficients import Coefficients
 from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.plan import MOMENTS, Plan
-from fastadam.step.variants import variants_of
+from fastadam.step.variants import flags_of, variants_of
 from fastadam.torch.cache import TensorCache
 from fastadam.torch.staging import shares
 from fastadam.torch.tensors import apart, in_order
@@ -85,8 +85,8 @@ class ActivePlan:
         spans = np.zeros(len(which), SPAN.dtype)
         for name in ("param", *MOMENTS, "size"):
             spans[name] = known[name]
-        flags = np.array([(hyper.l2_on, hyper.amsgrad) for hyper in hypers])[self._groups]
-        variants = variants_of(cache.formats[which], flags[:, 0], flags[:, 1])
+        flags = np.array([flags_of(hyper) for hyper in hypers])[self._groups]
+        variants = variants_of(cache.formats[which], flags)
         # As many rows as there could ever be, so that they stay where they are. No counter is NaN, so that the
         # first attempt groups the rows.
         self.steps_taken = np.full(len(which), np.nan)

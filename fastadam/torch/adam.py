@@ -15,6 +15,7 @@ from fastadam.memory.structs import CHANGED, TAKEN
 from fastadam.step import threads
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import in_one_go
+from fastadam.step.variants import flags_of
 from fastadam.torch import handover, options, scaling
 from fastadam.torch.attempts import Attempts, can_be_kept
 from fastadam.torch.cache import fetch_gradients
@@ -285,9 +286,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
             hypers = self._check_groups(groups)
         except options.NotOurs:
             return False
-        same_kernels = [(each.l2_on, each.amsgrad) for each in hypers] == [
-            (each.l2_on, each.amsgrad) for each in attempts.hypers
-        ]
+        same_kernels = [*map(flags_of, hypers)] == [*map(flags_of, attempts.hypers)]
         if same_kernels:
             if hypers != attempts.hypers:
                 attempts.accept(hypers)
@@ -300,7 +299,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         edits.forget()
         params = [group["params"] for group in groups]
         found = [options.read(group) for group in groups]
-        hypers = options.check_all(found)
+        hypers = options.check_all(found, params)
         if all(map(options.are_fixed, found)):
             edits.note(found, params)
         return hypers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastadam.step import hyperparameters
 from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.torch.tensors import DTYPES
 
 # Steps that only torch's own code can take: those through which autograd goes, and those in CUDA graphs.
 _TORCHS_OWN = ("differentiable", "capturable")
@@ -58,9 +59,21 @@ def check(found: Sequence[Any], where: str) -> Hyperparameters:
         raise NotOurs(str(error)) from None
 
 
-def check_all(found: Sequence[Sequence[Any]]) -> list[Hyperparameters]:
-    """Check the options of all groups (see `check`)."""
-    return [check(each, f"param_groups[{i}]: ") for i, each in enumerate(found)]
+def check_all(found: Sequence[Sequence[Any]], params: Sequence[Sequence[Tensor]]) -> list[Hyperparameters]:
+    """Check the options of all groups (see `check`), whose parameters are `params`."""
+    hypers = []
+    for i, (each, members) in enumerate(zip(found, params, strict=True)):
+        where = f"param_groups[{i}]: "
+        hypers.append(check(each, where))
+        hyperparameters.check_eps(hypers[-1].eps, _computed(members), where)
+    return hypers
+
+
+def _computed(params: Iterable[Tensor]) -> Iterator[tuple[str, Any]]:
+    """Yield what parameters are called, and what each is computed with; one of another dtype is refused later."""
+    for i, param in enumerate(params):
+        if param.dtype in DTYPES:
+            yield f"params[{i}]", DTYPES[param.dtype].format.compute
 
 
 def _torch_fails(beta1: float, beta2: float) -> bool:

@@ -22,7 +22,7 @@ from fastadam.step.coefficients import Coefficients
 from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.plan import MOMENTS, Plan
-from fastadam.step.variants import variants_of
+from fastadam.step.variants import flags_of, variants_of
 from fastadam.torch.part import COUNTERS, Part
 from fastadam.torch.tensors import (
     Extents,
@@ -117,9 +117,7 @@ class Staged:
         spans["row"] = [row_of[key] for key in keys]
         steps = np.array([step for _, step in rows], np.float64)
         codes = np.array([format_code(part.written[0]) for part in stepped], np.int64)
-        l2_on = np.array([hypers[part.group].l2_on for part in stepped])
-        amsgrad_on = np.array([hypers[part.group].amsgrad for part in stepped])
-        variants = variants_of(codes, l2_on, amsgrad_on)
+        variants = variants_of(codes, [flags_of(hypers[part.group]) for part in stepped])
         used, backend_of = shares([part.ordinal for part in stepped], backends)
         plan = Plan(spans, variants, counters_in(steps), counters, used, limit, False, backend_of)
         plan.write_options([Coefficients(hypers[group]) for group, _ in rows])

@@ -18,7 +18,7 @@ from fastadam.memory.device import Device
 from fastadam.memory.devices import device_of
 from fastadam.memory.structs import SLOT, SPAN
 from fastadam.step.counters import counters_in
-from fastadam.step.variants import variants_of
+from fastadam.step.variants import flags_of, variants_of
 
 
 class Columns(NamedTuple):
@@ -158,7 +158,7 @@ class StepSlots:
             spans[-1]["row"] = local.reshape(-1) + len(self.rows)
             objects.append(slots.objects[kept])
             self.starts.append(slots.starts)
-            variants.append(variants_of(slots.formats[kept], group.hyper.l2_on, group.hyper.amsgrad))
+            variants.append(variants_of(slots.formats[kept], flags_of(group.hyper)))
             counters.append(counters_in(group.row_steps)[rows])
             self.rows += [(group, group.row_steps, row) for row in rows.tolist()]
         self.spans, self.objects = np.concatenate(spans), np.concatenate(objects)

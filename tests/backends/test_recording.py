@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from operator import setitem
 from typing import Any
 
 import numpy as np
@@ -17,27 +17,25 @@ from fastadam.memory.structs import ROLES, ROW, SPAN
 from fastadam.step.coefficients import Coefficients, varying
 from fastadam.step.counters import counters_in
 from fastadam.step.plan import Plan
-from fastadam.step.variants import variant_of, variants_of
+from fastadam.step.variants import flags_of, variant_of, variants_of
 from tests.support.eager import step_span
 from tests.support.plans import HYPERS, bits_of, numbers
 
 SIZES = [1, 0, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5]
-VARIANTS = list(itertools.product(FORMATS, (False, True), (False, True)))
 
 
-def variant(number_format: Any, l2_on: bool, amsgrad_on: bool) -> int:
-    (found,) = variants_of([number_format.code], l2_on, amsgrad_on).tolist()
+def variant(number_format: Any, hyper: Any) -> int:
+    (found,) = variants_of([number_format.code], flags_of(hyper)).tolist()
     return int(found)
 
 
-@pytest.mark.parametrize(("number_format", "l2_on", "amsgrad_on"), VARIANTS)
-def test_programs_are_ufuncs_and_assignments_in_few_rooms(
-    number_format: Any, l2_on: bool, amsgrad_on: bool
-) -> None:
-    program = program_of(variant(number_format, l2_on, amsgrad_on))
-    assert all(call.function is None or isinstance(call.function, np.ufunc) for call in program.calls)
+@pytest.mark.parametrize("number_format", FORMATS, ids=[each.name for each in FORMATS])
+@pytest.mark.parametrize("hyper", HYPERS.values(), ids=HYPERS)
+def test_programs_are_ufuncs_and_assignments_in_few_rooms(number_format: Any, hyper: Any) -> None:
+    program = program_of(variant(number_format, hyper))
+    assert all(isinstance(call.function, np.ufunc) or call.function is setitem for call in program.calls)
     written = {call.output.which for call in program.calls if call.output.kind == "array"}
-    assert written == set(ROLES) - {"grad"} - (set() if amsgrad_on else {"max_exp_avg_sq"})
+    assert written == set(ROLES) - {"grad"} - (set() if hyper.amsgrad else {"max_exp_avg_sq"})
     assert sum(program.rooms) <= 40  # bytes for each number of a chunk
 
 
@@ -54,7 +52,7 @@ def test_replayed_steps_have_the_bits_of_the_formula(number_format: Any, hyper: 
     spans["row"] = np.arange(len(SIZES)) % 2
     steps = np.array([6, 60], np.int64)
     counters = counters_in(steps)
-    variants = np.full(len(SIZES), variant(number_format, hyper.l2_on, hyper.amsgrad))
+    variants = np.full(len(SIZES), variant(number_format, hyper))
     spans["size"] = SIZES
     plan = Plan(spans, variants, counters, counters, [load("numpy")], 1, False)
     plan.write_options([Coefficients(hyper)] * 2)

@@ -64,8 +64,12 @@ def test_one_step_is_within_4_ulp_of_exact_arithmetic(state: tuple[Any, ...]) ->
     new = optimizer.state[0]
     coupled = options["weight_decay"] and not options["decoupled_weight_decay"]
     worst = WORST_ULPS_WITH_L2 if coupled else WORST_ULPS
+    smallest = float(np.finfo(dtype).smallest_normal)
     for i in range(param.size):
-        exact = exact_step(param[i], grad[i], *(moments[name][i] for name in MOMENTS), step + 1, **options)
+        olds = (param[i], grad[i], *(moments[name][i] for name in MOMENTS))
+        exact = exact_step(*olds, step + 1, **options, smallest=smallest)
+        if exact.is_near_smallest:
+            continue
         assert ulps(new["exp_avg"][i], exact.exp_avg, exact.exp_avg_scale, dtype) <= worst
         assert ulps(new["exp_avg_sq"][i], exact.exp_avg_sq, exact.exp_avg_sq_scale, dtype) <= worst
         if options["amsgrad"]:

@@ -22,9 +22,14 @@ shapes = st.one_of(
 seeds = st.integers(0, 2**32 - 1)
 
 betas = st.one_of(
-    st.just(0.0), st.sampled_from([0.5, 0.9, 0.99, 0.999, 1 - 1e-6, 1 - 1e-9]), st.floats(0.0, 1 - 1e-9)
+    st.just(0.0),
+    st.sampled_from([0.5, 0.9, 0.99, 0.999, 1 - 1e-6, 1 - 1e-9, 1 - 2**-53]),
+    st.floats(1e-300, 1 - 2**-53),
+    st.floats(0.0, 53.0).map(lambda digits: 1 - 2**-digits),
 )
-steps = st.one_of(st.integers(1, 1000), st.integers(1, 10**9))
+steps = st.one_of(
+    st.integers(1, 1000), st.integers(1, 2**53), st.floats(0.0, 53.0).map(lambda digits: int(2**digits))
+)
 
 
 @st.composite

@@ -19,7 +19,7 @@ from fastadam.backends.numpy.recording import Constant, Place
 from fastadam.memory.arrays import Array, array_at
 from fastadam.memory.structs import ROLES, SPAN
 from fastadam.step.backend import PartOfPlan, Prepare, Prepared, Run
-from fastadam.step.coefficients import Row
+from fastadam.step.coefficients import Row, narrowed
 from fastadam.step.counters import Counting
 from fastadam.step.prepared import run_of
 from fastadam.step.quiet import Quiet
@@ -147,7 +147,7 @@ class _Batch:
         rows, n = self._chunk_rows, len(self._chunk_rows)
         first, last = (rows.min(), rows.max()) if n else (0, 0)
         # What is too large for a float32 is infinite, as everywhere else.
-        numbers = self._quiet.do(np.ndarray.astype, self._rows[first : last + 1], self._compute)
+        numbers = self._quiet.do(narrowed, self._rows[first : last + 1], self._compute)
         if first == last:
             return lambda field: itertools.repeat(numbers[0, field : field + 1].reshape(()), n)
         return lambda field: numbers[rows - first, field]

@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from fastadam.backends.numpy.recording import FLOAT32, UINT16, UINT32, Constant, Program, Recorder, Value
+from fastadam.backends.numpy.recording import BOOL, FLOAT32, UINT16, UINT32, Constant, Program, Recorder, Value
 from fastadam.memory.formats import BFLOAT16, Format
 from fastadam.memory.structs import ROLES
 from fastadam.step.coefficients import Row
@@ -47,6 +47,13 @@ def _narrow(computed: Value, number_format: Format) -> Value:
     return computed.converted(number_format.stored)
 
 
+def _flush(number: Value, tiny: Value) -> Value:
+    """Set a result to zero where it is smaller in size than `tiny`: half the calls of a selection."""
+    recorder = number.recorder
+    below = recorder.note(np.less, BOOL, recorder.operation(np.absolute)(number), tiny)
+    return recorder.put(number, below, Constant(number.dtype.type(0)))
+
+
 @functools.cache
 def program_of(number: int) -> Program:
     """Return what steps a chunk in a variant (see `fastadam.step.variants`).
@@ -57,7 +64,8 @@ def program_of(number: int) -> Program:
     recorder = Recorder()
     mul, add, sub, div, sqrt = map(recorder.operation, (np.multiply, np.add, np.subtract, np.divide, np.sqrt))
     maximum = make_maximum(recorder.select)
-    element = make_element(mul, add, sub, div, sqrt, maximum, l2_on=variant.l2_on, amsgrad_on=variant.amsgrad_on)
+    flags = {"l2_on": variant.l2_on, "decoupled_on": variant.decoupled_on, "amsgrad_on": variant.amsgrad_on}
+    element = make_element(mul, add, sub, div, sqrt, maximum, _flush, **flags)
     roles = ROLES if variant.amsgrad_on else ROLES[:-1]
     formats = dict(zip(roles, variant.formats, strict=False))
     old = [_widen(recorder.take_in("array", role, formats[role].stored), formats[role]) for role in roles]
