@@ -71,8 +71,11 @@ class Backend(Protocol):
     def why_missing(self) -> str | None:
         """Return why this backend cannot be used here, or None if it can."""
 
-    def bind(self, part: PartOfPlan) -> Run:
+    def bind(self, part: PartOfPlan) -> Run | None:
         """Return the function that runs a part of a plan each time it is called.
+
+        Or return None, for the one that `fastadam.step.prepared.run_of` makes of `bind_calls`, where a step is not
+        one native call.
 
         It need not keep the part alive: the plan keeps both.
 

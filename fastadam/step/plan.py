@@ -127,10 +127,12 @@ class Plan:
 
     def bind(self) -> None:
         """Make `attempt` and `take` anew, after a change of the plan's memory that backends read only once."""
-        if len(self._parts) == 1:
-            self._set_run(self._backends[0].bind(self._whole))
+        run = self._backends[0].bind(self._whole) if len(self._parts) == 1 else None
+        if run is not None:
+            self._set_run(run)
         else:
-            self._set_run(run_of(self._whole, self._bind_calls()))
+            prepare = self._bind_calls()  # once: on a device, it reserves memory
+            self._set_run(run_of(self._whole, prepare), prepare)
 
     def _bind_calls(self) -> Prepare:
         """Return what makes the whole step ready (see `fastadam.step.backend.Backend.bind_calls`)."""
@@ -147,8 +149,8 @@ class Plan:
         reduce(self._whole)
         return self._prepare()
 
-    def _set_run(self, run: Run) -> None:
-        self._run, self._prepare = run, None
+    def _set_run(self, run: Run, prepare: Prepare | None = None) -> None:
+        self._run, self._prepare = run, prepare
         self.attempt = functools.partial(run, INSPECT | REDUCE | APPLY)
         self.take = functools.partial(run, REDUCE | APPLY)
 

@@ -18,9 +18,8 @@ from typing import Any
 
 from fastadam.memory.cuda import available
 from fastadam.memory.cuda.arrays import LEGACY_STREAM
-from fastadam.step.backend import Call, PartOfPlan, Prepare, Prepared, Run
+from fastadam.step.backend import Call, PartOfPlan, Prepare, Prepared
 from fastadam.step.counters import Counting
-from fastadam.step.prepared import run_of
 
 _CALL = methodcaller("__call__")
 
@@ -30,9 +29,8 @@ def why_missing() -> str | None:
     return available.why_missing()
 
 
-def bind(part: PartOfPlan) -> Run:
-    """Return the function that runs a part of a plan (see `fastadam.step.backend.Backend`) on the first device."""
-    return On(0).bind(part)
+def bind(part: PartOfPlan) -> None:
+    """Return None: a step is what `bind_calls` makes ready (see `fastadam.step.backend.Backend`)."""
 
 
 def bind_calls(part: PartOfPlan) -> Prepare:
@@ -84,9 +82,8 @@ class On:
         """Return why the device cannot be used, or None if it can."""
         return why_missing()
 
-    def bind(self, part: PartOfPlan) -> Run:
-        """Return the function that runs a part of a plan (see `fastadam.step.backend.Backend`)."""
-        return run_of(part, self.bind_calls(part))
+    def bind(self, part: PartOfPlan) -> None:
+        """Return None: a step is what `bind_calls` makes ready (see `fastadam.step.backend.Backend`)."""
 
     def bind_calls(self, part: PartOfPlan) -> Prepare:
         """Return the function that makes a part's calls ready (see `fastadam.step.backend.Backend`).

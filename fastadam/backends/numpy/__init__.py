@@ -18,10 +18,10 @@ from fastadam.backends.numpy.formulas import program_of
 from fastadam.backends.numpy.recording import Constant, Place
 from fastadam.memory.arrays import Array, array_at
 from fastadam.memory.structs import ROLES, SPAN
-from fastadam.step.backend import PartOfPlan, Prepare, Prepared, Run
+from fastadam.step.backend import PartOfPlan, Prepare, Prepared
 from fastadam.step.coefficients import Row, narrowed
 from fastadam.step.counters import Counting
-from fastadam.step.prepared import run_of
+from fastadam.step.counters import Counting
 from fastadam.step.quiet import Quiet
 from fastadam.step.variants import variant_of
 
@@ -38,9 +38,8 @@ def why_missing() -> str | None:
     return None
 
 
-def bind(part: PartOfPlan) -> Run:
-    """Return the function that runs a part of a plan (see `fastadam.step.backend.Backend`)."""
-    return run_of(part, bind_calls(part))
+def bind(part: PartOfPlan) -> None:
+    """Return None: a step is what `bind_calls` makes ready (see `fastadam.step.backend.Backend`)."""
 
 
 def bind_calls(part: PartOfPlan) -> Prepare:
