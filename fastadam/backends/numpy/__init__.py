@@ -21,7 +21,6 @@ from fastadam.memory.structs import ROLES, SPAN
 from fastadam.step.backend import PartOfPlan, Prepare, Prepared
 from fastadam.step.coefficients import Row, narrowed
 from fastadam.step.counters import Counting
-from fastadam.step.counters import Counting
 from fastadam.step.quiet import Quiet
 from fastadam.step.variants import variant_of
 
