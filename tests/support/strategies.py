@@ -56,6 +56,15 @@ def magnitudes(dtype: Any) -> st.SearchStrategy[float]:
     return st.one_of(st.just(0.0), numbers, numbers.map(lambda x: -x))
 
 
+def smallest(dtype: Any) -> st.SearchStrategy[float]:
+    """Draw numbers around the smallest normal one, below which they are denormal, and those whose squares are."""
+    tiny = float(np.finfo(dtype).tiny)
+    around, root = st.floats(2.0**-20, 2.0**20), st.floats(2.0**-10, 2.0**10)
+    numbers = st.one_of(around.map(lambda x: x * tiny), root.map(lambda x: x * tiny**0.5))
+    signed = st.one_of(numbers, numbers.map(lambda x: -x)).map(lambda x: float(np.dtype(dtype).type(x)))
+    return st.one_of(st.just(0.0), signed, magnitudes(dtype))
+
+
 def anything(dtype: Any) -> st.SearchStrategy[float]:
     """Draw every number there is: denormal, huge, infinite, NaN."""
     width = 8 * np.dtype(dtype).itemsize

@@ -90,7 +90,7 @@ class _Batch:
             if isinstance(of, Constant):
                 return itertools.repeat(of.value, n)
             if of.kind == "scalar":
-                return scalars(Row._fields.index(of.which))
+                return scalars(Row._fields.index(of.which), of.dtype)
             return self._column(of)
 
         return functools.partial(deque, self._program.replay(column), 0)
@@ -140,12 +140,12 @@ class _Batch:
         parts = {length: room[:length] for length in set(self._lengths)}
         return [parts[length] for length in self._lengths]
 
-    def _scalars(self) -> Callable[[int], Iterable[Any]]:
-        """Return the function from a field of the rows to its number in each chunk."""
+    def _scalars(self) -> Callable[[int, np.dtype[Any]], Iterable[Any]]:
+        """Return the function from a field of the rows, and how it is seen, to its number in each chunk."""
         rows, n = self._chunk_rows, len(self._chunk_rows)
         first, last = (rows.min(), rows.max()) if n else (0, 0)
         # What is too large for a float32 is infinite, as everywhere else.
         numbers = self._quiet.do(narrowed, self._rows[first : last + 1], self._compute)
         if first == last:
-            return lambda field: itertools.repeat(numbers[0, field : field + 1].reshape(()), n)
-        return lambda field: numbers[rows - first, field]
+            return lambda field, dtype: itertools.repeat(numbers[0, field : field + 1].reshape(()).view(dtype), n)
+        return lambda field, dtype: numbers[rows - first, field].view(dtype)

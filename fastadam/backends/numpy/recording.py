@@ -42,17 +42,13 @@ class Place(NamedTuple):
     dtype: Dtype
 
 
-EVERYWHERE = Constant(...)
-
-
 class Call(NamedTuple):
-    """One native call: a ufunc, or an assignment, which converts.
+    """One native call: a ufunc, or with `function` None a copy, which converts.
 
     Attributes
     ----------
-    function : ufunc or `operator.setitem`
+    function : ufunc or None
     inputs : tuple of Place or Constant
-        Of an assignment: where in the output, and what.
     output : Place
     """
 
@@ -84,13 +80,16 @@ class Value:
 
     def converted(self, dtype: Dtype) -> Value:
         """Return the number in another dtype; itself where it is of that dtype."""
-        return self if dtype == self.dtype else self.recorder.note(operator.setitem, dtype, EVERYWHERE, self)
+        return self if dtype == self.dtype else self.recorder.note(None, dtype, self)
 
     def _with(self, function: Any, other: Value | Constant, dtype: Dtype | None = None) -> Value:
         return self.recorder.note(function, dtype or self.dtype, self, other)
 
     def __add__(self, other: Value | Constant) -> Value:
         return self._with(np.add, other)
+
+    def __mul__(self, other: Value | Constant) -> Value:
+        return self._with(np.multiply, other)
 
     def __and__(self, other: Value | Constant) -> Value:
         return self._with(np.bitwise_and, other)
@@ -136,14 +135,6 @@ class Recorder:
         result = self._new(dtype)
         self.calls.append((function, operands, result))
         return result
-
-    def put(self, number: Value, where: Value, value: Constant) -> Value:
-        """Write down that a number is set to a value where a condition holds, and return it.
-
-        It must be a result, as it is changed where it lies: whoever uses it from here on uses what it is now.
-        """
-        self.calls.append((operator.setitem, (where, value), number))
-        return number
 
     def operation(self, function: Any) -> Callable[..., Value]:
         """Return a ufunc of one or two numbers, which returns one of their dtype, as a function of values."""
@@ -198,18 +189,14 @@ class Program:
                 if last_use[slot] == i:
                     self._give_back(slot)
             target = target_of.get(result.slot)
-            if result.slot in self._places:
-                pass  # it is changed where it lies
-            elif target is not None and last_use.get(slot_of[target], 0) <= i:
+            if target is not None and last_use.get(slot_of[target], 0) <= i:
                 self._places[result.slot] = "array", target
             else:
                 self._places[result.slot] = "room", self._take(result.dtype.itemsize)
             self.calls.append(Call(function, places, self._place(result)))
         for name, value in results.items():
             if self._places[value.slot] != ("array", name):
-                self.calls.append(
-                    Call(operator.setitem, (EVERYWHERE, self._place(value)), Place("array", name, value.dtype))
-                )
+                self.calls.append(Call(None, (self._place(value),), Place("array", name, value.dtype)))
 
     def _place(self, value: Value) -> Place:
         return Place(*self._places[value.slot], value.dtype)
@@ -240,6 +227,8 @@ class Program:
         """
         made = []
         for function, inputs, output in self.calls:
-            operands = (output, *inputs) if function is operator.setitem else (*inputs, output)
-            made.append(map(function, *map(columns, operands)))
+            if function is None:
+                made.append(map(operator.setitem, columns(output), columns(Constant(...)), columns(inputs[0])))
+            else:
+                made.append(map(function, *map(columns, inputs), columns(output)))
         return zip(*made, strict=False)
