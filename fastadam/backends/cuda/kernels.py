@@ -154,7 +154,7 @@ def make_kernels(number: int) -> tuple[Callable[..., None], Callable[..., None]]
     load_word = make_load(WORD, 1)
     load_scalar = make_load(FLOAT32 if single else FLOAT64, 1)
     scalar_at = Row(*(variant.compute.itemsize * i for i in range(N_COEFFICIENTS)))
-    smallest_normal = SMALLEST_NORMAL[variant.compute]
+    mul, smallest_normal = (SINGLE if single else DOUBLE)[0], SMALLEST_NORMAL[variant.compute]
     row_bytes = variant.compute.itemsize * N_COEFFICIENTS
 
     @on_device
@@ -217,7 +217,7 @@ def make_kernels(number: int) -> tuple[Callable[..., None], Callable[..., None]]
             eps=eps,
             l2=l2,
             grad_scale=grad_scale,
-            tiny=tiny * smallest_normal,
+            tiny=mul(tiny, smallest_normal),
         )
         step(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, size, vectors, thread, row)
 
@@ -245,7 +245,7 @@ def make_kernels(number: int) -> tuple[Callable[..., None], Callable[..., None]]
             eps=load_scalar(scalars + scalar_at.eps)[0],
             l2=load_scalar(scalars + scalar_at.l2)[0],
             grad_scale=load_scalar(scalars + scalar_at.grad_scale)[0],
-            tiny=load_scalar(scalars + scalar_at.tiny)[0] * smallest_normal,
+            tiny=mul(load_scalar(scalars + scalar_at.tiny)[0], smallest_normal),
         )
         step(
             load_word(span + AT.param)[0],
