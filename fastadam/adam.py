@@ -41,7 +41,8 @@ class Adam:
     betas : pair of float, default (0.9, 0.999)
         Decay rates of the two moments, in [0, 1).
     eps : float, default 1e-8
-        Added to the denominator, outside the root and after bias correction.
+        Added to the denominator, outside the root and after bias correction. What is zero in the dtype that a
+        parameter is computed with must be 0.
     weight_decay : float, default 0
         Coefficient of the decay: added to the gradient as ``weight_decay * param`` (L2), or, with
         `decoupled_weight_decay`, taken off the parameter as ``lr * weight_decay * param``.

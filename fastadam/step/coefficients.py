@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.memory.arrays import Array
 from fastadam.memory.structs import ROW, Constant, Rates, Varying
 from fastadam.step.bias_correction import bias_correction, log_of
 from fastadam.step.hyperparameters import Hyperparameters
@@ -16,8 +15,8 @@ from fastadam.step.hyperparameters import Hyperparameters
 # The scalars for `fastadam.step.element`: a tuple with the fields of the struct that native code reads.
 _namedtuple: Any = namedtuple  # type checkers want to see the fields written out
 Row = _namedtuple("Row", ROW.dtype.names, module=__name__)
-_TINY = Row._fields.index("tiny")
 
+# By compute dtype: the unit of `tiny` in rows.
 SMALLEST_NORMAL = {
     np.dtype(np.float32): np.finfo(np.float32).smallest_normal,
     np.dtype(np.float64): np.finfo(np.float64).smallest_normal,
@@ -40,20 +39,6 @@ def varying(rates: Rates, step: float) -> Varying:
         inv_sqrt_bias_correction2=1.0 / math.sqrt(correction2),
         decay_rate=rates.lr * rates.weight_decay,
     )
-
-
-def narrowed(rows: Array, dtype: np.dtype[Any]) -> Array:
-    """Return the scalars of rows as kernels that compute in a dtype use them.
-
-    Parameters
-    ----------
-    rows : ndarray of float64, shape (n, fields)
-        What is too large for the dtype becomes infinite, with a warning of NumPy's.
-    dtype : dtype
-    """
-    found = rows.astype(dtype)
-    found[:, _TINY] *= SMALLEST_NORMAL[dtype]
-    return found
 
 
 class Coefficients:

@@ -10,7 +10,7 @@ import numpy as np
 from fastadam.memory.arrays import array_at
 from fastadam.memory.formats import BFLOAT16, Format
 from fastadam.memory.structs import ROLES
-from fastadam.step.coefficients import Row, narrowed
+from fastadam.step.coefficients import Row
 from fastadam.step.element import make_element
 from fastadam.step.rounding import make_flush, make_maximum, make_narrow_bfloat16, make_widen_bfloat16
 from fastadam.step.variants import Variant
@@ -59,7 +59,8 @@ def step_span(variant: Variant, span: Any, row: Any) -> None:
     operations = (np.multiply, np.add, np.subtract, np.divide, np.sqrt, *choices)
     flags = {"l2_on": variant.l2_on, "decoupled_on": variant.decoupled_on, "amsgrad_on": variant.amsgrad_on}
     element = make_element(*operations, **flags)
-    scalars = Row._make(narrowed(np.array([row.tolist()]), variant.compute)[0])
+    scalars = Row._make(variant.compute.type(scalar) for scalar in row.tolist())
+    scalars = scalars._replace(tiny=scalars.tiny * np.finfo(variant.compute).smallest_normal)
     size = span["size"].item()
     roles = ROLES if variant.amsgrad_on else ROLES[:-1]
     formats = variant.formats[: len(roles)]

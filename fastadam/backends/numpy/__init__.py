@@ -19,7 +19,7 @@ from fastadam.backends.numpy.recording import Constant, Place
 from fastadam.memory.arrays import Array, array_at
 from fastadam.memory.structs import ROLES, SPAN
 from fastadam.step.backend import PartOfPlan, Prepare, Prepared
-from fastadam.step.coefficients import Row, narrowed
+from fastadam.step.coefficients import SMALLEST_NORMAL, Row
 from fastadam.step.counters import Counting
 from fastadam.step.quiet import Quiet
 from fastadam.step.variants import variant_of
@@ -30,6 +30,7 @@ CHUNK = 8192
 _FIELDS = SPAN.dtype.names or ()
 _AT = {role: _FIELDS.index(role) for role in ROLES}
 _SIZE, _ROW = _FIELDS.index("size"), _FIELDS.index("row")
+_TINY = Row._fields.index("tiny")
 
 
 def why_missing() -> str | None:
@@ -145,7 +146,8 @@ class _Batch:
         rows, n = self._chunk_rows, len(self._chunk_rows)
         first, last = (rows.min(), rows.max()) if n else (0, 0)
         # What is too large for a float32 is infinite, as everywhere else.
-        numbers = self._quiet.do(narrowed, self._rows[first : last + 1], self._compute)
+        numbers = self._quiet.do(np.ndarray.astype, self._rows[first : last + 1], self._compute)
+        numbers[:, _TINY] *= SMALLEST_NORMAL[self._compute]
         if first == last:
             return lambda field, dtype: itertools.repeat(numbers[0, field : field + 1].reshape(()).view(dtype), n)
         return lambda field, dtype: numbers[rows - first, field].view(dtype)

@@ -48,9 +48,9 @@ def _narrow(computed: Value, number_format: Format) -> Value:
 
 
 def _flush(number: Value, tiny: Value) -> Value:
-    """Return zero where a number is smaller in size than `tiny`; its bits are multiplied by 0 or 1, as that is quick.
+    """Return zero where a number is smaller in size than `tiny`: its bits times 0 or 1, which is quick.
 
-    As whole numbers, the sizes of numbers are in the same order, and NaNs are the largest ones.
+    Seen as whole numbers, the sizes of numbers are in the same order, and NaNs are the largest ones.
     """
     word = np.dtype(f"u{number.dtype.itemsize}")
     bits, sign = number.seen_as(word), Constant(word.type(1 << (8 * word.itemsize - 1)))
