@@ -14,9 +14,11 @@ figures, and says what helps.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,16 +114,28 @@ def contenders(backends: list[str]) -> dict[str, Callable[[np.ndarray, float], S
     found: dict[str, Callable[[np.ndarray, float], Stepped]] = {}
     for name in backends:
         found[name] = lambda param, lr, name=name: arrays(name, param, lr)  # type: ignore[misc]
-    try:
-        import torch
-
-        torch.set_num_threads(1)
-    except ImportError:
+    if importlib.util.find_spec("torch") is None:
         return found
     for name in backends:
         found[f"torch face {name}"] = lambda param, lr, name=name: tensors(name, param, lr)  # type: ignore[misc]
     found["torch fused"] = lambda param, lr: tensors(None, param, lr)
     return found
+
+
+@contextlib.contextmanager
+def one_thread_of_torch() -> Iterator[None]:
+    """Let torch use one thread meanwhile, where it is installed."""
+    if importlib.util.find_spec("torch") is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def prepare(make: Callable[[np.ndarray, float], Stepped], kind: Kind, dtype: Any) -> Callable[[], object]:
@@ -177,7 +191,8 @@ def report(backends: list[str], rounds: int) -> bool:
     """Measure and print; return whether the bars are met."""
     met = True
     for dtype in (np.float32, np.float64):
-        found = measure(backends, dtype, rounds)
+        with one_thread_of_torch():
+            found = measure(backends, dtype, rounds)
         print(f"\n{np.dtype(dtype)}, {SIZE:,} parameters on one thread: times a step over usual numbers")
         print(f"  {'':38}" + "".join(f"{name:>17}" for name in found))
         for kind, each in kinds(dtype).items():

@@ -22,8 +22,8 @@ SMALLEST_NORMAL = {
     np.dtype(np.float64): np.finfo(np.float64).smallest_normal,
 }
 
-# Moments too small to be normal numbers become zero where eps is at least this. What that takes from an update is
-# below 2**-24 of the step size: the square of eps is 2**24 times the smallest normal float32.
+# Moments too small to be normal numbers become zero where eps is at least this, whose square is 2**24 times the
+# smallest normal float32: after the first steps, that changes no update by more than 2**-24 of the learning rate.
 FLUSHES_FROM_EPS = 2.0**-51
 
 
