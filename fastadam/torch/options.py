@@ -60,12 +60,18 @@ def check(found: Sequence[Any], where: str) -> Hyperparameters:
 
 
 def check_all(found: Sequence[Sequence[Any]], params: Sequence[Sequence[Tensor]]) -> list[Hyperparameters]:
-    """Check the options of all groups (see `check`), whose parameters are `params`."""
+    """Check the options of all groups (see `check`), whose parameters are `params`.
+
+    An `eps` that is zero in the dtype that a parameter is computed with is one that torch takes, and ours does not.
+    """
     hypers = []
     for i, (each, members) in enumerate(zip(found, params, strict=True)):
         where = f"param_groups[{i}]: "
         hypers.append(check(each, where))
-        hyperparameters.check_eps(hypers[-1].eps, _computed(members), where)
+        try:
+            hyperparameters.check_eps(hypers[-1].eps, _computed(members), where)
+        except ValueError as error:
+            raise NotOurs(str(error)) from None
     return hypers
 
 

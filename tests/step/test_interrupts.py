@@ -141,7 +141,7 @@ def test_an_interrupt_finds_all_parts_of_a_plan_before_or_after(backend: str, fi
         spans["size"] = 3
         for i, role in enumerate(ROLES):
             spans[role] = [address(each[i]) for each in arrays]
-        counters, variants = counters_in(steps), variants_of([FLOAT64.code] * 2, False, False)
+        counters, variants = counters_in(steps), variants_of([FLOAT64.code] * 2, 0)
         both = [load(first), load(backend)]
         plan = Plan(spans, variants, counters, counters, both, 1, False, np.array([0, 1]))
         plan.write_options([Coefficients(Hyperparameters())])

@@ -73,7 +73,7 @@ class _Batch:
         self._quiet = quiet
         variant = variant_of(number)
         self._program = program_of(number)
-        self._compute = variant.compute
+        self._compute, self._smallest_normal = variant.compute, SMALLEST_NORMAL[variant.compute]
         self._stored = dict(zip(ROLES, (each.stored for each in variant.formats), strict=True))
         self._spans = part.spans[where].view(np.int64).reshape(-1, len(_FIELDS))
         self._rows = part.rows.view(np.float64).reshape(len(part.rows), -1)
@@ -147,7 +147,7 @@ class _Batch:
         first, last = (rows.min(), rows.max()) if n else (0, 0)
         # What is too large for a float32 is infinite, as everywhere else.
         numbers = self._quiet.do(np.ndarray.astype, self._rows[first : last + 1], self._compute)
-        numbers[:, _TINY] *= SMALLEST_NORMAL[self._compute]
+        numbers[:, _TINY] *= self._smallest_normal
         if first == last:
             return lambda field, dtype: itertools.repeat(numbers[0, field : field + 1].reshape(()).view(dtype), n)
         return lambda field, dtype: numbers[rows - first, field].view(dtype)
