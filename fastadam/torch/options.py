@@ -62,7 +62,7 @@ def check(found: Sequence[Any], where: str) -> Hyperparameters:
 def check_all(found: Sequence[Sequence[Any]], params: Sequence[Sequence[Tensor]]) -> list[Hyperparameters]:
     """Check the options of all groups (see `check`), whose parameters are `params`.
 
-    An `eps` that is zero in the dtype that a parameter is computed with is one that torch takes, and ours does not.
+    An `eps` that becomes zero in the dtype that a parameter is computed with is one that only torch takes.
     """
     hypers = []
     for i, (each, members) in enumerate(zip(found, params, strict=True)):

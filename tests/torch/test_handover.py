@@ -73,7 +73,7 @@ def test_options_out_of_our_range(name: str, what: str) -> None:
         for a, b in zip(twins.ours.params, twins.theirs.params, strict=True):
             assert_same_bits(a, b, "torch's own code has torch's own bits")
         back = {key: value for key, value in before.items() if key != "params"}
-        if what == "infinite lr":  # torch's decay leaves infinite parameters so, ours, part of the update, does not
+        if what == "infinite lr":  # an infinite parameter is NaN after our decay, which is part of the update
             for param in (*twins.ours.params, *twins.theirs.params):
                 param.data.masked_fill_(~param.isfinite(), torch.nan)
         assert ways(twins, 2, **back) == ["fastadam", "fastadam"]
