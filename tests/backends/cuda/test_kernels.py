@@ -75,8 +75,8 @@ def test_arguments_lie_where_their_pointers_say() -> None:
     pointers = (ctypes.c_uint64 * 13).from_address(arguments.pointers)
     assert [ctypes.c_int64.from_address(place).value for place in pointers[:2]] == [1, 2**40]
     reals = [ctypes.c_float.from_address(place).value for place in pointers[2:]]
-    assert reals == [*range(9), float("inf")]
+    assert reals == [*range(10), float("inf")]
     assert list(arguments.values()) == [1, 2**40, *reals]
     double = launches.Arguments(7, "d")
-    double.write(*range(7), *[0.1] * 10)
-    assert list(double.values()) == [*range(7), *[0.1] * 10]
+    double.write(*range(7), *[0.1] * 11)
+    assert list(double.values()) == [*range(7), *[0.1] * 11]
