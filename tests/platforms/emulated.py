@@ -3,8 +3,8 @@
 Emulated x86-64 processors run this Python and the fastadam that is installed in it. For the others, Debian's
 Python and NumPy are unpacked into a folder, and the C extension is compiled for them; nothing of that is
 installed. The emulator and the compilers are, where they are missing and this runs as root. It needs a Debian
-machine and the mirror that apt has there. The last lines say what was run and what came of it; the exit status is 1
-if anything has other bits than it should.
+machine and the mirror that apt has there. The last lines say what was run and what came of it; the exit status is
+1 if anything has other bits than it should.
 """
 
 from __future__ import annotations
