@@ -36,24 +36,32 @@ class Machine(NamedTuple):
     debian : str
         The architecture, as Debian names it; empty where this Python is emulated.
     triplet : str
-        The architecture, as compilers and folders of libraries name it.
+        The architecture, as folders of libraries name it.
+    compiler : str
+        The compiler, with options that it needs there; with none, the one that has the triplet in its name.
     """
 
     qemu: str
     cpu: str
     debian: str = ""
     triplet: str = ""
+    compiler: str = ""
 
     @property
     def emulator(self) -> str:
         """The name of the command."""
         return f"qemu-{self.qemu}-static"
 
+    @property
+    def compile(self) -> list[str]:
+        """The start of a command that compiles."""
+        return (self.compiler or f"{self.triplet}-gcc").split()
+
     def needs(self) -> dict[str, str]:
         """Return the commands that are needed, each with the package that has it."""
         needs = {self.emulator: "qemu-user-static"}
         if self.debian:
-            needs[f"{self.triplet}-gcc"] = f"gcc-{self.triplet}"
+            needs[self.compile[0]] = f"gcc-{self.compile[0].removesuffix('-gcc')}"
         return needs
 
 
@@ -63,6 +71,7 @@ MACHINES = {
     "arm64": Machine("aarch64", "max", "arm64", "aarch64-linux-gnu"),
     "s390x": Machine("s390x", "max", "s390x", "s390x-linux-gnu"),  # big-endian
     "armv7": Machine("arm", "cortex-a15", "armhf", "arm-linux-gnueabihf"),  # 32 bits
+    "i386": Machine("i386", "max", "i386", "i386-linux-gnu", "i686-linux-gnu-gcc -msse2 -mfpmath=sse"),  # 32 bits
 }
 
 
@@ -122,7 +131,7 @@ def python_in(root: Path) -> Path:
 
 def compile_extension(machine: Machine, root: Path, library: Path) -> None:
     """Compile the C extension for another machine, with the flags that cext/build.py gives it everywhere."""
-    compiler = [f"{machine.triplet}-gcc", f"--sysroot={root}"]
+    compiler = [*machine.compile, f"--sysroot={root}"]
     os.environ["CC"] = " ".join(compiler)
     build = runpy.run_path(str(ROOT / "cext/build.py"))
     source = library / "_c.c"
@@ -146,8 +155,8 @@ def prepare(machine: Machine, release: str, folder: Path) -> tuple[list[str], Pa
         shutil.copytree(ROOT / name, library / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     compile_extension(machine, root, library)
     libraries = f"{root}/usr/lib/{machine.triplet}"
-    # Where links would lead to them, were they installed.
-    libraries = ":".join(f"{root}/usr/lib/{machine.triplet}/{name}" for name in ("blas", "lapack"))
+    # Neither this machine's own libraries, nor links to those two that only an installation makes.
+    libraries = ":".join(f"{root}/usr/lib/{machine.triplet}/{name}" for name in ("", "blas", "lapack"))
     return [*command, "-L", str(root), str(python_in(root))], library, {"LD_LIBRARY_PATH": libraries}
 
 
