@@ -1,7 +1,7 @@
 """Compare the known bits under emulators of other processors: ``python -m tests.platforms.emulated``.
 
-Emulated x86-64 processors run this Python and the fastadam that is installed in it. For the others, Debian's
-Python and NumPy are unpacked into a folder, and the C extension is compiled for them; nothing of that is
+Emulated x86-64 processors run this Python and this checkout (installed with ``pip install -e .``). For the others,
+Debian's Python and NumPy are unpacked into a folder, and the C extension is compiled for them; nothing of that is
 installed. The emulator and the compilers are, where they are missing and this runs as root. It needs a Debian
 machine and the mirror that apt has there. The last lines say what was run and what came of it; the exit status is
 1 if anything has other bits than it should.
@@ -178,6 +178,8 @@ def verdict(lines: list[str]) -> tuple[bool, str]:
     others = [" ".join(line.split()[:2]) for line in lines if " instead of " in line]
     if not lines or not lines[-1].endswith(" bits"):
         return False, f"broke off after {known} known results"
+    if lines[0].endswith("C kernels: none"):
+        return False, "the C extension is not there"
     if others:
         return False, f"other bits in {len(others)} of {known + len(others)} results: {', '.join(others)}"
     return known > 0, f"same bits, {known} results"
