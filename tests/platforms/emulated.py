@@ -132,7 +132,7 @@ def python_in(root: Path) -> Path:
 def compile_extension(machine: Machine, root: Path, library: Path) -> None:
     """Compile the C extension for another machine, with the flags that cext/build.py gives it everywhere."""
     compiler = [*machine.compile, f"--sysroot={root}"]
-    os.environ["CC"] = " ".join(compiler)
+    os.environ["CC"] = " ".join(compiler)  # which cext/build.py tries for OpenMP
     build = runpy.run_path(str(ROOT / "cext/build.py"))
     source = library / "_c.c"
     build["ffibuilder"].emit_c_code(str(source))
@@ -154,8 +154,7 @@ def prepare(machine: Machine, release: str, folder: Path) -> tuple[list[str], Pa
     for name in ("fastadam", "tests"):
         shutil.copytree(ROOT / name, library / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     compile_extension(machine, root, library)
-    libraries = f"{root}/usr/lib/{machine.triplet}"
-    # Neither this machine's own libraries, nor links to those two that only an installation makes.
+    # Not this machine's own libraries; and the two to which only an installation makes links.
     libraries = ":".join(f"{root}/usr/lib/{machine.triplet}/{name}" for name in ("", "blas", "lapack"))
     return [*command, "-L", str(root), str(python_in(root))], library, {"LD_LIBRARY_PATH": libraries}
 
