@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 from fastadam.backends import load
-from fastadam.backends.numpy import CHUNK
+from fastadam.backends.numpy import CHUNK, formulas
 from fastadam.backends.numpy.formulas import program_of
 from fastadam.memory.arrays import address
 from fastadam.memory.formats import FORMATS
@@ -17,6 +18,7 @@ from fastadam.step.coefficients import Coefficients, varying
 from fastadam.step.counters import counters_in
 from fastadam.step.plan import Plan
 from fastadam.step.variants import flags_of, variant_of, variants_of
+from tests.platforms import golden
 from tests.support.eager import step_span
 from tests.support.plans import HYPERS, bits_of, numbers
 
@@ -95,3 +97,27 @@ def test_what_numpy_does_about_numbers_that_are_not_finite_is_left_alone() -> No
         assert np.geterr() == settings
         assert np.geterrcall() is refuse
     assert np.geterrcall() is before
+
+
+@pytest.fixture
+def inexact_roots(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put NumPy's roots of float32 numbers one bit off, as on some machines."""
+    root = np.sqrt
+
+    def inexact(array: np.ndarray, *args: Any) -> np.ndarray:
+        found = root(array, *args)
+        return np.nextafter(found, np.inf, *args) if found.dtype == np.float32 else found
+
+    for cached in (formulas.roots_are_exact, program_of):
+        cached.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "sqrt", inexact)
+        yield
+    for cached in (formulas.roots_are_exact, program_of):
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize("what", ["float32", "bfloat16", "float16", "complex64"])
+def test_steps_have_the_known_bits_where_numpy_rounds_roots_otherwise(inexact_roots: None, what: str) -> None:
+    assert not formulas.roots_are_exact()
+    assert golden.takes(what, "numpy") == golden.STEPS[what]

@@ -1,8 +1,9 @@
 """Steps whose results are known: the same bits on every processor, in every byte order and word size.
 
-``python -m tests.platforms.golden`` takes them with each backend that is there and says which bits differ. It
-needs NumPy and fastadam alone, so that it runs on an emulated machine; with safetensors it also goes on from a
-checkpoint that a little-endian machine wrote.
+``python -m tests.platforms.golden`` takes them with each backend that is there, or with those that are named after
+it, and says which bits differ. It needs NumPy and fastadam alone, so that it runs on an emulated machine
+(tests/platforms/emulated.py); with safetensors it also goes on from a checkpoint that a little-endian machine
+wrote.
 """
 
 from __future__ import annotations
@@ -189,13 +190,13 @@ def takes(what: str, backend: str, **choices: Any) -> str:
     return step_arrays(np.dtype(what), backend, **choices)
 
 
-def cases() -> Iterator[tuple[str, str]]:
-    """Yield what can be compared here: a name in `STEPS` and a backend."""
+def cases(chosen: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield what can be compared here: a name in `STEPS` and a backend, one of those chosen if any are."""
     for what in STEPS:
         if what == "resumed" and importlib.util.find_spec("safetensors") is None:
             continue
         for name, state in fastadam.available_backends().items():
-            if state == "available":
+            if state == "available" and (not chosen or name in chosen):
                 yield what, name
 
 
@@ -215,7 +216,7 @@ def main() -> int:
         print(f"  {name:29} {'golden' if found == expected else f'{found} instead of {expected}'}", flush=True)
 
     compare("coefficients", coefficients(), COEFFICIENTS)
-    for what, backend in cases():
+    for what, backend in cases(sys.argv[1:]):
         sets = c.instruction_sets() if backend == "c" else ("",)
         for instruction_set in sets:
             if instruction_set:

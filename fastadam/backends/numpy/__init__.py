@@ -113,7 +113,8 @@ class _Batch:
         changed = {role for role, at in _AT.items() if not same[:, at].all()}
         for place in [place for place in self._columns if place.which in changed]:
             del self._columns[place]
-        self._chunk_rows = np.repeat(words[:, _ROW], -(-words[:, _SIZE] // CHUNK))
+        chunks = -(-words[:, _SIZE] // CHUNK)
+        self._chunk_rows = np.repeat(words[:, _ROW], chunks.astype(np.intp))  # 32 bits where pointers have them
         self._known = words.copy()
 
     def _column(self, place: Place) -> list[Array]:

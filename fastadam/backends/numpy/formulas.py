@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from fastadam.step.coefficients import Row
 from fastadam.step.element import make_element
 from fastadam.step.rounding import make_maximum, make_narrow_bfloat16, make_widen_bfloat16
 from fastadam.step.variants import variant_of
+
+FLOAT64 = np.dtype(np.float64)
 
 
 def _uint32(number: Value | int) -> Value | Constant:
@@ -60,6 +63,21 @@ def _flush(number: Value, tiny: Value) -> Value:
 
 
 @functools.cache
+def roots_are_exact() -> bool:
+    """Return whether NumPy rounds the roots of float32 numbers correctly; on ARM with 32 bits, it does not."""
+    numbers = np.arange(1, 1025, dtype=FLOAT32)
+    return bool((np.sqrt(numbers) == np.sqrt(numbers.astype(FLOAT64)).astype(FLOAT32)).all())
+
+
+def _root(recorder: Recorder) -> Callable[[Value], Value]:
+    """Return the square root; the way through float64, which has twice the digits, rounds correctly, too."""
+    root = recorder.operation(np.sqrt)
+    if roots_are_exact():
+        return root
+    return lambda number: root(number.converted(FLOAT64)).converted(number.dtype)
+
+
+@functools.cache
 def program_of(number: int) -> Program:
     """Return what steps a chunk in a variant (see `fastadam.step.variants`).
 
@@ -67,10 +85,10 @@ def program_of(number: int) -> Program:
     """
     variant = variant_of(number)
     recorder = Recorder()
-    mul, add, sub, div, sqrt = map(recorder.operation, (np.multiply, np.add, np.subtract, np.divide, np.sqrt))
+    mul, add, sub, div = map(recorder.operation, (np.multiply, np.add, np.subtract, np.divide))
     maximum = make_maximum(recorder.select)
     flags = {"l2_on": variant.l2_on, "decoupled_on": variant.decoupled_on, "amsgrad_on": variant.amsgrad_on}
-    element = make_element(mul, add, sub, div, sqrt, maximum, _flush, **flags)
+    element = make_element(mul, add, sub, div, _root(recorder), maximum, _flush, **flags)
     roles = ROLES if variant.amsgrad_on else ROLES[:-1]
     formats = dict(zip(roles, variant.formats, strict=False))
     old = [_widen(recorder.take_in("array", role, formats[role].stored), formats[role]) for role in roles]
