@@ -38,6 +38,8 @@ enum { PARAM, GRAD, EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ, N_ROLES };
 #define ALL_OF(FORMAT)                                                                                            \
     ((int64_t)(FORMAT) * (INT64_C(0x0101010101) << FASTADAM_FORMATS_AT | INT64_C(1) << FASTADAM_COMPUTE_AT))
 #define FLAGS ((INT64_C(1) << FASTADAM_COMPUTE_AT) - 1)
+/* Beside the flags of a variant: the step sets small moments to zero. */
+#define FLUSH (INT64_C(1) << FASTADAM_COMPUTE_AT)
 
 static FASTADAM_INLINE int64_t address_in(const fastadam_span *span, int role)
 {

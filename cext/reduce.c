@@ -17,6 +17,14 @@ static double next_step(const fastadam_counter *counter)
     return (double)*(const float *)steps + 1;
 }
 
+/* Whether small moments become zero: in every eighth step. What is added to the eighths, and taken off again,
+ * leaves the nearest whole number. */
+static int flushes_at(double step)
+{
+    const double eighths = step * 0.125, to_whole = 0x1.8p52;
+    return (eighths + to_whole) - to_whole == eighths;
+}
+
 /* The same operations as in fastadam/step/coefficients.py, in the same order: bits must not depend on who computes
  * them. */
 void fastadam_reduce(const fastadam_plan *plan)
@@ -29,5 +37,6 @@ void fastadam_reduce(const fastadam_plan *plan)
         row->inv_sqrt_bias_correction2 =
             1.0 / sqrt(bias_correction(inputs->log_beta2_high, inputs->log_beta2_low, step));
         row->decay_rate = inputs->lr * inputs->weight_decay;
+        row->tiny = flushes_at(step) ? inputs->tiny : 0.0;
     }
 }

@@ -93,6 +93,7 @@ typedef struct {
     double step_size;
     double inv_sqrt_bias_correction2;
     double decay_rate;
+    double tiny;
     double beta1;
     double one_minus_beta1;
     double beta2;
@@ -100,7 +101,6 @@ typedef struct {
     double eps;
     double l2;
     double grad_scale;
-    double tiny;
 } fastadam_row;
 
 /* A step counter: its address, and its type (FASTADAM_COUNTER_*). */
@@ -117,6 +117,7 @@ typedef struct {
     double log_beta2_high;
     double log_beta2_low;
     double weight_decay;
+    double tiny;
     fastadam_counter counter;
 } fastadam_row_inputs;
 

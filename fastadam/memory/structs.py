@@ -80,19 +80,20 @@ C_CONTIGUOUS, ALIGNED, WRITEABLE = constants(
 
 
 class Varying(NamedTuple):
-    """The scalars of the formula that move with the step."""
+    """The scalars of the formula that move with the step.
+
+    A row may be for spans of several dtypes. So `tiny` is in units of the smallest normal number of the compute
+    dtype here: 1 in steps that set small moments to zero, else 0.
+    """
 
     step_size: float
     inv_sqrt_bias_correction2: float
     decay_rate: float
+    tiny: float
 
 
 class Constant(NamedTuple):
-    """The scalars of the formula that options alone decide.
-
-    A row may be for spans of several dtypes. So `tiny` is in units of the smallest normal number of the compute
-    dtype here, 1 or 0.
-    """
+    """The scalars of the formula that options alone decide."""
 
     beta1: float
     one_minus_beta1: float
@@ -101,7 +102,6 @@ class Constant(NamedTuple):
     eps: float
     l2: float
     grad_scale: float
-    tiny: float
 
 
 class Rates(NamedTuple):
@@ -113,6 +113,7 @@ class Rates(NamedTuple):
     log_beta2_high: float
     log_beta2_low: float
     weight_decay: float
+    tiny: float
 
 
 ROW = Struct(

@@ -47,6 +47,11 @@ def make_flush(select: Function, absolute: Function, zero: Any) -> Function:
     return flush
 
 
+def keep(number: Any, tiny: Any) -> Any:
+    """Return the number: the `flush` of steps that set nothing to zero."""
+    return number
+
+
 def make_widen_bfloat16(uint32: Function, float_of: Function) -> Function:
     """Return the function from the bits of a bfloat16, the upper half of a float32, to that float32.
 

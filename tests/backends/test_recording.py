@@ -32,8 +32,9 @@ def variant(number_format: Any, hyper: Any) -> int:
 
 @pytest.mark.parametrize("number_format", FORMATS, ids=[each.name for each in FORMATS])
 @pytest.mark.parametrize("hyper", HYPERS.values(), ids=HYPERS)
-def test_programs_are_ufuncs_and_assignments_in_few_rooms(number_format: Any, hyper: Any) -> None:
-    program = program_of(variant(number_format, hyper))
+@pytest.mark.parametrize("flushes", [False, True])
+def test_programs_are_ufuncs_and_assignments_in_few_rooms(number_format: Any, hyper: Any, flushes: bool) -> None:
+    program = program_of(variant(number_format, hyper), flushes)
     assert all(call.function is None or isinstance(call.function, np.ufunc) for call in program.calls)
     written = {call.output.which for call in program.calls if call.output.kind == "array"}
     assert written == set(ROLES) - {"grad"} - (set() if hyper.amsgrad else {"max_exp_avg_sq"})

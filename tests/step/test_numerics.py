@@ -52,7 +52,8 @@ def shared_states(draw: st.DrawFn, numbers: Any = strategies.magnitudes) -> tupl
             "exp_avg_sq": exp_avg_sq,
             "max_exp_avg_sq": draw(again) ** 2 + exp_avg_sq,
         }
-    return dtype, draw(strategies.options()), draw(st.integers(0, 10**6)), param, grad, moments
+    steps = st.one_of(st.integers(0, 10**6), st.integers(1, 10**5).map(lambda eighth: 8 * eighth - 1))
+    return dtype, draw(strategies.options()), draw(steps), param, grad, moments
 
 
 @settings(max_examples=300)
@@ -64,8 +65,9 @@ def test_moments_are_zero_or_normal_and_updates_close_to_exact(state: tuple[Any,
     optimizer.step(grad)
     new, (new_param,) = optimizer.state[0], optimizer.param_groups[0]["params"]
     tiny = np.finfo(dtype).tiny
-    for name in MOMENTS[: 3 if options["amsgrad"] else 2]:
-        assert np.all((new[name] == 0) | (np.abs(new[name]) >= tiny)), name
+    if (step + 1) % 8 == 0:
+        for name in MOMENTS[: 3 if options["amsgrad"] else 2]:
+            assert np.all((new[name] == 0) | (np.abs(new[name]) >= tiny)), name
     for i in range(param.size):
         exact = exact_step(param[i], grad[i], *(moments[name][i] for name in MOMENTS), step + 1, **options)
         for name in ("exp_avg", "exp_avg_sq"):
@@ -86,7 +88,7 @@ def test_one_step_is_within_4_ulp_of_exact_arithmetic(state: tuple[Any, ...]) ->
     new = optimizer.state[0]
     coupled = options["weight_decay"] and not options["decoupled_weight_decay"]
     worst = WORST_ULPS_WITH_L2 if coupled else WORST_ULPS
-    smallest = float(np.finfo(dtype).smallest_normal)
+    smallest = float(np.finfo(dtype).smallest_normal) if (step + 1) % 8 == 0 else 0.0
     for i in range(param.size):
         olds = (param[i], grad[i], *(moments[name][i] for name in MOMENTS))
         exact = exact_step(*olds, step + 1, **options, smallest=smallest)
@@ -241,7 +243,7 @@ def test_special_values_in_every_combination(backend: str, dtype: Any) -> None:
             moments = {"exp_avg": grid[2], "exp_avg_sq": second, "max_exp_avg_sq": largest}
             results = []
             for name in (REFERENCE, backend):
-                optimizer = from_state(grid[0], moments, 3, options, name)
+                optimizer = from_state(grid[0], moments, 6, options, name)
                 optimizer.step(grid[1])
                 optimizer.step(grid[1])
                 results.append(snapshot(optimizer))
@@ -281,9 +283,10 @@ def test_moments_whose_gradients_stay_zero_end_as_zero(backend: str, dtype: Any,
     optimizer.step(np.full(40, 1e-3, dtype))
     zero = np.zeros(40, dtype)
     seen = set()
-    for _ in range(2600 if np.finfo(dtype).bits == 64 else 400):
+    for step in range(2, 2600 if np.finfo(dtype).bits == 64 else 400):
         optimizer.step(zero)
-        seen.add(optimizer.state[0]["exp_avg"].real[0])
+        if step % 8 == 0:
+            seen.add(optimizer.state[0]["exp_avg"].real[0])
     state = optimizer.state[0]
     least = min(number for number in seen if number)
     assert (least >= np.finfo(dtype).tiny) == (eps > 0)
@@ -293,7 +296,7 @@ def test_moments_whose_gradients_stay_zero_end_as_zero(backend: str, dtype: Any,
     assert not eps or np.isfinite(param).all()
 
 
-def test_moments_that_were_left_denormal_become_zero(backend: str) -> None:
+def test_moments_that_were_left_denormal_become_zero_in_the_eighth_step(backend: str) -> None:
     """As in checkpoints from before they did; the running maximum, too, which no gradient of zero would end."""
     for dtype in strategies.REALS:
         tiny = np.finfo(dtype).tiny
@@ -301,7 +304,11 @@ def test_moments_that_were_left_denormal_become_zero(backend: str) -> None:
         moments["max_exp_avg_sq"] = np.abs(moments["max_exp_avg_sq"])
         moments["exp_avg_sq"] = np.abs(moments["exp_avg_sq"])
         options: dict[str, Any] = {**fastadam.Adam(np.ones(1)).defaults, "amsgrad": True}
-        optimizer = from_state(np.ones(4, dtype), moments, 7, options, backend)
+        optimizer = from_state(np.ones(4, dtype), moments, 6, options, backend)
+        optimizer.step(np.zeros(4, dtype))
+        state = optimizer.state[0]
+        assert_same_bits(state["max_exp_avg_sq"], moments["max_exp_avg_sq"])
+        assert np.all(state["exp_avg"][:2] != 0)
         optimizer.step(np.zeros(4, dtype))
         state = optimizer.state[0]
         assert_same_bits(state["exp_avg"], np.zeros(4, dtype))

@@ -63,7 +63,7 @@ class Model:
                 g = g + real(decay) * p
             m[:] = real(beta1) * m + real(1.0 - beta1) * g
             v[:] = real(beta2) * v + (real(1.0 - beta2) * g) * g
-            if options["eps"] >= 2.0**-51:
+            if self.steps % 8 == 0 and options["eps"] >= 2.0**-51:
                 m[np.abs(m) < np.finfo(real).tiny] = 0
                 v[np.abs(v) < np.finfo(real).tiny] = 0
                 v_max[np.abs(v_max) < np.finfo(real).tiny] = 0

@@ -196,6 +196,7 @@ def make_kernels(number: int) -> tuple[Callable[..., None], Callable[..., None]]
         step_size,
         inv_sqrt_bias_correction2,
         decay_rate,
+        tiny,
         beta1,
         one_minus_beta1,
         beta2,
@@ -203,13 +204,13 @@ def make_kernels(number: int) -> tuple[Callable[..., None], Callable[..., None]]
         eps,
         l2,
         grad_scale,
-        tiny,
     ):
         thread = WORD(cuda.blockIdx.x) * WORD(BLOCK) + WORD(cuda.threadIdx.x)
         row = Row(
             step_size=step_size,
             inv_sqrt_bias_correction2=inv_sqrt_bias_correction2,
             decay_rate=decay_rate,
+            tiny=mul(tiny, smallest_normal),
             beta1=beta1,
             one_minus_beta1=one_minus_beta1,
             beta2=beta2,
@@ -217,7 +218,6 @@ def make_kernels(number: int) -> tuple[Callable[..., None], Callable[..., None]]
             eps=eps,
             l2=l2,
             grad_scale=grad_scale,
-            tiny=mul(tiny, smallest_normal),
         )
         step(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, size, vectors, thread, row)
 
@@ -238,6 +238,7 @@ def make_kernels(number: int) -> tuple[Callable[..., None], Callable[..., None]]
             step_size=load_scalar(scalars + scalar_at.step_size)[0],
             inv_sqrt_bias_correction2=load_scalar(scalars + scalar_at.inv_sqrt_bias_correction2)[0],
             decay_rate=load_scalar(scalars + scalar_at.decay_rate)[0],
+            tiny=mul(load_scalar(scalars + scalar_at.tiny)[0], smallest_normal),
             beta1=load_scalar(scalars + scalar_at.beta1)[0],
             one_minus_beta1=load_scalar(scalars + scalar_at.one_minus_beta1)[0],
             beta2=load_scalar(scalars + scalar_at.beta2)[0],
@@ -245,7 +246,6 @@ def make_kernels(number: int) -> tuple[Callable[..., None], Callable[..., None]]
             eps=load_scalar(scalars + scalar_at.eps)[0],
             l2=load_scalar(scalars + scalar_at.l2)[0],
             grad_scale=load_scalar(scalars + scalar_at.grad_scale)[0],
-            tiny=mul(load_scalar(scalars + scalar_at.tiny)[0], smallest_normal),
         )
         step(
             load_word(span + AT.param)[0],

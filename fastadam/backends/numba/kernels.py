@@ -43,10 +43,11 @@ from fastadam.step import bias_correction as corrections
 from fastadam.step import coefficients, element, rounding
 from fastadam.step.coefficients import SMALLEST_NORMAL, Row
 from fastadam.step.element import make_element
-from fastadam.step.rounding import make_flush, make_maximum
+from fastadam.step.rounding import keep, make_flush, make_maximum
 from fastadam.step.variants import variant_of, variants_of
 
 bias_correction = register_jitable(corrections.bias_correction)
+flushes_at = register_jitable(coefficients.flushes_at)
 PLAN_DTYPE, ROW_DTYPE, ROW_INPUTS_DTYPE, COUNTER_DTYPE = PLAN.dtype, ROW.dtype, ROW_INPUTS.dtype, COUNTER.dtype
 BATCH_BYTES, NEXT_SHARE = BATCH_DTYPE.itemsize, BATCH_DTYPE.fields["next_share"][1]
 PARAM, GRAD, EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ = range(len(ROLES))
@@ -98,6 +99,7 @@ def reduce(plan):
             bias_correction(inputs.log_beta2_high, inputs.log_beta2_low, step)
         )
         row.decay_rate = inputs.lr * inputs.weight_decay
+        row.tiny = inputs.tiny if flushes_at(step) else 0.0
 
 
 @register_jitable
@@ -182,14 +184,27 @@ def make_kernel(number: int, parallel: bool) -> Callable[[int, int, int], int]:
         return function
 
     maximum = register_jitable(named(make_maximum(select)))
+    kept = register_jitable(keep)
     flush = register_jitable(named(make_flush(select, abs, real(0))))
-    operations = (operator.mul, operator.add, operator.sub, operator.truediv, math.sqrt, maximum, flush)
-    element = register_jitable(named(make_element(*operations, **flags)))
+    operations = (operator.mul, operator.add, operator.sub, operator.truediv, math.sqrt, maximum)
+    element = register_jitable(named(make_element(*operations, kept, **flags)))
+    flushed_element = make_element(*operations, flush, **flags)
+    flushed_element.__name__ = "flushed_element"
+    flushed_element = register_jitable(named(flushed_element))
 
     @register_jitable
     @named
     def elements(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, row):
         """Step elements that lie in memory as they are computed with."""
+        if row.tiny > 0:
+            for i in range(params.size):
+                old_max = max_exp_avg_sqs[i] if amsgrad_on else real(0)
+                params[i], exp_avgs[i], exp_avg_sqs[i], max_exp_avg_sq = flushed_element(
+                    params[i], grads[i], exp_avgs[i], exp_avg_sqs[i], old_max, row
+                )
+                if amsgrad_on:
+                    max_exp_avg_sqs[i] = max_exp_avg_sq
+            return
         for i in range(params.size):
             old_max = max_exp_avg_sqs[i] if amsgrad_on else real(0)
             params[i], exp_avgs[i], exp_avg_sqs[i], max_exp_avg_sq = element(
@@ -206,6 +221,7 @@ def make_kernel(number: int, parallel: bool) -> Callable[[int, int, int], int]:
             step_size=real(found.step_size),
             inv_sqrt_bias_correction2=real(found.inv_sqrt_bias_correction2),
             decay_rate=real(found.decay_rate),
+            tiny=real(found.tiny) * smallest_normal,
             beta1=real(found.beta1),
             one_minus_beta1=real(found.one_minus_beta1),
             beta2=real(found.beta2),
@@ -213,7 +229,6 @@ def make_kernel(number: int, parallel: bool) -> Callable[[int, int, int], int]:
             eps=real(found.eps),
             l2=real(found.l2),
             grad_scale=real(found.grad_scale),
-            tiny=real(found.tiny) * smallest_normal,
         )
 
     if needs_room:

@@ -72,7 +72,7 @@ class _Batch:
     def __init__(self, part: PartOfPlan, number: int, where: slice, quiet: Quiet) -> None:
         self._quiet = quiet
         variant = variant_of(number)
-        self._program = program_of(number)
+        self._programs = [program_of(number, flushes) for flushes in (False, True)]
         self._compute, self._smallest_normal = variant.compute, SMALLEST_NORMAL[variant.compute]
         self._stored = dict(zip(ROLES, (each.stored for each in variant.formats), strict=True))
         self._spans = part.spans[where].view(np.int64).reshape(-1, len(_FIELDS))
@@ -85,7 +85,7 @@ class _Batch:
     def call(self) -> Callable[[], object]:
         """Return the native call that steps all chunks."""
         self._look()
-        scalars, n = self._scalars(), len(self._lengths)
+        (scalars, flushes), n = self._scalars(), len(self._lengths)
 
         def column(of: Place | Constant) -> Iterable[Any]:
             if isinstance(of, Constant):
@@ -94,7 +94,7 @@ class _Batch:
                 return scalars(Row._fields.index(of.which), of.dtype)
             return self._column(of)
 
-        return functools.partial(deque, self._program.replay(column), 0)
+        return functools.partial(deque, self._programs[flushes].replay(column), 0)
 
     def _look(self) -> None:
         """Forget the arrays over chunks that are not where they were."""
@@ -109,7 +109,8 @@ class _Batch:
                 min(CHUNK, size - low) for size in words[:, _SIZE].tolist() for low in range(0, size, CHUNK)
             ]
             longest = max(self._lengths, default=0)
-            self._memory = [np.empty(longest * width, np.uint8) for width in self._program.rooms]
+            rooms = itertools.zip_longest(*(program.rooms for program in self._programs), fillvalue=0)
+            self._memory = [np.empty(longest * max(widths), np.uint8) for widths in rooms]
         changed = {role for role, at in _AT.items() if not same[:, at].all()}
         for place in [place for place in self._columns if place.which in changed]:
             del self._columns[place]
@@ -142,13 +143,18 @@ class _Batch:
         parts = {length: room[:length] for length in set(self._lengths)}
         return [parts[length] for length in self._lengths]
 
-    def _scalars(self) -> Callable[[int, np.dtype[Any]], Iterable[Any]]:
-        """Return the function from a field of the rows, and how it is seen, to its number in each chunk."""
+    def _scalars(self) -> tuple[Callable[[int, np.dtype[Any]], Iterable[Any]], bool]:
+        """Return the function from a field of the rows, and how it is seen, to its number in each chunk.
+
+        And whether small moments become zero in any of them.
+        """
         rows, n = self._chunk_rows, len(self._chunk_rows)
         first, last = (rows.min(), rows.max()) if n else (0, 0)
         # What is too large for a float32 is infinite, as everywhere else.
         numbers = self._quiet.do(np.ndarray.astype, self._rows[first : last + 1], self._compute)
         numbers[:, _TINY] *= self._smallest_normal
-        if first == last:
-            return lambda field, dtype: itertools.repeat(numbers[0, field : field + 1].reshape(()).view(dtype), n)
-        return lambda field, dtype: numbers[rows - first, field].view(dtype)
+        flushes = bool(numbers[:, _TINY].any())
+        if first != last:
+            return lambda field, dtype: numbers[rows - first, field].view(dtype), flushes
+        one = [numbers[0, field : field + 1].reshape(()) for field in range(len(Row._fields))]
+        return lambda field, dtype: itertools.repeat(one[field].view(dtype), n), flushes

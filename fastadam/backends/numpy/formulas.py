@@ -12,7 +12,7 @@ from fastadam.memory.formats import BFLOAT16, Format
 from fastadam.memory.structs import ROLES
 from fastadam.step.coefficients import Row
 from fastadam.step.element import make_element
-from fastadam.step.rounding import make_maximum, make_narrow_bfloat16, make_widen_bfloat16
+from fastadam.step.rounding import keep, make_maximum, make_narrow_bfloat16, make_widen_bfloat16
 from fastadam.step.variants import variant_of
 
 FLOAT64 = np.dtype(np.float64)
@@ -78,8 +78,8 @@ def _root(recorder: Recorder) -> Callable[[Value], Value]:
 
 
 @functools.cache
-def program_of(number: int) -> Program:
-    """Return what steps a chunk in a variant (see `fastadam.step.variants`).
+def program_of(number: int, flushes: bool) -> Program:
+    """Return what steps a chunk in a variant (see `fastadam.step.variants`), and may set small moments to zero.
 
     Its arrays have the names of `ROLES`; the running maximum is among them with amsgrad only.
     """
@@ -88,7 +88,7 @@ def program_of(number: int) -> Program:
     mul, add, sub, div = map(recorder.operation, (np.multiply, np.add, np.subtract, np.divide))
     maximum = make_maximum(recorder.select)
     flags = {"l2_on": variant.l2_on, "decoupled_on": variant.decoupled_on, "amsgrad_on": variant.amsgrad_on}
-    element = make_element(mul, add, sub, div, _root(recorder), maximum, _flush, **flags)
+    element = make_element(mul, add, sub, div, _root(recorder), maximum, _flush if flushes else keep, **flags)
     roles = ROLES if variant.amsgrad_on else ROLES[:-1]
     formats = dict(zip(roles, variant.formats, strict=False))
     old = [_widen(recorder.take_in("array", role, formats[role].stored), formats[role]) for role in roles]
