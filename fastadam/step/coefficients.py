@@ -33,7 +33,8 @@ FLUSHES_FROM_EPS = 2.0**-51
 def flushes_at(step: float) -> bool:
     """Whether small moments become zero in the 1-based `step`: in every eighth.
 
-    That is a tenth of the work of a step in the caches, and of no use in most: a moment stays small for long.
+    In each, that would be up to a quarter of the time of a step in the caches (docs/performance.md), and of no use in
+    most of them.
     """
     eighths = step * 0.125
     return (eighths + TO_WHOLE) - TO_WHOLE == eighths
