@@ -33,8 +33,8 @@ FLUSHES_FROM_EPS = 2.0**-51
 def flushes_at(step: float) -> bool:
     """Whether small moments become zero in the 1-based `step`: in every eighth.
 
-    In each, that would be up to a quarter of the time of a step in the caches (docs/performance.md), and of no use in
-    most of them.
+    In each, that would be up to a quarter of the time of a step in the caches (docs/performance.md), and of no use
+    in most of them.
     """
     eighths = step * 0.125
     return (eighths + TO_WHOLE) - TO_WHOLE == eighths

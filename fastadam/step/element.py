@@ -51,9 +51,8 @@ def make_element(mul, add, sub, div, sqrt, maximum, flush, *, l2_on, decoupled_o
     Convergence of Adam and Beyond", ICLR 2018.
 
     The decay is part of the update, as ``1 - decay_rate`` has no digits left for a small one: in float32 it is 1
-    below 3e-8, and off by up to a half up to 1e-7. Moments below `row.tiny` become zero, as those whose gradients
-    stay zero would end as denormal numbers for ever, which many processors compute with ten to a hundred times as
-    slowly.
+    below 3e-8, and three times too far from it just above. Moments below `row.tiny`, which is 0 in most steps,
+    become zero, as those whose gradients stay zero would end as denormal numbers, with which processors are slow.
     """
 
     def element(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, row):
