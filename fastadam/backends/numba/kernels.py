@@ -184,34 +184,37 @@ def make_kernel(number: int, parallel: bool) -> Callable[[int, int, int], int]:
         return function
 
     maximum = register_jitable(named(make_maximum(select)))
-    kept = register_jitable(keep)
     flush = register_jitable(named(make_flush(select, abs, real(0))))
     operations = (operator.mul, operator.add, operator.sub, operator.truediv, math.sqrt, maximum)
-    element = register_jitable(named(make_element(*operations, kept, **flags)))
-    flushed_element = make_element(*operations, flush, **flags)
-    flushed_element.__name__ = "flushed_element"
-    flushed_element = register_jitable(named(flushed_element))
 
-    @register_jitable
-    @named
-    def elements(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, row):
-        """Step elements that lie in memory as they are computed with."""
-        if row.tiny > 0:
+    def loop(name, flush):
+        """Return the loop over elements that lie in memory as they are computed with."""
+        element = make_element(*operations, flush, **flags)
+        element.__name__ = f"element_{name}"
+        element = register_jitable(named(element))
+
+        def elements(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, row):
             for i in range(params.size):
                 old_max = max_exp_avg_sqs[i] if amsgrad_on else real(0)
-                params[i], exp_avgs[i], exp_avg_sqs[i], max_exp_avg_sq = flushed_element(
+                params[i], exp_avgs[i], exp_avg_sqs[i], max_exp_avg_sq = element(
                     params[i], grads[i], exp_avgs[i], exp_avg_sqs[i], old_max, row
                 )
                 if amsgrad_on:
                     max_exp_avg_sqs[i] = max_exp_avg_sq
-            return
-        for i in range(params.size):
-            old_max = max_exp_avg_sqs[i] if amsgrad_on else real(0)
-            params[i], exp_avgs[i], exp_avg_sqs[i], max_exp_avg_sq = element(
-                params[i], grads[i], exp_avgs[i], exp_avg_sqs[i], old_max, row
-            )
-            if amsgrad_on:
-                max_exp_avg_sqs[i] = max_exp_avg_sq
+
+        elements.__name__ = f"elements_{name}"
+        return register_jitable(named(elements))
+
+    plain, flushing = loop("plain", register_jitable(keep)), loop("flushing", flush)
+
+    @register_jitable
+    @named
+    def elements(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, row):
+        """Step elements; loops are apart for steps that set small moments to zero, and those that do not."""
+        if row.tiny > 0:
+            flushing(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, row)
+        else:
+            plain(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, row)
 
     @register_jitable
     @named
