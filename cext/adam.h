@@ -6,9 +6,9 @@
 
 #include "structs.h"
 
-/* Run the stages of a step (a sum of FASTADAM_INSPECT, FASTADAM_REDUCE and FASTADAM_APPLY). Returns FASTADAM_TAKEN
- * when all of them have been run; else the slot of a gradient that is not plain, and then nothing was written but
- * addresses of gradients. */
+/* Run the stages of a step (a sum of FASTADAM_INSPECT, FASTADAM_MEASURE, FASTADAM_REDUCE and FASTADAM_APPLY).
+ * Returns FASTADAM_TAKEN when all of them have been run; else the slot of a gradient that is not plain,
+ * FASTADAM_SKIPPED or FASTADAM_REFUSED, and then nothing was written but addresses of gradients and the norm. */
 int64_t fastadam_run(const fastadam_plan *plan, int64_t stages);
 
 /* Does [lo, hi) meet memory that the step writes? *below is how many of its intervals started below the last one

@@ -39,6 +39,11 @@ def type_of(field: native.Field) -> str:
     return {native.INT64: "int64_t", native.FLOAT64: "double"}[field.type]
 
 
+def array_of(field: native.Field) -> str:
+    """Return what C writes behind the name of a field that is an array."""
+    return f"[{field.length}]" if field.length > 1 else ""
+
+
 def blocks() -> Iterator[str]:
     """Yield the parts of the header, which blank lines part."""
     yield comment(INTRODUCTION)
@@ -50,7 +55,7 @@ def blocks() -> Iterator[str]:
     itemsizes = ", ".join(str(each.stored.itemsize) for each in formats.FORMATS)
     yield f"{comment('Bytes of a number in each of the formats.')}\n#define FASTADAM_ITEMSIZES {{{itemsizes}}}"
     for struct in native.TABLE.values():
-        lines = [f"    {type_of(field)} {field.name};" for field in struct.fields]
+        lines = [f"    {type_of(field)} {field.name}{array_of(field)};" for field in struct.fields]
         yield "\n".join([comment(struct.says), "typedef struct {", *lines, f"}} fastadam_{struct.name};"])
     yield "#endif"
 

@@ -1,4 +1,4 @@
-/* The kernels: kernels.inc, once for each instruction set. */
+/* The kernels: kernels.inc and measure.inc, once for each instruction set. */
 #include "numerics.h"
 
 #include <math.h>
@@ -6,6 +6,7 @@
 #include "formats.h"
 #include "kernels.h"
 #include "shares.h"
+#include "totals.h"
 
 /* The arrays that a span goes through side by side, in the order of its fields. */
 enum { PARAM, GRAD, EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ, N_ROLES };
@@ -57,6 +58,7 @@ static FASTADAM_INLINE int format_in(int64_t variant, int role)
 #define TARGET
 #define NAMED(NAME) NAME##_baseline
 #include "kernels.inc"
+#include "measure.inc"
 #undef TARGET
 #undef NAMED
 
@@ -64,16 +66,20 @@ static FASTADAM_INLINE int format_in(int64_t variant, int role)
 #define TARGET __attribute__((target("avx2")))
 #define NAMED(NAME) NAME##_avx2
 #include "kernels.inc"
+#include "measure.inc"
 #undef TARGET
 #undef NAMED
 
 #define TARGET __attribute__((target("avx512f")))
 #define NAMED(NAME) NAME##_avx512
 #include "kernels.inc"
+#include "measure.inc"
 #undef TARGET
 #undef NAMED
 
 const fastadam_kernel fastadam_kernels[] = {kernel_baseline, kernel_avx2, kernel_avx512};
+const fastadam_kernel fastadam_measures[] = {measure_baseline, measure_avx2, measure_avx512};
 #else
 const fastadam_kernel fastadam_kernels[] = {kernel_baseline};
+const fastadam_kernel fastadam_measures[] = {measure_baseline};
 #endif

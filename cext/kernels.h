@@ -2,16 +2,15 @@
 #ifndef FASTADAM_KERNELS_H
 #define FASTADAM_KERNELS_H
 
-#include "structs.h"
+#include "sharing.h"
 
 #if defined(__GNUC__) && defined(__x86_64__)
 #define FASTADAM_X86 1
 #endif
 
-/* Steps elements low to high of a batch, counted across its spans, or what the borders of blocks make of it. */
-typedef void (*fastadam_kernel)(const fastadam_plan *plan, const fastadam_batch *batch, int64_t low, int64_t high);
-
-/* By the number of the instruction set. */
+/* What steps elements, and what adds up the squares of their gradients in the thread's total; by the number of the
+ * instruction set. */
 extern const fastadam_kernel fastadam_kernels[];
+extern const fastadam_kernel fastadam_measures[];
 
 #endif

@@ -1,10 +1,12 @@
-/* The second stage of a step: the rows of scalars. */
+/* The third stage of a step: the rows of scalars. */
 #include "numerics.h"
 
 #include <math.h>
 
 #include "bias_correction.h"
+#include "sharing.h"
 #include "stages.h"
+#include "totals.h"
 
 /* The number of the step that comes after those that were counted. */
 static double next_step(const fastadam_counter *counter)
@@ -25,12 +27,48 @@ static int flushes_at(double step)
     return (eighths + to_whole) - to_whole == eighths;
 }
 
+/* The factor that makes a norm at most max_norm; NaN of NaN. */
+static double scale_of(double norm, double max_norm)
+{
+    if (max_norm == INFINITY)
+        return 1.0;
+    const double coefficient = max_norm / (norm + 1e-6);
+    return coefficient > 1.0 ? 1.0 : coefficient;
+}
+
+/* What the gradients are multiplied by; FASTADAM_TAKEN, or what stands in the way of the step. The same operations
+ * as in fastadam/step/norm.py. */
+static int64_t reduce_norm(const fastadam_plan *plan)
+{
+    fastadam_norm *norm = (fastadam_norm *)(uintptr_t)plan->norm;
+    if (norm->wanted & FASTADAM_MEASURES) {
+        fastadam_total *totals = (fastadam_total *)(uintptr_t)norm->totals;
+        const int64_t n = fastadam_most_threads(plan);
+        for (int64_t i = 1; i < n; i++)
+            add_totals(totals, totals + i);
+        norm->norm = root_of_total(totals) / norm->divisor;
+        if (totals->is_nan || totals->is_infinite) {
+            if (norm->wanted & FASTADAM_REFUSES)
+                return FASTADAM_REFUSED;
+            if (norm->wanted & FASTADAM_SKIPS)
+                return FASTADAM_SKIPPED;
+        }
+        norm->coefficient = scale_of(norm->norm, norm->max_norm);
+    }
+    norm->scale = norm->coefficient / norm->divisor;
+    return FASTADAM_TAKEN;
+}
+
 /* The same operations as in fastadam/step/coefficients.py, in the same order: bits must not depend on who computes
  * them. */
-void fastadam_reduce(const fastadam_plan *plan)
+int64_t fastadam_reduce(const fastadam_plan *plan)
 {
     fastadam_row *row = (fastadam_row *)(uintptr_t)plan->rows;
     const fastadam_row_inputs *inputs = (const fastadam_row_inputs *)(uintptr_t)plan->row_inputs;
+    const fastadam_norm *norm = (const fastadam_norm *)(uintptr_t)plan->norm;
+    const int64_t outcome = reduce_norm(plan);
+    if (outcome != FASTADAM_TAKEN)
+        return outcome;
     for (int64_t i = 0; i < plan->n_row_inputs; i++, row++, inputs++) {
         const double step = next_step(&inputs->counter);
         row->step_size = inputs->lr / bias_correction(inputs->log_beta1_high, inputs->log_beta1_low, step);
@@ -38,5 +76,7 @@ void fastadam_reduce(const fastadam_plan *plan)
             1.0 / sqrt(bias_correction(inputs->log_beta2_high, inputs->log_beta2_low, step));
         row->decay_rate = inputs->lr * inputs->weight_decay;
         row->tiny = flushes_at(step) ? inputs->tiny : 0.0;
+        row->grad_scale = inputs->sign * norm->scale;
     }
+    return FASTADAM_TAKEN;
 }

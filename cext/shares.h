@@ -5,23 +5,27 @@
 #include "numerics.h"
 #include "structs.h"
 
+/* Which of a span's parameters an element belongs to; there are at least two. */
+static FASTADAM_INLINE int64_t param_at(const fastadam_span *span, int64_t element)
+{
+    const int64_t *starts = (const int64_t *)(uintptr_t)span->starts;
+    int64_t low = 0, high = span->n_starts;
+    while (high - low > 1) {
+        const int64_t middle = low + (high - low) / 2;
+        if (starts[middle] <= element)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 /* The last border of a block at or before an element of a span. Blocks are counted from the start of the parameter
  * that the element belongs to. */
 static FASTADAM_INLINE int64_t border(const fastadam_span *span, int64_t element)
 {
-    int64_t start = 0;
-    if (span->n_starts > 1) {
-        const int64_t *starts = (const int64_t *)(uintptr_t)span->starts;
-        int64_t low = 0, high = span->n_starts;
-        while (high - low > 1) {
-            const int64_t middle = low + (high - low) / 2;
-            if (starts[middle] <= element)
-                low = middle;
-            else
-                high = middle;
-        }
-        start = starts[low];
-    }
+    const int64_t *starts = (const int64_t *)(uintptr_t)span->starts;
+    const int64_t start = span->n_starts > 1 ? starts[param_at(span, element)] : 0;
     return start + (element - start) / FASTADAM_BLOCK * FASTADAM_BLOCK;
 }
 

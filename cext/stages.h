@@ -8,8 +8,12 @@
  * plain. */
 int64_t fastadam_inspect(const fastadam_plan *plan);
 
-/* Compute what has to be known of the whole before the first element is written. */
-void fastadam_reduce(const fastadam_plan *plan);
+/* Add up the squares of the gradients in the totals of the plan's norm. */
+void fastadam_measure(const fastadam_plan *plan);
+
+/* Compute what has to be known of the whole before the first element is written; FASTADAM_TAKEN, or what stands in
+ * the way: FASTADAM_SKIPPED or FASTADAM_REFUSED. */
+int64_t fastadam_reduce(const fastadam_plan *plan);
 
 /* Step all elements, and count the step. */
 void fastadam_apply(const fastadam_plan *plan);

@@ -9,8 +9,13 @@ int64_t fastadam_run(const fastadam_plan *plan, int64_t stages)
         if (outcome != FASTADAM_TAKEN)
             return outcome;
     }
-    if (stages & FASTADAM_REDUCE)
-        fastadam_reduce(plan);
+    if (stages & FASTADAM_MEASURE && ((const fastadam_norm *)(uintptr_t)plan->norm)->wanted)
+        fastadam_measure(plan);
+    if (stages & FASTADAM_REDUCE) {
+        const int64_t outcome = fastadam_reduce(plan);
+        if (outcome != FASTADAM_TAKEN)
+            return outcome;
+    }
     if (stages & FASTADAM_APPLY)
         fastadam_apply(plan);
     return FASTADAM_TAKEN;

@@ -6,24 +6,28 @@
 #include <stdint.h>
 
 /* What an attempt at a step returns. TAKEN: all that was asked for is done. From 0 on: the slot, or the parameter,
- * whose gradient Python has to look at. The others are of PyTorch tensors: something is not what it was, other
- * gradients are present, step counters are others than those that the rows were computed for, fetching a gradient
- * has raised an exception. Where it is not TAKEN, nothing was written. */
+ * whose gradient Python has to look at. SKIPPED, REFUSED: some gradients are not finite, and such a step is to be
+ * left out, or not to be taken. The others are of PyTorch tensors: something is not what it was, other gradients
+ * are present, step counters are others than those that the rows were computed for, fetching a gradient has raised
+ * an exception. Where it is not TAKEN, nothing was written. */
 enum {
     FASTADAM_TAKEN = -1,
     FASTADAM_CHANGED = -2,
     FASTADAM_OTHER_GRADIENTS = -3,
     FASTADAM_OTHER_STEPS = -4,
     FASTADAM_RAISED = -5,
+    FASTADAM_SKIPPED = -6,
+    FASTADAM_REFUSED = -7,
 };
 
 /* The stages of a step, which are run in this order: look at the gradients' objects and note where their numbers
- * are; compute what has to be known of the whole before the first element is written, the rows of scalars; step
- * all elements, and count the step. */
+ * are; add up the gradients' squares, if their norm is wanted; compute what has to be known of the whole before
+ * the first element is written, the norm and the rows of scalars; step all elements, and count the step. */
 enum {
     FASTADAM_INSPECT = 1,
-    FASTADAM_REDUCE = 2,
-    FASTADAM_APPLY = 4,
+    FASTADAM_MEASURE = 2,
+    FASTADAM_REDUCE = 4,
+    FASTADAM_APPLY = 8,
 };
 
 /* The types of step counters. */
@@ -77,6 +81,27 @@ enum {
     FASTADAM_CHUNK = 512,
 };
 
+/* Sums of squares that are kept side by side within a block (fastadam/step/norm.py). */
+enum {
+    FASTADAM_LANES = 8,
+};
+
+/* An exact total of sums of squares is a whole number of units of 2^TOTAL_LOWEST, in words of 32 bits each. They
+ * reach from less than the square of the smallest float64, with its digits behind, to more than that of the
+ * largest. */
+enum {
+    FASTADAM_TOTAL_WORDS = 142,
+    FASTADAM_TOTAL_LOWEST = -2304,
+};
+
+/* What is wanted of the norm: that it is computed, and that a step is skipped, or refused, where it is not finite.
+ * */
+enum {
+    FASTADAM_MEASURES = 1,
+    FASTADAM_SKIPS = 2,
+    FASTADAM_REFUSES = 4,
+};
+
 /* NumPy's public flag bits (NPY_ARRAY_*). */
 enum {
     FASTADAM_C_CONTIGUOUS = 1,
@@ -94,13 +119,13 @@ typedef struct {
     double inv_sqrt_bias_correction2;
     double decay_rate;
     double tiny;
+    double grad_scale;
     double beta1;
     double one_minus_beta1;
     double beta2;
     double one_minus_beta2;
     double eps;
     double l2;
-    double grad_scale;
 } fastadam_row;
 
 /* A step counter: its address, and its type (FASTADAM_COUNTER_*). */
@@ -118,6 +143,7 @@ typedef struct {
     double log_beta2_low;
     double weight_decay;
     double tiny;
+    double sign;
     fastadam_counter counter;
 } fastadam_row_inputs;
 
@@ -167,6 +193,30 @@ typedef struct {
     int64_t flags;
 } fastadam_array_offsets;
 
+/* An exact total of sums of squares (fastadam/step/norm.py): the words from the one called first to the one before
+ * end are in use. is_nan and is_infinite say that such numbers were among the squares. */
+typedef struct {
+    int64_t is_nan;
+    int64_t is_infinite;
+    int64_t first;
+    int64_t end;
+    int64_t words[142];
+} fastadam_total;
+
+/* What gradients are multiplied by, and their norm. wanted is a sum of MEASURES, SKIPS and REFUSES; gradients are
+ * to be divided by divisor, the scale of the loss, and then to have a norm of max_norm at most. Out: the norm of
+ * the divided gradients, the coefficient that clips them, which is taken as it is where no norm is wanted, and the
+ * scale, which does both. Each thread has one of the totals. */
+typedef struct {
+    int64_t wanted;
+    double divisor;
+    double max_norm;
+    double norm;
+    double coefficient;
+    double scale;
+    int64_t totals;
+} fastadam_norm;
+
 /* A step: its spans in batches, the rows of scalars, and what is counted when it is taken. The first n_row_inputs
  * rows are computed, the others are taken as they are. grad_objects has the object of each slot's gradient; the
  * step writes memory between written_starts and written_ends, sorted and apart. */
@@ -175,6 +225,7 @@ typedef struct {
     int64_t rows;
     int64_t row_inputs;
     int64_t n_row_inputs;
+    int64_t norm;
     int64_t batches;
     int64_t n_batches;
     int64_t counters;

@@ -204,7 +204,7 @@ int64_t fastadam_read_tensors(const fastadam_tensor_cache *cache, const fastadam
 int64_t fastadam_step_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
                               int64_t grads)
 {
-    const int64_t stages = FASTADAM_REDUCE | FASTADAM_APPLY;
+    const int64_t stages = FASTADAM_MEASURE | FASTADAM_REDUCE | FASTADAM_APPLY;
     const fastadam_plan *plan = MEMORY(const fastadam_plan, active->plan);
     const PyGILState_STATE gil = PyGILState_Ensure();
     int64_t outcome = read_all(cache, active, OBJECT(grads));

@@ -16,8 +16,8 @@ import numpy as np
 
 from fastadam.memory.array_offsets import array_offsets
 from fastadam.memory.native import CONSTANTS, TABLE
-from fastadam.memory.structs import APPLY, INSPECT
-from fastadam.step.backend import PartOfPlan, Prepare, Prepared, Run
+from fastadam.memory.structs import APPLY, INSPECT, MEASURE
+from fastadam.step.backend import Measure, PartOfPlan, Prepare, Prepared, Run
 
 # By their names in C.
 STRUCTS = {f"fastadam_{name}": struct.dtype for name, struct in TABLE.items()}
@@ -120,6 +120,11 @@ def bind_calls(part: PartOfPlan) -> Prepare:
     """Return the function that makes a part's call ready (see `fastadam.step.backend.Backend`)."""
     ready = Prepared([functools.partial(_run(part), APPLY)])
     return lambda: ready
+
+
+def bind_measure(part: PartOfPlan) -> Measure:
+    """Return the function that adds up the squares of a part (see `fastadam.step.backend.Backend`)."""
+    return functools.partial(_run(part), MEASURE)
 
 
 def _run(part: PartOfPlan) -> Run:

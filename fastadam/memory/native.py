@@ -22,11 +22,14 @@ class Field(NamedTuple):
     points_to : dtype or None
         Of the array whose address the field holds; None for numbers, and for addresses of objects and of numbers
         in any format.
+    length : int
+        How many numbers of the type there are, one after the other; with more than 1, the field is an array.
     """
 
     name: str
     type: np.dtype[Any] = INT64
     points_to: np.dtype[Any] | None = None
+    length: int = 1
 
 
 class Struct:
@@ -51,7 +54,9 @@ class Struct:
     def __init__(self, name: str, says: str, *fields: str | Field) -> None:
         self.name, self.says = name, says
         self.fields = tuple(Field(each) if isinstance(each, str) else each for each in fields)
-        self.dtype = np.dtype([(each.name, each.type) for each in self.fields])
+        self.dtype = np.dtype(
+            [(each.name, each.type, each.length if each.length > 1 else ()) for each in self.fields]
+        )
         self.points_to = {each.name: each.points_to for each in self.fields if each.points_to is not None}
         TABLE[name] = self
 

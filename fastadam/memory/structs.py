@@ -14,9 +14,10 @@ import numpy as np
 from fastadam.memory.formats import FORMATS
 from fastadam.memory.native import FLOAT64, INT64, Field, Struct, constants, reals
 
-TAKEN, CHANGED, OTHER_GRADIENTS, OTHER_STEPS, RAISED = constants(
+TAKEN, CHANGED, OTHER_GRADIENTS, OTHER_STEPS, RAISED, SKIPPED, REFUSED = constants(
     "What an attempt at a step returns. TAKEN: all that was asked for is done. From 0 on: the slot, or the "
-    "parameter, whose gradient Python has to look at. The others are of PyTorch tensors: something is not what it "
+    "parameter, whose gradient Python has to look at. SKIPPED, REFUSED: some gradients are not finite, and such a "
+    "step is to be left out, or not to be taken. The others are of PyTorch tensors: something is not what it "
     "was, other gradients are present, step counters are others than those that the rows were computed for, "
     "fetching a gradient has raised an exception. Where it is not TAKEN, nothing was written.",
     TAKEN=-1,
@@ -24,15 +25,19 @@ TAKEN, CHANGED, OTHER_GRADIENTS, OTHER_STEPS, RAISED = constants(
     OTHER_GRADIENTS=-3,
     OTHER_STEPS=-4,
     RAISED=-5,
+    SKIPPED=-6,
+    REFUSED=-7,
 )
 
-INSPECT, REDUCE, APPLY = constants(
+INSPECT, MEASURE, REDUCE, APPLY = constants(
     "The stages of a step, which are run in this order: look at the gradients' objects and note where their "
-    "numbers are; compute what has to be known of the whole before the first element is written, the rows of "
-    "scalars; step all elements, and count the step.",
+    "numbers are; add up the gradients' squares, if their norm is wanted; compute what has to be known of the "
+    "whole before the first element is written, the norm and the rows of scalars; step all elements, and count "
+    "the step.",
     INSPECT=1,
-    REDUCE=2,
-    APPLY=4,
+    MEASURE=2,
+    REDUCE=4,
+    APPLY=8,
 )
 
 COUNTER_INT64, COUNTER_FLOAT64, COUNTER_FLOAT32 = constants(
@@ -74,6 +79,25 @@ AMSGRAD, L2, DECOUPLED, COMPUTE_AT, FORMATS_AT, FORMAT_BITS = constants(
     CHUNK=512,
 )
 
+(LANES,) = constants(
+    "Sums of squares that are kept side by side within a block (fastadam/step/norm.py).",
+    LANES=8,
+)
+TOTAL_WORDS, TOTAL_LOWEST = constants(
+    "An exact total of sums of squares is a whole number of units of 2^TOTAL_LOWEST, in words of 32 bits each. "
+    "They reach from less than the square of the smallest float64, with its digits behind, to more than that of "
+    "the largest.",
+    TOTAL_WORDS=142,
+    TOTAL_LOWEST=-2304,
+)
+MEASURES, SKIPS, REFUSES = constants(
+    "What is wanted of the norm: that it is computed, and that a step is skipped, or refused, where it is not "
+    "finite.",
+    MEASURES=1,
+    SKIPS=2,
+    REFUSES=4,
+)
+
 C_CONTIGUOUS, ALIGNED, WRITEABLE = constants(
     "NumPy's public flag bits (NPY_ARRAY_*).", C_CONTIGUOUS=0x1, ALIGNED=0x100, WRITEABLE=0x400
 )
@@ -90,6 +114,7 @@ class Varying(NamedTuple):
     inv_sqrt_bias_correction2: float
     decay_rate: float
     tiny: float
+    grad_scale: float
 
 
 class Constant(NamedTuple):
@@ -101,7 +126,6 @@ class Constant(NamedTuple):
     one_minus_beta2: float
     eps: float
     l2: float
-    grad_scale: float
 
 
 class Rates(NamedTuple):
@@ -114,6 +138,7 @@ class Rates(NamedTuple):
     log_beta2_low: float
     weight_decay: float
     tiny: float
+    sign: float
 
 
 ROW = Struct(
@@ -168,6 +193,25 @@ ARRAY_OFFSETS = Struct(
     *("array_type", "packed_type", "type", "data", "ndim", "dims", "dtype", "flags"),
 )
 
+TOTAL = Struct(
+    "total",
+    "An exact total of sums of squares (fastadam/step/norm.py): the words from the one called first to the one "
+    "before end are in use. is_nan and is_infinite say that such numbers were among the squares.",
+    *("is_nan", "is_infinite", "first", "end"),
+    Field("words", length=TOTAL_WORDS),
+)
+
+NORM = Struct(
+    "norm",
+    "What gradients are multiplied by, and their norm. wanted is a sum of MEASURES, SKIPS and REFUSES; gradients "
+    "are to be divided by divisor, the scale of the loss, and then to have a norm of max_norm at most. Out: the "
+    "norm of the divided gradients, the coefficient that clips them, which is taken as it is where no norm is "
+    "wanted, and the scale, which does both. Each thread has one of the totals.",
+    "wanted",
+    *reals("divisor", "max_norm", "norm", "coefficient", "scale"),
+    Field("totals", points_to=TOTAL.dtype),
+)
+
 PLAN = Struct(
     "plan",
     "A step: its spans in batches, the rows of scalars, and what is counted when it is taken. The first "
@@ -177,6 +221,7 @@ PLAN = Struct(
     Field("rows", points_to=ROW.dtype),
     Field("row_inputs", points_to=ROW_INPUTS.dtype),
     "n_row_inputs",
+    Field("norm", points_to=NORM.dtype),
     Field("batches", points_to=BATCH.dtype),
     "n_batches",
     Field("counters", points_to=COUNTER.dtype),

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from fastadam.memory.arrays import Array
 from fastadam.memory.native import Block
+from fastadam.step.norm import Norm
 
 # ``run(stages)``, see `Backend.bind`.
 Run = Callable[[int], int]
@@ -32,6 +33,8 @@ class Prepared(NamedTuple):
 
 # ``prepare()``, see `Backend.bind_calls`.
 Prepare = Callable[[], Prepared]
+# ``measure()``, see `Backend.bind_measure`.
+Measure = Callable[[], object]
 
 
 class PartOfPlan(NamedTuple):
@@ -54,6 +57,8 @@ class PartOfPlan(NamedTuple):
         computes and how many counters it raises: none, where the plan has several parts and does that itself.
     limit_given : bool
         Whether the user asked for the number of threads.
+    norm : Norm
+        What is wanted of the gradients' norm; ``memory["norm"]`` points at it.
     """
 
     spans: Array
@@ -63,6 +68,7 @@ class PartOfPlan(NamedTuple):
     counters: Array
     memory: Block
     limit_given: bool
+    norm: Norm
 
 
 class Backend(Protocol):
@@ -90,13 +96,22 @@ class Backend(Protocol):
 
             - INSPECT looks at the object of every gradient, and notes the addresses in the spans. If a gradient is
               not plain, or this backend cannot tell, its slot is returned, and no further stage is run.
-            - REDUCE computes, from the whole, what has to be known before the first element is written: today the
-              scalars of the part's rows, for the step that follows those that were counted.
+            - MEASURE adds up the squares of the gradients, if their norm is wanted.
+            - REDUCE computes, from the whole, what has to be known before the first element is written: the norm,
+              and the scalars of the part's rows, for the step that follows those that were counted.
             - APPLY steps all elements and raises the counters. That is one thing: whatever interrupt arrives, both
               have happened or neither.
 
             It returns TAKEN when all stages asked for have been run, else the slot. A slot means that nothing was
-            written but addresses of gradients, and that Python has to look, not that something is wrong.
+            written but addresses of gradients, and that Python has to look, not that something is wrong. Or it
+            returns SKIPPED or REFUSED, where gradients are not finite and that was asked for.
+        """
+
+    def bind_measure(self, part: PartOfPlan) -> Measure:
+        """Return the function that runs the MEASURE of `bind` each time it is called.
+
+        The squares are added up in the totals of ``part.norm``, of which those are cleared before that the part's
+        threads have.
         """
 
     def bind_calls(self, part: PartOfPlan) -> Prepare:

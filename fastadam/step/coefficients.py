@@ -40,8 +40,8 @@ def flushes_at(step: float) -> bool:
     return (eighths + TO_WHOLE) - TO_WHOLE == eighths
 
 
-def varying(rates: Rates, step: float) -> Varying:
-    """Return the scalars of the 1-based `step`, a whole number.
+def varying(rates: Rates, step: float, scale: float = 1.0) -> Varying:
+    """Return the scalars of the 1-based `step`, a whole number, whose gradients are multiplied by `scale`.
 
     Backends in native code do the same operations in the same order.
     """
@@ -52,6 +52,7 @@ def varying(rates: Rates, step: float) -> Varying:
         inv_sqrt_bias_correction2=1.0 / math.sqrt(correction2),
         decay_rate=rates.lr * rates.weight_decay,
         tiny=rates.tiny if flushes_at(step) else 0.0,
+        grad_scale=rates.sign * scale,
     )
 
 
@@ -83,7 +84,6 @@ class Coefficients:
             one_minus_beta2=1.0 - beta2,
             eps=hyper.eps,
             l2=hyper.weight_decay if hyper.l2_on else 0.0,
-            grad_scale=-1.0 if hyper.maximize else 1.0,
         )
         self.lr_at = hyper.lr_at if callable(hyper.lr) else None
         self.rates = Rates(
@@ -94,4 +94,5 @@ class Coefficients:
             log_beta2_low=log_beta2.low,
             weight_decay=hyper.weight_decay if hyper.decoupled_on else 0.0,
             tiny=1.0 if hyper.eps >= FLUSHES_FROM_EPS else 0.0,
+            sign=-1.0 if hyper.maximize else 1.0,
         )

@@ -10,17 +10,31 @@ from __future__ import annotations
 import functools
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from fastadam.memory.arrays import Array
 from fastadam.memory.native import Block
-from fastadam.memory.structs import APPLY, BATCH, INSPECT, PLAN, REDUCE, ROLES, ROW, ROW_INPUTS, Constant, Rates
+from fastadam.memory.structs import (
+    APPLY,
+    BATCH,
+    INSPECT,
+    MEASURE,
+    MEASURES,
+    PLAN,
+    REDUCE,
+    ROLES,
+    ROW,
+    ROW_INPUTS,
+    Constant,
+    Rates,
+)
 from fastadam.step import threads
 from fastadam.step.backend import Backend, PartOfPlan, Prepare, Prepared, Run
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.counters import Counting
+from fastadam.step.norm import Norm
 from fastadam.step.prepared import run_of
 from fastadam.step.reduce import reduce
 
@@ -50,6 +64,8 @@ class Plan:
         For each span, its backend's position in `backends`; by default all are the first one's. The parts of the
         plan are run from the last backend to the first: if that is the host's, it steps its spans while what the
         others have started on their devices goes on.
+    norm : Norm, optional
+        What is wanted of the gradients' norm; by default nothing.
 
     Attributes
     ----------
@@ -82,6 +98,7 @@ class Plan:
         limit: int,
         limit_given: bool,
         backend_of: Array | None = None,
+        norm: Norm | None = None,
     ) -> None:
         part_of = np.zeros(len(spans), np.int64) if backend_of is None else backend_of
         self.order = np.lexsort((variants, part_of))
@@ -95,8 +112,12 @@ class Plan:
         for name in ("spans", "rows", "row_inputs", "batches", "counters"):
             self.memory.point(name, getattr(self, name))
         self.memory["n_batches"], self.memory["n_counters"] = len(self.batches), len(self.counters)
+        self.norm = norm or Norm()
+        self.norm.reserve(self.batches["threads"].max(initial=1))
+        self.memory.point("norm", self.norm.block.values)
         self._whole = PartOfPlan(
-            self.spans, self.rows, self.row_inputs, self.batches, self.counters, self.memory, limit_given
+            *(self.spans, self.rows, self.row_inputs, self.batches, self.counters),
+            *(self.memory, limit_given, self.norm),
         )
         used = np.unique(batch_part)[::-1].tolist()
         self._backends = [backends[number] for number in used]
@@ -123,7 +144,11 @@ class Plan:
         memory = self.memory.twin()
         memory.point("batches", batches)
         memory["n_batches"], memory["n_row_inputs"], memory["n_counters"] = len(batches), 0, 0
-        return self._whole._replace(batches=batches, memory=memory)
+        norm = Norm()  # with totals of its own
+        norm.reserve(batches["threads"].max())
+        norm.block["wanted"] = MEASURES
+        memory.point("norm", norm.block.values)
+        return self._whole._replace(batches=batches, memory=memory, norm=norm)
 
     def bind(self) -> None:
         """Make `attempt` and `take` anew, after a change of the plan's memory that backends read only once."""
@@ -132,7 +157,9 @@ class Plan:
             self._set_run(run)
         else:
             prepare = self._bind_calls()  # once: on a device, it reserves memory
-            self._set_run(run_of(self._whole, prepare), prepare)
+            measures = [each.bind_measure(part) for each, part in zip(self._backends, self._parts, strict=True)]
+            measured = [part.norm for part in self._parts]
+            self._set_run(run_of(self._whole, prepare, functools.partial(_call_all, measures), measured), prepare)
 
     def _bind_calls(self) -> Prepare:
         """Return what makes the whole step ready (see `fastadam.step.backend.Backend.bind_calls`)."""
@@ -142,7 +169,8 @@ class Plan:
     def prepare(self) -> Prepared:
         """Make a step ready, which `take` would take, for work that goes together with other work in one go.
 
-        The scalars are computed here: the counters are read now, and are what they are until the step is taken.
+        The scalars are computed here: the counters are read now, and are what they are until the step is taken. No
+        norm is: where one is wanted, it has to be known.
         """
         if self._prepare is None:
             self._prepare = self._bind_calls()
@@ -151,8 +179,8 @@ class Plan:
 
     def _set_run(self, run: Run, prepare: Prepare | None = None) -> None:
         self._run, self._prepare = run, prepare
-        self.attempt = functools.partial(run, INSPECT | REDUCE | APPLY)
-        self.take = functools.partial(run, REDUCE | APPLY)
+        self.attempt = functools.partial(run, INSPECT | MEASURE | REDUCE | APPLY)
+        self.take = functools.partial(run, MEASURE | REDUCE | APPLY)
 
     def set_written(self, starts: Array, ends: Array) -> None:
         """Set the memory that the step writes, as sorted intervals of addresses that do not meet."""
@@ -175,6 +203,11 @@ class Plan:
             return self._run(stages)
 
         self._set_run(bind_first)
+
+
+def _call_all(calls: Sequence[Callable[[], object]]) -> None:
+    for call in calls:
+        call()
 
 
 def _prepare_all(parts: Sequence[Prepare], counting: Counting) -> Prepared:

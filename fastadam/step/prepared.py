@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from fastadam.memory.structs import APPLY, INSPECT, REDUCE, TAKEN
-from fastadam.step.backend import PartOfPlan, Prepare, Prepared, Run
+from collections.abc import Sequence
+
+from fastadam.memory.structs import APPLY, INSPECT, MEASURE, REDUCE, TAKEN
+from fastadam.step.backend import Measure, PartOfPlan, Prepare, Prepared, Run
 from fastadam.step.interrupts import in_one_go
+from fastadam.step.norm import Norm
 from fastadam.step.reduce import reduce
 
 
@@ -15,7 +18,7 @@ def take(prepared: Prepared) -> None:
         prepared.check()
 
 
-def run_of(part: PartOfPlan, prepare: Prepare) -> Run:
+def run_of(part: PartOfPlan, prepare: Prepare, measure: Measure, measured: Sequence[Norm] = ()) -> Run:
     """Return ``run(stages)`` (see `fastadam.step.backend.Backend.bind`) of a backend that cannot inspect.
 
     Parameters
@@ -23,13 +26,21 @@ def run_of(part: PartOfPlan, prepare: Prepare) -> Run:
     part : PartOfPlan
     prepare : callable
         What the backend's `bind_calls` has returned for it.
+    measure : callable
+        What its `bind_measure` has returned.
+    measured : sequence of Norm
+        Those that it adds up the squares in, where it is not the part's own.
     """
 
     def run(stages: int) -> int:
         if stages & INSPECT:
             return 0  # Python looks at the gradients
+        if stages & MEASURE and part.norm.wanted:
+            measure()
         if stages & REDUCE:
-            reduce(part)
+            outcome = reduce(part, measured)
+            if outcome != TAKEN:
+                return outcome
         if stages & APPLY:
             take(prepare())
         return TAKEN

@@ -1,29 +1,44 @@
-"""The second stage of a step in Python, for backends whose steps are not one native call: the rows of scalars."""
+"""The third stage of a step in Python, for backends whose steps are not one native call: norm and scalars."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from fastadam.memory.structs import Rates, Varying
+from fastadam.memory.structs import TAKEN, Rates, Varying
 from fastadam.step.backend import PartOfPlan
 from fastadam.step.coefficients import varying
 from fastadam.step.counters import read
+from fastadam.step.norm import Norm
 
 _N_RATES, _N_VARYING = len(Rates._fields), len(Varying._fields)
 
 
-def reduce(part: PartOfPlan) -> None:
-    """Compute the scalars that move with the step, for the step after those that have been counted.
+def reduce(part: PartOfPlan, measured: Sequence[Norm] = ()) -> int:
+    """Compute the norm, if it is wanted, and the scalars that move with the step, for the one after those counted.
 
     Parameters
     ----------
     part : PartOfPlan
         Its first ``memory["n_row_inputs"]`` rows are written to.
+    measured : sequence of Norm
+        Those that have the totals of squares, where it is not the part's own.
+
+    Returns
+    -------
+    int
+        TAKEN, or what stands in the way of the step (see `fastadam.memory.structs`).
     """
+    outcome = part.norm.reduce(measured)
+    if outcome != TAKEN:
+        return outcome
+    scale = float(part.norm.block["scale"])
     n = part.memory["n_row_inputs"].item()
     if n:
         # The fields that move come first.
         part.rows.view(np.float64).reshape(len(part.rows), -1)[:n, :_N_VARYING] = [
-            varying(Rates._make(inputs[:_N_RATES]), read(*inputs[_N_RATES]) + 1)
+            varying(Rates._make(inputs[:_N_RATES]), read(*inputs[_N_RATES]) + 1, scale)
             for inputs in part.row_inputs[:n].tolist()
         ]
+    return TAKEN

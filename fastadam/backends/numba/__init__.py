@@ -19,8 +19,8 @@ from typing import Any
 from fastadam.backends.numba.teams import on_a_team, team_is_there
 from fastadam.backends.numba.teams import threading_layer as threading_layer
 from fastadam.memory.array_offsets import array_offsets
-from fastadam.memory.structs import APPLY, INSPECT, REDUCE, TAKEN
-from fastadam.step.backend import Call, PartOfPlan, Prepare, Prepared, Run
+from fastadam.memory.structs import APPLY, INSPECT, MEASURE, MEASURES, REDUCE, TAKEN
+from fastadam.step.backend import Call, Measure, PartOfPlan, Prepare, Prepared, Run
 from fastadam.step.interrupts import in_one_go, in_one_go_while
 
 Kernel = Callable[[int, int, int], int]  # see fastadam.backends.numba.kernels.make_kernel
@@ -76,10 +76,15 @@ def bind(part: PartOfPlan) -> Run:
     on_threads = [_may_use_threads(threads, part.limit_given) for threads in part.batches["threads"].tolist()]
     uses_threads = any(on_threads)
     runs = _kernel_calls(part, on_threads)
-    if can_inspect and len(runs) == 1 and not uses_threads:
+    measures = _measure_calls(part, on_threads) if part.norm.wanted & MEASURES else []
+    if can_inspect and len(runs) == 1 and not uses_threads and not measures:
         return runs[0]
 
     takes_turns = uses_threads and threading_layer() == "workqueue"
+
+    def before(stages: int) -> list[Callable[[], int]]:
+        measured = [functools.partial(each, stages & (MEASURE | REDUCE)) for each in measures]
+        return [functools.partial(runs[0], INSPECT), *measured] if stages & INSPECT else measured
 
     def calls(stages: int) -> list[Callable[[], int]]:
         # What is computed from the whole is so before the first batch.
@@ -91,11 +96,16 @@ def bind(part: PartOfPlan) -> Run:
             return 0
         with _taking_turns if takes_turns else contextlib.nullcontext():
             if not uses_threads or team_is_there():
+                if measures:
+                    return in_one_go_while(TAKEN, before(stages) + calls(stages & (REDUCE | APPLY)))
                 return in_one_go_while(TAKEN, calls(stages))
-            outcome = runs[0](stages & INSPECT)
-            if outcome == TAKEN:
-                in_one_go(on_a_team(calls(stages & (REDUCE | APPLY))))
-            return outcome
+            for call in before(stages):
+                returned = in_one_go(on_a_team([call]))
+                outcome: int = returned[len(returned) // 2]  # between two that set the number of threads
+                if outcome != TAKEN:
+                    return outcome
+            in_one_go(on_a_team(calls(stages & (REDUCE | APPLY))))
+            return TAKEN
 
     return run
 
@@ -112,6 +122,18 @@ def bind_calls(part: PartOfPlan) -> Prepare:
     ]
     calls: list[Call] = [functools.partial(each, APPLY) for each in _kernel_calls(part, on_threads)]
     return lambda: Prepared(on_a_team(calls) if any(on_threads) else calls)
+
+
+def bind_measure(part: PartOfPlan) -> Measure:
+    """Return the function that adds up the squares of a part (see `fastadam.step.backend.Backend`)."""
+    calls = [functools.partial(each, MEASURE) for each in _measure_calls(part, [False] * len(part.batches))]
+    return functools.partial(in_one_go, calls)
+
+
+def _measure_calls(part: PartOfPlan, on_threads: list[bool]) -> list[Callable[[int], int]]:
+    """Return what measures each batch, to be called with stages."""
+    kernels = [measure(parallel) for parallel in on_threads]
+    return [functools.partial(each, part.memory.address, batch) for batch, each in enumerate(kernels)]
 
 
 def _kernel_calls(part: PartOfPlan, on_threads: list[bool]) -> list[Callable[[int], int]]:
@@ -160,22 +182,28 @@ def kernel(variant: int, parallel: bool) -> Kernel:
     callable
         See `fastadam.backends.numba.kernels.make_kernel`.
     """
-    with _compiling:
-        with _no_collections():
-            from fastadam.backends.numba.kernels import kernel_variant
+    with _compiling, _no_collections():
+        from fastadam.backends.numba.kernels import kernel_variant, make_kernel
+
         key = kernel_variant(variant), parallel
         if key not in _kernels:
-            with _no_collections():
-                _kernels[key] = _compile(*key)
+            _kernels[key] = _compile(make_kernel(*key), parallel)
         return _kernels[key]
 
 
-def _compile(variant: int, parallel: bool) -> Kernel:
+@functools.cache
+def measure(parallel: bool) -> Kernel:
+    """Return the compiled function that computes norms (see `fastadam.backends.numba.norm.make_measure`)."""
+    with _compiling, _no_collections():
+        from fastadam.backends.numba.norm import make_measure
+
+        return _compile(make_measure(parallel), parallel)
+
+
+def _compile(function: Callable[..., int], parallel: bool) -> Kernel:
+    """Compile a kernel, or load it from the cache."""
     import numba
 
-    from fastadam.backends.numba.kernels import make_kernel
-
-    function = make_kernel(variant, parallel)
     signature = numba.int64(numba.int64, numba.int64, numba.int64)
     # The NumPy error model: the default one checks divisors, which keeps the loop from vectorising.
     options: dict[str, Any] = {"error_model": "numpy", "nogil": True, "parallel": parallel}

@@ -5,25 +5,23 @@ A kernel finds everything from the address of a plan. The functions here do what
 
 from __future__ import annotations
 
-import functools
 import math
 import operator
-import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from numba import prange, types
 from numba.extending import register_jitable
 
-from fastadam.backends.numba import codecs, inspect, memory
+from fastadam.backends.numba import inspect
 from fastadam.backends.numba.codecs import CHUNK_BYTES, load, rooms, select, store
 from fastadam.backends.numba.inspect import BATCH_DTYPE, FORMAT_MASK, SPAN_DTYPE
 from fastadam.backends.numba.memory import numbers, record, take, word
-from fastadam.memory import formats, native, structs
+from fastadam.backends.numba.sharing import NEXT_SHARE, part_of_span, share_size
+from fastadam.backends.numba.sources import name_for_cache
+from fastadam.memory import formats
 from fastadam.memory.structs import (
     APPLY,
-    BLOCK,
     CHUNK,
     COUNTER,
     COUNTER_FLOAT64,
@@ -31,16 +29,16 @@ from fastadam.memory.structs import (
     FORMAT_BITS,
     FORMATS_AT,
     INSPECT,
+    NORM,
     PLAN,
     REDUCE,
     ROLES,
     ROW,
     ROW_INPUTS,
-    SHARES_PER_THREAD,
     TAKEN,
 )
 from fastadam.step import bias_correction as corrections
-from fastadam.step import coefficients, element, rounding
+from fastadam.step import coefficients
 from fastadam.step.coefficients import SMALLEST_NORMAL, Row
 from fastadam.step.element import make_element
 from fastadam.step.rounding import keep, make_flush, make_maximum
@@ -49,24 +47,10 @@ from fastadam.step.variants import variant_of, variants_of
 bias_correction = register_jitable(corrections.bias_correction)
 flushes_at = register_jitable(coefficients.flushes_at)
 PLAN_DTYPE, ROW_DTYPE, ROW_INPUTS_DTYPE, COUNTER_DTYPE = PLAN.dtype, ROW.dtype, ROW_INPUTS.dtype, COUNTER.dtype
-BATCH_BYTES, NEXT_SHARE = BATCH_DTYPE.itemsize, BATCH_DTYPE.fields["next_share"][1]
+NORM_DTYPE, BATCH_BYTES = NORM.dtype, BATCH_DTYPE.itemsize
 PARAM, GRAD, EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ = range(len(ROLES))
 # The kernel of any formats that are computed with in float32.
 ANY = formats.BFLOAT16
-
-
-@functools.cache
-def _version() -> int:
-    """Return a number that is another one when any source of the kernels or the structs' layout has changed.
-
-    Numba's cache knows when the file of a kernel changes, but not of what that file imports. Where there are no
-    files to read, there is no cache either.
-    """
-    sources = (__file__, *(module.__file__ for module in (codecs, inspect, memory, formats, native, structs)))
-    sources += tuple(module.__file__ for module in (corrections, coefficients, element, rounding))
-    layouts = repr([struct.dtype for struct in native.TABLE.values()]).encode()
-    found = [Path(source) for source in sources if source is not None]
-    return zlib.crc32(b"".join([layouts, *(path.read_bytes() for path in found if path.is_file())]))
 
 
 def kernel_variant(number: int) -> int:
@@ -90,7 +74,9 @@ def next_step(counter):
 
 @register_jitable
 def reduce(plan):
-    """Compute the scalars that move with the step (see fastadam/step/coefficients.py)."""
+    """Compute the scalars that move with the step (see fastadam/step/coefficients.py); the norm is known."""
+    norm = record(plan.norm, 0, NORM_DTYPE)
+    norm.scale = norm.coefficient / norm.divisor
     for i in range(plan.n_row_inputs):
         row, inputs = record(plan.rows, i, ROW_DTYPE), record(plan.row_inputs, i, ROW_INPUTS_DTYPE)
         step = next_step(inputs.counter)
@@ -100,6 +86,7 @@ def reduce(plan):
         )
         row.decay_rate = inputs.lr * inputs.weight_decay
         row.tiny = inputs.tiny if flushes_at(step) else 0.0
+        row.grad_scale = inputs.sign * norm.scale
 
 
 @register_jitable
@@ -115,38 +102,6 @@ def count(plan, batch):
             numbers(counter.address, 1, types.float64)[0] += types.float64(1)
         else:
             numbers(counter.address, 1, types.float32)[0] += types.float32(1)
-
-
-@register_jitable
-def border(span, element):
-    """Return the last border of a block at or before an element of a span (see cext/shares.h)."""
-    start = 0
-    if span.n_starts > 1:
-        starts = numbers(span.starts, span.n_starts, types.int64)
-        low, high = 0, span.n_starts
-        while high - low > 1:
-            middle = low + ((high - low) >> 1)
-            if starts[middle] <= element:
-                low = middle
-            else:
-                high = middle
-        start = starts[low]
-    return start + (element - start) // BLOCK * BLOCK
-
-
-@register_jitable
-def part_of_span(span, start, low, high):
-    """Return which part of a span belongs to elements low to high of its batch (see cext/adam.h)."""
-    first = border(span, low - start) if low > start else 0
-    last = border(span, high - start) if high < start + span.size else span.size
-    return first, last
-
-
-@register_jitable
-def share_size(batch):
-    """Return how many elements a share of a batch has, but for the border that it is moved to."""
-    n = batch.threads * SHARES_PER_THREAD
-    return (batch.elements + n - 1) // n
 
 
 def make_kernel(number: int, parallel: bool) -> Callable[[int, int, int], int]:
@@ -173,15 +128,12 @@ def make_kernel(number: int, parallel: bool) -> Callable[[int, int, int], int]:
     smallest_normal = SMALLEST_NORMAL[variant.compute]
     itemsize = variant.compute.itemsize
     needs_room = variant.formats[0] is ANY
-    version = _version()
 
     # Numba looks a kernel up in its cache by a pickle of what it closes over. That must come out the same in every
     # process, so closures hold plain functions and numbers only (an intrinsic's pickle is always another).
-    # And compiled functions are known by their names: two variants that were cached by different processes would
-    # get mixed up in a third one if their inner functions were called the same.
+    # And compiled functions are known by their names, so inner ones need names of their own, too.
     def named(function: Callable[..., Any]) -> Callable[..., Any]:
-        function.__name__ = function.__qualname__ = f"{function.__name__}_{number}_{version}"
-        return function
+        return name_for_cache(function, number)
 
     maximum = register_jitable(named(make_maximum(select)))
     flush = register_jitable(named(make_flush(select, abs, real(0))))

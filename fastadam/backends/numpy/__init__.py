@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fastadam.backends.numpy.formulas import program_of
+from fastadam.backends.numpy.measure import bind_measure as bind_measure
 from fastadam.backends.numpy.recording import Constant, Place
 from fastadam.memory.arrays import Array, array_at
 from fastadam.memory.structs import ROLES, SPAN

@@ -1,0 +1,216 @@
+r"""The norm of all gradients: the same bits whatever computes it, on however many threads and in whatever order.
+
+Each parameter's gradient is a row of blocks of `BLOCK` numbers, the last one filled up with zeros; a complex number
+is two. In a block there are `LANES` sums side by side, of float64. Each takes up the squares of one group of numbers
+after the other: lane ``l`` those of the numbers ``l``, ``l + LANES``, ... of the group, which are added up two by
+two, and then to the sum, whose rounding error is kept in a second sum (Knuth's TwoSum; Ogita, Rump and Oishi,
+"Accurate sum and dot product", SIAM J. Sci. Comput. 26, 2005). At the end the lanes are added up in the same way,
+each of the first half with one of the second. A group has 4 numbers for each lane in float32, whose squares are
+exact in float64, and 2 in float64; so a block's sum is within 2 units of rounding, 2**-53 each, of exact.
+
+The sums of all blocks, and what rounding took off them, are added up *exactly*, as whole numbers (Kulisch, "Very
+fast and exact accumulation of products", Computing 91, 2011; Collange et al., "Numerical reproducibility for the
+parallel reduction on multi- and many-core architectures", Parallel Computing 49, 2015). So their order does not
+matter, nor who has added up which of them. That total is rounded once, then its root is taken: within 2 ulp of the
+exact norm.
+
+float64 numbers whose squares are no float64 numbers are scaled before, block by block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastadam.memory.arrays import Array
+from fastadam.memory.native import Block
+from fastadam.memory.structs import (
+    LANES,
+    MEASURES,
+    NORM,
+    REFUSED,
+    REFUSES,
+    SKIPPED,
+    SKIPS,
+    TAKEN,
+    TOTAL,
+    TOTAL_LOWEST,
+    TOTAL_WORDS,
+)
+
+WORD_BITS = 32
+# Added to the norm before the limit is divided by it, as in torch.
+CLIP_EPS = 1e-6
+# Numbers of a group for each lane.
+GROUP = {np.dtype(np.float32): 4, np.dtype(np.float64): 2}
+# A block of float64 numbers whose sum of squares is below the first, or not below the second of these, is summed up
+# again, times a power of two; the total takes the exponent of its square.
+SMALL, LARGE = 2.0**-800, 2.0**900
+SCALE_UP, SCALE_DOWN = 2.0**600, 2.0**-600
+EXPONENT_UP, EXPONENT_DOWN = -1200, 1200
+
+
+def scale_of(norm: float, max_norm: float) -> float:
+    """Return the factor that makes a norm at most `max_norm`; a norm that is NaN gives NaN, as in torch."""
+    if max_norm == math.inf:
+        return 1.0
+    coefficient = max_norm / (norm + 1e-6)
+    return 1.0 if coefficient > 1.0 else coefficient
+
+
+def root_of(total: int) -> float:
+    """Return the root of a total that is not negative, rounded to float64 first.
+
+    Parameters
+    ----------
+    total : int
+        In units of ``2**TOTAL_LOWEST``.
+    """
+    more = max(total.bit_length() - 62, 0)
+    first = total >> more | (total & ((1 << more) - 1) != 0)
+    exponent = TOTAL_LOWEST + more
+    rounded = float(first)
+    if exponent & 1:
+        rounded, exponent = rounded * 2, exponent - 1
+    try:
+        return math.ldexp(math.sqrt(rounded), exponent // 2)
+    except OverflowError:
+        return math.inf
+
+
+class Norm:
+    """What is wanted of the norm of an optimizer's gradients, and what it was; its plans share it.
+
+    Attributes
+    ----------
+    block : Block of NORM
+        What native code gets the address of.
+    totals : ndarray of TOTAL
+        One for each thread.
+    """
+
+    def __init__(self) -> None:
+        self.block = Block(NORM)
+        self.block["divisor"] = self.block["coefficient"] = 1.0
+        self.block["max_norm"] = math.inf
+        self.totals: Array = np.zeros(0, TOTAL.dtype)
+        self.reserve(1)
+
+    def reserve(self, threads: int) -> None:
+        """Make room for so many threads."""
+        if len(self.totals) < threads:
+            totals = np.zeros(threads, TOTAL.dtype)
+            self.block.point("totals", totals)
+            self.totals = totals
+
+    @property
+    def wanted(self) -> int:
+        """A sum of MEASURES, SKIPS and REFUSES."""
+        return int(self.block["wanted"])
+
+    def clear(self) -> None:
+        """Let all totals be zero."""
+        self.totals[...] = 0
+        self.totals["first"] = TOTAL_WORDS
+
+    def reduce(self, others: Sequence[Norm] = ()) -> int:
+        """Compute the norm, and what gradients are multiplied by; return TAKEN, or what stands in the way.
+
+        Parameters
+        ----------
+        others : sequence of Norm
+            Those with the totals, where they are not in this one.
+        """
+        block = self.block
+        if self.wanted & MEASURES:
+            totals = np.concatenate([each.totals for each in others or (self,)])
+            is_nan, is_infinite = totals["is_nan"].any(), totals["is_infinite"].any()
+            if is_nan or is_infinite:
+                root = math.nan if is_nan else math.inf
+            else:
+                words = totals["words"].astype(object).sum(axis=0)
+                root = root_of(sum(word << WORD_BITS * k for k, word in enumerate(words.tolist()) if word))
+            norm = block["norm"] = root / float(block["divisor"])
+            if is_nan or is_infinite:
+                if self.wanted & REFUSES:
+                    return REFUSED
+                if self.wanted & SKIPS:
+                    return SKIPPED
+            block["coefficient"] = scale_of(norm, float(block["max_norm"]))
+        block["scale"] = float(block["coefficient"]) / float(block["divisor"])
+        return TAKEN
+
+
+def add_to_total(total: Array, numbers: Array, exponents: Array) -> None:
+    """Add ``numbers * 2**exponents``, finite float64 numbers in the range of a total, to a TOTAL of shape ()."""
+    used = numbers != 0
+    if not used.any():
+        return
+    bits, exponents = numbers[used].view(np.int64), exponents[used]
+    power, mantissa = bits >> 52 & 0x7FF, bits & (1 << 52) - 1
+    mantissa = np.where(power, mantissa | 1 << 52, mantissa)
+    mantissa = np.where(bits < 0, -mantissa, mantissa)
+    # The lowest bit of the mantissa is this bit of the total.
+    bit = np.maximum(power, 1) - 1075 + exponents - TOTAL_LOWEST
+    k, shift = bit >> 5, bit & 31
+    low, high = (mantissa & 0xFFFFFFFF) << shift, (mantissa >> 32) << shift
+    words = total["words"]
+    np.add.at(words, k, low & 0xFFFFFFFF)
+    np.add.at(words, k + 1, (low >> 32 & 0xFFFFFFFF) + (high & 0xFFFFFFFF))
+    np.add.at(words, k + 2, high >> 32)
+    total["first"] = min(int(total["first"]), int(k.min()))
+    total["end"] = max(int(total["end"]), int(k.max()) + 3)
+
+
+def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
+
+
+def _sums_of_blocks(numbers: Array, group: int) -> tuple[Array, Array]:
+    """Return the sums of squares of blocks, float64 of shape (n, BLOCK), and what rounding took off them."""
+    squares = (numbers * numbers).reshape(len(numbers), -1, group, LANES)
+    while squares.shape[2] > 1:
+        squares = squares[:, :, 0::2] + squares[:, :, 1::2]
+    sums, rests = np.zeros((2, len(numbers), LANES))
+    for i in range(squares.shape[1]):
+        sums, rest = _two_sum(sums, squares[:, i, 0])
+        rests = rests + rest
+    while sums.shape[1] > 1:
+        half = sums.shape[1] // 2
+        sums, rest = _two_sum(sums[:, :half], sums[:, half:])
+        rests = (rests[:, :half] + rests[:, half:]) + rest
+    return sums[:, 0], rests[:, 0]
+
+
+def add_blocks(total: Array, blocks: Array) -> None:
+    """Add the squares of blocks to a total, in NumPy.
+
+    Parameters
+    ----------
+    total : ndarray of TOTAL, shape ()
+        Written to.
+    blocks : ndarray of float32 or float64, shape (n, BLOCK)
+        The last one of a parameter filled up with zeros.
+    """
+    group = GROUP[blocks.dtype]
+    numbers = blocks.astype(np.float64)
+    sums, rests = _sums_of_blocks(numbers, group)
+    exponents = np.zeros(len(blocks), np.int64)
+    if blocks.dtype == np.float64:
+        for which, factor, exponent in (
+            (sums < SMALL, SCALE_UP, EXPONENT_UP),
+            (~(sums < LARGE), SCALE_DOWN, EXPONENT_DOWN),
+        ):
+            if which.any():
+                sums[which], rests[which] = _sums_of_blocks(numbers[which] * factor, group)
+                exponents[which] = exponent
+    finite = sums < math.inf
+    if not finite.all():
+        total["is_nan"] |= np.isnan(numbers).any()
+        total["is_infinite"] |= np.isinf(numbers).any()
+    add_to_total(total, sums[finite], exponents[finite])
+    add_to_total(total, rests[finite], exponents[finite])
