@@ -18,7 +18,7 @@ MODULE = "fastadam.backends._c"
 
 def declarations() -> str:
     """Return what cffi's parser needs of the headers: no comments and no preprocessor lines."""
-    headers = "".join((HERE / name).read_text() for name in ("structs.h", "adam.h", "tensors.h"))
+    headers = "".join((HERE / name).read_text() for name in ("structs.h", "adam.h", "tensors.h", "gradients.h"))
     header = re.sub(r"/\*.*?\*/", "", headers, flags=re.DOTALL)
     return "\n".join(line for line in header.splitlines() if not line.startswith("#"))
 

@@ -43,9 +43,9 @@ int64_t fastadam_tensor_reader(int64_t capsule_object)
     return reader;
 }
 
-static int read_object(const fastadam_tensor_cache *cache, int64_t object, dl_tensor *found)
+static int read_object(int64_t read_tensor, int64_t object, dl_tensor *found)
 {
-    const tensor_reader reader = (tensor_reader)(uintptr_t)cache->read_tensor;
+    const tensor_reader reader = (tensor_reader)(uintptr_t)read_tensor;
     if (reader(MEMORY(void, object), found) == 0)
         return 1;
     PyErr_Clear();
@@ -72,7 +72,7 @@ int64_t fastadam_read_tensor(const fastadam_tensor_cache *cache, const fastadam_
                              int64_t object)
 {
     dl_tensor found;
-    if (!read_object(cache, object, &found))
+    if (!read_object(cache->read_tensor, object, &found))
         return -1;
     const int64_t dtype = found.code | found.bits << 8 | (int64_t)found.lanes << 16;
     const int64_t device = found.device_type | (int64_t)found.device_id << 32;
@@ -93,11 +93,57 @@ int64_t fastadam_read_tensor(const fastadam_tensor_cache *cache, const fastadam_
     return address;
 }
 
+/* The elements of a tensor that fill one run of memory, each address once; or -1. */
+static int64_t dense_elements(const dl_tensor *found)
+{
+    int64_t elements = 1, filled = 1;
+    for (int i = 0; i < found->ndim; i++)
+        elements *= found->shape[i];
+    for (int i = found->ndim - 1; i >= 0 && filled != 0; i--) /* mostly in this order */
+        if (found->shape[i] != 1)
+            filled = found->strides[i] == filled ? filled * found->shape[i] : 0;
+    if (elements == 0 || filled != 0)
+        return elements;
+    /* One dimension after the other, by rising stride. */
+    for (filled = 1; filled < elements;) {
+        int next = -1;
+        for (int i = 0; i < found->ndim; i++)
+            if (found->shape[i] != 1 && found->strides[i] == filled)
+                next = i;
+        if (next < 0)
+            return -1;
+        filled *= found->shape[next];
+    }
+    return elements;
+}
+
+int fastadam_read_gradient(const fastadam_gradients *known, int64_t object, fastadam_span *span)
+{
+    const fastadam_element *element = MEMORY(const fastadam_element, known->elements);
+    dl_tensor found;
+    if (!read_object(known->read_tensor, object, &found) || found.device_type != DL_CPU)
+        return -1;
+    const int64_t dtype = found.code | found.bits << 8 | (int64_t)found.lanes << 16;
+    const int64_t elements = dense_elements(&found), address = ADDRESS(found.data) + (int64_t)found.byte_offset;
+    for (int64_t i = 0; i < known->n_elements; i++, element++) {
+        if (element->dtype != dtype)
+            continue;
+        if (elements < 0 || address % (element->itemsize / element->reals) != 0 ||
+            !lies_plainly(&known->offsets, object) ||
+            (elements > 0 && !is_in_storage(&known->offsets, object, address, elements * element->itemsize)))
+            return -1;
+        span->grad = address;
+        span->size = elements * element->reals;
+        return (int)element->format;
+    }
+    return -1;
+}
+
 int fastadam_is_same_counter(const fastadam_tensor_cache *cache, const fastadam_cached_param *param)
 {
     dl_tensor found;
     const int bits = param->step_is_float64 ? 64 : 32;
-    return read_object(cache, param->step_object, &found) && found.device_type == DL_CPU &&
+    return read_object(cache->read_tensor, param->step_object, &found) && found.device_type == DL_CPU &&
            found.code == DL_FLOAT && found.bits == bits && found.ndim == 0 &&
            ADDRESS(found.data) + (int64_t)found.byte_offset == param->step &&
            is_in_storage(&cache->offsets, param->step_object, param->step, bits / 8);

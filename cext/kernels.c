@@ -1,4 +1,4 @@
-/* The kernels: kernels.inc and measure.inc, once for each instruction set. */
+/* The kernels: kernels.inc, measure.inc and scale.inc, once for each instruction set. */
 #include "numerics.h"
 
 #include <math.h>
@@ -59,6 +59,7 @@ static FASTADAM_INLINE int format_in(int64_t variant, int role)
 #define NAMED(NAME) NAME##_baseline
 #include "kernels.inc"
 #include "measure.inc"
+#include "scale.inc"
 #undef TARGET
 #undef NAMED
 
@@ -67,6 +68,7 @@ static FASTADAM_INLINE int format_in(int64_t variant, int role)
 #define NAMED(NAME) NAME##_avx2
 #include "kernels.inc"
 #include "measure.inc"
+#include "scale.inc"
 #undef TARGET
 #undef NAMED
 
@@ -74,12 +76,15 @@ static FASTADAM_INLINE int format_in(int64_t variant, int role)
 #define NAMED(NAME) NAME##_avx512
 #include "kernels.inc"
 #include "measure.inc"
+#include "scale.inc"
 #undef TARGET
 #undef NAMED
 
 const fastadam_kernel fastadam_kernels[] = {kernel_baseline, kernel_avx2, kernel_avx512};
 const fastadam_kernel fastadam_measures[] = {measure_baseline, measure_avx2, measure_avx512};
+const fastadam_kernel fastadam_scales[] = {scale_baseline, scale_avx2, scale_avx512};
 #else
 const fastadam_kernel fastadam_kernels[] = {kernel_baseline};
 const fastadam_kernel fastadam_measures[] = {measure_baseline};
+const fastadam_kernel fastadam_scales[] = {scale_baseline};
 #endif

@@ -1,4 +1,4 @@
-/* The second stage of a step: add up the squares of the gradients. */
+/* What is done with gradients alone: the second stage of a step adds up their squares, and they can be scaled. */
 #include "adam.h"
 #include "kernels.h"
 #include "stages.h"
@@ -12,4 +12,10 @@ void fastadam_measure(const fastadam_plan *plan)
     for (int64_t i = 0; i < n; i++)
         clear_total(totals + i);
     fastadam_share_out(plan, fastadam_measures[fastadam_instruction_set()]);
+}
+
+void fastadam_scale(const fastadam_plan *plan)
+{
+    if (((const fastadam_norm *)(uintptr_t)plan->norm)->scale != 1.0)
+        fastadam_share_out(plan, fastadam_scales[fastadam_instruction_set()]);
 }

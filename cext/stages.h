@@ -15,6 +15,9 @@ void fastadam_measure(const fastadam_plan *plan);
  * the way: FASTADAM_SKIPPED or FASTADAM_REFUSED. */
 int64_t fastadam_reduce(const fastadam_plan *plan);
 
+/* Multiply the gradients by the scale of the plan's norm, in place. */
+void fastadam_scale(const fastadam_plan *plan);
+
 /* Step all elements, and count the step. */
 void fastadam_apply(const fastadam_plan *plan);
 

@@ -16,6 +16,8 @@ int64_t fastadam_run(const fastadam_plan *plan, int64_t stages)
         if (outcome != FASTADAM_TAKEN)
             return outcome;
     }
+    if (stages & FASTADAM_SCALE)
+        fastadam_scale(plan);
     if (stages & FASTADAM_APPLY)
         fastadam_apply(plan);
     return FASTADAM_TAKEN;

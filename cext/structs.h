@@ -9,7 +9,8 @@
  * whose gradient Python has to look at. SKIPPED, REFUSED: some gradients are not finite, and such a step is to be
  * left out, or not to be taken. The others are of PyTorch tensors: something is not what it was, other gradients
  * are present, step counters are others than those that the rows were computed for, fetching a gradient has raised
- * an exception. Where it is not TAKEN, nothing was written. */
+ * an exception. READ: the gradients are in the plan, which was not run. Where it is not TAKEN, nothing was
+ * written. */
 enum {
     FASTADAM_TAKEN = -1,
     FASTADAM_CHANGED = -2,
@@ -18,16 +19,19 @@ enum {
     FASTADAM_RAISED = -5,
     FASTADAM_SKIPPED = -6,
     FASTADAM_REFUSED = -7,
+    FASTADAM_READ = -8,
 };
 
 /* The stages of a step, which are run in this order: look at the gradients' objects and note where their numbers
  * are; add up the gradients' squares, if their norm is wanted; compute what has to be known of the whole before
- * the first element is written, the norm and the rows of scalars; step all elements, and count the step. */
+ * the first element is written, the norm and the rows of scalars; step all elements, and count the step. SCALE is
+ * no part of a step: multiply the gradients by the scale. */
 enum {
     FASTADAM_INSPECT = 1,
     FASTADAM_MEASURE = 2,
     FASTADAM_REDUCE = 4,
     FASTADAM_APPLY = 8,
+    FASTADAM_SCALE = 16,
 };
 
 /* The types of step counters. */
@@ -256,6 +260,30 @@ typedef struct {
     int64_t storage_size;
     int64_t views;
 } fastadam_tensor_offsets;
+
+/* What numbers tensors of one dtype hold: DLPack's dtype, as in cached_param, the format, how many real numbers an
+ * element is, and its size in bytes. */
+typedef struct {
+    int64_t dtype;
+    int64_t format;
+    int64_t reals;
+    int64_t itemsize;
+} fastadam_element;
+
+/* What a list of gradients is read with, and the plan whose spans and batches are written, which have room for as
+ * many as capacity. most is how many numbers are read or scaled at once, without letting other threads of Python
+ * run. */
+typedef struct {
+    int64_t read_tensor;
+    int64_t tensor_type;
+    int64_t parameter_type;
+    int64_t elements;
+    int64_t n_elements;
+    int64_t plan;
+    int64_t capacity;
+    int64_t most;
+    fastadam_tensor_offsets offsets;
+} fastadam_gradients;
 
 /* What tells whether a tensor is what it was: where its TensorImpl is, and where the words that describe its
  * layout and dtype are kept, which many tensors share: the less memory a step reads, the faster it is. After it

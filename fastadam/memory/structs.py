@@ -14,12 +14,12 @@ import numpy as np
 from fastadam.memory.formats import FORMATS
 from fastadam.memory.native import FLOAT64, INT64, Field, Struct, constants, reals
 
-TAKEN, CHANGED, OTHER_GRADIENTS, OTHER_STEPS, RAISED, SKIPPED, REFUSED = constants(
+TAKEN, CHANGED, OTHER_GRADIENTS, OTHER_STEPS, RAISED, SKIPPED, REFUSED, READ = constants(
     "What an attempt at a step returns. TAKEN: all that was asked for is done. From 0 on: the slot, or the "
     "parameter, whose gradient Python has to look at. SKIPPED, REFUSED: some gradients are not finite, and such a "
     "step is to be left out, or not to be taken. The others are of PyTorch tensors: something is not what it "
     "was, other gradients are present, step counters are others than those that the rows were computed for, "
-    "fetching a gradient has raised an exception. Where it is not TAKEN, nothing was written.",
+    "fetching a gradient has raised an exception. READ: the gradients are in the plan, which was not run. Where it is not TAKEN, nothing was written.",
     TAKEN=-1,
     CHANGED=-2,
     OTHER_GRADIENTS=-3,
@@ -27,17 +27,19 @@ TAKEN, CHANGED, OTHER_GRADIENTS, OTHER_STEPS, RAISED, SKIPPED, REFUSED = constan
     RAISED=-5,
     SKIPPED=-6,
     REFUSED=-7,
+    READ=-8,
 )
 
-INSPECT, MEASURE, REDUCE, APPLY = constants(
+INSPECT, MEASURE, REDUCE, APPLY, SCALE = constants(
     "The stages of a step, which are run in this order: look at the gradients' objects and note where their "
     "numbers are; add up the gradients' squares, if their norm is wanted; compute what has to be known of the "
     "whole before the first element is written, the norm and the rows of scalars; step all elements, and count "
-    "the step.",
+    "the step. SCALE is no part of a step: multiply the gradients by the scale.",
     INSPECT=1,
     MEASURE=2,
     REDUCE=4,
     APPLY=8,
+    SCALE=16,
 )
 
 COUNTER_INT64, COUNTER_FLOAT64, COUNTER_FLOAT32 = constants(
@@ -264,6 +266,26 @@ TENSOR_OFFSETS = Struct(
     "multiples of 8; the first word is the address of the storage. views has those bits of the keys that are set "
     "where memory does not hold the numbers themselves: negated or conjugated on reading, or all zero.",
     *TensorOffsets._fields,
+)
+
+ELEMENT = Struct(
+    "element",
+    "What numbers tensors of one dtype hold: DLPack's dtype, as in cached_param, the format, how many real numbers "
+    "an element is, and its size in bytes.",
+    *("dtype", "format", "reals", "itemsize"),
+)
+
+GRADIENTS = Struct(
+    "gradients",
+    "What a list of gradients is read with, and the plan whose spans and batches are written, which have room for "
+    "as many as capacity. most is how many numbers are read or scaled at once, without letting other threads of "
+    "Python run.",
+    *("read_tensor", "tensor_type", "parameter_type"),
+    Field("elements", points_to=ELEMENT.dtype),
+    "n_elements",
+    "plan",
+    *("capacity", "most"),
+    Field("offsets", TENSOR_OFFSETS.dtype),
 )
 
 FINGERPRINT = Struct(

@@ -1,0 +1,159 @@
+"""torch's functions that clip gradients by their norm, in one native call each."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad
+
+from fastadam.step.norm import scale_of
+from fastadam.torch import gradients
+from fastadam.torch.tensors import raise_versions
+
+
+def clip_grad_norm_(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """Clip the norm of all gradients together, in place, as `torch.nn.utils.clip_grad_norm_` does.
+
+    They are multiplied by ``max_norm / (norm + 1e-6)``, if that is less than 1.
+
+    Parameters
+    ----------
+    parameters : Tensor or iterable of Tensor
+        Those whose ``grad`` is clipped, where there is one.
+    max_norm : float
+        What the norm is to be at most.
+    norm_type : float, default 2
+        Any other one is torch's own work, as are gradients that are sparse, on devices or with a dispatch of their
+        own (DTensors).
+    error_if_nonfinite : bool, default False
+        Refuse gradients whose norm is NaN or infinite. Otherwise they all become NaN, or zero and NaN.
+    foreach : bool, optional
+        Of torch's own work.
+
+    Returns
+    -------
+    Tensor
+        The norm before clipping, of no dimensions. Within 2 ulp of exact (then rounded to the gradients' dtype),
+        with the same bits on any number of threads (see `fastadam.step.norm`).
+
+    Raises
+    ------
+    RuntimeError
+        If the norm is not finite, and `error_if_nonfinite` was given; nothing has been written then.
+    """
+    parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    grads = [grad for param in parameters if (grad := param.grad) is not None]
+    found = _measure(grads, max_norm, norm_type, error_if_nonfinite)
+    if found is None:
+        return clip_grad.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
+    return found
+
+
+def get_total_norm(
+    tensors: Tensor | Iterable[Tensor],
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """Return the norm of all tensors together, as `torch.nn.utils.get_total_norm` does.
+
+    Parameters
+    ----------
+    tensors : Tensor or iterable of Tensor
+        Mostly gradients.
+    norm_type, error_if_nonfinite, foreach
+        See `clip_grad_norm_`.
+
+    Returns
+    -------
+    Tensor
+        See `clip_grad_norm_`.
+    """
+    tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+    found = _measure(tensors, None, norm_type, error_if_nonfinite)
+    if found is None:
+        return clip_grad.get_total_norm(tensors, norm_type, error_if_nonfinite, foreach)
+    return found
+
+
+def clip_grads_with_norm_(
+    parameters: Tensor | Iterable[Tensor], max_norm: float, total_norm: Tensor, foreach: bool | None = None
+) -> None:
+    """Clip gradients whose norm is known, in place, as `torch.nn.utils.clip_grads_with_norm_` does.
+
+    Parameters
+    ----------
+    parameters : Tensor or iterable of Tensor
+        Those whose ``grad`` is clipped, where there is one.
+    max_norm : float
+        What the norm is to be at most.
+    total_norm : Tensor
+        What it is.
+    foreach : bool, optional
+        See `clip_grad_norm_`.
+    """
+    parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    grads = [grad for param in parameters if (grad := param.grad) is not None]
+    if _is_ours(max_norm) and grads and type(total_norm) is Tensor and total_norm.device.type == "cpu":
+        try:
+            factor = scale_of(total_norm.item(), float(max_norm))
+            gradients.scale(grads, factor)
+        except gradients.NotNative:
+            pass
+        else:
+            _count(grads, factor)
+            return
+    clip_grad.clip_grads_with_norm_(parameters, max_norm, total_norm, foreach)
+
+
+def _is_ours(max_norm: Any) -> bool:
+    """Whether gradients are clipped as ours are, outside of what traces or intercepts torch's functions."""
+    return (
+        type(max_norm) in (int, float)
+        and 0 <= max_norm < math.inf
+        and not torch.compiler.is_compiling()
+        and not torch._C._len_torch_function_stack()
+        and not torch._C._len_torch_dispatch_stack()
+    )
+
+
+def _measure(
+    grads: list[Tensor], max_norm: float | None, norm_type: Any, error_if_nonfinite: bool
+) -> Tensor | None:
+    """Return the norm, and clip; or return None where that is torch's work, and nothing was written."""
+    if norm_type != 2 or not grads or not _is_ours(0 if max_norm is None else max_norm):
+        return None
+    try:
+        norm, factor, dtype = gradients.total_norm(
+            grads, max_norm=max_norm, error_if_nonfinite=error_if_nonfinite
+        )
+    except gradients.NotNative:
+        return None
+    except ArithmeticError:
+        which = [i for i, grad in enumerate(grads) if not grad.isfinite().all()]
+        raise RuntimeError(
+            f"the norm of the gradients is not finite, as those at {which} of those that are there are not; with "
+            f"error_if_nonfinite=False they would be clipped by such a norm"
+        ) from None
+    _count(grads, factor)
+    return torch.scalar_tensor(norm, dtype=dtype, device="cpu")
+
+
+def _count(grads: list[Tensor], factor: float) -> None:
+    """Tell autograd that gradients were written."""
+    if factor != 1.0:
+        try:
+            raise_versions(grads)
+        except RuntimeError:  # some were made in inference mode, and have no version
+            raise_versions([grad for grad in grads if not grad.is_inference()])
