@@ -10,8 +10,8 @@
 int64_t fastadam_read_tensor(const fastadam_tensor_cache *cache, const fastadam_cached_param *param,
                              int64_t object);
 
-/* Read a gradient that lies densely in the host's memory, its numbers one after the other in whatever order, into a
- * span: its address, and how many real numbers there are. Returns their format, or -1 if it is otherwise. */
+/* Read a gradient that lies densely in the host's memory, its numbers one after the other in whatever order, into
+ * a span: its address, and how many real numbers there are. Returns their format, or -1 if it is otherwise. */
 int fastadam_read_gradient(const fastadam_gradients *known, int64_t object, fastadam_span *span);
 
 /* Is the step counter a number of the type, and at the address, that the cached parameter says? */

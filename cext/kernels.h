@@ -8,8 +8,8 @@
 #define FASTADAM_X86 1
 #endif
 
-/* What steps elements, what adds up the squares of their gradients in the thread's total, and what multiplies their
- * gradients by the scale; by the number of the instruction set. */
+/* What steps elements, what adds up the squares of their gradients in the thread's total, and what multiplies
+ * their gradients by the scale; by the number of the instruction set. */
 extern const fastadam_kernel fastadam_kernels[];
 extern const fastadam_kernel fastadam_measures[];
 extern const fastadam_kernel fastadam_scales[];

@@ -7,10 +7,10 @@
 
 /* What an attempt at a step returns. TAKEN: all that was asked for is done. From 0 on: the slot, or the parameter,
  * whose gradient Python has to look at. SKIPPED, REFUSED: some gradients are not finite, and such a step is to be
- * left out, or not to be taken. The others are of PyTorch tensors: something is not what it was, other gradients
- * are present, step counters are others than those that the rows were computed for, fetching a gradient has raised
- * an exception. READ: the gradients are in the plan, which was not run. Where it is not TAKEN, nothing was
- * written. */
+ * left out, or not to be taken. READ: the gradients are in the plan, which was not run. The others are of PyTorch
+ * tensors: something is not what it was, other gradients are present, step counters are others than those that the
+ * rows were computed for, fetching a gradient has raised an exception. Where it is not TAKEN, nothing was written.
+ * */
 enum {
     FASTADAM_TAKEN = -1,
     FASTADAM_CHANGED = -2,

@@ -3,6 +3,7 @@
 from fastadam.adam import Adam, AdamW
 from fastadam.backends import BackendUnavailableError, available_backends
 from fastadam.checkpoint import load, save
+from fastadam.clipping import clip_grad_norm
 from fastadam.memory.packed import Packed, pack
 from fastadam.memory.parameter import Parameter
 
@@ -16,6 +17,7 @@ __all__ = [
     "Parameter",
     "__version__",
     "available_backends",
+    "clip_grad_norm",
     "load",
     "pack",
     "save",

@@ -17,9 +17,10 @@ from fastadam.memory.native import FLOAT64, INT64, Field, Struct, constants, rea
 TAKEN, CHANGED, OTHER_GRADIENTS, OTHER_STEPS, RAISED, SKIPPED, REFUSED, READ = constants(
     "What an attempt at a step returns. TAKEN: all that was asked for is done. From 0 on: the slot, or the "
     "parameter, whose gradient Python has to look at. SKIPPED, REFUSED: some gradients are not finite, and such a "
-    "step is to be left out, or not to be taken. The others are of PyTorch tensors: something is not what it "
-    "was, other gradients are present, step counters are others than those that the rows were computed for, "
-    "fetching a gradient has raised an exception. READ: the gradients are in the plan, which was not run. Where it is not TAKEN, nothing was written.",
+    "step is to be left out, or not to be taken. READ: the gradients are in the plan, which was not run. The "
+    "others are of PyTorch tensors: something is not what it was, other gradients are present, step counters are "
+    "others than those that the rows were computed for, fetching a gradient has raised an exception. Where it is "
+    "not TAKEN, nothing was written.",
     TAKEN=-1,
     CHANGED=-2,
     OTHER_GRADIENTS=-3,
@@ -270,8 +271,8 @@ TENSOR_OFFSETS = Struct(
 
 ELEMENT = Struct(
     "element",
-    "What numbers tensors of one dtype hold: DLPack's dtype, as in cached_param, the format, how many real numbers "
-    "an element is, and its size in bytes.",
+    "What numbers tensors of one dtype hold: DLPack's dtype, as in cached_param, the format, how many real "
+    "numbers an element is, and its size in bytes.",
     *("dtype", "format", "reals", "itemsize"),
 )
 

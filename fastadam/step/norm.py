@@ -1,18 +1,19 @@
-r"""The norm of all gradients: the same bits whatever computes it, on however many threads and in whatever order.
+"""The norm of all gradients: the same bits whatever computes it, on however many threads and in whatever order.
 
-Each parameter's gradient is a row of blocks of `BLOCK` numbers, the last one filled up with zeros; a complex number
-is two. In a block there are `LANES` sums side by side, of float64. Each takes up the squares of one group of numbers
-after the other: lane ``l`` those of the numbers ``l``, ``l + LANES``, ... of the group, which are added up two by
-two, and then to the sum, whose rounding error is kept in a second sum (Knuth's TwoSum; Ogita, Rump and Oishi,
-"Accurate sum and dot product", SIAM J. Sci. Comput. 26, 2005). At the end the lanes are added up in the same way,
-each of the first half with one of the second. A group has 4 numbers for each lane in float32, whose squares are
-exact in float64, and 2 in float64; so a block's sum is within 2 units of rounding, 2**-53 each, of exact.
+Each parameter's gradient is a row of blocks of `BLOCK` numbers, the last one filled up with zeros; a complex
+number is two. In a block there are `LANES` sums side by side, of float64. Each takes up the squares of one group
+of numbers after the other: lane ``l`` those of the numbers ``l``, ``l + LANES``, ... of the group, which are
+added up two by two, and then to the sum, whose rounding error is kept in a second sum (Knuth's TwoSum; Ogita,
+Rump and Oishi, "Accurate sum and dot product", SIAM J. Sci. Comput. 26, 2005). At the end the lanes are added up
+in the same way, each of the first half with one of the second. A group has 4 numbers for each lane in float32,
+whose squares are exact in float64, and 2 in float64; so a block's sum is within 2 units of rounding, 2**-53
+each, of exact.
 
 The sums of all blocks, and what rounding took off them, are added up *exactly*, as whole numbers (Kulisch, "Very
 fast and exact accumulation of products", Computing 91, 2011; Collange et al., "Numerical reproducibility for the
 parallel reduction on multi- and many-core architectures", Parallel Computing 49, 2015). So their order does not
-matter, nor who has added up which of them. That total is rounded once, then its root is taken: within 2 ulp of the
-exact norm.
+matter, nor who has added up which of them. That total is rounded once, then its root is taken: within 2 ulp of
+the exact norm.
 
 float64 numbers whose squares are no float64 numbers are scaled before, block by block.
 """
@@ -27,6 +28,7 @@ import numpy as np
 from fastadam.memory.arrays import Array
 from fastadam.memory.native import Block
 from fastadam.memory.structs import (
+    BLOCK,
     LANES,
     MEASURES,
     NORM,
@@ -41,12 +43,10 @@ from fastadam.memory.structs import (
 )
 
 WORD_BITS = 32
-# Added to the norm before the limit is divided by it, as in torch.
-CLIP_EPS = 1e-6
 # Numbers of a group for each lane.
 GROUP = {np.dtype(np.float32): 4, np.dtype(np.float64): 2}
-# A block of float64 numbers whose sum of squares is below the first, or not below the second of these, is summed up
-# again, times a power of two; the total takes the exponent of its square.
+# A block of float64 numbers whose sum of squares is below the first, or not below the second of these, is summed
+# up again, times a power of two; the total takes the exponent of its square.
 SMALL, LARGE = 2.0**-800, 2.0**900
 SCALE_UP, SCALE_DOWN = 2.0**600, 2.0**-600
 EXPONENT_UP, EXPONENT_DOWN = -1200, 1200
@@ -115,17 +115,17 @@ class Norm:
         self.totals[...] = 0
         self.totals["first"] = TOTAL_WORDS
 
-    def reduce(self, others: Sequence[Norm] = ()) -> int:
+    def reduce(self, measured: Sequence[Array]) -> int:
         """Compute the norm, and what gradients are multiplied by; return TAKEN, or what stands in the way.
 
         Parameters
         ----------
-        others : sequence of Norm
-            Those with the totals, where they are not in this one.
+        measured : sequence of ndarray of TOTAL
+            What squares were added up in: this norm's, or those of the parts of a plan.
         """
         block = self.block
         if self.wanted & MEASURES:
-            totals = np.concatenate([each.totals for each in others or (self,)])
+            totals = np.concatenate(measured)
             is_nan, is_infinite = totals["is_nan"].any(), totals["is_infinite"].any()
             if is_nan or is_infinite:
                 root = math.nan if is_nan else math.inf
@@ -172,7 +172,7 @@ def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
 
 def _sums_of_blocks(numbers: Array, group: int) -> tuple[Array, Array]:
     """Return the sums of squares of blocks, float64 of shape (n, BLOCK), and what rounding took off them."""
-    squares = (numbers * numbers).reshape(len(numbers), -1, group, LANES)
+    squares = (numbers * numbers).reshape(len(numbers), BLOCK // (group * LANES), group, LANES)
     while squares.shape[2] > 1:
         squares = squares[:, :, 0::2] + squares[:, :, 1::2]
     sums, rests = np.zeros((2, len(numbers), LANES))

@@ -158,8 +158,8 @@ class Plan:
         else:
             prepare = self._bind_calls()  # once: on a device, it reserves memory
             measures = [each.bind_measure(part) for each, part in zip(self._backends, self._parts, strict=True)]
-            measured = [part.norm for part in self._parts]
-            self._set_run(run_of(self._whole, prepare, functools.partial(_call_all, measures), measured), prepare)
+            measure = functools.partial(_call_all, measures)
+            self._set_run(run_of(self._whole, prepare, measure, self._parts), prepare)
 
     def _bind_calls(self) -> Prepare:
         """Return what makes the whole step ready (see `fastadam.step.backend.Backend.bind_calls`)."""

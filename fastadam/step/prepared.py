@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from fastadam.memory.structs import APPLY, INSPECT, MEASURE, REDUCE, TAKEN
 from fastadam.step.backend import Measure, PartOfPlan, Prepare, Prepared, Run
 from fastadam.step.interrupts import in_one_go
-from fastadam.step.norm import Norm
 from fastadam.step.reduce import reduce
 
 
@@ -18,7 +17,7 @@ def take(prepared: Prepared) -> None:
         prepared.check()
 
 
-def run_of(part: PartOfPlan, prepare: Prepare, measure: Measure, measured: Sequence[Norm] = ()) -> Run:
+def run_of(part: PartOfPlan, prepare: Prepare, measure: Measure, measured: Sequence[PartOfPlan] = ()) -> Run:
     """Return ``run(stages)`` (see `fastadam.step.backend.Backend.bind`) of a backend that cannot inspect.
 
     Parameters
@@ -28,8 +27,8 @@ def run_of(part: PartOfPlan, prepare: Prepare, measure: Measure, measured: Seque
         What the backend's `bind_calls` has returned for it.
     measure : callable
         What its `bind_measure` has returned.
-    measured : sequence of Norm
-        Those that it adds up the squares in, where it is not the part's own.
+    measured : sequence of PartOfPlan
+        Those whose squares it adds up, where it is not this part alone.
     """
 
     def run(stages: int) -> int:

@@ -10,27 +10,27 @@ from fastadam.memory.structs import TAKEN, Rates, Varying
 from fastadam.step.backend import PartOfPlan
 from fastadam.step.coefficients import varying
 from fastadam.step.counters import read
-from fastadam.step.norm import Norm
 
 _N_RATES, _N_VARYING = len(Rates._fields), len(Varying._fields)
 
 
-def reduce(part: PartOfPlan, measured: Sequence[Norm] = ()) -> int:
+def reduce(part: PartOfPlan, measured: Sequence[PartOfPlan] = ()) -> int:
     """Compute the norm, if it is wanted, and the scalars that move with the step, for the one after those counted.
 
     Parameters
     ----------
     part : PartOfPlan
         Its first ``memory["n_row_inputs"]`` rows are written to.
-    measured : sequence of Norm
-        Those that have the totals of squares, where it is not the part's own.
+    measured : sequence of PartOfPlan
+        Those whose squares were added up, where it is not this one alone.
 
     Returns
     -------
     int
         TAKEN, or what stands in the way of the step (see `fastadam.memory.structs`).
     """
-    outcome = part.norm.reduce(measured)
+    totals = [each.norm.totals[: each.batches["threads"].max(initial=1)] for each in measured or (part,)]
+    outcome = part.norm.reduce(totals)
     if outcome != TAKEN:
         return outcome
     scale = float(part.norm.block["scale"])

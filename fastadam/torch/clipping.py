@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -109,7 +108,7 @@ def clip_grads_with_norm_(
         try:
             factor = scale_of(total_norm.item(), float(max_norm))
             gradients.scale(grads, factor)
-        except gradients.NotNative:
+        except gradients.NotNativeError:
             pass
         else:
             _count(grads, factor)
@@ -135,10 +134,8 @@ def _measure(
     if norm_type != 2 or not grads or not _is_ours(0 if max_norm is None else max_norm):
         return None
     try:
-        norm, factor, dtype = gradients.total_norm(
-            grads, max_norm=max_norm, error_if_nonfinite=error_if_nonfinite
-        )
-    except gradients.NotNative:
+        norm, factor, dtype = gradients.total_norm(grads, max_norm=max_norm, error_if_nonfinite=error_if_nonfinite)
+    except gradients.NotNativeError:
         return None
     except ArithmeticError:
         which = [i for i, grad in enumerate(grads) if not grad.isfinite().all()]

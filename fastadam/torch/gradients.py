@@ -52,7 +52,7 @@ _WANTED, _MAX_NORM, _NORM, _SCALE = (
 )
 
 
-class NotNative(Exception):
+class NotNativeError(Exception):
     """Native code cannot read these gradients."""
 
 
@@ -109,12 +109,12 @@ class _Room:
 
         Raises
         ------
-        NotNative
+        NotNativeError
             If one of them is not what native code reads; nothing was written then.
         """
         outcome: int = self._read_and_run(id(grads), stages)
         if outcome >= 0:
-            raise NotNative
+            raise NotNativeError
         if outcome != READ:
             return outcome
         self._share_out(self._batches[: self._plan["n_batches"]], bool(stages & SCALE))
@@ -153,7 +153,7 @@ def _room_for(grads: Sequence[Tensor]) -> _Room:
         room = None
     if room is None or room.size < len(grads):
         if not tensor_reader():
-            raise NotNative
+            raise NotNativeError
         room = _Room(max(LEAST_ROOM, 2 * len(grads)))
     return room
 
@@ -173,7 +173,7 @@ def total_norm(
 
     Raises
     ------
-    NotNative
+    NotNativeError
         If one of them is not what native code reads; nothing was written then.
     ArithmeticError
         If the norm is not finite, and that is an error; nothing was written then.
@@ -194,7 +194,7 @@ def scale(grads: list[Tensor], factor: float) -> None:
 
     Raises
     ------
-    NotNative
+    NotNativeError
         If one of them is not what native code reads; nothing was written then.
     """
     room = _room_for(grads)

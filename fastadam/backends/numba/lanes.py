@@ -33,7 +33,7 @@ class _Model(models.PrimitiveModel):
 
 @intrinsic
 def load_lanes(typing_context, address, item):
-    """Return the numbers of the type `item`, float32 or float64, from an address on, which is one of such a number."""
+    """Return the numbers of the type `item`, float32 or float64, from an address on, aligned as one number is."""
     size = item.dtype.bitwidth // 8
 
     def codegen(context, builder, signature, arguments):
@@ -46,7 +46,7 @@ def load_lanes(typing_context, address, item):
 
 @intrinsic
 def store_lanes(typing_context, address, lanes):
-    """Store the numbers from an address on, which is one of a float64."""
+    """Store the numbers from an address on, aligned as one float64 is."""
 
     def codegen(context, builder, signature, arguments):
         place, found = arguments

@@ -261,14 +261,18 @@ def sum_block_float64(address, n, place, factor):
 @register_jitable
 def add_block_float64(total, address, n, place):
     """Add the squares of a block of n numbers; where they are too large or too small, those of the scaled ones."""
-    exponent = 0
-    found, rest = sum_block_float64(address, n, place, 1.0)
-    if found < SMALL:
-        exponent = EXPONENT_UP
-        found, rest = sum_block_float64(address, n, place, SCALE_UP)
-    elif not found < LARGE:
-        exponent = EXPONENT_DOWN
-        found, rest = sum_block_float64(address, n, place, SCALE_DOWN)
+    exponent, factor = 0, 1.0
+    found, rest = 0.0, 0.0
+    for _ in range(2):
+        found, rest = sum_block_float64(address, n, place, factor)
+        if exponent != 0:
+            break
+        if found < SMALL:
+            exponent, factor = EXPONENT_UP, SCALE_UP
+        elif not found < LARGE:
+            exponent, factor = EXPONENT_DOWN, SCALE_DOWN
+        else:
+            break
     if found < math.inf:
         add_to_total(total, found, exponent)
         add_to_total(total, rest, exponent)
@@ -283,25 +287,24 @@ def add_gradient(total, code, address, first, last, place):
         n = min(BLOCK, last - at)
         if code == FLOAT64:
             add_block_float64(total, address + 8 * at, n, place + 4 * BLOCK)
-        elif code == FLOAT32:
-            add_block_float32(total, address + 4 * at, n, place + 4 * BLOCK)
         else:
-            load(code, address, at, n, place)
-            add_block_float32(total, place, n, place + 4 * BLOCK)
+            found = address + 4 * at
+            if code != FLOAT32:
+                load(code, address, at, n, place)
+                found = place
+            add_block_float32(total, found, n, place + 4 * BLOCK)
 
 
 @register_jitable
 def measure_span(total, code, span, first, last, place):
     """Add elements first to last of a span's gradient. Blocks begin anew with each parameter in it."""
-    if span.n_starts < 2:
-        add_gradient(total, code, span.grad, first, last, place)
-        return
     starts = numbers(span.starts, span.n_starts, types.int64)
-    i = param_at(span, first)
-    while i < span.n_starts and starts[i] < last:
-        end = starts[i + 1] if i + 1 < span.n_starts else span.size
-        add_gradient(total, code, span.grad, max(starts[i], first), min(end, last), place)
+    i = param_at(span, first) if span.n_starts > 1 else 0
+    while first < last:
         i += 1
+        end = min(starts[i], last) if i < span.n_starts else last
+        add_gradient(total, code, span.grad, first, end, place)
+        first = end
 
 
 @register_jitable

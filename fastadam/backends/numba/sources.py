@@ -12,7 +12,10 @@ from typing import Any
 from fastadam.memory import formats, native, structs
 from fastadam.step import bias_correction, coefficients, element, norm, rounding
 
-_SHARED: tuple[ModuleType, ...] = (formats, native, structs, bias_correction, coefficients, element, norm, rounding)
+_SHARED: tuple[ModuleType, ...] = (
+    *(formats, native, structs),
+    *(bias_correction, coefficients, element, norm, rounding),
+)
 
 
 @functools.cache
