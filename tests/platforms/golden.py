@@ -92,7 +92,7 @@ def numbers(dtype: Any, seed: int, size: int = SIZE) -> np.ndarray:
 def coefficients() -> str:
     """Return the hash of the scalars of many steps, as Python computes them."""
     rows = [
-        varying(Coefficients(Hyperparameters(lr=1e-3, betas=betas)).rates, step)
+        varying(Coefficients(Hyperparameters(lr=1e-3, betas=betas)).rates, step)[:4]  # all that the step decides
         for betas in ((0.9, 0.999), (0.0, 0.99), (0.95, 1 - 1e-9))
         for step in (*range(1, 1001), 10**6, 10**9)
     ]
