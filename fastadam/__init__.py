@@ -1,10 +1,25 @@
 """Adam as a library of its own: the optimizer step for people who have arrays and gradients."""
 
+from typing import TYPE_CHECKING
+
 from fastadam.adam import Adam, AdamW
 from fastadam.backends import BackendUnavailableError, available_backends
 from fastadam.checkpoint import load, save
 from fastadam.memory.flat import Packed, pack
 from fastadam.memory.parameter import Parameter
+
+if TYPE_CHECKING:
+    from fastadam import schedules
+else:
+
+    def __getattr__(name):
+        """Import what is not always needed when it is first asked for."""
+        if name == "schedules":
+            from importlib import import_module
+
+            return import_module("fastadam.schedules")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __version__ = "0.1.0"
 
@@ -19,4 +34,5 @@ __all__ = [
     "load",
     "pack",
     "save",
+    "schedules",
 ]
