@@ -7,6 +7,7 @@ from fastadam.backends import BackendUnavailableError, available_backends
 from fastadam.checkpoint import load, save
 from fastadam.memory.flat import Packed, pack
 from fastadam.memory.parameter import Parameter
+from fastadam.minimizing import Minimized, minimize
 
 if TYPE_CHECKING:
     from fastadam import schedules
@@ -27,11 +28,13 @@ __all__ = [
     "Adam",
     "AdamW",
     "BackendUnavailableError",
+    "Minimized",
     "Packed",
     "Parameter",
     "__version__",
     "available_backends",
     "load",
+    "minimize",
     "pack",
     "save",
     "schedules",
