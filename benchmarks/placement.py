@@ -3,7 +3,7 @@
 A kernel goes through its buffers side by side. Where they are at nearly the same place of their pages, it can be
 slower: how much depends on the pages, probably because caches tell lines apart by a hash of addresses. So every
 timing has its buffers in other pages, drawn at random. All placements are timed in turns; the last one is that of
-fastadam/memory/flat.py. Usage::
+fastadam/memory/buffers.py. Usage::
 
     python benchmarks/placement.py
     python benchmarks/placement.py --size 2500 --backend numba --rounds 500
@@ -22,10 +22,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from fastadam import backends
 from fastadam.cli.measure import timed
 from fastadam.memory.arrays import address
-from fastadam.memory.flat import ALIGNMENT, PAGE, ROLES, SPREAD
+from fastadam.memory.buffers import ALIGNMENT, PAGE, SPREAD
+from fastadam.memory.structs import ROLES, SPAN
 from fastadam.step.coefficients import Coefficients
+from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
-from fastadam.step.plan import SPAN, Plan, counters_in
+from fastadam.step.plan import Plan
 
 LINES = PAGE // ALIGNMENT
 LAGS = (0, 1, 2, 3, 4, 6, 8, 12, 16)
@@ -43,10 +45,10 @@ class Steps:
         self._room, self._places = pages * PAGE, PAGES // pages
         self._memory = np.full((PAGES + 1) * PAGE // ITEMSIZE, 0.5, np.float32)
         self._steps = np.zeros(1, np.int64)
-        span = np.zeros(1, SPAN)
+        span = np.zeros(1, SPAN.dtype)
         span["size"] = size
         counters = counters_in(self._steps)
-        self._plan = Plan(span, np.zeros(1, np.int64), counters, counters, backends.load(backend), 1, True)
+        self._plan = Plan(span, np.zeros(1, np.int64), counters, counters, [backends.load(backend)], 1, True)
         self._plan.write_options([Coefficients(Hyperparameters(lr=1e-9))])
 
     def put(self, lag: int, rng: np.random.Generator) -> None:
@@ -58,7 +60,7 @@ class Steps:
 
     def step(self) -> None:
         """Take a step."""
-        self._plan.run(0)
+        self._plan.take()
 
 
 def measure(size: int, backend: str, rounds: int) -> dict[int, list[float]]:

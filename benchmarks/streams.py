@@ -10,7 +10,8 @@ import numba
 import numpy as np
 
 from fastadam.cli.contenders import Arrays, Step
-from fastadam.memory.flat import ROLES, aligned_zeros
+from fastadam.memory.buffers import aligned_zeros
+from fastadam.memory.structs import ROLES
 from fastadam.step import threads
 
 BYTES_PER_FLOAT32 = 28  # four reads and three writes

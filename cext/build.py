@@ -18,7 +18,7 @@ MODULE = "fastadam.backends._c"
 
 def declarations() -> str:
     """Return what cffi's parser needs of the headers: no comments and no preprocessor lines."""
-    headers = (HERE / "adam.h").read_text() + (HERE / "tensors.h").read_text()
+    headers = "".join((HERE / name).read_text() for name in ("structs.h", "adam.h", "tensors.h"))
     header = re.sub(r"/\*.*?\*/", "", headers, flags=re.DOTALL)
     return "\n".join(line for line in header.splitlines() if not line.startswith("#"))
 
@@ -68,7 +68,7 @@ ffibuilder.cdef(declarations())
 ffibuilder.set_source(
     MODULE,
     '#include "tensors.h"',
-    sources=["cext/adam.c", "cext/tensors.c"],
+    sources=sorted(f"cext/{path.name}" for path in HERE.glob("*.c")),
     include_dirs=["cext"],
     depends=[f"cext/{path.name}" for path in HERE.glob("*.[chi]*")],
     extra_compile_args=compile_flags() + parallel + sanitizer_flags(),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from fastadam.adam import Adam, AdamW
 from fastadam.backends import BackendUnavailableError, available_backends
 from fastadam.checkpoint import load, save
-from fastadam.memory.flat import Packed, pack
+from fastadam.memory.packed import Packed, pack
 from fastadam.memory.parameter import Parameter
 from fastadam.minimizing import Minimized, minimize
 
@@ -39,3 +39,9 @@ __all__ = [
     "save",
     "schedules",
 ]
+
+
+def __dir__() -> list[str]:
+    """Show the public names, and the public modules that have been imported."""
+    modules = {"backends", "convert", "torch"}
+    return sorted(name for name in globals() if name in modules or name in __all__ or name.startswith("__"))

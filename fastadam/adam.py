@@ -1,35 +1,25 @@
-"""The optimizers: when to do what. The arithmetic is in element.py and coefficients.py."""
+"""The face for arrays: the optimizers `Adam` and `AdamW`. What they do is done below."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
-from fastadam import backends
-from fastadam.groups.group import Group
-from fastadam.groups.members import split_groups
-from fastadam.groups.state import Loaded, State, state_dict
-from fastadam.memory.arrays import Array, Fences, base_view
-from fastadam.memory.cuda.arrays import is_on_cuda
-from fastadam.memory.devices import check_gradient, check_parameter, own_view, shape_of
-from fastadam.memory.flat import Packed
-from fastadam.memory.parameter import Parameter
+from fastadam.groups.clearing import clear_gradients
+from fastadam.groups.contents import Contents
+from fastadam.groups.given import split_groups
+from fastadam.groups.groups import Groups
+from fastadam.groups.state import State
 from fastadam.step import hyperparameters
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate
 from fastadam.step.interrupts import uninterrupted
-from fastadam.step.locks import give_lock
+from fastadam.step.locks import Guard
 from fastadam.step.threads import check_limit
-from fastadam.work.arrays import WorkList
-from fastadam.work.devices import MixedWork, make_work
-
-Work = WorkList | MixedWork
-
-# Work lists kept for steps in which some gradients are None, by which ones are.
-MOST_PATTERNS = 16
-# Gradients of one step that are made plain one at a time; with more, all are looked at in one go.
-MOST_ODD = 32
+from fastadam.work.care import step_with_care
+from fastadam.work.choice import Choice
+from fastadam.work.gradients import sort_gradients
+from fastadam.work.planner import Planner
 
 
 class Adam:
@@ -108,8 +98,20 @@ class Adam:
     array([1., 1.])
     """
 
-    _lock: Any  # see fastadam.step.locks
-    _stepping: bool
+    # The optimizer's own attributes are in slots, so that what is in the instance's dict, and goes into copies and
+    # pickles as it is, is what subclasses and users have set.
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_choice",
+        "_groups",
+        "_guard",
+        "_planner",
+        "_state",
+        "_threads",
+        "defaults",
+        "param_groups",
+    )
 
     def __init__(
         self,
@@ -138,21 +140,14 @@ class Adam:
         )._asdict()
         check_limit(threads)
         self._threads = threads
-        self._asked_for = backend
-        self._backends: dict[int | None, backends.Backend] = {}
-        name, chosen = backends.choose(backend)
-        if name in backends.HOST:
-            self._host_name, self._backends[None] = name, chosen
-        give_lock(self)
-        self._groups: list[Group] = []
-        self.param_groups: list[dict[str, Any]] = []
+        self._choice = Choice(backend)
+        self._guard = Guard()
+        self._groups = Groups()
         self._state = State(self._groups)
-        self._noted: list[dict[str, Any]] = []
-        self._positions: dict[str, int] = {}
-        self._planned = False
-        self._take_groups(self._make_groups(split_groups(params)))
-        self._plan_work()
-        self._own = frozenset(self.__dict__) | {"_own"}
+        self._planner = Planner(self._groups, self._choice.in_use, threads)
+        self.param_groups: list[dict[str, Any]] = []
+        self._add(split_groups(params))
+        self._planner.catch_up()
 
     @property
     def state(self) -> State:
@@ -162,9 +157,7 @@ class Adam:
     @property
     def backend(self) -> str:
         """Name of the backend in use."""
-        devices = {member.device for group in self._groups for member in group.members}
-        names = [self._host_name] if None in devices else []
-        return "+".join([*names, "cuda"] if devices - {None} else names)
+        return self._choice.name
 
     @property
     def threads(self) -> int | None:
@@ -187,9 +180,9 @@ class Adam:
         """
         if not isinstance(param_group, Mapping):
             raise TypeError(f"param_group must be a dict with the key 'params', got {param_group!r}")
-        with self._lock:
-            self._refuse_while_stepping("add_param_group")
-            self._take_groups(self._make_groups([param_group]))
+        with self._guard.lock:
+            self._guard.refuse_while_stepping("add_param_group")
+            self._add([param_group])
 
     def step(self, grads: Any = None, *, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step: update the parameters in place.
@@ -221,27 +214,28 @@ class Adam:
             if not callable(closure):
                 raise TypeError(f"closure must be callable, got {closure!r}")
             loss = closure()
-        with self._lock:
-            if self._stepping:
-                self._refuse_while_stepping("step")
+        guard, groups, planner = self._guard, self._groups, self._planner
+        with guard.lock:
+            if guard.stepping:
+                guard.refuse_while_stepping("step")
             try:
-                self._stepping = True
-                if self._edited():
-                    self._refresh()
-                if not self._planned:
-                    self._plan_work()
+                guard.stepping = True
+                if groups.edits.noticed(self.param_groups):
+                    groups.take_up(self.param_groups)
+                if planner.version != groups.version:
+                    planner.catch_up()
                 if grads is None:
-                    work = self._in_pieces
+                    work = planner.in_pieces
                     found = work.gather()
                 else:
-                    work, found = self._sort(grads)
+                    work, found = sort_gradients(grads, planner)
                 if work.schedules:
                     work.call_schedules()
                 unplain = work.try_step(found)
                 if unplain >= 0:
-                    self._step_with_care(work, found, unplain)
+                    step_with_care(planner, work, found, unplain)
             finally:
-                self._stepping = False
+                guard.stepping = False
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -258,30 +252,7 @@ class Adam:
         TypeError, ValueError
             If a gradient is to be filled and cannot be; none has been cleared then.
         """
-        held = [
-            member
-            for group in self._groups
-            for member in group.members
-            if isinstance(member.given, Parameter) and member.given.grad is not None
-        ]
-        if not set_to_none:
-            for member in held:
-                grad, label = member.given.grad, f"the gradient of {member.label}"
-                if is_on_cuda(grad) and hasattr(type(grad), "__setitem__"):
-                    check_parameter(grad, label)  # that it can be written; its own library fills it, in its stream
-                    continue
-                if not isinstance(grad, np.ndarray):
-                    raise TypeError(f"{label} is a {type(grad).__name__}; use zero_grad(set_to_none=True)")
-                if not grad.flags.writeable:
-                    raise ValueError(f"{label} is read-only; use zero_grad(set_to_none=True)")
-        for group in self._groups:
-            if group.packed is not None:
-                group.packed.grad.fill(0)
-        for member in held:
-            if set_to_none:
-                member.given.grad = None
-            else:
-                member.given.grad[...] = 0
+        clear_gradients(self._groups, set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the state and options, in torch's layout with NumPy arrays.
@@ -299,7 +270,8 @@ class Adam:
         TypeError, ValueError
             If an option has been edited to something that it cannot be.
         """
-        return self._saved("state_dict", copy=True)
+        with self._exclusive("state_dict") as contents:
+            return contents.saved(copy=True)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a copy of a saved state and its options.
@@ -315,7 +287,8 @@ class Adam:
         TypeError, ValueError
             If it does not fit; the optimizer is as before then.
         """
-        self._load("load_state_dict", state_dict)
+        with self._exclusive("load_state_dict") as contents:
+            contents.take_over(state_dict)
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
@@ -329,10 +302,10 @@ class Adam:
         return {
             "groups": [{**group.options, "params": group.given} for group in self._groups],
             "defaults": self.defaults,
-            "backend": self._asked_for,
+            "backend": self._choice.asked_for,
             "threads": self.threads,
             "state": self.state_dict(),
-            "subclass": {key: value for key, value in self.__dict__.items() if key not in self._own},
+            "subclass": dict(self.__dict__),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -341,251 +314,28 @@ class Adam:
         self.load_state_dict(state["state"])
         self.__dict__.update(state["subclass"])
 
-    def _saved(self, what: str, copy: bool) -> dict[str, Any]:
-        """Return the state dict for the method `what`; with `copy` False, over the live moments."""
-        with self._lock:
-            self._refuse_while_stepping(what)
-            if self._edited():
-                self._refresh()
-            return state_dict(self._groups, copy)
-
-    def _load(
-        self, what: str, saved: Mapping[str, Any], read: Callable[[Array, Any, str], None] | None = None
-    ) -> None:
-        """Check a state dict and take it over, for the method `what`; for `read`, see `Loaded.take_over`."""
-        with self._lock:
-            self._refuse_while_stepping(what)
-            if not self._planned:
-                self._plan_work()
-            loaded = Loaded(saved, self._groups, self._fences)
-            loaded.reserve()
-
-            def take_over() -> None:
-                self._planned = False
-                loaded.take_over(read)
-                self._take_note()
-
-            uninterrupted(take_over)
-
-    def _refuse_while_stepping(self, what: str) -> None:
-        """Refuse what a schedule or a signal handler asks for in the middle of this thread's own step."""
-        if self._stepping:
-            raise RuntimeError(f"{what} was called while a step of this optimizer is under way")
-
-    def _make_groups(self, given: Iterable[Mapping[str, Any]]) -> list[Group]:
-        groups: list[Group] = []
-        start = sum(len(group.members) for group in self._groups)
-        for i, one in enumerate(given, len(self._groups)):
-            where = f"param_groups[{i}]: " if i or "lr" in one or len(one) > 1 else ""
-            groups.append(Group(one, self.defaults, start, where))
-            start += len(groups[-1].members)
-        return groups
-
-    def _take_groups(self, new: list[Group]) -> None:
-        groups = [*self._groups, *new]
-        names = [member.name for group in groups for member in group.members]
-        if None in names and any(name is not None for name in names):
-            raise ValueError(f"parameter {names.index(None)} has no name, others have; name all of them or none")
-        positions: dict[Any, int] = {}
-        for position, name in enumerate(names):
-            if name is not None and name in positions:
-                raise ValueError(f"the name {name!r} is given to parameters {positions[name]} and {position}")
-            positions[name] = position
-        Fences(owned for group in groups for owned in group.owned())  # refuses shared memory
-        chosen = self._choose(new)
-        seen: dict[int, str] = {}
-        for member in (member for group in groups for member in group.members):
-            if id(member.owner) in seen:  # fences do not notice it where the array is empty
-                raise ValueError(f"{member.label} is the same array as {seen[id(member.owner)]}; give it once")
-            seen[id(member.owner)] = member.label
-        options = [group.options for group in new]
-        noted = [group.accepted() for group in groups]
+    def _add(self, given: Iterable[Mapping[str, Any]]) -> None:
+        """Add the groups that these dicts describe, or none if one is refused."""
+        new = self._groups.make(given, self.defaults)
+        chosen = self._choice.choose(member for group in new for member in group.members)
 
         def enter() -> None:
-            self._backends.update(chosen)
-            self._planned = False
-            self._positions = positions if None not in positions else {}
-            self._groups += new
-            self.param_groups += options
-            self._noted = noted
+            self._choice.add(chosen)
+            self._groups.add(new)
+            self.param_groups += [group.options for group in new]
 
         uninterrupted(enter)
 
-    def _choose(self, groups: list[Group]) -> dict[int | None, backends.Backend]:
-        """Return the backends of the CUDA devices that members are on, and refuse members that none can step."""
-        chosen: dict[int | None, backends.Backend] = {}
-        for member in (member for group in groups for member in group.members):
-            if member.device is None and self._asked_for == "cuda":
-                raise ValueError(
-                    f"{member.label} is a NumPy array, but the backend 'cuda' steps arrays on CUDA devices; use "
-                    f"backend='auto', or lay it out there with fastadam.pack(..., device='cuda')"
-                )
-            if member.device is not None and self._asked_for not in ("auto", "cuda"):
-                raise ValueError(
-                    f"{member.label} is on a CUDA device, but the backend {self._asked_for!r} steps NumPy arrays; "
-                    f"use backend='auto' or 'cuda'"
-                )
-            if member.device is not None and member.device not in self._backends:
-                chosen[member.device] = backends.on_device(member.device)
-        return chosen
+    @contextlib.contextmanager
+    def _exclusive(self, what: str) -> Iterator[Contents]:
+        """Keep steps and changes off for a ``with`` block, which gets what the optimizer holds.
 
-    def _plan_work(self) -> None:
-        """Build the work lists anew: groups, rows or variants have changed.
-
-        Whatever changes them first sets ``_planned`` to False, so that an interrupt on the way leaves no stale
-        list in use.
+        The way in for checkpoints and conversions; `what` is the function that was called, for the message by
+        which it is refused where a step is under way in this thread.
         """
-        self._planned_kinds = [(group.hyper.l2_on, group.hyper.amsgrad) for group in self._groups]
-        self._fences = Fences(owned for group in self._groups for owned in group.owned())
-        self._patterns: dict[bytes, Work] = {}
-        self._in_pieces = self._work_list(in_pieces=True)
-        self._by_member = self._in_pieces
-        if any(group.one_piece for group in self._groups):
-            self._by_member = self._work_list(in_pieces=False)
-        self._planned = True
-
-    def _work_list(self, in_pieces: bool, active: Array | None = None) -> Work:
-        return make_work(
-            self._groups, self._fences, self._backends, self.threads, in_pieces=in_pieces, active=active
-        )
-
-    def _edited(self) -> bool:
-        """Whether `param_groups` differs from what was last checked."""
-        try:
-            # Nearly always the same values, which Python compares by identity first.
-            if self.param_groups != self._noted:
-                return True
-        except Exception:  # an array where a number belongs, or what else cannot be compared
-            return True
-        for group in self._groups:  # noqa: SIM110 - a generator would cost more than all the rest
-            if group.options["params"] is not group.params:
-                return True
-        return False
-
-    def _refresh(self) -> None:
-        """Take up what the user has edited in `param_groups`."""
-        groups = self._groups
-        if len(self.param_groups) != len(groups):
-            raise ValueError(
-                f"param_groups has {len(self.param_groups)} entries, the optimizer made {len(groups)}; use "
-                f"add_param_group to add one"
-            )
-        for i, (group, options) in enumerate(zip(groups, self.param_groups, strict=True)):
-            if options is not group.options:
-                raise ValueError(f"param_groups[{i}] was replaced; edit the values of the dict instead")
-        checked = [group.check_options() for group in groups]
-        kinds = [(hyper.l2_on, hyper.amsgrad) for hyper in checked]
-        if kinds != self._planned_kinds:
-            self._planned = False
-        Group.reserve_max(group for group, hyper in zip(groups, checked, strict=True) if hyper.amsgrad)
-        self._noted = []  # an interrupt on the way leaves them to be taken up again
-        for group, hyper in zip(groups, checked, strict=True):
-            group.accept(hyper)
-        if self._planned:
-            for work in (self._in_pieces, self._by_member, *self._patterns.values()):
-                work.write_options()
-        self._take_note()
-
-    def _take_note(self) -> None:
-        """Remember the options as accepted, by which edits are noticed."""
-        self._noted = [group.accepted() for group in self._groups]
-
-    def _sort(self, grads: Any) -> tuple[Work, tuple[Any, ...]]:
-        """Return the work list that gradients given by the user belong to, and one gradient for each slot."""
-        work = self._by_member
-        if not isinstance(grads, list | tuple):
-            if isinstance(grads, np.ndarray | np.generic) or is_on_cuda(grads):
-                return self._sort_array(grads)
-            if isinstance(grads, Mapping):
-                return work, self._sort_names(grads)
-            if isinstance(grads, Packed):
-                raise TypeError("grads is a packed buffer; step() without arguments uses its gradients")
-            if callable(grads):
-                raise TypeError(f"grads is the callable {grads!r}; to pass a closure, write step(closure=f)")
-            if (
-                isinstance(grads, str | bytes | set | frozenset)
-                or not isinstance(grads, Iterable)
-                or hasattr(grads, "__array__")
-            ):
-                raise TypeError(f"grads must be a list of arrays or a mapping of names to arrays, got {grads!r}")
-        grads = tuple(grads)  # a list could change while native code reads it
-        if len(grads) != len(work.owners):
-            raise ValueError(f"grads has {len(grads)} items, but there are {len(work.owners)} parameters")
-        return work, grads
-
-    def _sort_array(self, grad: Any) -> tuple[Work, tuple[Any, ...]]:
-        """Return the work list of one bare gradient: for a whole packed buffer, or for a single parameter."""
-        whole, work = self._in_pieces, self._by_member
-        shape = shape_of(grad)
-        if len(whole.owners) == 1 and shape == whole.arrays[0].shape:
-            return whole, (grad,)
-        if len(work.owners) == 1:
-            return work, (grad,)
-        packed = self._groups[0].packed
-        if packed is not None and len(self._groups) == 1 and shape == packed.param.shape:
-            # Its members have taken different numbers of steps.
-            return work, tuple(packed.views_of(own_view(grad)))
-        raise TypeError(
-            f"grads is one array, but there are {len(work.owners)} parameters; pass a list of gradients"
-        )
-
-    def _sort_names(self, grads: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return named gradients in the order of the parameters."""
-        if not self._positions:
-            raise TypeError("grads is a mapping, but the parameters have no names; pass a list in their order")
-        if grads.keys() != self._positions.keys():
-            missing = [name for name in self._positions if name not in grads]
-            unexpected = [name for name in grads if name not in self._positions]
-            raise ValueError(
-                f"grads has other names than the parameters: missing {missing}, unexpected {unexpected}; use "
-                f"None for a parameter without a gradient"
-            )
-        return tuple(grads[name] for name in self._positions)
-
-    def _step_with_care(self, work: Work, grads: Sequence[Any], unplain: int) -> None:
-        """Take a step in which native code found something that Python has to look at."""
-        active = np.array([grad is not None for grad in grads], bool)
-        if not active.any():
-            return
-        ready = [grad for grad in grads if grad is not None]
-        if not active.all():
-            work = self._pattern(work is self._in_pieces, active)
-            work.call_schedules()
-            unplain = work.try_step(tuple(ready))
-        # A few gradients that are right, but not plain, are made so one by one.
-        for _ in range(MOST_ODD):
-            if unplain < 0:
-                return
-            ready[unplain] = self._check(work, ready, unplain)
-            before, unplain = unplain, work.try_step(tuple(ready))
-            if unplain == before:
-                break
-        if unplain >= 0:  # many of them, a parameter that was tampered with, or no native code
-            work.check_owners()
-            checked = [self._check(work, ready, slot) for slot in range(len(ready))]
-            work.step(checked)
-
-    def _check(self, work: Work, grads: Sequence[Any], slot: int) -> Array:
-        label = f"the gradient of {work.labels[slot]}"
-        return check_gradient(grads[slot], base_view(work.arrays[slot]), label, self._fences)
-
-    def _pattern(self, in_pieces: bool, active: Array) -> Work:
-        """Return the work list of the slots that have a gradient."""
-        start = 0
-        for group in self._groups:
-            n = 1 if in_pieces and group.one_piece else len(group.members)
-            if n == len(group.members) and group.must_split(active[start : start + n]):
-                self._planned = False
-                group.split_rows(active[start : start + n])
-            start += n
-        if not self._planned:
-            self._plan_work()
-        key = bytes([in_pieces]) + active.tobytes()
-        if key not in self._patterns:
-            if len(self._patterns) >= MOST_PATTERNS:
-                self._patterns.clear()
-            self._patterns[key] = self._work_list(in_pieces, active)
-        return self._patterns[key]
+        with self._guard.lock:
+            self._guard.refuse_while_stepping(what)
+            yield Contents(self._groups, self.param_groups)
 
 
 class AdamW(Adam):

@@ -6,6 +6,8 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -35,6 +37,27 @@ os.environ.setdefault("KERAS_HOME", os.path.join(tempfile.gettempdir(), "fastada
 STATES = fastadam.available_backends()
 # Those for NumPy arrays.
 AVAILABLE = [name for name in HOST if STATES[name] == "available"]
+
+
+SHARED = pytest.StashKey[Path]()
+
+
+def shared_folder(config: pytest.Config) -> Path:
+    """Return a folder that all workers of this run of pytest share, and that is removed after it."""
+    if SHARED not in config.stash:
+        handed = getattr(config, "workerinput", {}).get("shared")  # made by the controller of pytest-xdist
+        if handed is None:
+            made = tempfile.TemporaryDirectory(prefix="fastadam-tests-")
+            config.add_cleanup(made.cleanup)
+            handed = made.name
+        config.stash[SHARED] = Path(handed)
+    return config.stash[SHARED]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist where the shared folder is."""
+    node.workerinput["shared"] = str(shared_folder(node.config))
 
 
 @pytest.fixture(params=HOST)

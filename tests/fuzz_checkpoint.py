@@ -22,7 +22,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 import fastadam
-from tests.bits import assert_same_bits, assert_same_state, snapshot
+from tests.support.bits import assert_same_bits, assert_same_state, snapshot
 
 MOST_MEMORY = 8 << 20  # bytes that a load may allocate; the files have a few kilobytes
 ODD: list[Any] = [

@@ -1,4 +1,4 @@
-"""`python -m tests.hunt --minutes 10` drives the machine of tests/test_stateful.py for that long."""
+"""`python -m tests.hunt --minutes 10` drives the machine of tests/adam/test_stateful.py for that long."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import hypothesis
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.test_stateful import Machine
+from tests.adam.test_stateful import Machine
 
 AT_ONCE = 20  # runs between two looks at the clock
 

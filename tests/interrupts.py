@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fastadam
-from tests.bits import bits, random_arrays
+from tests.support.bits import bits, random_arrays
 
 NEVER = -1
 
@@ -29,7 +29,7 @@ def _tracer() -> tuple[Any, np.ndarray]:
     """Return a native trace function and its memory: how many events are left until the signal, and which one."""
     from numba import cfunc, types
 
-    from fastadam.backends.numba.kernels import words
+    from fastadam.backends.numba.memory import numbers
 
     memory = np.array([NEVER, signal.SIGINT], np.int64)
     place = memory.__array_interface__["data"][0]
@@ -39,7 +39,7 @@ def _tracer() -> tuple[Any, np.ndarray]:
 
     @cfunc(types.int32(types.intp, types.intp, types.int32, types.intp))
     def trace(argument: Any, frame: Any, event: Any, more: Any) -> Any:
-        here = words(place, 2)
+        here = numbers(place, 2, types.int64)
         here[0] -= 1
         if here[0] == 0:
             arrive(types.int32(here[1]))
@@ -108,24 +108,21 @@ def expect(scenario: Scenario) -> Expected:
     return Expected(before, after, scenario.see(optimizer))
 
 
-def try_at(scenario: Scenario, expected: Expected, event: int, number: int = signal.SIGINT) -> bool:
-    """Interrupt the scenario at an event; return whether that came through, and check what must be true then.
+def try_with(
+    scenario: Scenario, expected: Expected, disturb: Callable[[Callable[[], object]], object], where: str
+) -> bool:
+    """Let `disturb` call the work; return whether an interrupt came through, and check what must be true then.
 
     Everything is as before or as after, in every bit; and going on from there gives the bits of a run that was not
     interrupted.
     """
-    where = f"{scenario.name}, event {event}"
+    where = f"{scenario.name}, {where}"
     optimizer, work = scenario.make()
     came = False
-    old = signal.signal(number, signal.default_int_handler)
     try:
-        try:
-            events_of(work, event, number)
-        except BaseException:  # NumPy's C code may raise an error of its own in the place of the interrupt
-            came = True
-        assert signal.getsignal(number) is signal.default_int_handler, f"{where}: the handler was not given back"
-    finally:
-        signal.signal(number, old)
+        disturb(work)
+    except BaseException:  # NumPy's C code may raise an error of its own in the place of the interrupt
+        came = True
     found = scenario.see(optimizer)
     if not same(found, expected.after):
         assert came, f"{where}: no interrupt, and another result"
@@ -134,6 +131,24 @@ def try_at(scenario: Scenario, expected: Expected, event: int, number: int = sig
         assert same(scenario.see(optimizer), expected.after), f"{where}: done again, it is another"
     scenario.go_on(optimizer)
     assert same(scenario.see(optimizer), expected.end), f"{where}: goes on as another"
+    return came
+
+
+def try_at(scenario: Scenario, expected: Expected, event: int, number: int = signal.SIGINT) -> bool:
+    """Interrupt the scenario by a signal at an event, and check what `try_with` does."""
+    kept = False
+
+    def disturb(work: Callable[[], object]) -> None:
+        nonlocal kept
+        old = signal.signal(number, signal.default_int_handler)
+        try:
+            events_of(work, event, number)
+        finally:
+            kept = signal.getsignal(number) is signal.default_int_handler
+            signal.signal(number, old)
+
+    came = try_with(scenario, expected, disturb, f"event {event}")
+    assert kept, f"{scenario.name}, event {event}: the handler was not given back"
     return came
 
 
@@ -213,6 +228,12 @@ def scenarios(backend: str, folder: Path) -> Iterator[Scenario]:
     yield scenario("step after another kind was chosen", edited(amsgrad=True, weight_decay=0.1))
     yield scenario("load_state_dict", lambda opt: functools.partial(opt.load_state_dict, saved()))
 
+    def load(optimizer: fastadam.Adam) -> Callable[[], object]:
+        optimizer.load_state_dict(saved())
+        return functools.partial(optimizer.step, grads(1))
+
+    yield scenario("step after load_state_dict", load)
+
     def add(optimizer: fastadam.Adam) -> Callable[[], object]:
         def work() -> None:
             if len(optimizer.param_groups) == 1:
@@ -221,6 +242,12 @@ def scenarios(backend: str, folder: Path) -> Iterator[Scenario]:
         return work
 
     yield scenario("add_param_group", add)
+
+    def add_and_step(optimizer: fastadam.Adam) -> Callable[[], object]:
+        optimizer.add_param_group({"params": np.zeros(2)})
+        return functools.partial(optimizer.step, [*grads(1), np.ones(2)])
+
+    yield scenario("step after add_param_group", add_and_step)
 
     def make_packed() -> tuple[fastadam.Adam, Callable[[], object]]:
         flat = fastadam.pack(grads(0))

@@ -14,7 +14,7 @@ class Accuracy(Benchmark):
     """Largest distance from the same steps in float64, over parameters of all magnitudes.
 
     In units in the last place, in float32, of the largest of the parameter before, after, and the way Adam can go:
-    what cancels cannot be had to an ulp of the small rest (``tests/oracle.py`` measures every operation).
+    what cancels cannot be had to an ulp of the small rest (``tests/support/oracle.py`` measures every operation).
     """
 
     param_names = ("backend", "steps")

@@ -1,13 +1,13 @@
-"""The backends by name, imported when first asked for."""
+"""The backends by name, imported when first asked for, and the devices whose arrays they step."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:
-    from fastadam.step.plan import Plan, Share
+from fastadam.memory import devices, host
+from fastadam.memory.device import Device
+from fastadam.memory.errors import BackendUnavailableError as BackendUnavailableError
+from fastadam.step.backend import Backend
 
 # name -> module, in the order in which "auto" tries them. C comes first: it needs no compilation at run
 # time and has the shortest call; the bits are the same.
@@ -17,29 +17,8 @@ MODULES = {
     "numpy": "fastadam.backends.numpy",
     "cuda": "fastadam.backends.cuda",
 }
-# Those that step arrays in the host's memory; the other ones step arrays on CUDA devices.
+# Those that step arrays in the host's memory; the other ones step arrays on devices of the same name.
 HOST = ("c", "numba", "numpy")
-
-
-class Backend(Protocol):
-    """What a backend module offers."""
-
-    def why_missing(self) -> str | None:
-        """Return why this backend cannot be used here, or None if it can."""
-
-    def bind(self, plan: Plan | Share) -> Callable[[int], int]:
-        """Return the function that runs `plan` each time it is called; it does not keep the plan alive.
-
-        Called with 1 it first checks that every gradient is plain, and if one is not, it writes nothing and
-        returns that one's slot. Called with 0 it takes the gradients at the addresses in the spans. (These are
-        numbers, as Numba takes longer over a bool.) Then it computes the plan's rows for the step that it takes.
-        It returns -1 when the step was taken and counted in the plan's counters, which is one thing: whatever
-        interrupt arrives, both have happened or neither.
-        """
-
-
-class BackendUnavailableError(RuntimeError):
-    """The backend asked for by name cannot be used here; the message says why and what to do."""
 
 
 def available_backends() -> dict[str, str]:
@@ -57,19 +36,14 @@ def available_backends() -> dict[str, str]:
     >>> fastadam.available_backends()["numpy"]
     'available'
     """
-    return {name: load(name).why_missing() or "available" for name in MODULES}
+    return {name: why_missing(name) or "available" for name in MODULES}
 
 
-def on_device(ordinal: int) -> Backend:
-    """Return the backend that steps arrays on a CUDA device.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If CUDA is not available here.
-    """
-    module = choose("cuda")[1]
-    return module.On(ordinal)  # type: ignore[attr-defined,no-any-return]
+def why_missing(name: str) -> str | None:
+    """Return why a backend cannot be used here, or None if it can."""
+    backend = devices.import_if_there(MODULES[name])
+    reason: str | None = devices.NOT_INSTALLED if backend is None else backend.why_missing()
+    return reason
 
 
 def load(name: str) -> Backend:
@@ -96,15 +70,56 @@ def choose(name: str) -> tuple[str, Backend]:
         raise TypeError(f"backend must be a string, got {name!r}")
     if name == "auto":
         for each in HOST:  # the last one, NumPy, is always available
-            reason = load(each).why_missing()
+            reason = why_missing(each)
             if reason is None:
                 return each, load(each)
             if reason.startswith("FASTADAM_"):  # a wrong setting is not passed over in silence
                 raise BackendUnavailableError(f"backend {each!r} is not available: {reason}")
     if name not in MODULES:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, MODULES))}, got {name!r}")
-    backend = load(name)
-    reason = backend.why_missing()
+    reason = why_missing(name)
     if reason is not None:
         raise BackendUnavailableError(f"backend {name!r} is not available: {reason}")
-    return name, backend
+    return name, load(name)
+
+
+def serves(name: str, device: Device) -> bool:
+    """Whether the backend that was asked for, which may be ``"auto"``, steps arrays on a device."""
+    return name == "auto" or (name in HOST if device is host.HOST else name == device.NAME)
+
+
+def check_serves(name: str, device: Device, label: str) -> None:
+    """Refuse an array on a device where the backend that was asked for steps nothing.
+
+    Raises
+    ------
+    ValueError
+        It calls the array by its label.
+    """
+    if serves(name, device):
+        return
+    steps = (host.HOST if name in HOST else devices.named(name)).MANY
+    remedy = f"use backend='auto' or {device.NAME!r}"
+    if device is host.HOST:
+        remedy = f"use backend='auto', or lay it out there with fastadam.pack(..., device={name!r})"
+    raise ValueError(f"{label} is {device.ONE}, but the backend {name!r} steps {steps}; {remedy}")
+
+
+def on_device(device: Device, asked_for: str = "auto") -> tuple[str, Backend]:
+    """Return the name of the backend that steps arrays on a device, and the backend.
+
+    Parameters
+    ----------
+    device : Device
+    asked_for : str, default "auto"
+        Which of the host's backends to take there; other devices have one.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If it is not available here.
+    """
+    if device is host.HOST:
+        return choose(asked_for)
+    name, module = choose(device.NAME)
+    return name, module.on_device(device.number)  # type: ignore[attr-defined]

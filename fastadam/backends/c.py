@@ -9,30 +9,18 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from fastadam.memory.array_offsets import HEADERS, array_headers
-from fastadam.memory.arrays import address
-from fastadam.step.coefficients import COEFFICIENTS
-from fastadam.step.plan import BATCH, COUNTER, PACES, PLAN, SLOT, SPAN
+from fastadam.memory.array_offsets import array_offsets
+from fastadam.memory.native import CONSTANTS, TABLE
+from fastadam.memory.structs import INSPECT
+from fastadam.step.backend import PartOfPlan, Run
 
-if TYPE_CHECKING:
-    from fastadam.step.plan import Plan, Share
-
-# The structs of cext/adam.h.
-STRUCTS = {
-    "fastadam_row": COEFFICIENTS,
-    "fastadam_pace": PACES,
-    "fastadam_span": SPAN,
-    "fastadam_slot": SLOT,
-    "fastadam_batch": BATCH,
-    "fastadam_counter": COUNTER,
-    "fastadam_headers": HEADERS,
-    "fastadam_plan": PLAN,
-}
+# By their names in C.
+STRUCTS = {f"fastadam_{name}": struct.dtype for name, struct in TABLE.items()}
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 AGAIN = "install fastadam again from its source: pip install --force-reinstall --no-deps --no-cache-dir ."
 
@@ -57,6 +45,8 @@ def why_missing() -> str | None:
         )
     if name := other_struct(STRUCTS):
         return f"the C extension was built from another source than the Python code (struct {name}); {AGAIN}"
+    if name := other_constant():
+        return f"the C extension was built from another source than the Python code (constant {name}); {AGAIN}"
     forced = os.environ.get("FASTADAM_INSTRUCTION_SET")
     if forced is not None:
         try:
@@ -77,6 +67,15 @@ def other_struct(structs: Mapping[str, np.dtype[Any]]) -> str | None:
         known = {field: offset for field, (_, offset, *_) in (dtype.fields or {}).items()}
         if (ffi.sizeof(struct), fields) != (dtype.itemsize, known):
             return name
+    return None
+
+
+def other_constant() -> str | None:
+    """Return the first constant that the extension knows otherwise, or None."""
+    for constants in CONSTANTS:
+        for name, value in constants.values.items():
+            if getattr(lib, f"FASTADAM_{name}", None) != value:
+                return f"FASTADAM_{name}"
     return None
 
 
@@ -109,7 +108,9 @@ def use_instruction_set(name: str) -> None:
     lib.fastadam_use(INSTRUCTION_SETS.index(name))
 
 
-def bind(plan: Plan | Share) -> Callable[[int], int]:
-    """Return the function that runs `plan` (see `fastadam.backends.Backend`)."""
-    step = functools.partial(lib.fastadam_step, ffi.cast("fastadam_plan *", address(plan.memory)))
-    return step if array_headers() is not None else lambda check: 0 if check else step(0)
+def bind(part: PartOfPlan) -> Run:
+    """Return the function that runs a part of a plan (see `fastadam.step.backend.Backend`)."""
+    run: Run = functools.partial(lib.fastadam_run, ffi.cast("fastadam_plan *", part.memory.address))
+    if array_offsets() is not None:
+        return run
+    return lambda stages: 0 if stages & INSPECT else run(stages)

@@ -13,10 +13,9 @@ import numpy as np
 from fastadam.adam import Adam
 from fastadam.checkpoint.contents import NOTE, collect, encode_extra
 from fastadam.checkpoint.fitting import Checkpoint
-from fastadam.checkpoint.format import FORMAT, PARAM, VERSION, Advance, import_safetensors
+from fastadam.checkpoint.format import FORMAT, VERSION, Advance, import_safetensors
 from fastadam.checkpoint.reading import Source
 from fastadam.checkpoint.writing import make_header, write
-from fastadam.memory.arrays import Array
 from fastadam.step.interrupts import uninterrupted
 
 
@@ -94,8 +93,8 @@ def save(
         raise IsADirectoryError(f"path {os.fspath(path)!r} is a directory; name a file in it")
     if os.path.exists(target) and not os.path.isfile(target):
         raise ValueError(f"path {os.fspath(path)!r} is no regular file, which a checkpoint would replace")
-    with opt._lock:
-        tensors, groups = collect(opt, bool(params))
+    with opt._exclusive("save") as contents:
+        tensors, groups = collect(contents, bool(params))
         metadata["param_groups"] = json.dumps(groups, allow_nan=False)
         if any(group["lr"] is None for group in groups):
             metadata["note"] = NOTE
@@ -153,28 +152,21 @@ def load(path: str | os.PathLike[str], opt: Adam, *, progress: bool = False) -> 
     safe_open = import_safetensors()
     if os.path.exists(name) and not os.path.isdir(name) and not os.path.isfile(name):
         raise ValueError(f"path {os.fspath(path)!r} is no regular file")  # opening a pipe would wait forever
-    with open(name, "rb") as file, opt._lock:
-        opt._refuse_while_stepping("load")
+    with open(name, "rb") as file, opt._exclusive("load") as contents:
         try:
             source = Source(file.fileno(), name, safe_open)
-            checkpoint = Checkpoint(source, opt)
+            checkpoint = Checkpoint(source, contents.groups)
         except (TypeError, ValueError) as error:
             raise ValueError(f"cannot load {os.fspath(path)!r}: {error}") from error
-        with _bar(progress, checkpoint.nbytes, "loading") as advance:
-            started = False
-
-            def read(target: Array, key: int, moment: str) -> None:
-                nonlocal started
-                started = True
-                source.read(f"{moment}/{checkpoint.keys[key]}", target, advance)
+        with _bar(progress, checkpoint.nbytes, "loading") as source.advance:
 
             def take_over() -> None:
                 try:
-                    opt._load("load", checkpoint.state, read)
-                    for member, key in checkpoint.params:
-                        read(member.array, key, PARAM)
+                    contents.take_over(checkpoint.state)
+                    for member, tensor in checkpoint.params:
+                        source.read(tensor, member.array)
                 except Exception as error:
-                    if not started:  # no memory for a third moment
+                    if not source.has_begun:  # no memory for a third moment
                         raise
                     raise OSError(
                         f"reading {os.fspath(path)!r} failed on the way ({error}); the optimizer holds a part of "

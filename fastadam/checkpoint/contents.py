@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fastadam.adam import Adam
 from fastadam.checkpoint.format import PARAM, check_unchanged, stored_shape
-from fastadam.memory.arrays import Array, as_reals
+from fastadam.groups.contents import Contents
+from fastadam.memory.arrays import Array
 from fastadam.step import hyperparameters
 from fastadam.step.plan import MOMENTS
 
@@ -39,12 +39,12 @@ def encode_extra(extra: Any) -> str:
     return text
 
 
-def collect(opt: Adam, params: bool) -> tuple[dict[str, tuple[Array, list[int]]], list[dict[str, Any]]]:
+def collect(contents: Contents, params: bool) -> tuple[dict[str, tuple[Array, list[int]]], list[dict[str, Any]]]:
     """Return the tensors, as live 1-D reals with the shapes to save, and what the metadata say of groups."""
-    saved = opt._saved("save", copy=False)
+    saved = contents.saved(copy=False)
     tensors: dict[str, tuple[Array, list[int]]] = {}
     groups = []
-    for group, options in zip(opt._groups, saved["param_groups"], strict=True):
+    for group, options in zip(contents.groups, saved["param_groups"], strict=True):
         members = []
         for position, member in zip(options["params"], group.members, strict=True):
             check_unchanged(member)
@@ -57,7 +57,9 @@ def collect(opt: Adam, params: bool) -> tuple[dict[str, tuple[Array, list[int]]]
             found = {PARAM: member.array} if params else {}
             found.update((name, entry[name]) for name in MOMENTS if name in entry)
             shape = stored_shape(member.shape, member.dtype)
-            tensors.update((f"{kind}/{key}", (as_reals(array), shape)) for kind, array in found.items())
+            tensors.update(
+                (f"{kind}/{key}", (member.device.as_reals(array), shape)) for kind, array in found.items()
+            )
             members.append(
                 {
                     "name": member.name,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-import numpy as np
-
-from fastadam.adam import Adam
 from fastadam.checkpoint.format import (
-    CODES,
     FORMAT,
     NAMES,
     PARAM,
@@ -21,9 +19,10 @@ from fastadam.checkpoint.format import (
 )
 from fastadam.checkpoint.reading import Source
 from fastadam.groups.group import Group
+from fastadam.groups.loading import Incoming
 from fastadam.groups.matching import Described, match, raise_for
 from fastadam.groups.members import Member
-from fastadam.memory.arrays import CUDA_DTYPES
+from fastadam.memory.arrays import ALL_DTYPES
 from fastadam.memory.devices import check_parameter
 from fastadam.step import hyperparameters
 from fastadam.step.plan import MOMENTS
@@ -35,18 +34,17 @@ class Checkpoint:
     Parameters
     ----------
     source : Source
-    opt : Adam
+    groups : sequence of Group
+        The optimizer's.
 
     Attributes
     ----------
     extra : dict
         What the user saved along.
-    keys : list of str
-        The name or position under which the file has each of its parameters.
     state : dict
-        A state dict for the optimizer, in which arrays without memory stand in for the moments.
-    params : list of (Member, int)
-        The parameters to restore, and their places in `keys`.
+        A state dict for the optimizer, whose moments are read from the file as it is taken over.
+    params : list of (Member, str)
+        The parameters to restore, and the tensors that hold them.
     nbytes : int
         How much is to be read.
 
@@ -56,7 +54,7 @@ class Checkpoint:
         If the file is damaged or does not fit.
     """
 
-    def __init__(self, source: Source, opt: Adam) -> None:
+    def __init__(self, source: Source, groups: Sequence[Group]) -> None:
         metadata = source.metadata
         if metadata.get("format") != FORMAT:
             raise ValueError("it was not written by fastadam.save: its metadata do not say format 'fastadam'")
@@ -71,22 +69,25 @@ class Checkpoint:
         saved = _decode(metadata.get("param_groups", "null"), "param_groups")
         _check_groups(saved)
         entries = [entry for group in saved for entry in group["params"]]
-        self.keys = [str(i) if entry["name"] is None else entry["name"] for i, entry in enumerate(entries)]
+        keys = [str(i) if entry["name"] is None else entry["name"] for i, entry in enumerate(entries)]
         has_params = any(name.startswith(f"{PARAM}/") for name in source.tensors)
-        matched = _match(saved, opt._groups, self.keys)
-        _check_tensors(source, saved, self.keys, has_params)
+        matched = _match(saved, groups, keys)
+        _check_tensors(source, saved, keys, has_params)
         self.nbytes = sum(SIZES[dtype] * math.prod(shape) for dtype, shape in source.tensors.values())
-        self.params = [pair for pair in matched if has_params]
+        self.params = [(member, f"{PARAM}/{keys[i]}") for member, i in matched if has_params]
         self.state: dict[str, Any] = {"state": {}, "param_groups": []}
-        members = {key: member for member, key in matched}
-        for key, entry in enumerate(entries):
+        for i, (key, entry) in enumerate(zip(keys, entries, strict=True)):
             if entry["step"]:
-                stand_in = np.broadcast_to(np.zeros((), NAMES[entry["dtype"]]), members[key].shape)
-                found = {name: stand_in for name in MOMENTS if f"{name}/{self.keys[key]}" in source.tensors}
-                self.state["state"][key] = {"step": entry["step"], **found}
+                self.state["state"][i] = {"step": entry["step"]}
+                for name in MOMENTS:
+                    tensor = f"{name}/{key}"
+                    if tensor in source.tensors:
+                        self.state["state"][i][name] = Incoming(
+                            tuple(entry["shape"]), NAMES[entry["dtype"]], functools.partial(source.read, tensor)
+                        )
         rest = iter(matched)
-        for group, saved_group in zip(opt._groups, saved, strict=True):
-            places = [next(rest)[1] for _ in group.members]
+        for group, saved_group in zip(groups, saved, strict=True):
+            positions = [next(rest)[1] for _ in group.members]
             options = {name: saved_group[name] for name in hyperparameters.KEYS}
             if options["lr"] is None:
                 options["lr"] = group.options.get("lr")
@@ -97,7 +98,7 @@ class Checkpoint:
                     )
             hyperparameters.check(options, group.where or "param_groups[0]: ")
             # The matching is done: by position here, whatever names there are.
-            self.state["param_groups"].append({**options, "params": places})
+            self.state["param_groups"].append({**options, "params": positions})
         for member, _ in matched:
             check_unchanged(member)
             if has_params:
@@ -147,8 +148,8 @@ def _check_groups(saved: Any) -> None:
         raise ValueError("in its metadata, names are missing or appear twice")
 
 
-def _match(saved: list[dict[str, Any]], groups: list[Group], keys: list[str]) -> list[tuple[Member, int]]:
-    """Return each parameter with the place in the file of what belongs to it."""
+def _match(saved: list[dict[str, Any]], groups: Sequence[Group], keys: list[str]) -> list[tuple[Member, int]]:
+    """Return each parameter with the number, in the file, of what belongs to it."""
     if len(saved) != len(groups):
         raise ValueError(f"it has {len(saved)} parameter groups, the optimizer has {len(groups)}")
     labels = map(repr, keys)
@@ -167,11 +168,10 @@ def _check_tensors(source: Source, saved: list[dict[str, Any]], keys: list[str],
     needed: dict[str, list[int]] = {}
     allowed: dict[str, list[int]] = {}
     dtypes: dict[str, str] = {}
-    place = 0
+    rest = iter(keys)
     for group in saved:
         for entry in group["params"]:
-            key = keys[place]
-            place += 1
+            key = next(rest)
             dtype = NAMES[entry["dtype"]]
             shape = stored_shape(entry["shape"], dtype)
             kinds = [PARAM] if has_params else []
@@ -180,7 +180,7 @@ def _check_tensors(source: Source, saved: list[dict[str, Any]], keys: list[str],
             needed.update((f"{kind}/{key}", shape) for kind in kinds)
             if entry["step"]:  # a third moment stays where amsgrad has been switched off
                 allowed[f"{MOMENTS[2]}/{key}"] = shape
-            code = CODES[CUDA_DTYPES[dtype][0]]
+            code = ALL_DTYPES[dtype].format.safetensors
             dtypes.update((f"{kind}/{key}", code) for kind in (PARAM, *MOMENTS))
     allowed.update(needed)
     missing = [repr(name) for name in needed if name not in source.tensors]

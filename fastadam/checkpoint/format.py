@@ -9,18 +9,13 @@ from typing import Any
 import numpy as np
 
 from fastadam.groups.members import Member
-from fastadam.memory.arrays import CUDA_DTYPES, OnDevice, address
-from fastadam.memory.devices import check_parameter
+from fastadam.memory.arrays import ALL_DTYPES
 
 FORMAT, VERSION = "fastadam", "1"
 # The format's names of dtypes, their sizes in bytes, and the names that our metadata give to dtypes.
-CODES: dict[np.dtype[Any], str] = {
-    np.dtype(np.float32): "F32",
-    np.dtype(np.float64): "F64",
-    np.dtype(np.float16): "F16",
-}
+CODES = {element.real: element.format.safetensors for element in ALL_DTYPES.values()}
 SIZES = {code: dtype.itemsize for dtype, code in CODES.items()}
-NAMES = {dtype.name: dtype for dtype in CUDA_DTYPES}
+NAMES = {element.name: dtype for dtype, element in ALL_DTYPES.items()}
 # What can be in front of the first "/" in a tensor's name; all behind it is the parameter's name or position.
 PARAM = "param"
 CHUNK = 4 << 20  # bytes copied at a time
@@ -41,15 +36,9 @@ def import_safetensors() -> Any:
 
 def check_unchanged(member: Member) -> None:
     """Refuse an array whose shape or dtype was exchanged in place after the optimizer took it."""
-    array = member.array
-    if isinstance(array, OnDevice):  # which knows nothing of what became of the user's own object
-        place = address(array)
-        array = check_parameter(member.owner, member.label)
-        if address(array) != place:
-            raise ValueError(f"the memory of {member.label} was exchanged; make a new optimizer for it")
-        if (array.shape, array.dtype) == (member.shape, member.dtype):
-            return
-    if (array.shape, array.dtype) != (member.shape, member.dtype) or not array.flags.c_contiguous:
+    array = member.device.look_again(member.owner, member.array, member.label)
+    unchanged = (array.shape, array.dtype) == (member.shape, member.dtype)
+    if not unchanged or not member.device.is_contiguous(array):
         raise ValueError(
             f"{member.label} was {member.dtype} of shape {member.shape} and is now {array.dtype} of shape "
             f"{array.shape}; give it back its shape and dtype, or make a new optimizer for it"

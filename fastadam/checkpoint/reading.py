@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from fastadam.checkpoint.format import CHUNK, Advance, again
-from fastadam.memory.arrays import Array, as_reals
+from fastadam.memory.arrays import Array
+from fastadam.memory.devices import device_of
 
 WINDOW = 24 << 20  # bytes read before the pages that were mapped for them are given back
 
@@ -29,6 +30,10 @@ class Source:
     metadata : dict of str
     tensors : dict
         ``(dtype, shape)`` of each tensor, in the format's names.
+    advance : callable
+        Called with the number of bytes just read; can be set.
+    has_begun : bool
+        Whether numbers have been asked for.
 
     Raises
     ------
@@ -40,6 +45,8 @@ class Source:
         self._name = again(fd, name)
         self._safe_open = safe_open
         self._left = 0
+        self.advance: Advance = lambda done: None
+        self.has_begun = False
         try:
             self._open()
             self.metadata: dict[str, str] = self._file.metadata() or {}
@@ -55,13 +62,14 @@ class Source:
         self._file = self._safe_open(self._name, framework="np")
         self._left = WINDOW
 
-    def read(self, name: str, target: Array, advance: Advance) -> None:
+    def read(self, name: str, target: Array) -> None:
         """Copy a tensor, which has been found to fit, into a contiguous array."""
-        reals = as_reals(target)
+        self.has_begun = True
+        reals = device_of(target).as_reals(target)
         shape = self.tensors[name][1]
         if not shape:  # a slice needs a dimension
             reals[...] = self._file.get_tensor(name)
-            advance(reals.nbytes)
+            self.advance(reals.nbytes)
             return
         start = 0
         for block in blocks(shape, CHUNK // reals.itemsize):
@@ -72,7 +80,7 @@ class Source:
             reals[start : start + piece.size] = piece
             start += piece.size
             self._left -= piece.nbytes
-            advance(piece.nbytes)
+            self.advance(piece.nbytes)
         if start != reals.size:
             raise OSError(f"tensor {name!r} ended after {start} of {reals.size} numbers")
 

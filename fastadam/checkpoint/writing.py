@@ -13,7 +13,7 @@ from typing import Any
 
 from fastadam.checkpoint.format import CHUNK, CODES, Advance, again
 from fastadam.memory.arrays import Array
-from fastadam.memory.cuda.arrays import on_host
+from fastadam.memory.devices import on_host
 
 fcntl: Any = None  # a system without it keeps what killed saves left behind
 with contextlib.suppress(ImportError):

@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 import fastadam
-from fastadam.backends import c, cuda
+from fastadam import backends
+from fastadam.backends import c
 from fastadam.backends import numba as numba_cpu
 from fastadam.cli.terminal import console, print_json
-from fastadam.memory.cuda.arrays import on_host
-from fastadam.memory.cuda.available import devices
+from fastadam.memory.devices import names_of, on_host
 from fastadam.step import threads
 
 
@@ -159,8 +159,8 @@ def _denormals() -> Finding:
 
 
 def _cuda() -> Finding:
-    found, no_device = devices()
-    reason = cuda.why_missing()
+    found, no_device = names_of("cuda")
+    reason = backends.why_missing("cuda")
     if reason is None:
         return _ok(f"available; devices: {', '.join(found) or 'simulated'}")
     if no_device is not None:

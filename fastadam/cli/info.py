@@ -17,8 +17,8 @@ from fastadam.backends import BackendUnavailableError, c, choose
 from fastadam.backends import numba as numba_cpu
 from fastadam.cli.memory import readable
 from fastadam.cli.terminal import console, print_json
-from fastadam.memory import flat
-from fastadam.memory.cuda.available import devices
+from fastadam.memory import buffers
+from fastadam.memory.devices import names_of
 from fastadam.step import threads
 
 PACKAGES = ("numpy", "numba", "numba-cuda", "cffi", "torch", "optax")
@@ -52,8 +52,8 @@ def collect() -> dict[str, Any]:
             "openmp": bool(c.lib.fastadam_has_openmp()) if states["c"] == "available" else None,
         },
         "numba": _numba(states["numba"] == "available"),
-        "huge_pages": {"setting": huge_pages(), "from_bytes": flat.HUGE_FROM},
-        "cuda": dict(zip(("devices", "reason"), devices(), strict=True)),
+        "huge_pages": {"setting": huge_pages(), "from_bytes": buffers.HUGE_FROM},
+        "cuda": dict(zip(("devices", "reason"), names_of("cuda"), strict=True)),
     }
 
 

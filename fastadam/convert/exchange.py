@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastadam.adam import Adam
+from fastadam.groups.contents import Contents
+from fastadam.groups.loading import Incoming
 from fastadam.groups.matching import Described, match
 from fastadam.groups.members import Member
 from fastadam.memory.arrays import Array
-from fastadam.memory.cuda.arrays import on_host
+from fastadam.memory.devices import device_of, on_host
 from fastadam.step.hyperparameters import KEYS
 
 # dtype -> those whose every number it holds exactly.
@@ -70,11 +73,14 @@ def copy_numpy(target: Array, moment: Any, name: str, options: Mapping[str, Any]
     target[...] = np.asarray(moment)
 
 
+Copy = Callable[[Array, Any, str, Mapping[str, Any]], None]
+
+
 def take_over(
     what: str,
-    opt: Adam,
+    contents: Contents,
     groups: Sequence[tuple[Mapping[str, Any], Sequence[Source]]],
-    copy: Callable[[Array, Any, str, Mapping[str, Any]], None] = copy_numpy,
+    copy: Copy = copy_numpy,
 ) -> None:
     """Check what another library holds, then write it to an optimizer.
 
@@ -82,8 +88,8 @@ def take_over(
     ----------
     what : str
         The conversion's name, for messages.
-    opt : Adam
-        The optimizer.
+    contents : Contents
+        Of the optimizer.
     groups : sequence of (mapping, sequence of Source)
         One for each of its groups, or one for all: options that take the place of the optimizer's, and what
         there is of its parameters.
@@ -96,51 +102,47 @@ def take_over(
     TypeError, ValueError
         If something does not fit; the optimizer is as before then.
     """
-    with opt._lock:
-        members, current = members_and_state(opt, what)
-        parts = [members] if len(groups) == 1 else [group.members for group in opt._groups]
-        sources = [source for _, found in groups for source in found]
-        described = [[source.described() for source in found] for _, found in groups]
-        try:
-            matched = match(
-                zip(described, parts, strict=True), "in the source", lambda theirs, ours: holds(ours, theirs)
-            )
-        except ValueError as error:
-            raise ValueError(
-                f"{what}: {error}; make opt over parameters of the same names and shapes, in a dtype that holds "
-                f"every number of the source's"
-            ) from error
-        of = {id(member): sources[place] for member, place in matched}
-        state: dict[str, Any] = {"state": {}, "param_groups": []}
-        for position, member in enumerate(members):
+    current = contents.saved(copy=False)
+    parts = [contents.members] if len(groups) == 1 else [group.members for group in contents.groups]
+    sources = [source for _, found in groups for source in found]
+    described = [[source.described() for source in found] for _, found in groups]
+    try:
+        matched = match(
+            zip(described, parts, strict=True), "in the source", lambda theirs, ours: holds(ours, theirs)
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"{what}: {error}; make opt over parameters of the same names and shapes, in a dtype that holds "
+            f"every number of the source's"
+        ) from error
+    of = {id(member): sources[number] for member, number in matched}
+    state: dict[str, Any] = {"state": {}, "param_groups": []}
+    for i, (group, saved) in enumerate(zip(contents.groups, current["param_groups"], strict=True)):
+        kept = {key: value for key, value in saved.items() if key != "param_names"}  # matched already
+        options = {**kept, **groups[0 if len(groups) == 1 else i][0]}
+        state["param_groups"].append(options)
+        for position, member in enumerate(group.members, group.start):
             source = of[id(member)]
             if source.moments:
-                stand_in = np.broadcast_to(np.zeros((), member.dtype), member.shape)
-                state["state"][position] = {"step": source.step, **dict.fromkeys(source.moments, stand_in)}
-        for i, group in enumerate(current["param_groups"]):
-            options = groups[0 if len(groups) == 1 else i][0]
-            kept = {key: value for key, value in group.items() if key != "param_names"}  # matched already
-            state["param_groups"].append({**kept, **options})
-
-        options_of = {key: group for group in state["param_groups"] for key in group["params"]}
-
-        def read(target: Array, position: int, name: str) -> None:
-            numbers = target if isinstance(target, np.ndarray) else np.empty(target.shape, target.dtype)
-            copy(numbers, of[id(members[position])].moments[name], name, options_of[position])
-            if numbers is not target:  # on a CUDA device
-                target[...] = numbers
-
-        opt._load(what, state, read)
+                state["state"][position] = {"step": source.step} | {
+                    name: Incoming(
+                        member.shape, member.dtype, functools.partial(_fill, copy, moment, name, options)
+                    )
+                    for name, moment in source.moments.items()
+                }
+    contents.take_over(state)
 
 
-def members_and_state(opt: Adam, what: str) -> tuple[list[Member], dict[str, Any]]:
-    """Return an optimizer's parameters, and its state dict over the live moments."""
-    current = opt._saved(what, copy=False)
-    return [member for group in opt._groups for member in group.members], current
+def _fill(copy: Copy, moment: Any, name: str, options: Mapping[str, Any], target: Array) -> None:
+    """Copy a moment of another library into an array, wherever that is."""
+    numbers = device_of(target).room_on_host(target)
+    copy(numbers, moment, name, options)
+    if numbers is not target:  # which is elsewhere
+        target[...] = numbers
 
 
 def pair(what: str, members: Sequence[Member], targets: Sequence[Described]) -> list[int]:
-    """Return, for each place elsewhere, the position of the parameter that belongs there.
+    """Return, for each parameter elsewhere, the position of the one here that belongs to it.
 
     Raises
     ------
@@ -152,8 +154,8 @@ def pair(what: str, members: Sequence[Member], targets: Sequence[Described]) -> 
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from error
     position = {id(member): i for i, member in enumerate(members)}
-    at = {place: position[id(member)] for member, place in matched}
-    return [at[place] for place in range(len(targets))]
+    position_of = {number: position[id(member)] for member, number in matched}
+    return [position_of[number] for number in range(len(targets))]
 
 
 def common_options(what: str, current: Mapping[str, Any]) -> Mapping[str, Any]:

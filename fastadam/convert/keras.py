@@ -15,7 +15,6 @@ from fastadam.convert.exchange import (
     common_options,
     common_step,
     describe,
-    members_and_state,
     moment_of,
     pair,
     take_over,
@@ -94,8 +93,8 @@ def from_keras(source: Any, opt: Adam) -> None:
     (np.int64(1), 0.5)
     """
     check_optimizer(opt)
-    with opt._lock:
-        members, current = members_and_state(opt, "from_keras")
+    with opt._exclusive("from_keras") as contents:
+        members, current = contents.members, contents.saved(copy=False)
         options: dict[str, Any] = {}
         amsgrad = {group["amsgrad"] for group in current["param_groups"]}
         if hasattr(source, "save_own_variables"):
@@ -117,7 +116,7 @@ def from_keras(source: Any, opt: Adam) -> None:
             Source(each.name, each.label, count, dict(zip(MOMENTS, map(_array, column), strict=False)))
             for each, column in zip(variables.described, zip(*variables.moments, strict=True), strict=True)
         ]
-        take_over("from_keras", opt, [(options, sources)])
+        take_over("from_keras", contents, [(options, sources)])
 
 
 def to_keras(opt: Adam, optimizer: Any) -> dict[str, Array]:
@@ -167,8 +166,8 @@ def to_keras(opt: Adam, optimizer: Any) -> dict[str, Array]:
     if not hasattr(optimizer, "save_own_variables"):
         raise TypeError(f"to_keras: optimizer must be Keras' Adam or AdamW, got {type(optimizer).__name__}")
     theirs = _options(optimizer, "to_keras")
-    with opt._lock:
-        members, current = members_and_state(opt, "to_keras")
+    with opt._exclusive("to_keras") as contents:
+        members, current = contents.members, contents.saved(copy=False)
         ours = common_options("to_keras", current)
         if not ours["weight_decay"]:  # then it does not matter of which kind it is
             theirs["decoupled_weight_decay"] = ours["decoupled_weight_decay"]

@@ -15,7 +15,6 @@ from fastadam.convert.exchange import (
     common_step,
     copy_numpy,
     describe,
-    members_and_state,
     moment_of,
     pair,
     take_over,
@@ -98,8 +97,8 @@ def from_optax(source: Any, opt: Adam) -> None:
         if name == MOMENTS[2] and count:
             target *= bias_correction(log_of(options["betas"][1]), count)
 
-    with opt._lock:
-        _, current = members_and_state(opt, "from_optax")
+    with opt._exclusive("from_optax") as contents:
+        current = contents.saved(copy=False)
         _check_amsgrad(found, current, "from_optax", "make opt with amsgrad={}")
         if found.scheduled and not all(callable(group["lr"]) for group in current["param_groups"]):
             raise ValueError(
@@ -112,7 +111,7 @@ def from_optax(source: Any, opt: Adam) -> None:
             Source(name, label, count, dict(zip(MOMENTS, column, strict=False)))
             for name, label, column in zip(found.names, found.labels, columns, strict=True)
         ]
-        take_over("from_optax", opt, [(_options(found), sources)], copy)
+        take_over("from_optax", contents, [(_options(found), sources)], copy)
 
 
 def to_optax(opt: Adam, state: Any) -> Any:
@@ -166,8 +165,8 @@ def to_optax(opt: Adam, state: Any) -> Any:
         Described(name, label, [describe(leaf)])
         for name, label, leaf in zip(found.names, found.labels, second, strict=True)
     ]
-    with opt._lock:
-        members, current = members_and_state(opt, "to_optax")
+    with opt._exclusive("to_optax") as contents:
+        members, current = contents.members, contents.saved(copy=False)
         _check_amsgrad(found, current, "to_optax", "take a state of optax's amsgrad where that is True")
         order = pair("to_optax", members, targets)
         count = common_step("to_optax", current, members, MOST_STEPS)

@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastadam.adam import Adam
-from fastadam.convert.exchange import Source, check_optimizer, describe, members_and_state, pair, take_over
+from fastadam.convert.exchange import Source, check_optimizer, describe, pair, take_over
+from fastadam.groups.loading import TORCH_ONLY
 from fastadam.groups.matching import Described
-from fastadam.groups.state import TORCH_ONLY
 from fastadam.memory.arrays import Array
-from fastadam.memory.cuda.arrays import on_host
+from fastadam.memory.devices import on_host
 from fastadam.step.hyperparameters import KEYS
 from fastadam.step.plan import MOMENTS
-from fastadam.torch.tensors import has_its_memory
 
 MOST_IN_FLOAT32 = 2**24  # a float32 counter stops here
 # What torch's groups have beside our options.
@@ -109,7 +108,8 @@ def from_torch(source: Any, opt: Adam) -> None:
         with torch.no_grad():
             torch.from_numpy(target).copy_(moment)
 
-    take_over("from_torch", opt, groups, copy)
+    with opt._exclusive("from_torch") as contents:
+        take_over("from_torch", contents, groups, copy)
 
 
 def to_torch(opt: Adam, optimizer: Any = None) -> dict[str, Any]:
@@ -163,9 +163,9 @@ def to_torch(opt: Adam, optimizer: Any = None) -> dict[str, Any]:
 
     targets = [None] * len(opt.param_groups) if optimizer is None else _targets(optimizer, len(opt.param_groups))
     result: dict[str, Any] = {"state": {}, "param_groups": []}
-    with opt._lock:
-        members, current = members_and_state(opt, "to_torch")
-        place = 0
+    with opt._exclusive("to_torch") as contents:
+        members, current = contents.members, contents.saved(copy=False)
+        start = 0
         for i, (group, target) in enumerate(zip(current["param_groups"], targets, strict=True)):
             if callable(group["lr"]):
                 raise TypeError(
@@ -181,13 +181,13 @@ def to_torch(opt: Adam, optimizer: Any = None) -> dict[str, Any]:
                         f"decouples it; take torch.optim.Adam"
                     )
                 ours = [members[position] for position in positions]
-                positions = [positions[k] for k in pair("to_torch", ours, _describe_group(target, place))]
+                positions = [positions[k] for k in pair("to_torch", ours, _describe_group(target, start))]
                 options = {**target, **{key: group[key] for key in KEYS}}
-            for k, position in enumerate(positions, place):
+            for k, position in enumerate(positions, start):
                 if position in current["state"]:
                     result["state"][k] = _entry(current["state"][position], torch)
-            result["param_groups"].append({**options, "params": list(range(place, place + len(positions)))})
-            place += len(positions)
+            result["param_groups"].append({**options, "params": list(range(start, start + len(positions)))})
+            start += len(positions)
     return result
 
 
@@ -217,16 +217,16 @@ def _read(source: Any, torch: Any) -> Mapping[str, Any]:
     return source
 
 
-def _homes(optimizer: Any) -> set[tuple[str, str]]:
+def _bases(optimizer: Any) -> set[tuple[str, str]]:
     return {(each.__name__, each.__module__.partition(".")[0]) for each in type(optimizer).__mro__}
 
 
 def _is_adamw(optimizer: Any) -> bool:
-    return ("AdamW", "torch") in _homes(optimizer)
+    return ("AdamW", "torch") in _bases(optimizer)
 
 
 def _check_class(optimizer: Any, name: str) -> None:
-    if not _is_adamw(optimizer) and ("Adam", "torch") not in _homes(optimizer):
+    if not _is_adamw(optimizer) and ("Adam", "torch") not in _bases(optimizer):
         kind = type(optimizer).__name__
         raise TypeError(f"{name} must be torch's Adam or AdamW, or derived from one, got {kind}")
 
@@ -255,6 +255,8 @@ def _check_group(group: Any, where: str) -> tuple[Sequence[int], Sequence[str | 
 
 
 def _source(entry: Any, name: str | None, key: int) -> Source:
+    from fastadam.torch.tensors import has_its_memory  # imports torch, as who gave the entry has done
+
     label = f"parameter {key if name is None else name!r}"
     if not isinstance(entry, Mapping):
         raise TypeError(f"source, {label}: its state must be a mapping, got {type(entry).__name__}")

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.groups.members import Place, read_members
+from fastadam.groups.given import read_members
+from fastadam.groups.members import BufferKey
 from fastadam.memory.arrays import Array
-from fastadam.memory.flat import aligned_zeros
 from fastadam.step import hyperparameters
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.hyperparameters import Hyperparameters
@@ -44,10 +44,10 @@ class Group:
         What follows from them for each step.
     moments : dict of dict
         ``moments[name][dtype, device]`` is one flat buffer for all members of a dtype on a device; the third
-        moment is there once amsgrad has been switched on.
+        moment is there once amsgrad has been switched on. No buffer is ever exchanged for another one.
     row_steps : ndarray of int64, shape (rows,)
-        Steps taken, for each set of members that have always stepped together ("row"), on each device. A step
-        counts in this memory; where rows change, another array takes its place.
+        Steps taken, for each set of members that have always stepped together ("row"). A step counts in this
+        memory; where rows change, another array takes its place.
     row_of : ndarray of int64, shape (members,)
         Row of each member.
 
@@ -79,33 +79,25 @@ class Group:
         self.options.update(self.hyper._asdict())
         self._fixed = {key: self.options[key] for key in self.options if key not in hyperparameters.KEYS}
         self.coefficients = Coefficients(self.hyper)
-        self.moments: dict[str, dict[Place, Array]] = {}
-        self.slots: dict[bool, Any] = {}  # kept by fastadam.work.arrays
+        self.moments: dict[str, dict[BufferKey, Array]] = {}
         self._lay_out()
         for name in MOMENTS[: 3 if self.hyper.amsgrad else 2]:
-            self._enter(name, self._zeros(name))
-        devices = [-1 if member.device is None else member.device for member in self.members]
-        self._devices = np.array(devices, np.int64)
+            self.moments[name] = self._zeros(name)
         self.set_steps(np.zeros(len(self.members), np.int64))
 
     def _lay_out(self) -> None:
-        """Decide where in the flat moments each member lies: tightly, in order, one buffer for each place."""
-        self.totals: dict[Place, int] = {}
+        """Decide where in the flat moments each member lies: tightly, in order, one buffer for each key."""
+        self.totals: dict[BufferKey, int] = {}
         self.offsets = []
         for member in self.members:
-            self.offsets.append(self.totals.get(member.place, 0))
-            self.totals[member.place] = self.offsets[-1] + member.size
+            self.offsets.append(self.totals.get(member.buffer_key, 0))
+            self.totals[member.buffer_key] = self.offsets[-1] + member.size
 
-    def _zeros(self, name: str) -> dict[Place, Array]:
+    def _zeros(self, name: str) -> dict[BufferKey, Array]:
         """Return buffers for a moment of every member."""
         return {
-            (dtype, device): aligned_zeros(total, dtype, name, device)
-            for (dtype, device), total in self.totals.items()
+            (dtype, device): device.zeros(total, dtype, name) for (dtype, device), total in self.totals.items()
         }
-
-    def _enter(self, name: str, buffers: dict[Place, Array]) -> None:
-        self.slots.clear()  # they hold the moments' addresses
-        self.moments[name] = buffers
 
     @staticmethod
     def reserve_max(groups: Iterable[Group]) -> None:
@@ -118,12 +110,17 @@ class Group:
         """
         reserved = [(group, group._zeros(MOMENTS[2])) for group in groups if MOMENTS[2] not in group.moments]
         for group, buffers in reserved:
-            group._enter(MOMENTS[2], buffers)
+            group.moments[MOMENTS[2]] = buffers
 
     def moment(self, name: str, index: int) -> Array:
         """Return a live view of a member's moment, in the member's shape."""
         member, offset = self.members[index], self.offsets[index]
-        return self.moments[name][member.place][offset : offset + member.size].reshape(member.shape)
+        return self.moments[name][member.buffer_key][offset : offset + member.size].reshape(member.shape)
+
+    def entry(self, index: int) -> dict[str, Any]:
+        """Return a member's step counter and live views of its moments."""
+        moments = {name: self.moment(name, index) for name in MOMENTS if name in self.moments}
+        return {"step": self.step_of(index), **moments}
 
     def accepted(self) -> dict[str, Any]:
         """Return `options` as they were last accepted, without what the user has edited since."""
@@ -165,9 +162,14 @@ class Group:
         steps: Array = self.row_steps[self.row_of]
         return steps
 
+    def step_of(self, index: int) -> np.int64:
+        """Return the steps taken by one member."""
+        step: np.int64 = self.row_steps[self.row_of[index]]
+        return step
+
     def set_steps(self, steps: Array, labels: Array | None = None) -> None:
-        """Set the members' step counters, giving each distinct pair of counter and label a row, on each device."""
-        keys = np.stack([steps, np.zeros_like(steps) if labels is None else labels, self._devices])
+        """Set the members' step counters, giving each distinct pair of counter and label a row."""
+        keys = np.stack([steps, np.zeros_like(steps) if labels is None else labels])
         distinct, row_of = np.unique(keys, axis=1, return_inverse=True)
         # In one statement, so that an interrupt cannot fall in between.
         self.row_steps, self.row_of = distinct[0].copy(), row_of.reshape(-1).astype(np.int64)

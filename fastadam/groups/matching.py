@@ -34,21 +34,21 @@ def match(
     there: str,
     fits: Callable[[str, str], bool] = operator.eq,
 ) -> list[tuple[Member, int]]:
-    """Return each parameter with the place of what belongs to it: by name where both have names, else in order.
+    """Return each parameter with the number of what belongs to it: by name where both have names, else in order.
 
     Parameters
     ----------
     groups : iterable of (sequence of Described, sequence of Member)
         What is there, and the parameters it is for; nothing is matched across groups.
     there : str
-        How messages call the place, such as ``"in the file"``.
+        How messages say where that is, such as ``"in the file"``.
     fits : callable, optional
         Whether a dtype there, the first argument, goes with that of a parameter; the default is equality.
 
     Returns
     -------
     list of (Member, int)
-        The places count through all groups.
+        The numbers count through all groups.
 
     Raises
     ------
@@ -64,12 +64,12 @@ def match(
             missing += [member.label for member in members[len(described) :]]
             unexpected += [each.label for each in described[len(members) :]]
         else:
-            places = {each.name: i for i, each in enumerate(described)}
-            if len(places) < len(described):
+            numbers = {each.name: i for i, each in enumerate(described)}
+            if len(numbers) < len(described):
                 raise ValueError(f"two parameters {there} have the same name; give it names that differ, or none")
             names = {member.name for member in members}
-            pairs = [(member, places[member.name]) for member in members if member.name in places]
-            missing += [repr(member.name) for member in members if member.name not in places]
+            pairs = [(member, numbers[member.name]) for member in members if member.name in numbers]
+            missing += [repr(member.name) for member in members if member.name not in numbers]
             unexpected += [each.label for each in described if each.name not in names]
         for member, i in pairs:
             for shape, dtype in described[i].arrays:

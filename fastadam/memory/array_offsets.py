@@ -15,16 +15,16 @@ import sys
 
 import numpy as np
 
-# The same fields as fastadam_headers in cext/adam.h.
-HEADERS = np.dtype([(name, np.int64) for name in ("array_type", "type", "data", "ndim", "dims", "descr", "flags")])
-
 # Where a tuple has the addresses of its items, one after the other, in bytes from its start.
 TUPLE_ITEMS = tuple.__basicsize__
 
 
 @functools.cache
-def array_headers() -> tuple[int, ...] | None:
-    """Return the values of `HEADERS` for this process, or None where they or `TUPLE_ITEMS` cannot be relied on."""
+def array_offsets() -> tuple[int, ...] | None:
+    """Return the values of the struct ARRAY_OFFSETS for this process.
+
+    None where they, or `TUPLE_ITEMS`, cannot be relied on.
+    """
     if sys.implementation.name != "cpython" or ctypes.sizeof(ctypes.c_void_p) != 8:
         return None
     head = object.__basicsize__
@@ -46,7 +46,7 @@ def _holds(items: tuple[object, ...]) -> bool:
 
 
 def _describes(found: tuple[int, ...], array: np.ndarray) -> bool:
-    array_type, type_, data, ndim, dims, descr, flags = found
+    array_type, type_, data, ndim, dims, dtype_object, flags = found
 
     def word(address: int) -> int:
         return ctypes.c_ssize_t.from_address(address).value
@@ -61,6 +61,6 @@ def _describes(found: tuple[int, ...], array: np.ndarray) -> bool:
         and word(here + data) == array.__array_interface__["data"][0]
         and integer(here + ndim) == array.ndim
         and (array.ndim == 0 or [word(shape + 8 * i) for i in range(array.ndim)] == list(array.shape))
-        and word(here + descr) == id(array.dtype)
+        and word(here + dtype_object) == id(array.dtype)
         and integer(here + flags) == array.flags.num
     )

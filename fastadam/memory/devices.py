@@ -1,46 +1,98 @@
-"""What differs between arrays on the host and arrays on CUDA devices, in one place."""
+"""Which device an array is on: the only place that knows which kinds of memory there are.
+
+``kind_of(value)`` is for what users give, and returns the class that can check it. ``device_of(array)`` is for
+arrays that were checked. Other kinds of memory than the host's are found by name, once something turns up that is
+no NumPy array; an installation can do without them.
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib
+import re
 from typing import Any
 
-from fastadam.memory import arrays
-from fastadam.memory.arrays import Array, Fences
-from fastadam.memory.cuda import arrays as cuda_arrays
-from fastadam.memory.cuda.arrays import is_on_cuda
+import numpy as np
+
+from fastadam.memory.arrays import Array
+from fastadam.memory.device import Device
+from fastadam.memory.errors import BackendUnavailableError
+from fastadam.memory.host import HOST, Host
+
+# The module of each other kind of memory, by the name that `fastadam.pack` takes; its class is KIND.
+MODULES = {"cuda": "fastadam.memory.cuda.device"}
+NOT_INSTALLED = "this installation of fastadam was made without it"
 
 
-def device_of(array: Any) -> int | None:
-    """Return the number of the CUDA device that an array is on, or None for the host."""
-    return array.device if isinstance(array, cuda_arrays.CudaArray) else None
+@functools.cache
+def _kind(name: str) -> type[Device] | None:
+    """Return the class of a kind of memory other than the host's, or None where its module is not installed."""
+    module = import_if_there(MODULES[name])
+    return None if module is None else module.KIND
 
 
-def check_array(value: Any, label: str, device: int | None) -> Array:
-    """Return `value` as an array of a supported dtype (see `fastadam.memory.arrays.check_array`)."""
-    if is_on_cuda(value):
-        return cuda_arrays.wrap(value, label, None)  # type: ignore[return-value]
-    return arrays.check_array(value, label, device)
+def import_if_there(name: str) -> Any:
+    """Import a module of this package; return None where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # it is there, and lacks something else
+        return None
+
+
+def kind_of(value: Any) -> type[Device]:
+    """Return the kind of memory that `value` is in if it is an array; the host's refuses all that is none."""
+    if not isinstance(value, np.ndarray):
+        for name in MODULES:
+            kind = _kind(name)
+            if kind is not None and kind.holds(value):
+                return kind
+    return Host
+
+
+def device_of(array: Any) -> Device:
+    """Return the device of an array that was checked."""
+    return HOST if isinstance(array, np.ndarray) else kind_of(array).of(array)
+
+
+def is_array(value: Any) -> bool:
+    """Whether `value` is an array on any device."""
+    return kind_of(value).holds(value)
 
 
 def check_parameter(value: Any, label: str) -> Array:
-    """Return `value` as an array that a kernel may update in place (see the one in `arrays`)."""
-    if is_on_cuda(value):
-        return cuda_arrays.check_parameter(value, label)  # type: ignore[return-value]
-    return arrays.check_parameter(value, label)
+    """Return `value` as an array that a kernel may update in place (see `fastadam.memory.arrays`)."""
+    return kind_of(value).check_parameter(value, label)
 
 
-def check_gradient(value: Any, param: Any, label: str, fences: Fences) -> Array:
-    """Return the gradient `value` in the form that kernels read (see `fastadam.memory.arrays.check_gradient`)."""
-    if isinstance(param, cuda_arrays.CudaArray):
-        return cuda_arrays.check_gradient(value, param, label, fences)  # type: ignore[return-value]
-    return arrays.check_gradient(value, param, label, fences)
+def on_host(value: Any, *, copy: bool = False) -> Array:
+    """Return numbers as a NumPy array: with `copy` False, `value` itself where it is one."""
+    return kind_of(value).on_host(value, copy=copy)
 
 
-def shape_of(array: Any) -> tuple[int, ...]:
-    """Return the shape of an array, wherever it is."""
-    return cuda_arrays.describe(array, "the array")[0].shape if is_on_cuda(array) else array.shape
+def named(name: Any) -> Device:
+    """Return the device that a string names: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+
+    Raises
+    ------
+    ValueError
+        If it names none.
+    BackendUnavailableError
+        If its kind is not installed.
+    """
+    if name == HOST.NAME:
+        return HOST
+    match = re.fullmatch(rf"({'|'.join(MODULES)})(?::(\d+))?", name) if isinstance(name, str) else None
+    if match is None:
+        raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N', got {name!r}")
+    kind = _kind(match[1])
+    if kind is None:
+        raise BackendUnavailableError(f"backend {match[1]!r} is not available: {NOT_INSTALLED}")
+    return kind.numbered(int(match[2] or 0))
 
 
-def own_view(array: Any) -> Array:
-    """Return an array on a CUDA device as a `CudaArray`, and any other one as it is."""
-    return cuda_arrays.wrap(array, "the array", None) if is_on_cuda(array) else array  # type: ignore[return-value]
+def names_of(kind: str) -> tuple[list[str], str | None]:
+    """Return what the devices of a kind are called, and why there are none, or None where there are some."""
+    found = _kind(kind)
+    return ([], NOT_INSTALLED) if found is None else found.names()

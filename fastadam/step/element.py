@@ -27,9 +27,9 @@ def make_element(mul, add, sub, div, sqrt, maximum, *, l2_on, amsgrad_on):
     Returns
     -------
     callable
-        ``element(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, step_size, ...)`` returns the new
-        ``(param, exp_avg, exp_avg_sq, max_exp_avg_sq)``. Without `amsgrad_on` the last one is returned as it
-        came. The scalars come in the order of `fastadam.step.coefficients.COEFFICIENTS`.
+        ``element(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, row)`` returns the new ``(param, exp_avg,
+        exp_avg_sq, max_exp_avg_sq)``. Without `amsgrad_on` the last one is returned as it came. `row` is a
+        `fastadam.step.coefficients.Row` of scalars in the compute dtype.
 
     Notes
     -----
@@ -45,36 +45,20 @@ def make_element(mul, add, sub, div, sqrt, maximum, *, l2_on, amsgrad_on):
     the running maximum: Reddi, Kale and Kumar, "On the Convergence of Adam and Beyond", ICLR 2018.
     """
 
-    def element(
-        param,
-        grad,
-        exp_avg,
-        exp_avg_sq,
-        max_exp_avg_sq,
-        step_size,
-        inv_sqrt_bias_correction2,
-        decay,
-        beta1,
-        one_minus_beta1,
-        beta2,
-        one_minus_beta2,
-        eps,
-        l2,
-        grad_scale,
-    ):
-        grad = mul(grad, grad_scale)
+    def element(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, row):
+        grad = mul(grad, row.grad_scale)
         if l2_on:  # reads the parameter before its decay
-            grad = add(grad, mul(l2, param))
-        param = mul(param, decay)
-        exp_avg = add(mul(beta1, exp_avg), mul(one_minus_beta1, grad))
-        exp_avg_sq = add(mul(beta2, exp_avg_sq), mul(mul(one_minus_beta2, grad), grad))
+            grad = add(grad, mul(row.l2, param))
+        param = mul(param, row.decay)
+        exp_avg = add(mul(row.beta1, exp_avg), mul(row.one_minus_beta1, grad))
+        exp_avg_sq = add(mul(row.beta2, exp_avg_sq), mul(mul(row.one_minus_beta2, grad), grad))
         if amsgrad_on:
             max_exp_avg_sq = maximum(max_exp_avg_sq, exp_avg_sq)
             second = max_exp_avg_sq
         else:
             second = exp_avg_sq
-        denominator = add(mul(sqrt(second), inv_sqrt_bias_correction2), eps)
-        param = sub(param, div(mul(step_size, exp_avg), denominator))
+        denominator = add(mul(sqrt(second), row.inv_sqrt_bias_correction2), row.eps)
+        param = sub(param, div(mul(row.step_size, exp_avg), denominator))
         return param, exp_avg, exp_avg_sq, max_exp_avg_sq
 
     return element

@@ -1,4 +1,4 @@
-"""A lock for each optimizer, made anew in forked children."""
+"""What keeps an optimizer's steps and changes apart: a lock for each, made anew in forked children."""
 
 from __future__ import annotations
 
@@ -7,24 +7,77 @@ import threading
 import weakref
 from typing import Any
 
-_owners: weakref.WeakSet[Any] = weakref.WeakSet()
+_guards: weakref.WeakSet[Guard] = weakref.WeakSet()
 
 
-def give_lock(owner: Any) -> None:
-    """Set ``owner._lock``, and ``owner._stepping`` to False.
+class Guard:
+    """The lock of one optimizer, and whether a step is under way.
 
-    The lock is reentrant: a schedule or a signal handler may ask for the state while a step is under way.
+    A step is written out where it is taken, since each call more would show in its time::
+
+        with guard.lock:
+            if guard.stepping:
+                guard.refuse_while_stepping("step")
+            try:
+                guard.stepping = True
+                ...
+            finally:
+                guard.stepping = False
+
+    Attributes
+    ----------
+    lock : RLock
+        Held by whoever steps or changes the optimizer. It is reentrant: a schedule or a signal handler may ask
+        for the state while a step is under way, and is refused rather than left to wait for itself.
+    stepping : bool
+        Whether the thread that holds the lock is in the middle of a step.
     """
-    owner._lock = threading.RLock()
-    owner._stepping = False
-    _owners.add(owner)
+
+    __slots__ = ("__weakref__", "lock", "stepping")
+
+    def __init__(self) -> None:
+        self.renew()
+        _guards.add(self)
+
+    def renew(self) -> None:
+        """Forget who holds the lock."""
+        self.lock = threading.RLock()
+        self.stepping = False
+
+    def refuse_while_stepping(self, what: str) -> None:
+        """Refuse what a schedule or a signal handler asks for in the middle of this thread's own step.
+
+        Parameters
+        ----------
+        what : str
+            The method that was called.
+
+        Raises
+        ------
+        RuntimeError
+            If a step is under way.
+        """
+        if self.stepping:
+            raise RuntimeError(f"{what} was called while a step of this optimizer is under way")
 
 
 def _renew() -> None:
     """In a forked child: a thread that is not there any more may have held an optimizer's lock."""
+    for guard in list(_guards):
+        guard.renew()
     for owner in list(_owners):
         owner._lock = threading.RLock()
         owner._stepping = False
+
+
+_owners: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def give_lock(owner: Any) -> None:
+    """Set ``owner._lock``, and ``owner._stepping`` to False."""
+    owner._lock = threading.RLock()
+    owner._stepping = False
+    _owners.add(owner)
 
 
 if hasattr(os, "register_at_fork"):

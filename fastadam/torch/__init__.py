@@ -7,6 +7,12 @@
     optimizer.zero_grad(); loss.backward(); optimizer.step()
 
 Only the two classes are for others to import; everything in this folder may import torch.
+
+A step (`adam`, with the options as `options` reads them) is first attempted in one call: `attempts` compares
+all tensors with what `cache` knows of them, natively by their `fingerprints`, and takes the `active` plan if
+nothing has changed that matters. Otherwise nothing has been written, and the step is taken with care: `visit`
+looks at everything, `staging` steps it in whatever layout it is, and the cache is filled anew. `tensors` says
+what a tensor must be, and `devices` where steps run.
 """
 
 from fastadam.torch.adam import Adam, AdamW

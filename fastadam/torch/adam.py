@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,37 +12,17 @@ from torch.autograd.graph import increment_version
 from torch.optim import optimizer as torch_optimizer
 
 from fastadam import backends
-from fastadam.backends import Backend, cuda
-from fastadam.step import hyperparameters, threads
+from fastadam.groups.edits import Edits
+from fastadam.memory.structs import CHANGED, TAKEN
+from fastadam.step import threads
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import uninterrupted
-from fastadam.step.locks import give_lock
-from fastadam.step.plan import MOMENTS
-from fastadam.torch.readers import NativeReader, PythonReader
-from fastadam.torch.roster import (
-    CHANGED,
-    MOST_ATTEMPTS,
-    NEEDS_CARE,
-    OTHER_GRADIENTS,
-    OTHER_STEPS,
-    TAKEN,
-    Roster,
-)
+from fastadam.step.locks import Guard
+from fastadam.torch import options
+from fastadam.torch.attempts import Attempts
+from fastadam.torch.devices import ChosenBackends, follow_streams, thread_limit
 from fastadam.torch.staging import Part, Staged, all_apart
-from fastadam.torch.tensor_offsets import tensor_headers
-from fastadam.torch.tensors import check_grad, check_like, check_stepped
-
-REFUSED = {
-    "capturable": "it is for CUDA graphs, and fastadam.torch counts steps and computes coefficients on the host",
-    "differentiable": "the step runs outside of autograd; use torch.optim.Adam to differentiate through it",
-}
-_read_options = operator.itemgetter(*hyperparameters.KEYS, *REFUSED)
-
-
-@functools.cache
-def _reader() -> NativeReader | PythonReader:
-    """Return what attempts steps: native, where it can be."""
-    return NativeReader.find(torch.Tensor, torch.nn.Parameter) or PythonReader()
+from fastadam.torch.visit import Visit
 
 
 class Adam(torch.optim.Adam):  # type: ignore[misc]
@@ -124,14 +103,13 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     """
 
     # What is remembered from step to step; copies and pickles start without it.
-    _roster: Roster | None = None
-    _noted: list[Any] | None = None  # the groups' options, as they were last checked
+    _attempts: Attempts | None = None
+    _chosen: ChosenBackends | None = None
+    _edits: Edits
+    _guard: Guard
+    # What was asked for.
     _asked_for = "auto"
-    _backend: Backend | None = None
-    _backends: dict[int | None, Backend] | None = None  # in use: of the host (None) and of CUDA devices
     _threads: int | None = None
-    _stepping = False
-    _lock: Any  # see fastadam.step.locks
 
     # Unlike torch's fused kernels, a step does not undo loss scaling itself: GradScaler does it before.
     _step_supports_amp_scaling = property(lambda self: False, lambda self, value: None)
@@ -143,9 +121,9 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
 
     @backend.setter
     def backend(self, name: str) -> None:
-        _, self._backend = backends.choose(name)
+        backends.choose(name)
         self._asked_for = name
-        self._roster = self._backends = None
+        self._attempts = self._chosen = None
 
     @property
     def threads(self) -> int | None:
@@ -156,7 +134,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     def threads(self, limit: int | None) -> None:
         threads.check_limit(limit)
         self._threads = limit
-        self._roster = None
+        self._attempts = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, as in torch.
@@ -173,18 +151,21 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         """
         if isinstance(param_group, dict) and not (self.defaults["fused"] and self.defaults["differentiable"]):
             # (Those two together are refused by torch.)
-            _check_options({**self.defaults, **param_group}, f"param_groups[{len(self.param_groups)}]: ")
+            options.check({**self.defaults, **param_group}, f"param_groups[{len(self.param_groups)}]: ")
         super().add_param_group(param_group)
-        if "_lock" not in self.__dict__:
-            give_lock(self)
+        self._equip()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_asked_for": self._asked_for, "_threads": self._threads}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "_lock" not in self.__dict__:
-            give_lock(self)
+        self._equip()
+
+    def _equip(self) -> None:
+        """Give the optimizer what each one has of its own, if it is new."""
+        if "_guard" not in self.__dict__:
+            self._guard, self._edits = Guard(), Edits(options.read)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of all parameters.
@@ -238,155 +219,75 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         loss = None
         if closure is not None:
             loss = _in_grad_mode(True, closure)
-        with self._lock:
-            if self._stepping:
-                raise RuntimeError("step was called while a step of this optimizer is under way")
+        guard = self._guard
+        with guard.lock:
+            if guard.stepping:
+                guard.refuse_while_stepping("step")
             try:
-                self._stepping = True
+                guard.stepping = True
                 outcome = self._attempt()
                 if outcome != TAKEN:
-                    care = functools.partial(self._step_with_care, remember=outcome != NEEDS_CARE)
+                    # A gradient that needs care says nothing about the next ones.
+                    care = functools.partial(self._step_with_care, remember=outcome < 0)
                     _in_grad_mode(False, care)
             finally:
-                self._stepping = False
+                guard.stepping = False
         return loss
 
     _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)
 
     def _attempt(self) -> int:
         """Take the step in one native call if nothing has changed but gradients, counters and options."""
-        roster = self._roster
-        if roster is None or roster.lineup is None or roster.state is not self.state:
+        attempts = self._attempts
+        if attempts is None or attempts.cache.state is not self.state:
             return CHANGED
-        if len(self.param_groups) != len(roster.lists):
+        if self._edits.noticed(self.param_groups) and not self._take_up_edits(attempts):
             return CHANGED
-        for group, members in zip(self.param_groups, roster.lists, strict=True):
-            if group["params"] is not members:
-                return CHANGED
-        if self._edited() and not self._take_up_options(roster):
-            return CHANGED
-        reader = _reader()
-        for _ in range(MOST_ATTEMPTS):
-            lineup = roster.lineup
-            if not lineup.is_serial and lineup.limit != self._limit():
-                return CHANGED
-            _follow_streams(lineup.devices)
-            try:
-                outcome = reader.attempt(roster, lineup)
-                if outcome == TAKEN:
-                    increment_version(lineup.params)
-                    return TAKEN
-            except BaseException:  # an interrupt, perhaps after the step: autograd must not miss it
-                increment_version(lineup.params)
-                raise
-            if outcome == OTHER_GRADIENTS:
-                if not self._line_up(roster, roster.present.astype(bool)):
-                    return CHANGED
-            elif outcome == OTHER_STEPS:
-                if not lineup.group_rows(roster.steps):
-                    return CHANGED
-            else:
-                return outcome
-        return CHANGED
+        return attempts.take()
 
-    def _line_up(self, roster: Roster, active: Any) -> bool:
-        try:
-            return roster.line_up(active, self._backends or {}, self._limit(), self._threads is not None)
-        except MemoryError:  # of a device: no reason to fail before, or even after, a step
+    def _take_up_edits(self, attempts: Attempts) -> bool:
+        """Take up edited options; return whether the same parameters and kernels go with them."""
+        if not attempts.cache.is_in(self.param_groups, self.state):
             return False
-
-    def _limit(self) -> int:
-        if self._threads is not None:
-            return self._threads
-        return threads.limit_from_environment() or min(torch.get_num_threads(), threads.MOST)
-
-    def _backends_for(self, parts: list[Part]) -> dict[int | None, Backend]:
-        """Return the backends that step these parts.
-
-        Raises
-        ------
-        RuntimeError
-            If there is none for a part, or it is not the one that was asked for.
-        """
-        if self._backends is None:
-            self._backends = {}
-        for part in parts:
-            if part.ordinal not in self._backends and part.has_memory:
-                self._backends[part.ordinal] = self._backend_for(part)
-        return self._backends
-
-    def _backend_for(self, part: Part) -> Backend:
-        asked_for, device = self._asked_for, part.param.device
-        if asked_for != "auto" and (asked_for in backends.HOST) == (part.ordinal is not None):
-            raise RuntimeError(
-                f"{part.label} is on the device {device}, where the backend {asked_for!r} steps nothing; set "
-                f"optimizer.backend = 'auto', or move the model"
-            )
-        if part.ordinal is not None:
-            backend = backends.on_device(part.ordinal)
-            place = part.extents[0][0]
-            if (
-                place and cuda.gpu(part.ordinal).device_of(place) != part.ordinal
-            ):  # torch and Numba ask the same driver
-                raise RuntimeError(
-                    f"{part.label} is on {device}, but Numba counts CUDA devices otherwise than torch"
-                )
-            return backend
-        if self._backend is None:
-            _, self._backend = backends.choose(asked_for)
-        return self._backend
-
-    def _edited(self) -> bool:
-        """Whether the groups' options differ from what was last checked."""
-        try:
-            return [_read_options(group) for group in self.param_groups] != self._noted
-        except Exception:  # a tensor that cannot be compared, a key that is missing
-            return True
-
-    def _check_groups(self) -> list[Hyperparameters]:
-        """Check the options of all groups, and remember them."""
-        self._noted = None
-        hypers = [_check_options(group, f"param_groups[{i}]: ") for i, group in enumerate(self.param_groups)]
-        options = [_read_options(group) for group in self.param_groups]
-        if all(_are_fixed(each) for each in options):
-            self._noted = options
-        return hypers
-
-    def _take_up_options(self, roster: Roster) -> bool:
-        """Take up edited options; return whether the same kernels serve them."""
-        self._roster = None  # an interrupt on the way leaves nothing that is half known
+        self._attempts = None  # an interrupt on the way leaves nothing that is half known
         hypers = self._check_groups()
         same_kernels = [(each.l2_on, each.amsgrad) for each in hypers] == [
-            (each.l2_on, each.amsgrad) for each in roster.hypers
+            (each.l2_on, each.amsgrad) for each in attempts.hypers
         ]
         if same_kernels:
-            if hypers != roster.hypers:
-                roster.accept(hypers)
-            self._roster = roster
+            if hypers != attempts.hypers:
+                attempts.accept(hypers)
+            self._attempts = attempts
         return same_kernels
+
+    def _check_groups(self) -> list[Hyperparameters]:
+        """Check the options of all groups, and note them."""
+        self._edits.forget()
+        hypers = options.check_all(self.param_groups)
+        found = [options.read(group) for group in self.param_groups]
+        if all(map(options.are_fixed, found)):
+            self._edits.note(found, [group["params"] for group in self.param_groups])
+        return hypers
 
     def _step_with_care(self, *, remember: bool) -> None:
         """Look at everything, take the step, and remember what was found for the next one."""
-        # Whatever interrupts or fails on the way: options that are noted never go with what was known of others.
-        roster, self._roster = self._roster, None
+        # Whatever interrupts or fails on the way: what is noted of the groups never goes with what was known of
+        # others.
+        attempts, self._attempts = self._attempts, None
         hypers = self._check_groups()
-        if roster is not None and roster.hypers == hypers:
-            self._roster = roster
-        limit = self._limit()
-        params = [param for group in self.param_groups for param in group["params"] if param.grad is not None]
-        visit = _Visit(self.state, _counters_on_devices(params, self.state))
-        position = 0
-        for index, group in enumerate(self.param_groups):
-            names = group.get("param_names")
-            for place, param in enumerate(group["params"]):
-                label = f"parameter {position}" if names is None else f"parameter {names[place]!r}"
-                visit.add(position, index, param, label, hypers[index].amsgrad)
-                position += 1
+        if attempts is not None and not attempts.cache.is_in(self.param_groups, self.state):
+            attempts = None
+        if attempts is not None and attempts.hypers == hypers:
+            self._attempts = attempts
+        visit = Visit(self.param_groups, self.state, hypers)
         parts = visit.parts
         if not parts:
             return
-        chosen = self._backends_for(parts)
-        _follow_streams([chosen[each] for each in {part.ordinal for part in parts} - {None}])
+        if self._chosen is None:
+            self._chosen = ChosenBackends(self._asked_for)
+        self._chosen.choose_for(parts)
+        chosen, limit = self._chosen.by_ordinal, thread_limit(self._threads)
+        follow_streams([chosen[each] for each in {part.ordinal for part in parts} - {None}])
         apart = all_apart(parts)
         staged = Staged(parts, hypers, chosen, limit) if apart else None
 
@@ -401,24 +302,26 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
 
         uninterrupted(write)
         if remember and apart:
-            self._remember(roster, parts, hypers, position)
+            self._remember(attempts, parts, hypers, visit.n)
 
-    def _remember(self, roster: Roster | None, parts: list[Part], hypers: list[Hyperparameters], n: int) -> None:
+    def _remember(
+        self, attempts: Attempts | None, parts: list[Part], hypers: list[Hyperparameters], n: int
+    ) -> None:
         """Keep what was found, if the next step can be taken with it in one call."""
-        self._roster = None
+        self._attempts = None
         if not isinstance(self.state, dict) or any(type(each["params"]) is not list for each in self.param_groups):
             return
         for part in parts:
             if not (part.has_memory and part.lies_plainly and part.counts_plainly) or part.param.is_inference():
                 return
-        if roster is None or not roster.is_about(self.param_groups, self.state):
-            roster = Roster(self.param_groups, self.state, tensor_headers(torch))
-        roster.accept(hypers)
-        roster.note(parts)
+        if attempts is None or not attempts.cache.holds_the_same():
+            assert self._chosen is not None
+            attempts = Attempts(self.param_groups, self.state, self._chosen, self._threads)
+        attempts.accept(hypers)
         active = np.zeros(n, bool)
         active[[part.position for part in parts]] = True
-        self._line_up(roster, active)
-        self._roster = roster
+        attempts.note(parts, active)
+        self._attempts = attempts
 
 
 class AdamW(Adam, torch.optim.AdamW):  # type: ignore[misc]
@@ -469,162 +372,3 @@ def _in_grad_mode(enabled: bool, work: Callable[[], Any]) -> Any:
 def _step_outside_of_graphs(optimizer: Adam, closure: Callable[[], Any] | None) -> Any:
     """Step where torch.compile is tracing: the graph is interrupted, as native code cannot be traced."""
     return optimizer.step() if closure is None else optimizer.step(closure)
-
-
-class _Visit:
-    """The parameters of one step that have a gradient, and state for those that have none yet.
-
-    Parameters
-    ----------
-    state : dict
-        The optimizer's `state`, which is not written before `enter_state`.
-    counts : dict
-        See `_counters_on_devices`.
-    """
-
-    def __init__(self, state: Any, counts: dict[int, float]) -> None:
-        self.parts: list[Part] = []
-        self._state, self._counts = state, counts
-        self._visited: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
-        self._params: list[Any] = []
-
-    def add(self, position: int, group: int, param: Any, label: str, amsgrad: bool) -> None:
-        """Take up a parameter if it has a gradient.
-
-        Raises
-        ------
-        RuntimeError
-            If it, its gradient or its state is not what it must be.
-        """
-        grad = param.grad
-        if grad is None:
-            return
-        if grad.layout != torch.strided and param.layout == torch.strided:
-            raise RuntimeError("Adam does not support sparse gradients, please consider SparseAdam instead")
-        check_stepped(param, label)
-        check_grad(grad, param, f"the gradient of {label}")
-        if id(param) not in self._visited:
-            known = self._state.get(param)
-            known = {} if known is None else known
-            self._visited[id(param)] = known, _missing_state(known, param, label, amsgrad, self._counts)
-            self._params.append(param)
-        known, missing = self._visited[id(param)]
-        entry = {**known, **missing}
-        moments = tuple(entry[name] for name in MOMENTS[: 3 if amsgrad else 2])
-        for name, moment in zip(MOMENTS, moments, strict=False):
-            if not isinstance(moment, torch.Tensor):
-                raise RuntimeError(f"the state {name!r} of {label} is a {type(moment).__name__}, not a tensor")
-            check_stepped(moment, f"the state {name!r} of {label}")
-            remedy = "load_state_dict(state_dict()) casts the state to the parameters' dtypes"
-            check_like(moment, param, f"the state {name!r} of {label}", remedy)
-        self.parts.append(Part(position, group, param, grad, known, entry["step"], moments, label))
-
-    def enter_state(self) -> None:
-        """Write what was missing into the optimizer's state."""
-        for param in self._params:
-            known, missing = self._visited[id(param)]
-            known.update(missing)
-            if self._state.get(param) is not known:
-                self._state[param] = known
-
-
-def _is_on_cuda(tensor: Any) -> bool:
-    return bool(tensor.device.type == "cuda")
-
-
-def _counters_on_devices(params: list[Any], state: Any) -> dict[int, float]:
-    """Return the step counters that are on CUDA devices, by id; the host waits once for each device.
-
-    They come from states that torch's fused or capturable optimizers saved; where a group says ``fused=True``,
-    torch's `load_state_dict` even moves others there.
-    """
-    found: dict[Any, list[Any]] = {}
-    for param in params:
-        known = state.get(param)
-        step = known.get("step") if isinstance(known, dict) else None
-        if isinstance(step, torch.Tensor) and _is_on_cuda(step) and step.numel() == 1:
-            found.setdefault(step.device, []).append(step)
-    return {
-        id(step): value
-        for steps in found.values()
-        for step, value in zip(
-            steps, torch.stack([step.detach().reshape(()).double() for step in steps]).tolist(), strict=True
-        )
-    }
-
-
-def _follow_streams(devices: Sequence[Any]) -> None:
-    """Let steps on CUDA devices go into torch's current streams, as torch's own kernels do.
-
-    Raises
-    ------
-    RuntimeError
-        While a CUDA graph is being captured: its replays would repeat this step's coefficients.
-    """
-    for device in devices:
-        if _is_capturing():
-            raise RuntimeError(f"a CUDA graph cannot capture this step, as capturable: {REFUSED['capturable']}")
-        device.stream = _current_stream(device.ordinal)
-
-
-def _is_capturing() -> bool:
-    return bool(torch.cuda.is_current_stream_capturing())
-
-
-def _current_stream(ordinal: int) -> int:
-    """Return the pointer of torch's current stream on a device; the legacy default stream is 0."""
-    return int(torch.cuda.current_stream(ordinal).cuda_stream)
-
-
-def _missing_state(known: Any, param: Any, label: str, amsgrad: bool, counts: dict[int, float]) -> dict[str, Any]:
-    """Return what a parameter's state lacks: all of it before its first step."""
-    if not isinstance(known, dict):
-        raise RuntimeError(f"the state of {label} is a {type(known).__name__}; it must be a dict")
-    missing: dict[str, Any] = {}
-    names = MOMENTS[: 3 if amsgrad else 2]
-    if not known:
-        missing["step"] = torch.tensor(0.0, dtype=torch_optimizer._get_scalar_dtype(), device="cpu")
-        missing |= {name: torch.zeros_like(param, memory_format=torch.preserve_format) for name in names}
-        return missing
-    for name in ("step", *MOMENTS[:2]):
-        if name not in known:
-            raise RuntimeError(f"the state of {label} has no {name!r}; clear it to start anew, or load it again")
-    if amsgrad and MOMENTS[2] not in known:  # switched on in mid-training
-        missing[MOMENTS[2]] = torch.zeros_like(param, memory_format=torch.preserve_format)
-    step = counts.get(id(known["step"]), known["step"])
-    value = step.item() if isinstance(step, torch.Tensor) and step.numel() == 1 else step
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
-        raise RuntimeError(f"the state 'step' of {label} must be a number of at least 0, got {step!r}")
-    if not isinstance(step, torch.Tensor):
-        missing["step"] = torch.tensor(float(value), dtype=torch_optimizer._get_scalar_dtype())
-        step = missing["step"]
-    if (step + 1).item() != value + 1:  # its dtype cannot count any further
-        missing["step"] = torch.tensor(float(value), dtype=torch.float64)
-    return missing
-
-
-def _check_options(group: dict[str, Any], where: str) -> Hyperparameters:
-    """Check the options of a group; one-element tensors count as the numbers in them."""
-    for name, reason in REFUSED.items():
-        if group[name]:
-            raise RuntimeError(f"{where}{name}=True is not supported: {reason}")
-    options = {name: _number(group[name]) for name in hyperparameters.KEYS}
-    for name in ("amsgrad", "maximize", "decoupled_weight_decay"):
-        options[name] = bool(options[name])
-    options["betas"] = tuple(_number(beta) for beta in group["betas"])
-    if callable(options["lr"]):
-        raise TypeError(f"{where}lr must be a number, got {options['lr']!r}; use a scheduler of torch.optim")
-    return hyperparameters.check(options, where)
-
-
-def _number(value: Any) -> Any:
-    """Return the number in a one-element tensor; anything else as it is."""
-    return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
-
-
-def _are_fixed(options: tuple[Any, ...]) -> bool:
-    """Whether no option can change and stay the same object, as a tensor or a list can."""
-    betas = options[hyperparameters.KEYS.index("betas")]
-    return type(betas) is tuple and all(
-        isinstance(value, bool | int | float | str | None) for value in (*options, *betas) if value is not betas
-    )

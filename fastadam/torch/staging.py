@@ -10,16 +10,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from fastadam.backends import Backend
 from fastadam.memory.arrays import Array
+from fastadam.memory.structs import COUNTER, SPAN
+from fastadam.step.backend import Backend
 from fastadam.step.coefficients import Coefficients
-from fastadam.step.formats import kinds_of
+from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
-from fastadam.step.plan import COUNTER, MOMENTS, SPAN, Plan, counters_in
+from fastadam.step.plan import MOMENTS, Plan
+from fastadam.step.variants import variants_of
+from fastadam.torch.devices import ordinal_of
 from fastadam.torch.tensors import (
     Extents,
-    Tensor,
     apart,
     count_reals,
     extent,
@@ -27,13 +31,12 @@ from fastadam.torch.tensors import (
     is_aligned,
     is_dense,
     is_plain,
-    ordinal_of,
     same_layout,
     wraps_numbers,
 )
 
 # dtypes of step counters that native code counts.
-COUNTERS = ("torch.float32", "torch.float64")
+COUNTERS = (torch.float32, torch.float64)
 
 
 class Part:
@@ -44,17 +47,17 @@ class Part:
     position : int
         Among all parameters of the optimizer.
     group : int
-    param, grad : tensor
+    param, grad : Tensor
     state : dict
-    step : tensor
-    moments : tuple of tensor
+    step : Tensor
+    moments : tuple of Tensor
         Two, or three with amsgrad.
     label : str
         How error messages call it.
 
     Attributes
     ----------
-    written : tuple of tensor
+    written : tuple of Tensor
         Those that a step writes, but for the counter.
     extents : list of (int, int)
         The addresses between which they lie.
@@ -91,7 +94,7 @@ class Part:
     def counts_plainly(self) -> bool:
         """Whether the step counter is of the kind that torch makes."""
         step = self.step
-        return step.dim() == 0 and step.device.type == "cpu" and str(step.dtype) in COUNTERS and is_aligned(step)
+        return step.dim() == 0 and step.device.type == "cpu" and step.dtype in COUNTERS and is_aligned(step)
 
 
 def all_apart(parts: Sequence[Part]) -> bool:
@@ -101,9 +104,7 @@ def all_apart(parts: Sequence[Part]) -> bool:
     return apart([*written, *counters])
 
 
-def shares(
-    ordinals: Sequence[int | None], backends: Mapping[int | None, Backend]
-) -> tuple[Backend, list[tuple[Backend, Array]]]:
+def shares(ordinals: Sequence[int | None], backends: Mapping[int | None, Backend]) -> tuple[list[Backend], Array]:
     """Say which backends step spans on these devices, as `fastadam.step.plan.Plan` takes them.
 
     Parameters
@@ -115,15 +116,14 @@ def shares(
 
     Returns
     -------
-    backend : Backend
-        The host's, where it takes part.
-    elsewhere : list of (Backend, ndarray of bool)
-        The other ones, and their spans.
+    backends : list of Backend
+        The host's comes first, where it takes part.
+    backend_of : ndarray of int64
+        Each span's place in that list.
     """
-    first, *others = sorted(set(ordinals), key=lambda ordinal: -1 if ordinal is None else ordinal)
-    return backends[first], [
-        (backends[other], np.array([ordinal == other for ordinal in ordinals])) for other in others
-    ]
+    used = sorted(set(ordinals), key=lambda ordinal: -1 if ordinal is None else ordinal)
+    places = {ordinal: place for place, ordinal in enumerate(used)}
+    return [backends[ordinal] for ordinal in used], np.array([places[ordinal] for ordinal in ordinals])
 
 
 class Staged:
@@ -157,9 +157,9 @@ class Staged:
         self._grads: list[Tensor] = []  # kept until the step is over
         stepped = [part for part in parts if part.has_memory]
         writes = Extents(each for part in stepped for each in part.extents)
-        spans = np.zeros(len(stepped), SPAN)
+        spans = np.zeros(len(stepped), SPAN.dtype)
         for span, part in zip(spans, stepped, strict=True):
-            self._place(span, part, writes)
+            self._lay_out(span, part, writes)
         keys = [(part.group, part.step.item()) for part in stepped]
         rows = sorted(set(keys))
         row_of = {key: row for row, key in enumerate(rows)}
@@ -170,38 +170,38 @@ class Staged:
         codes = np.array([format_code(part.param) for part in stepped], np.int64)
         l2_on = np.array([hypers[part.group].l2_on for part in stepped])
         amsgrad_on = np.array([hypers[part.group].amsgrad for part in stepped])
-        counters = np.zeros(0, COUNTER)  # of any kind: counted in Python
+        counters = np.zeros(0, COUNTER.dtype)  # of any kind: counted in Python
         self._steps = np.array([step for _, step in rows], np.float64)
-        clocks = counters_in(self._steps)
-        kinds = kinds_of(codes, l2_on, amsgrad_on)
-        backend, elsewhere = shares([part.ordinal for part in stepped], backends)
-        self._plan = Plan(spans, kinds, clocks, counters, backend, limit, False, elsewhere)
+        of_rows = counters_in(self._steps)
+        variants = variants_of(codes, l2_on, amsgrad_on)
+        used, backend_of = shares([part.ordinal for part in stepped], backends)
+        self._plan = Plan(spans, variants, of_rows, counters, used, limit, False, backend_of)
         self._plan.write_options([Coefficients(hypers[group]) for group, _ in rows])
 
-    def _place(self, span: Any, part: Part, writes: Extents) -> None:
+    def _lay_out(self, span: Any, part: Part, writes: Extents) -> None:
         """Find or make the memory that a part is stepped in."""
         plainly = part.lies_plainly
-        places = []
+        stepped = []
         for tensor in part.written:
             ready = tensor if plainly else tensor.resolve_neg().resolve_conj().contiguous()
             if not is_aligned(ready):
                 ready = ready.clone()
             if ready is not tensor:
                 self._copies.append((tensor, ready))
-            places.append(ready)
-        grad, like = part.grad, places[0]
+            stepped.append(ready)
+        grad, like = part.grad, stepped[0]
         plainly = not wraps_numbers(grad) and is_plain(grad) and is_aligned(grad) and same_layout(grad, like)
         if not plainly or writes.meet(*extent(grad)):
             grad = like.new_empty_strided(like.shape, like.stride()).copy_(grad)
         self._grads.append(grad)
-        for name, tensor in zip(("param", *MOMENTS), places, strict=False):
+        for name, tensor in zip(("param", *MOMENTS), stepped, strict=False):
             span[name] = tensor.data_ptr()
         span["grad"], span["size"] = grad.data_ptr(), count_reals(like)
 
     def run(self) -> None:
         """Take the step, and count it; several operations, to be guarded by `fastadam.step.interrupts`."""
         if self._plan is not None:
-            self._plan.run(0)
+            self._plan.take()
         for tensor, copy in self._copies:
             tensor.copy_(copy)
         for part in self._parts:

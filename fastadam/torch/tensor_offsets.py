@@ -18,36 +18,23 @@ import ctypes
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-from fastadam.step.plan import words
-from fastadam.torch.tensors import Tensor
+import torch
+from torch import Tensor
 
-# The same fields as fastadam_tensor_headers in cext/tensors.h.
-TENSOR_HEADERS = words(
-    "object_impl", "first", "length", "ndim", "sizes", "strides", "tail", "storage_data", "storage_size"
-)
-WORD = 8
+from fastadam.memory.structs import TensorOffsets
+from fastadam.torch.fingerprints import MOST_DIMS, WORD, fingerprint, read_again, words_at
+
 MOST_BYTES = 256  # of a TensorImpl that are searched
-MOST_DIMS = 5  # more are not kept within it
 # Bytes that are not in use may hold anything, so a search can fail by chance.
 ATTEMPTS = 5
 PAIRS = 8
 
 
-def _words_at(place: int, count: int) -> list[int]:
-    return list((ctypes.c_uint64 * count).from_address(place))
-
-
 @functools.cache
-def tensor_headers(torch: Any) -> tuple[int, ...] | None:
-    """Return the values of `TENSOR_HEADERS` for this process, or None where they cannot be relied on.
-
-    Parameters
-    ----------
-    torch : module
-        PyTorch.
-    """
+def tensor_offsets() -> TensorOffsets | None:
+    """Return where the parts of tensors lie in this process, or None where that cannot be relied on."""
     if sys.implementation.name != "cpython" or ctypes.sizeof(ctypes.c_void_p) != WORD:
         return None
     for _ in range(ATTEMPTS):
@@ -58,17 +45,17 @@ def tensor_headers(torch: Any) -> tuple[int, ...] | None:
                 torch.empty(23, 19, dtype=torch.float64)[2:],
                 torch.nn.Parameter(torch.empty(29, 7, 5, 3, dtype=torch.float32).permute(3, 1, 0, 2)),
             ]
-            (headers,) = {_find(torch, sample) for sample in samples}
-            if headers is not None and _notices_every_change(torch, headers):
-                return headers
+            (offsets,) = {_find(sample) for sample in samples}
+            if offsets is not None and _notices_every_change(offsets):
+                return offsets
     return None  # a part of torch that is used here is gone, or means something else
 
 
-def _find(torch: Any, sample: Tensor) -> tuple[int, ...] | None:
+def _find(sample: Tensor) -> TensorOffsets | None:
     """Return the offsets at which the parts of a sample are, or None if they are not where they can be used."""
 
-    def place_of(wanted: list[int], place: int, stop: int, start: int = 0) -> int:
-        memory = _words_at(place, stop // WORD)
+    def offset_of(wanted: list[int], address: int, stop: int, start: int = 0) -> int:
+        memory = words_at(address, stop // WORD)
         return next(
             WORD * i
             for i in range(start // WORD, len(memory))
@@ -76,13 +63,13 @@ def _find(torch: Any, sample: Tensor) -> tuple[int, ...] | None:
         )
 
     impl, storage = sample._cdata, sample.untyped_storage()
-    object_impl = place_of([impl], id(sample), type(sample).__basicsize__, object.__basicsize__)
-    first = place_of([storage._cdata], impl, MOST_BYTES)
-    storage_data = place_of([storage.data_ptr()], storage._cdata, 64)
-    storage_size = place_of([storage.nbytes()], storage._cdata, 96)
-    ndim = place_of([sample.dim(), *sample.shape], impl, MOST_BYTES)
+    object_impl = offset_of([impl], id(sample), type(sample).__basicsize__, object.__basicsize__)
+    first = offset_of([storage._cdata], impl, MOST_BYTES)
+    storage_data = offset_of([storage.data_ptr()], storage._cdata, 64)
+    storage_size = offset_of([storage.nbytes()], storage._cdata, 96)
+    ndim = offset_of([sample.dim(), *sample.shape], impl, MOST_BYTES)
     sizes = ndim + WORD
-    strides = place_of(list(sample.stride()), impl, MOST_BYTES, sizes)
+    strides = offset_of(list(sample.stride()), impl, MOST_BYTES, sizes)
     tail = sizes + 2 * MOST_DIMS * WORD
     # The last field says what a tensor is, with a bit for each property: it differs in one bit, always the same,
     # between a tensor and one that is negated on reading.
@@ -90,7 +77,7 @@ def _find(torch: Any, sample: Tensor) -> tuple[int, ...] | None:
     bits = []
     for _ in range(PAIRS):
         plain, negated = sample.detach(), torch._neg_view(sample.detach())
-        pair = zip(_words_at(plain._cdata, end + 1), _words_at(negated._cdata, end + 1), strict=True)
+        pair = zip(words_at(plain._cdata, end + 1), words_at(negated._cdata, end + 1), strict=True)
         bits.append([a ^ b for a, b in pair])
     (keys,) = (
         WORD * i
@@ -101,63 +88,20 @@ def _find(torch: Any, sample: Tensor) -> tuple[int, ...] | None:
         return None
     if strides != sizes + MOST_DIMS * WORD or first >= ndim:
         return None
-    return object_impl, first, keys + WORD - first, ndim, sizes, strides, tail, storage_data, storage_size
+    return TensorOffsets(
+        object_impl=object_impl,
+        first=first,
+        length=keys + WORD - first,
+        ndim=ndim,
+        sizes=sizes,
+        strides=strides,
+        tail=tail,
+        storage_data=storage_data,
+        storage_size=storage_size,
+    )
 
 
-class Print(NamedTuple):
-    """What tells whether a tensor is what it was.
-
-    Attributes
-    ----------
-    numbers : tuple of int
-        Its TensorImpl, its storage, the address in that, and the size.
-    own : bytes
-        Of the TensorImpl, from the address of the storage to the layout.
-    layout : bytes
-        Of the TensorImpl: number of dimensions, lengths and strides (zero where not in use), offset, dtype and
-        properties. The same for all tensors that are alike.
-    owner : bytes
-        Of the storage, from the address to the size: what owns the memory is between them.
-    """
-
-    numbers: tuple[int, ...]
-    own: bytes
-    layout: bytes
-    owner: bytes
-
-
-def _print_at(numbers: tuple[int, ...], headers: tuple[int, ...]) -> Print:
-    _, first, length, ndim, sizes, strides, _tail, storage_data, storage_size = headers
-    impl, storage, *_ = numbers
-    own, end = ctypes.string_at(impl + first, ndim - first), first + length
-    (n,) = _words_at(impl + ndim, 1)
-    layout = bytearray(ctypes.string_at(impl + ndim, end - ndim))
-    for start in (sizes, strides):  # what is not in use may hold anything
-        layout[start - ndim + min(n, MOST_DIMS) * WORD : start - ndim + MOST_DIMS * WORD] = bytes(
-            (MOST_DIMS - min(n, MOST_DIMS)) * WORD
-        )
-    owner = ctypes.string_at(storage + storage_data, storage_size + WORD - storage_data)
-    return Print(numbers, own, bytes(layout), owner)
-
-
-def fingerprint(tensor: Tensor, headers: tuple[int, ...]) -> Print:
-    """Return what tells whether a tensor is what it was, as far as its methods know."""
-    storage = tensor.untyped_storage()
-    # Asking for the address ends sharing with copies made on writing, so it comes first.
-    place = storage.data_ptr()
-    return _print_at((tensor._cdata, storage._cdata, place, storage.nbytes()), headers)
-
-
-def read_again(tensor: Tensor, headers: tuple[int, ...]) -> Print:
-    """Return the same as `fingerprint`, from memory alone, as native code reads it."""
-    object_impl, first, *_, storage_data, storage_size = headers
-    (impl,) = _words_at(id(tensor) + object_impl, 1)
-    (storage,) = _words_at(impl + first, 1)
-    data, size = _words_at(storage + storage_data, 1) + _words_at(storage + storage_size, 1)
-    return _print_at((impl, storage, data, size), headers)
-
-
-def _notices_every_change(torch: Any, headers: tuple[int, ...]) -> bool:
+def _notices_every_change(offsets: TensorOffsets) -> bool:
     """Whether each way of changing a tensor shows, and a step of training does not."""
 
     def sample() -> Tensor:
@@ -194,30 +138,30 @@ def _notices_every_change(torch: Any, headers: tuple[int, ...]) -> bool:
     for change in changes:
         seen = 0
         for tensor in (sample(), torch.nn.Parameter(sample())):
-            noted = fingerprint(tensor, headers)
-            if read_again(tensor, headers) != noted:
+            noted = fingerprint(tensor, offsets)
+            if read_again(tensor, offsets) != noted:
                 return False
             try:
                 with torch.no_grad():
                     change(tensor)
             except RuntimeError:  # torch allows it for the other one only
                 continue
-            if read_again(tensor, headers) == noted:
+            if read_again(tensor, offsets) == noted:
                 return False
             seen += 1
         if not seen:
             return False
     conjugate = torch.zeros(3, dtype=torch.complex64)
-    noted = fingerprint(conjugate, headers)
+    noted = fingerprint(conjugate, offsets)
     conjugate.data = conjugate.data.conj()
-    if read_again(conjugate, headers) == noted:
+    if read_again(conjugate, offsets) == noted:
         return False
     param, moment = torch.nn.Parameter(sample()), sample()
     param.sum().backward()
-    before = [fingerprint(tensor, headers) for tensor in (param, moment)]
+    before = [fingerprint(tensor, offsets) for tensor in (param, moment)]
     param.grad = None
     (param * 2).sum().backward()
     with torch.no_grad():
         param.add_(1)
         moment.add_(param.grad)
-    return [read_again(tensor, headers) for tensor in (param, moment)] == before
+    return [read_again(tensor, offsets) for tensor in (param, moment)] == before

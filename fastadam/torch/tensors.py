@@ -1,55 +1,33 @@
-"""What a torch tensor must be to be stepped in place, and how its numbers lie in memory.
-
-Only methods of the tensors are used here, so that torch itself is imported by fastadam/torch.py alone.
-"""
+"""What a torch tensor must be to be stepped in place, and how its numbers lie in memory."""
 
 from __future__ import annotations
 
 import bisect
 import itertools
 from collections.abc import Iterable
-from typing import Any
 
-from fastadam.step.formats import CODES
+import torch
+from torch import Tensor
 
-Tensor = Any
+from fastadam.memory.formats import ELEMENTS
 
-# dtype -> (format of the numbers, how many make one element, DLPack's type code).
-DTYPES = {
-    "torch.float32": ("float32", 1, 2),
-    "torch.float64": ("float64", 1, 2),
-    "torch.bfloat16": ("bfloat16", 1, 4),
-    "torch.float16": ("float16", 1, 2),
-    "torch.complex64": ("float32", 2, 5),
-    "torch.complex128": ("float64", 2, 5),
-}
+# What the elements of tensors of the supported dtypes are.
+DTYPES = {getattr(torch, name): element for name, element in ELEMENTS.items()}
 
 
 def format_code(tensor: Tensor) -> int:
-    """Return the place of the tensor's format in `fastadam.step.formats.FORMATS`."""
-    return CODES[DTYPES[str(tensor.dtype)][0]]
+    """Return the code of the tensor's format (see `fastadam.memory.formats`)."""
+    return DTYPES[tensor.dtype].format.code
 
 
 def count_reals(tensor: Tensor) -> int:
     """Return how many real numbers the tensor holds; complex ones are pairs of them."""
-    return int(tensor.numel() * DTYPES[str(tensor.dtype)][1])
+    return int(tensor.numel() * DTYPES[tensor.dtype].reals)
 
 
 def dlpack_dtype(tensor: Tensor) -> int:
     """Return the dtype as DLPack has it: type code, bits and lanes in one number."""
-    return DTYPES[str(tensor.dtype)][2] | 8 * int(tensor.element_size()) << 8 | 1 << 16
-
-
-def ordinal_of(tensor: Tensor) -> int | None:
-    """Return the number of the CUDA device that holds the tensor, or None for the host's memory."""
-    device = tensor.device
-    return device.index if device.type == "cuda" else None
-
-
-def dlpack_device(tensor: Tensor) -> int:
-    """Return the device as DLPack has it: type (1 for the host, 2 for CUDA) and number in one number."""
-    device = tensor.device
-    return 2 | device.index << 32 if device.type == "cuda" else 1
+    return DTYPES[tensor.dtype].dlpack | 8 * int(tensor.element_size()) << 8 | 1 << 16
 
 
 def _steps(tensor: Tensor) -> list[tuple[int, int]]:
@@ -58,7 +36,7 @@ def _steps(tensor: Tensor) -> list[tuple[int, int]]:
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether the numbers fill one run of memory, each place once, in whatever order."""
+    """Whether the numbers fill one run of memory, each address once, in whatever order."""
     if tensor.is_contiguous():
         return True
     expected = 1
@@ -97,13 +75,13 @@ def is_plain(tensor: Tensor) -> bool:
 
 def is_aligned(tensor: Tensor) -> bool:
     """Whether the numbers lie at multiples of their size, as compiled code expects."""
-    reals = DTYPES[str(tensor.dtype)][1]
+    reals = DTYPES[tensor.dtype].reals
     return bool(tensor.data_ptr() % (tensor.element_size() // reals) == 0)
 
 
 def wraps_numbers(tensor: Tensor) -> bool:
     """Whether the tensor is of a type with its own `__torch_dispatch__`, whose memory may mean anything."""
-    return bool(type(tensor).__torch_dispatch__.__name__ != "_disabled_torch_dispatch_impl")
+    return type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
 
 
 def extent(tensor: Tensor) -> tuple[int, int]:
@@ -147,9 +125,9 @@ class Extents:
     """
 
     def __init__(self, extents: Iterable[tuple[int, int]]) -> None:
-        taken = in_order(extents)
-        self._lows = [low for low, _ in taken]
-        self._reach = list(itertools.accumulate((high for _, high in taken), max))
+        ordered = in_order(extents)
+        self._lows = [low for low, _ in ordered]
+        self._reach = list(itertools.accumulate((high for _, high in ordered), max))
 
     def meet(self, low: int, high: int) -> bool:
         """Whether one of them shares an address with the interval given."""
@@ -165,7 +143,7 @@ def check_stepped(tensor: Tensor, label: str) -> None:
     RuntimeError
         If it is not; the message says why, and what to do.
     """
-    if str(tensor.layout) != "torch.strided":
+    if tensor.layout != torch.strided:
         raise RuntimeError(f"{label} has the layout {tensor.layout}; only strided tensors can be stepped")
     if tensor.device.type not in ("cpu", "cuda", "meta"):
         raise RuntimeError(
@@ -177,9 +155,10 @@ def check_stepped(tensor: Tensor, label: str) -> None:
             f"{label} is a {type(tensor).__qualname__}, which wraps its numbers in a way of its own; use "
             f"torch.optim.Adam for it"
         )
-    if str(tensor.dtype) not in DTYPES:
+    if tensor.dtype not in DTYPES:
+        supported = ", ".join(map(str, DTYPES))
         raise RuntimeError(
-            f"{label} has dtype {tensor.dtype}; supported are {', '.join(DTYPES)}: convert the model with .to()"
+            f"{label} has dtype {tensor.dtype}; supported are {supported}: convert the model with .to()"
         )
     if overlaps_itself(tensor):
         raise RuntimeError(

@@ -1,69 +1,30 @@
-"""The work list: the plan of a step over NumPy arrays, with what it needs to check their gradients.
+"""The work list: the plan of a step over arrays, wherever they are, and the check of their gradients.
 
-A *slot* is one array that gets one gradient: a parameter, or a whole packed group. Each is a span of the plan.
+Where native code finds every gradient plain, `WorkList.try_step` takes the step in one call; else Python looks at
+each of them (`WorkList.step_with_care`), as their devices know how to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from fastadam.groups.group import Group
-from fastadam.memory.array_offsets import TUPLE_ITEMS, array_headers
-from fastadam.memory.arrays import (
-    CUDA_DTYPES,
-    Array,
-    Fences,
-    OnDevice,
-    address,
-    as_reals,
-    base_view,
-    check_parameter,
-)
-from fastadam.memory.devices import device_of
+from fastadam.memory.array_offsets import TUPLE_ITEMS, array_offsets
+from fastadam.memory.arrays import Array
+from fastadam.memory.device import Device, Slots, Watch
 from fastadam.memory.parameter import Parameter
+from fastadam.memory.written import Written
 from fastadam.step import threads
-from fastadam.step.formats import CODES, kinds_of
-from fastadam.step.plan import SLOT, SPAN, Plan, counters_in
+from fastadam.step.backend import Backend
+from fastadam.step.plan import Plan
+from fastadam.work.devices import share_out
+from fastadam.work.slots import StepSlots
 
-if TYPE_CHECKING:
-    from fastadam.backends import Backend
-
-
-class _Slots:
-    """The slots of one group, and their spans but for rows, slots and gradients."""
-
-    def __init__(self, group: Group, one_piece: bool) -> None:
-        if one_piece:
-            assert group.packed is not None
-            self.owners = [group.packed.param]
-            self.homes: list[Any] = [group.packed.grad]
-            self.labels = [f"the packed {group.members[0].label} and its group"]
-            offsets = [0]
-        else:
-            self.owners = [member.owner for member in group.members]
-            self.homes = [member.home for member in group.members]
-            self.labels = [member.label for member in group.members]
-            offsets = group.offsets
-        self.spans = np.zeros(len(self.owners), SPAN)
-        # A foreign array on a device is known by the view of it that was made when it was given.
-        known = self.owners if one_piece else [member.array for member in group.members]
-        arrays = [
-            view if isinstance(view, OnDevice) else base_view(owner)
-            for owner, view in zip(self.owners, known, strict=True)
-        ]
-        self.arrays = arrays
-        self.spans["param"] = [address(array) for array in arrays]
-        self.spans["size"] = [as_reals(array).size for array in arrays]
-        self.formats = np.array([CODES[CUDA_DTYPES[array.dtype][0].name] for array in arrays], np.int64)
-        for name, buffers in group.moments.items():
-            bases = {place: address(buffer) for place, buffer in buffers.items()}
-            self.spans[name] = [
-                bases[array.dtype, device_of(array)] + offset * array.dtype.itemsize
-                for array, offset in zip(arrays, offsets, strict=True)
-            ]
+# Gradients of one step that are made plain one at a time; with more, all are looked at in one go.
+MOST_ODD = 32
 
 
 class WorkList:
@@ -72,10 +33,10 @@ class WorkList:
     Parameters
     ----------
     groups : sequence of Group
-    fences : Fences
+    written : Written
         The memory that the step writes.
-    backend : Backend
-        Runs the work.
+    backends : mapping of Device to Backend
+        Those that run the work, each on its device.
     threads_given : int or None
         Upper limit of threads; None for the default.
     in_pieces : bool
@@ -89,78 +50,69 @@ class WorkList:
         Each slot's array as the user gave it, and as the library knows it.
     labels : list of str
         How error messages call it.
-    homes : tuple
-        Where each slot's gradient lives: an array, a `Parameter`, or None.
+    grad_sources : tuple
+        Where each slot's gradient is found: an array, a `Parameter`, or None.
     schedules : list
         Of the learning rates, for `call_schedules`.
-    fixed : bool
-        Whether all homes are arrays, so that gradients never move.
     plan : Plan
     """
 
     def __init__(
         self,
         groups: Sequence[Group],
-        fences: Fences,
-        backend: Backend,
+        written: Written,
+        backends: Mapping[Device, Backend],
         threads_given: int | None,
         *,
         in_pieces: bool,
         active: Array | None = None,
     ) -> None:
-        spans, kinds = [], []
-        self.owners: list[Array] = []
-        self.homes: tuple[Any, ...] = ()
-        self.labels: list[str] = []
-        self.arrays: list[Array] = []
-        # Each row's group, the group's step counters, and the place in them.
-        self._rows: list[tuple[Group, Array, int]] = []
-        counters = []
-        for group in groups:
-            one_piece = in_pieces and group.one_piece
-            if one_piece not in group.slots:
-                group.slots[one_piece] = _Slots(group, one_piece)
-            slots: _Slots = group.slots[one_piece]
-            n = len(slots.owners)
-            part = slots.spans.copy()
-            row_of = np.zeros(1, np.int64) if one_piece else group.row_of
-            keep = list(range(n))
-            if active is not None:
-                keep = np.flatnonzero(active[:n]).tolist()
-                active = active[n:]
-                part, row_of = part[keep], row_of[keep]
-            rows, local = np.unique(row_of, return_inverse=True)
-            part["row"] = local.reshape(-1) + len(self._rows)
-            self._rows += [(group, group.row_steps, row) for row in rows.tolist()]
-            counters.append(counters_in(group.row_steps)[rows])
-            spans.append(part)
-            kinds.append(kinds_of(slots.formats[keep], group.hyper.l2_on, group.hyper.amsgrad))
-            self.owners += [slots.owners[i] for i in keep]
-            self.homes += tuple(slots.homes[i] for i in keep)
-            self.labels += [slots.labels[i] for i in keep]
-            self.arrays += [slots.arrays[i] for i in keep]
-        self.fences = fences
-        found = np.concatenate(spans)
-        found["slot"] = np.arange(len(found))
-        limit = threads.check_limit(threads_given)
-        steps = np.concatenate(counters)
-        self.plan = Plan(found, np.concatenate(kinds), steps, steps, backend, limit, threads_given is not None)
+        slots = StepSlots(groups, in_pieces, active)
+        columns = slots.columns
+        self.owners, self.arrays, self.labels = columns.owners, columns.arrays, columns.labels
+        self.grad_sources = tuple(columns.grad_sources)
+        self._rows, self._written = slots.rows, written
+        used, backend_of = share_out(columns.devices, backends)
+        self.plan = Plan(
+            slots.spans,
+            slots.variants,
+            slots.counters,
+            slots.counters,
+            used,
+            threads.check_limit(threads_given),
+            threads_given is not None,
+            backend_of,
+        )
         self.write_options()
-        self._dtypes = [array.dtype for array in self.arrays]  # kept, so that no other object takes their ids
-        self._slots = np.array(
-            [(id(owner), id(dtype)) for owner, dtype in zip(self.owners, self._dtypes, strict=True)], SLOT
-        )
+        # For native code, which looks at gradients by itself: what it needs to know of parameters.
         memory = self.plan.memory
-        memory["slots"] = address(self._slots)
+        self._kept = columns, slots.starts
+        memory.point("slots", slots.objects)
         self._grad_objects = memory["grad_objects"].reshape(1).data  # written faster than an array
-        headers = array_headers()
-        if headers is not None:
-            memory["headers"] = headers
-        self.plan.fence(fences.starts, fences.ends)
-        self.fixed = all(isinstance(home, np.ndarray | OnDevice) for home in self.homes)
+        offsets = array_offsets()
+        if offsets is not None:
+            memory["offsets"] = offsets
+        self.plan.set_written(written.starts, written.ends)
+        # For Python, where that is not enough.
+        self._watches = self._watch(slots, backends)
+        self._native = all(device.NATIVE for device in set(columns.devices))
+        self._settled = False  # whether the plan has the gradients that are found in their own places
+        # Whether all gradients are arrays in fixed places.
+        self._at_home = not any(source is None or isinstance(source, Parameter) for source in self.grad_sources)
         self._homeless = next(
-            (label for home, label in zip(self.homes, self.labels, strict=True) if home is None), None
+            (label for source, label in zip(self.grad_sources, self.labels, strict=True) if source is None), None
         )
+
+    def _watch(self, slots: StepSlots, backends: Mapping[Device, Backend]) -> list[tuple[Watch, Array]]:
+        """Return what looks at the arrays on each device, with the places of its slots."""
+        columns, spans = slots.columns, slots.spans
+        every = Slots(*columns[:3], spans["param"].copy(), spans["size"].copy(), columns.dtypes)
+        watches = []
+        for device in dict.fromkeys(columns.devices):
+            places = np.flatnonzero([each is device for each in columns.devices])
+            own = every if len(places) == len(spans) else every.at(places)
+            watches.append((device.watch(own, self._written.check_gradient, backends[device]), places))
+        return watches
 
     def gather(self) -> tuple[Any, ...]:
         """Return each slot's gradient from where it lives.
@@ -170,14 +122,14 @@ class WorkList:
         ValueError
             If a slot is a plain array, which has no place for a gradient.
         """
-        if self.fixed:
-            return self.homes
+        if self._at_home:
+            return self.grad_sources
         if self._homeless is not None:
             raise ValueError(
                 f"step() found no gradient for {self._homeless}: a plain array has no place for one; call "
                 f"step(grads), or hold the arrays in fastadam.Parameter or fastadam.pack"
             )
-        return tuple(home.grad if isinstance(home, Parameter) else home for home in self.homes)
+        return tuple(source.grad if isinstance(source, Parameter) else source for source in self.grad_sources)
 
     def write_options(self) -> None:
         """Take over the groups' options, after they were checked."""
@@ -191,7 +143,7 @@ class WorkList:
     def call_schedules(self) -> None:
         """Set the learning rates of the next step; raises what a schedule raises."""
         for lr_at, steps, row, place in self.schedules:
-            self.plan.paces["lr"][place] = lr_at(steps[row].item() + 1)
+            self.plan.row_inputs["lr"][place] = lr_at(steps[row].item() + 1)
 
     def try_step(self, grads: tuple[Any, ...]) -> int:
         """Take and count the step if every gradient is plain, in one native call; else write nothing.
@@ -208,24 +160,57 @@ class WorkList:
             wrong, only that Python has to look at it.
         """
         self._grad_objects[0] = id(grads) + TUPLE_ITEMS
-        return self.plan.run(1)
+        return self.plan.attempt()
 
-    def check_owners(self) -> None:
-        """Check that every parameter is still where it was, and can be written.
+    def step_with_care(self, grads: Sequence[Any], unplain: int) -> None:
+        """Take and count a step in which native code found something that Python has to look at.
+
+        Parameters
+        ----------
+        grads : sequence
+            One for each slot; none of them is None.
+        unplain : int
+            The slot that `try_step` has returned for them.
 
         Raises
         ------
-        ValueError
-            If one cannot be updated in place any more.
+        TypeError, ValueError
+            If a gradient is not what it must be, or a parameter cannot be updated in place any more; nothing has
+            been written then.
         """
-        slots = self.plan.spans[np.argsort(self.plan.order)]
-        known = zip(slots["param"].tolist(), slots["size"].tolist(), self._slots["descr"].tolist(), strict=True)
-        for owner, label, (place, size, descr) in zip(self.owners, self.labels, known, strict=True):
-            array = check_parameter(owner, label)
-            if address(array) != place or id(array.dtype) != descr or as_reals(array).size != size:
-                raise ValueError(f"the memory or dtype of {label} was exchanged; make a new optimizer for it")
+        if self._native:
+            # A few gradients that are right, but not plain, are made so one by one.
+            ready = list(grads)
+            for _ in range(MOST_ODD):
+                label = f"the gradient of {self.labels[unplain]}"
+                ready[unplain] = self._written.check_gradient(ready[unplain], self.arrays[unplain], label)
+                before, unplain = unplain, self.try_step(tuple(ready))
+                if unplain < 0:
+                    return
+                if unplain == before:
+                    break
+            grads = ready
+        # Many of them, a parameter that was tampered with, or no native code to look at them.
+        kept = None if self._settled and grads is self.grad_sources else self._look(grads)
+        for watch, _ in self._watches:
+            watch.prepare()
+        self.plan.take()
+        del kept
 
-    def step(self, grads: Sequence[Array]) -> None:
-        """Take and count the step with gradients that `fastadam.memory.arrays.check_gradient` has returned."""
-        self.plan.spans["grad"] = np.array([address(grad) for grad in grads], np.int64)[self.plan.order]
-        self.plan.run(0)
+    def _look(self, grads: Sequence[Any]) -> list[Any]:
+        """Check all parameters and gradients, and write where the gradients are into the plan.
+
+        Returns
+        -------
+        list
+            What has to be kept until the step is over.
+        """
+        self._settled = False
+        addresses = np.zeros(len(grads), np.int64)
+        kept = []
+        for watch, places in self._watches:
+            addresses[places], also = watch.look([grads[place] for place in places])
+            kept.append(also)
+        self.plan.spans["grad"] = addresses[self.plan.order]
+        self._settled = grads is self.grad_sources and all(watch.settled for watch, _ in self._watches)
+        return kept

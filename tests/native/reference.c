@@ -113,13 +113,15 @@ uint64_t bits_from_double(int format, double number)
 ONE(float, sqrtf)
 ONE(double, sqrt)
 
-void reference_step(int format, int l2, int amsgrad, const fastadam_row *row, int64_t size, void *const *arrays)
+void reference_step(const int *formats, int l2, int amsgrad, const fastadam_row *row, int64_t size,
+                    void *const *arrays)
 {
+    const int format = formats[PARAM];
     for (int64_t i = 0; i < size; i++) {
         double numbers[N_ROLES];
         float singles[N_ROLES];
         for (int role = 0; role < N_ROLES; role++) {
-            numbers[role] = double_of(format, load_bits(format, arrays[role], i));
+            numbers[role] = double_of(formats[role], load_bits(formats[role], arrays[role], i));
             singles[role] = (float)numbers[role];
         }
         if (format == FLOAT64)
@@ -128,7 +130,7 @@ void reference_step(int format, int l2, int amsgrad, const fastadam_row *row, in
             one_float(singles, row, l2, amsgrad);
         for (int role = 0; role < N_ROLES; role++)
             if (role != GRAD && (amsgrad || role != MAX_EXP_AVG_SQ))
-                store_bits(format, arrays[role], i,
-                           bits_from_double(format, format == FLOAT64 ? numbers[role] : singles[role]));
+                store_bits(formats[role], arrays[role], i,
+                           bits_from_double(formats[role], format == FLOAT64 ? numbers[role] : singles[role]));
     }
 }

@@ -3,11 +3,12 @@
  * No Python is needed, so that sanitizers, valgrind and emulators of other machines see the kernels alone. The
  * bits of all results are folded into one checksum, which is the same on every machine (where NaNs count as one).
  *
- *     steps [--plans N] [--seed S] [--instruction-set I] [--threads T] [--callers C] [--guard]
+ *     steps [--plans N] [--seed S] [--instruction-set I] [--threads T] [--callers C] [--guard] [--mixed]
  *
  * --threads is how many OpenMP threads a batch may ask for at most, --callers how many threads step plans of their
  * own over the same gradients at once, while another one changes the instruction set. --guard lays each array
- * against the end of a page, behind which nothing may be touched.
+ * against the end of a page, behind which nothing may be touched. --mixed gives each array of a batch a format of
+ * its own.
  */
 #if defined(__unix__) || defined(__APPLE__)
 #define _DEFAULT_SOURCE
@@ -26,14 +27,22 @@
 #include "adam.h"
 #include "reference.h"
 
-enum { MOST_SPANS = 40, MOST_BATCHES = 4, MOST_CALLERS = 8, N_ROWS = 4, STEPS = 2, DEFAULT_PLANS = 400 };
+enum {
+    MOST_STARTS = 3,
+    MOST_SPANS = 40,
+    MOST_BATCHES = 4,
+    MOST_CALLERS = 8,
+    N_ROWS = 4,
+    STEPS = 2,
+    DEFAULT_PLANS = 400
+};
 
 /* The checksum of DEFAULT_PLANS plans from the seed 0. */
 #define GOLDEN UINT64_C(0x3f636493287c8dd0)
 
-/* What fastadam/step/coefficients.py makes of: the usual options at step 1; coupled decay at step 10; decoupled decay,
- * up the gradient, at step 1000; betas, eps and rate of zero. They are written out, as logarithms and roots may
- * differ between C libraries. */
+/* What fastadam/step/coefficients.py makes of: the usual options at step 1; coupled decay at step 10; decoupled
+ * decay, up the gradient, at step 1000; betas, eps and rate of zero. They are written out, as logarithms and roots
+ * may differ between C libraries. */
 static const fastadam_row rows[N_ROWS] = {
     {0x1.47ae147ae147cp-7, 0x1.f9f6e4990f224p+4, 0x1.0000000000000p+0, 0x1.ccccccccccccdp-1, 0x1.9999999999998p-4,
      0x1.ff7ced916872bp-1, 0x1.0624dd2f1aa00p-10, 0x1.5798ee2308c3ap-27, 0x0.0p+0, 0x1.0000000000000p+0},
@@ -55,17 +64,23 @@ typedef struct {
 /* What a NumPy array object holds, in an order of its own. */
 typedef struct {
     int flags;
-    intptr_t descr, type, data;
+    intptr_t dtype, type, data;
     int ndim;
     intptr_t dims;
     intptr_t shape[2];
 } object;
 
-enum { DESCR = 3, ARRAY_TYPE = 77, PLAIN = 0x1 | 0x100 | 0x400 };
+enum {
+    DTYPE = 3,
+    ARRAY_TYPE = 77,
+    PLAIN = FASTADAM_C_CONTIGUOUS | FASTADAM_ALIGNED | FASTADAM_WRITEABLE,
+    WHOLE_STEP = FASTADAM_INSPECT | FASTADAM_REDUCE | FASTADAM_APPLY,
+};
 
 /* One span: its arrays, and what they should hold. */
 typedef struct {
-    int format, l2, amsgrad;
+    int formats[N_ROLES], l2, amsgrad;
+    int64_t starts[MOST_STARTS];
     memory arrays[N_ROLES];
     void *expected[N_ROLES];
     object param_object, grad_object;
@@ -77,11 +92,11 @@ typedef struct {
     fastadam_span spans[MOST_SPANS];
     fastadam_batch batches[MOST_BATCHES];
     fastadam_slot slots[MOST_SPANS];
-    int64_t grad_objects[MOST_SPANS], fence_starts[4 * MOST_SPANS], fence_ends[4 * MOST_SPANS];
+    int64_t grad_objects[MOST_SPANS], written_starts[4 * MOST_SPANS], written_ends[4 * MOST_SPANS];
     fastadam_plan plan;
 } work;
 
-static int guarded, most_threads = 1;
+static int guarded, mixed, most_threads = 1;
 static long differences;
 
 static int64_t address(const void *place) { return (int64_t)(uintptr_t)place; }
@@ -162,7 +177,7 @@ static int by_first(const void *a, const void *b)
 }
 
 /* The memory that the step writes, sorted. */
-static void fence(work *made)
+static void note_written(work *made)
 {
     int64_t pairs[4 * MOST_SPANS][2];
     int n = 0;
@@ -172,23 +187,42 @@ static void fence(work *made)
             if (role == GRAD || made->spans[i].size == 0 || (role == MAX_EXP_AVG_SQ && !each->amsgrad))
                 continue;
             pairs[n][0] = address(each->arrays[role].at);
-            pairs[n][1] = pairs[n][0] + made->spans[i].size * (int64_t)itemsize(each->format);
+            pairs[n][1] = pairs[n][0] + made->spans[i].size * (int64_t)itemsize(each->formats[role]);
             n++;
         }
     qsort(pairs, (size_t)n, sizeof *pairs, by_first);
     for (int i = 0; i < n; i++)
-        made->fence_starts[i] = pairs[i][0], made->fence_ends[i] = pairs[i][1];
-    made->plan.fence_starts = address(made->fence_starts);
-    made->plan.fence_ends = address(made->fence_ends);
-    made->plan.n_fences = n;
+        made->written_starts[i] = pairs[i][0], made->written_ends[i] = pairs[i][1];
+    made->plan.written_starts = address(made->written_starts);
+    made->plan.written_ends = address(made->written_ends);
+    made->plan.n_written = n;
 }
 
 static void describe(object *array, const memory *numbers, int64_t size, int ndim)
 {
-    *array = (object){PLAIN, DESCR, ARRAY_TYPE, (intptr_t)(uintptr_t)numbers->at, ndim, 0, {0, 0}};
+    *array = (object){PLAIN, DTYPE, ARRAY_TYPE, (intptr_t)(uintptr_t)numbers->at, ndim, 0, {0, 0}};
     array->shape[0] = ndim == 2 ? 1 : (intptr_t)size;
     array->shape[1] = (intptr_t)size;
     array->dims = (intptr_t)(uintptr_t)array->shape;
+}
+
+static int64_t variant_of(const int *formats, int l2, int amsgrad)
+{
+    const int64_t compute = formats[PARAM] == FLOAT64 ? FLOAT64 : FLOAT32;
+    int64_t variant = FASTADAM_L2 * l2 + FASTADAM_AMSGRAD * amsgrad + (compute << FASTADAM_COMPUTE_AT);
+    for (int role = 0; role < N_ROLES; role++) {
+        const int64_t format = formats[role == MAX_EXP_AVG_SQ && !amsgrad ? EXP_AVG_SQ : role];
+        variant += format << (FASTADAM_FORMATS_AT + FASTADAM_FORMAT_BITS * role);
+    }
+    return variant;
+}
+
+/* Let parameters begin anywhere in a span, so that threads have where to cut. It draws numbers of its own. */
+static void cut(part *each, fastadam_span *span, uint64_t seed)
+{
+    for (int i = 1; i < MOST_STARTS; i++)
+        each->starts[i] = each->starts[i - 1] + below(&seed, span->size - each->starts[i - 1] + 1);
+    span->starts = address(each->starts), span->n_starts = MOST_STARTS;
 }
 
 /* A plan of the seed; with `lender`, the same one in other memory, but for the gradients. */
@@ -201,24 +235,30 @@ static work *make(uint64_t seed, const work *lender)
     const int n_batches = 1 + (int)below(state, MOST_BATCHES);
     for (int b = 0; b < n_batches; b++) {
         fastadam_batch *batch = &made->batches[b];
-        batch->kind = below(state, 4 * N_FORMATS);
+        const int drawn = (int)below(state, 4 * N_FORMATS), l2 = drawn / 2 % 2, amsgrad = drawn % 2;
+        int formats[N_ROLES];
+        for (int role = 0; role < N_ROLES; role++) {
+            static const int narrow[] = {FLOAT32, BFLOAT16, FLOAT16};
+            formats[role] = mixed ? narrow[below(state, 3)] : drawn / 4;
+        }
+        batch->variant = variant_of(formats, l2, amsgrad);
         batch->first = made->n;
         batch->count = 1 + below(state, MOST_SPANS / MOST_BATCHES);
         batch->threads = 1 + below(state, most_threads);
         for (int64_t i = 0; i < batch->count; i++, made->n++) {
             part *each = &made->parts[made->n];
             fastadam_span *span = &made->spans[made->n];
-            each->format = (int)batch->kind / 4, each->l2 = (int)batch->kind / 2 % 2;
-            each->amsgrad = (int)batch->kind % 2;
+            memcpy(each->formats, formats, sizeof formats);
+            each->l2 = l2, each->amsgrad = amsgrad;
             const int64_t size = draw_size(state);
-            const size_t item = itemsize(each->format), bytes = (size_t)size * item;
             span->size = size, span->row = below(state, N_ROWS), span->slot = made->n;
             batch->elements += size;
             const int is_null = size == 0 && below(state, 2);
             for (int role = 0; role < N_ROLES; role++) {
+                const size_t item = itemsize(formats[role]), bytes = (size_t)size * item;
                 const size_t offset = below(state, 2) ? 0 : item * (size_t)below(state, 16);
                 each->expected[role] = allocate(bytes);
-                fill(state, each->format, role, each->expected[role], size);
+                fill(state, formats[role], role, each->expected[role], size);
                 if (role == GRAD && lender != NULL) {
                     each->arrays[role] = lender->parts[made->n].arrays[role];
                     continue;
@@ -232,27 +272,28 @@ static work *make(uint64_t seed, const work *lender)
             span->exp_avg = address(each->arrays[EXP_AVG].at);
             span->exp_avg_sq = address(each->arrays[EXP_AVG_SQ].at);
             span->max_exp_avg_sq = address(each->arrays[MAX_EXP_AVG_SQ].at);
+            cut(each, span, seed + (uint64_t)made->n);
             const int ndim = (int)below(state, 2) + 1;
             describe(&each->param_object, &each->arrays[PARAM], size, ndim);
             describe(&each->grad_object, &each->arrays[GRAD], size, ndim);
             each->grad_object.flags &= ~0x400; /* gradients may be read-only */
-            made->slots[made->n] = (fastadam_slot){address(&each->param_object), DESCR};
+            made->slots[made->n] = (fastadam_slot){address(&each->param_object), DTYPE};
             made->grad_objects[made->n] = address(&each->grad_object);
         }
     }
     made->plan.spans = address(made->spans), made->plan.rows = address(rows);
     made->plan.batches = address(made->batches), made->plan.n_batches = n_batches;
     made->plan.slots = address(made->slots), made->plan.grad_objects = address(made->grad_objects);
-    made->plan.headers = (fastadam_headers){
+    made->plan.offsets = (fastadam_array_offsets){
         ARRAY_TYPE,
         offsetof(object, type),
         offsetof(object, data),
         offsetof(object, ndim),
         offsetof(object, dims),
-        offsetof(object, descr),
+        offsetof(object, dtype),
         offsetof(object, flags),
     };
-    fence(made);
+    note_written(made);
     return made;
 }
 
@@ -274,10 +315,10 @@ static void compare(const work *made, uint64_t *checksum)
         const part *each = &made->parts[i];
         for (int role = 0; role < N_ROLES; role++)
             for (int64_t j = 0; each->arrays[role].at != NULL && j < made->spans[i].size; j++) {
-                const uint64_t found = load_bits(each->format, each->arrays[role].at, j);
-                if (found != load_bits(each->format, each->expected[role], j) && differences++ < 5)
+                const uint64_t found = load_bits(each->formats[role], each->arrays[role].at, j);
+                if (found != load_bits(each->formats[role], each->expected[role], j) && differences++ < 5)
                     fprintf(stderr, "format %d, l2 %d, amsgrad %d, role %d: element %" PRId64 " of %" PRId64 "\n",
-                            each->format, each->l2, each->amsgrad, role, j, made->spans[i].size);
+                            each->formats[role], each->l2, each->amsgrad, role, j, made->spans[i].size);
                 for (int byte = 0; checksum != NULL && byte < 8; byte++) /* FNV-1a */
                     *checksum = (*checksum ^ (found >> 8 * byte & 0xff)) * UINT64_C(0x100000001b3);
             }
@@ -295,10 +336,10 @@ static void spoil(work *made, uint64_t *state)
         each->grad_object.type++;
         break;
     case 1:
-        each->grad_object.descr++;
+        each->grad_object.dtype++;
         break;
     case 2:
-        each->param_object.descr++;
+        each->param_object.dtype++;
         break;
     case 3:
         each->param_object.data += 8;
@@ -318,10 +359,10 @@ static void spoil(work *made, uint64_t *state)
     default: /* the last element of the gradient lies in memory that is written */
         if (made->spans[i].size == 0)
             return;
-        each->grad_object.data = (intptr_t)made->fence_starts[below(state, made->plan.n_fences)] -
-                                 (intptr_t)((size_t)(made->spans[i].size - 1) * itemsize(each->format));
+        each->grad_object.data = (intptr_t)made->written_starts[below(state, made->plan.n_written)] -
+                                 (intptr_t)((size_t)(made->spans[i].size - 1) * itemsize(each->formats[GRAD]));
     }
-    if (fastadam_step(&made->plan, 1) != made->spans[i].slot)
+    if (fastadam_run(&made->plan, WHOLE_STEP) != made->spans[i].slot)
         differences++, fprintf(stderr, "a spoiled gradient was not noticed\n");
     each->param_object = param, each->grad_object = grad;
     made->spans[i].grad = address(each->arrays[GRAD].at);
@@ -332,14 +373,14 @@ static void expect(work *made)
 {
     for (int step = 0; step < STEPS; step++)
         for (int i = 0; i < made->n; i++)
-            reference_step(made->parts[i].format, made->parts[i].l2, made->parts[i].amsgrad,
+            reference_step(made->parts[i].formats, made->parts[i].l2, made->parts[i].amsgrad,
                            &rows[made->spans[i].row], made->spans[i].size, made->parts[i].expected);
 }
 
 static void *step(void *plan)
 {
     for (int i = 0; i < STEPS; i++)
-        if (fastadam_step(plan, i % 2) != -1)
+        if (fastadam_run(plan, i % 2 ? WHOLE_STEP : FASTADAM_REDUCE | FASTADAM_APPLY) != FASTADAM_TAKEN)
             fail("a plan was refused");
     return NULL;
 }
@@ -417,6 +458,8 @@ int main(int count, char **words)
             callers = number_after(words, &i, 1, MOST_CALLERS);
         else if (strcmp(words[i], "--guard") == 0)
             guarded = 1;
+        else if (strcmp(words[i], "--mixed") == 0)
+            mixed = 1;
         else
             fail("unknown option; the first lines of steps.c list them");
     }
@@ -430,7 +473,7 @@ int main(int count, char **words)
             continue;
         fastadam_use(set);
         const uint64_t checksum = run((uint64_t)seed, (long)plans, (int)callers);
-        const int is_golden = plans == DEFAULT_PLANS && seed == 0;
+        const int is_golden = plans == DEFAULT_PLANS && seed == 0 && !mixed;
         printf("%s: %" PRId64 " plans, checksum %016" PRIx64 "%s\n", names[set], plans, checksum,
                is_golden && checksum != GOLDEN ? ", which is not the one that every machine gives" : "");
         wrong |= is_golden && checksum != GOLDEN;

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 MINORS = range(10, 20)
 OLDEST = ["numpy==1.26.0", "numba==0.60.0", "cffi==1.16.0"]  # as in pyproject.toml; on Python 3.10
 EPOCH = "1700000000"  # any moment, in seconds; the same for both builds
-SMOKE = ["tests/test_golden.py", "tests/test_backends.py", "tests/test_state.py"]
+SMOKE = ["tests/step/test_golden.py", "tests/backends/test_backends.py", "tests/groups/test_state.py"]
 SMOKE_NEEDS = ["safetensors", "hypothesis", "mpmath", "pytest", "pytest-timeout"]
 
 

@@ -14,17 +14,14 @@ import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fastadam.memory.array_offsets import array_headers
-from fastadam.memory.arrays import address
+from fastadam.memory.array_offsets import array_offsets
+from fastadam.memory.structs import APPLY, INSPECT, REDUCE, TAKEN
+from fastadam.step.backend import PartOfPlan, Run
 from fastadam.step.interrupts import in_one_go
 
-if TYPE_CHECKING:
-    from fastadam.step.plan import Plan, Share
-
-Kernel = Callable[[int, int, int], int]
-RUN, CHECK_AND_RUN, CHECK = range(3)  # see fastadam.backends.numba.kernels.make_kernel
+Kernel = Callable[[int, int, int], int]  # see fastadam.backends.numba.kernels.make_kernel
 
 _compiling = threading.RLock()
 _taking_turns = threading.Lock()
@@ -84,31 +81,31 @@ def cache_folder() -> str | None:
         return None
 
 
-def bind(plan: Plan | Share) -> Callable[[int], int]:
-    """Return the function that runs `plan` (see `fastadam.backends.Backend`)."""
-    place = address(plan.memory)
-    can_check = array_headers() is not None
-    on_threads = [_may_use_threads(threads, plan.limit_given) for threads in plan.batches["threads"].tolist()]
-    kernels = [kernel(*each) for each in zip(plan.batches["kind"].tolist(), on_threads, strict=True)]
+def bind(part: PartOfPlan) -> Run:
+    """Return the function that runs a part of a plan (see `fastadam.step.backend.Backend`)."""
+    can_inspect = array_offsets() is not None
+    on_threads = [_may_use_threads(threads, part.limit_given) for threads in part.batches["threads"].tolist()]
+    kernels = [kernel(*each) for each in zip(part.batches["variant"].tolist(), on_threads, strict=True)]
     take_turns = any(on_threads) and threading_layer() == "workqueue"
-    first = functools.partial(kernels[0], place, 0)
+    runs = [functools.partial(each, part.memory.address, batch) for batch, each in enumerate(kernels)]
+    if can_inspect and len(runs) == 1 and not take_turns:
+        return runs[0]
 
-    if can_check and len(kernels) == 1 and not take_turns:
-        return first
-
-    calls = [functools.partial(each, place, batch, RUN) for batch, each in enumerate(kernels)]
-
-    def run(check: int) -> int:
-        if check:
-            unplain = first(CHECK) if can_check else 0
-            if unplain >= 0:
-                return unplain
+    def run(stages: int) -> int:
+        if stages & INSPECT:
+            outcome = runs[0](INSPECT) if can_inspect else 0
+            if outcome != TAKEN:
+                return outcome
+        # What is computed from the whole is so before the first batch.
+        calls = [functools.partial(runs[0], stages & (REDUCE | APPLY))]
+        if stages & APPLY:
+            calls += [functools.partial(each, APPLY) for each in runs[1:]]
         if take_turns:
             with _taking_turns:
                 in_one_go(calls)
         else:
             in_one_go(calls)
-        return -1
+        return TAKEN
 
     return run
 
@@ -138,13 +135,13 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-def kernel(kind: int, parallel: bool) -> Kernel:
+def kernel(variant: int, parallel: bool) -> Kernel:
     """Return the compiled kernel of a variant, compiling it (or loading it from the cache) at first use.
 
     Parameters
     ----------
-    kind : int
-        Number of the variant (see `fastadam.step.formats.kinds_of`).
+    variant : int
+        See `fastadam.step.variants`.
     parallel : bool
         Whether it splits the batch over threads.
 
@@ -154,18 +151,21 @@ def kernel(kind: int, parallel: bool) -> Kernel:
         See `fastadam.backends.numba.kernels.make_kernel`.
     """
     with _compiling:
-        if (kind, parallel) not in _kernels:
+        with _no_collections():
+            from fastadam.backends.numba.kernels import kernel_variant
+        key = kernel_variant(variant), parallel
+        if key not in _kernels:
             with _no_collections():
-                _kernels[kind, parallel] = _compile(kind, parallel)
-        return _kernels[kind, parallel]
+                _kernels[key] = _compile(*key)
+        return _kernels[key]
 
 
-def _compile(kind: int, parallel: bool) -> Kernel:
+def _compile(variant: int, parallel: bool) -> Kernel:
     import numba
 
     from fastadam.backends.numba.kernels import make_kernel
 
-    function = make_kernel(kind, parallel)
+    function = make_kernel(variant, parallel)
     signature = numba.int64(numba.int64, numba.int64, numba.int64)
     # The NumPy error model: the default one checks divisors, which keeps the loop from vectorising.
     options: dict[str, Any] = {"error_model": "numpy", "nogil": True, "parallel": parallel}

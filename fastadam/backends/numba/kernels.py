@@ -1,278 +1,76 @@
 """The kernels of the Numba backend. Importing this module imports Numba.
 
-A kernel reads the plan (`fastadam.step.plan.PLAN`) from its address, as words of 64 bits, which is the layout that
-cext/adam.h gives it. The functions here do what those in cext/adam.c do.
+A kernel finds everything from the address of a plan. The functions here do what those in cext/ do.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from numba import carray, prange, types
-from numba.extending import intrinsic, register_jitable
+from numba import prange, types
+from numba.extending import register_jitable
 
-from fastadam.memory.array_offsets import HEADERS
-from fastadam.step.coefficients import COEFFICIENTS
-from fastadam.step.element import make_element
-from fastadam.step.formats import FORMATS, variant_of
-from fastadam.step.plan import BATCH, COUNTER, PACES, PLAN, SLOT, SPAN
-
-# Numba's cache knows when this file changes, but not when the structs do, so their sum is part of the name.
-_LAYOUT = zlib.crc32(repr((PLAN, SPAN, SLOT, BATCH, COUNTER, PACES, COEFFICIENTS)).encode())
-
-_PLAN_NAMES = (*(PLAN.names or ())[:-1], *(HEADERS.names or ()))
-(
-    PLAN_SPANS,
-    PLAN_ROWS,
-    PLAN_PACES,
-    PLAN_N_PACES,
-    PLAN_BATCHES,
-    PLAN_N_BATCHES,
-    PLAN_COUNTERS,
-    PLAN_N_COUNTERS,
-    PLAN_SLOTS,
-    PLAN_GRAD_OBJECTS,
-    PLAN_FENCE_STARTS,
-    PLAN_FENCE_ENDS,
-    PLAN_N_FENCES,
-    ARRAY_TYPE,
-    TYPE,
-    DATA,
-    NDIM,
-    DIMS,
-    DESCR,
-    FLAGS,
-) = range(len(_PLAN_NAMES))
-PARAM, GRAD, EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ, SIZE, ROW, SPAN_SLOT = range(8)
-KIND, FIRST, COUNT, ELEMENTS, THREADS, TAKEN = range(6)
-STEP_SIZE, INV_SQRT_BIAS_CORRECTION2, DECAY = range(3)
-LR, LOG_BETA1, LOG_BETA2, WEIGHT_DECAY, PLACE, CODE = range(6)
-PLAN_WORDS, SPAN_WORDS, SLOT_WORDS, BATCH_WORDS, ROW_WORDS, PACE_WORDS = (
-    layout.itemsize // 8 for layout in (PLAN, SPAN, SLOT, BATCH, COEFFICIENTS, PACES)
+from fastadam.backends.numba import codecs, inspect, memory
+from fastadam.backends.numba.codecs import CHUNK_BYTES, load, rooms, select, store
+from fastadam.backends.numba.inspect import BATCH_DTYPE, FORMAT_MASK, SPAN_DTYPE
+from fastadam.backends.numba.memory import numbers, record, take, word
+from fastadam.memory import formats, native, structs
+from fastadam.memory.structs import (
+    APPLY,
+    BLOCK,
+    CHUNK,
+    COUNTER,
+    COUNTER_FLOAT64,
+    COUNTER_INT64,
+    FORMAT_BITS,
+    FORMATS_AT,
+    INSPECT,
+    PLAN,
+    REDUCE,
+    ROLES,
+    ROW,
+    ROW_INPUTS,
+    SHARES_PER_THREAD,
+    TAKEN,
 )
-WORD = 8  # bytes
-SHARES_PER_THREAD = 8
-ITEMSIZES = tuple(each.stored.itemsize for each in FORMATS)
+from fastadam.step import coefficients, element, rounding
+from fastadam.step.coefficients import Row
+from fastadam.step.element import make_element
+from fastadam.step.rounding import make_maximum
+from fastadam.step.variants import variant_of, variants_of
 
-# NumPy's public flag bits (NPY_ARRAY_*).
-C_CONTIGUOUS, ALIGNED, WRITEABLE = 0x1, 0x100, 0x400
-GRAD_FLAGS = C_CONTIGUOUS | ALIGNED
-PARAM_FLAGS = GRAD_FLAGS | WRITEABLE
-
-
-@intrinsic
-def pointer(typing_context, place, item):
-    """Turn an address into a pointer to numbers of the type `item`."""
-    result = types.CPointer(item.dtype)
-
-    def codegen(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(result))
-
-    return result(types.int64, item), codegen
+PLAN_DTYPE, ROW_DTYPE, ROW_INPUTS_DTYPE, COUNTER_DTYPE = PLAN.dtype, ROW.dtype, ROW_INPUTS.dtype, COUNTER.dtype
+BATCH_BYTES, NEXT_SHARE = BATCH_DTYPE.itemsize, BATCH_DTYPE.fields["next_share"][1]
+PARAM, GRAD, EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ = range(len(ROLES))
+# The kernel of any formats that are computed with in float32.
+ANY = formats.BFLOAT16
 
 
-@intrinsic
-def take(typing_context, place):
-    """Return the word at an address, and leave one more there: no two threads get the same number."""
+@functools.cache
+def _version() -> int:
+    """Return a number that is another one when any source of the kernels or the structs' layout has changed.
 
-    def codegen(context, builder, signature, arguments):
-        word = context.get_value_type(types.int64)
-        pointer = builder.inttoptr(arguments[0], word.as_pointer())
-        return builder.atomic_rmw("add", pointer, word(1), "monotonic")
-
-    return types.int64(types.int64), codegen
-
-
-@register_jitable
-def words(place, n):
-    """Return the `n` words at an address, as an array over that memory."""
-    return carray(pointer(place, types.int64), n)
-
-
-@register_jitable
-def float32s(place, n):
-    """Return the `n` numbers at an address, as an array over that memory."""
-    return carray(pointer(place, types.float32), n)
-
-
-@register_jitable
-def float64s(place, n):
-    """Return the `n` numbers at an address, as an array over that memory."""
-    return carray(pointer(place, types.float64), n)
-
-
-@register_jitable
-def halves(place, n):
-    """Return the `n` numbers of 16 bits at an address, as an array of their bits over that memory."""
-    return carray(pointer(place, types.uint16), n)
-
-
-@intrinsic
-def reinterpret(typing_context, bits, target):
-    """Return the number of the type `target` that has the bits of another number of 32 bits."""
-
-    def codegen(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
-
-    return target.dtype(bits, target), codegen
-
-
-@register_jitable
-def float_of(bits):
-    """Return the float32 that has these 32 bits."""
-    return reinterpret(types.uint32(bits), types.float32)
-
-
-@register_jitable
-def bits_of(number):
-    """Return the 32 bits of a float32."""
-    return reinterpret(types.float32(number), types.uint32)
-
-
-@register_jitable
-def keep(number):
-    """Return the number as it is: it lies in memory as it is computed with."""
-    return number
-
-
-@register_jitable
-def widen_bfloat16(half):
-    """Return the float32 of which these 16 bits are the upper half."""
-    return float_of(types.uint32(half) << types.uint32(16))
-
-
-@register_jitable
-def narrow_bfloat16(number):
-    """Return the bits of the nearest bfloat16, ties to even."""
-    bits = bits_of(number)
-    rounded = types.uint32(bits + types.uint32(0x7FFF) + ((bits >> types.uint32(16)) & types.uint32(1)))
-    return types.uint16(0x7FC0) if number != number else types.uint16(rounded >> types.uint32(16))
-
-
-@register_jitable
-def widen_float16(half):
-    """Return the float32 of the same value as these 16 bits (see cext/halves.h)."""
-    magnitude = types.uint32(half) & types.uint32(0x7FFF)
-    sign = (types.uint32(half) & types.uint32(0x8000)) << types.uint32(16)
-    shifted = types.uint32(magnitude << types.uint32(13))
-    finite = bits_of(float_of(shifted) * types.float32(2.0**112))
-    special = shifted | types.uint32(0x7F800000)
-    return float_of(sign | (special if magnitude >= types.uint32(0x7C00) else finite))
-
-
-@register_jitable
-def narrow_float16(number):
-    """Return the bits of the nearest float16, ties to even (see cext/halves.h)."""
-    bits = bits_of(number)
-    magnitude = bits & types.uint32(0x7FFFFFFF)
-    odd = (magnitude >> types.uint32(13)) & types.uint32(1)
-    if magnitude > types.uint32(0x7F800000):
-        half = types.uint32(0x7E00)
-    elif magnitude >= types.uint32(0x477FF000):
-        half = types.uint32(0x7C00)
-    elif magnitude < types.uint32(0x38800000):
-        half = types.uint32(bits_of(float_of(magnitude) + types.float32(0.5)) - types.uint32(0x3F000000))
-    else:
-        rounded = types.uint32(magnitude - types.uint32(0x38000000) + types.uint32(0xFFF) + odd)
-        half = rounded >> types.uint32(13)
-    return types.uint16(((bits >> types.uint32(16)) & types.uint32(0x8000)) | half)
-
-
-# For each format: arrays over its memory, what a kernel reads from it, and what it writes there.
-ACCESS = {
-    "float32": (float32s, keep, keep),
-    "float64": (float64s, keep, keep),
-    "bfloat16": (halves, widen_bfloat16, narrow_bfloat16),
-    "float16": (halves, widen_float16, narrow_float16),
-}
-
-
-@register_jitable
-def word(place):
-    """Return the word at an address."""
-    return carray(pointer(place, types.int64), 1)[0]
-
-
-@register_jitable
-def integer(place):
-    """Return the C int at an address."""
-    return carray(pointer(place, types.int32), 1)[0]
-
-
-@register_jitable
-def fences_below(plan, high, below):
-    """Return how many of the sorted, disjoint fences (the memory that the step writes) start below `high`.
-
-    `below` is a guess.
+    Numba's cache knows when the file of a kernel changes, but not of what that file imports.
     """
-    n = plan[PLAN_N_FENCES]
-    starts = plan[PLAN_FENCE_STARTS]
-    if (below == 0 or word(starts + WORD * (below - 1)) < high) and (
-        below == n or word(starts + WORD * below) >= high
-    ):
-        return below
-    below, count = 0, n
-    while count > 0:
-        half = count >> 1
-        if word(starts + WORD * (below + half)) < high:
-            below += half + 1
-            count -= half + 1
-        else:
-            count = half
-    return below
+    sources = (__file__, *(module.__file__ for module in (codecs, inspect, memory, formats, native, structs)))
+    sources += tuple(module.__file__ for module in (coefficients, element, rounding))
+    layouts = repr([struct.dtype for struct in native.TABLE.values()]).encode()
+    return zlib.crc32(b"".join([layouts, *(Path(source or "").read_bytes() for source in sources)]))
 
 
-@register_jitable
-def is_plain(plan, span):
-    """Whether a span's gradient is plain and its parameter still where it was, and writable."""
-    slot = words(plan[PLAN_SLOTS] + span[SPAN_SLOT] * SLOT_WORDS * WORD, SLOT_WORDS)
-    param, descr = slot[0], slot[1]
-    grad = word(plan[PLAN_GRAD_OBJECTS] + span[SPAN_SLOT] * WORD)
-    if (
-        word(grad + plan[TYPE]) != plan[ARRAY_TYPE]
-        or word(grad + plan[DESCR]) != descr
-        or word(param + plan[DESCR]) != descr
-        or word(param + plan[DATA]) != span[PARAM]
-    ):
-        return False
-    if (
-        integer(param + plan[FLAGS]) & PARAM_FLAGS != PARAM_FLAGS
-        or integer(grad + plan[FLAGS]) & GRAD_FLAGS != GRAD_FLAGS
-    ):
-        return False
-    ndim = integer(grad + plan[NDIM])
-    if ndim != integer(param + plan[NDIM]):
-        return False
-    grad_dims, param_dims = word(grad + plan[DIMS]), word(param + plan[DIMS])
-    for i in range(ndim):  # noqa: SIM110 - Numba compiles loops better than generators
-        if word(grad_dims + WORD * i) != word(param_dims + WORD * i):
-            return False
-    return True
-
-
-@register_jitable
-def first_unplain(plan):
-    """Note the gradients' addresses; return the first slot whose gradient is not plain, or -1."""
-    batches = words(plan[PLAN_BATCHES], plan[PLAN_N_BATCHES] * BATCH_WORDS)
-    below = 0
-    for b in range(plan[PLAN_N_BATCHES]):
-        batch = batches[b * BATCH_WORDS : (b + 1) * BATCH_WORDS]
-        itemsize = ITEMSIZES[batch[KIND] // 4]
-        for i in range(batch[FIRST], batch[FIRST] + batch[COUNT]):
-            span = words(plan[PLAN_SPANS] + i * SPAN_WORDS * WORD, SPAN_WORDS)
-            if not is_plain(plan, span):
-                return span[SPAN_SLOT]
-            grad = word(word(plan[PLAN_GRAD_OBJECTS] + span[SPAN_SLOT] * WORD) + plan[DATA])
-            span[GRAD] = grad
-            if span[SIZE] > 0:
-                below = fences_below(plan, grad + span[SIZE] * itemsize, below)
-                if below > 0 and word(plan[PLAN_FENCE_ENDS] + WORD * (below - 1)) > grad:
-                    return span[SPAN_SLOT]
-    return -1
+def kernel_variant(number: int) -> int:
+    """Return the variant whose kernel steps a variant: one for all formats that have to be widened."""
+    variant = variant_of(number)
+    plain = variant.common_format
+    if plain is None or plain.stored != variant.compute:
+        plain = ANY
+    return int(variants_of(plain.code, variant.l2_on, variant.amsgrad_on))
 
 
 @register_jitable
@@ -282,172 +80,243 @@ def bias_correction(log_beta, step):
 
 
 @register_jitable
-def write_rows(plan):
+def next_step(counter):
+    """Return the number of the step that comes after those that were counted."""
+    if counter.type == COUNTER_INT64:
+        return types.float64(word(counter.address) + 1)
+    if counter.type == COUNTER_FLOAT64:
+        return numbers(counter.address, 1, types.float64)[0] + 1.0
+    return types.float64(numbers(counter.address, 1, types.float32)[0]) + 1.0
+
+
+@register_jitable
+def reduce(plan):
     """Compute the scalars that move with the step (see fastadam/step/coefficients.py)."""
     # Where the counters are is known only on the way, so that this loop cannot be vectorised. With Intel's SVML,
     # which some builds of Numba use, that would be with another expm1 than the C library's.
-    for i in range(plan[PLAN_N_PACES]):
-        row = float64s(plan[PLAN_ROWS] + i * ROW_WORDS * WORD, ROW_WORDS)
-        pace = float64s(plan[PLAN_PACES] + i * PACE_WORDS * WORD, PACE_WORDS)
-        clock = words(plan[PLAN_PACES] + i * PACE_WORDS * WORD, PACE_WORDS)
-        place, code = clock[PLACE], clock[CODE]
-        if code == 0:
-            step = types.float64(word(place) + 1)
-        elif code == 1:
-            step = float64s(place, 1)[0] + 1.0
-        else:
-            step = types.float64(float32s(place, 1)[0]) + 1.0
-        row[STEP_SIZE] = pace[LR] / bias_correction(pace[LOG_BETA1], step)
-        row[INV_SQRT_BIAS_CORRECTION2] = 1.0 / math.sqrt(bias_correction(pace[LOG_BETA2], step))
-        row[DECAY] = 1.0 - pace[LR] * pace[WEIGHT_DECAY]
+    for i in range(plan.n_row_inputs):
+        row, inputs = record(plan.rows, i, ROW_DTYPE), record(plan.row_inputs, i, ROW_INPUTS_DTYPE)
+        step = next_step(inputs.counter)
+        row.step_size = inputs.lr / bias_correction(inputs.log_beta1, step)
+        row.inv_sqrt_bias_correction2 = 1.0 / math.sqrt(bias_correction(inputs.log_beta2, step))
+        row.decay = 1.0 - inputs.lr * inputs.weight_decay
 
 
 @register_jitable
 def count(plan, batch):
     """Count the step, if this batch is its last."""
-    if batch < plan[PLAN_N_BATCHES] - 1:
+    if batch < plan.n_batches - 1:
         return
-    counters = words(plan[PLAN_COUNTERS], 2 * plan[PLAN_N_COUNTERS])
-    for i in range(plan[PLAN_N_COUNTERS]):
-        place, code = counters[2 * i], counters[2 * i + 1]
-        if code == 0:
-            words(place, 1)[0] += 1
-        elif code == 1:
-            float64s(place, 1)[0] += types.float64(1)
+    for i in range(plan.n_counters):
+        counter = record(plan.counters, i, COUNTER_DTYPE)
+        if counter.type == COUNTER_INT64:
+            numbers(counter.address, 1, types.int64)[0] += 1
+        elif counter.type == COUNTER_FLOAT64:
+            numbers(counter.address, 1, types.float64)[0] += types.float64(1)
         else:
-            float32s(place, 1)[0] += types.float32(1)
+            numbers(counter.address, 1, types.float32)[0] += types.float32(1)
 
 
 @register_jitable
-def maximum(old, new):
-    """Return the larger one; a NaN on either side gives NaN."""
-    return old if (old >= new or old != old) else new
+def border(span, element):
+    """Return the last border of a block at or before an element of a span (see cext/shares.h)."""
+    start = 0
+    if span.n_starts > 1:
+        starts = numbers(span.starts, span.n_starts, types.int64)
+        low, high = 0, span.n_starts
+        while high - low > 1:
+            middle = low + ((high - low) >> 1)
+            if starts[middle] <= element:
+                low = middle
+            else:
+                high = middle
+        start = starts[low]
+    return start + (element - start) // BLOCK * BLOCK
 
 
-def make_kernel(kind: int, parallel: bool) -> Callable[[int, int, int], int]:
-    """Return the Python function of a variant, for Numba to compile.
+@register_jitable
+def part_of_span(span, start, low, high):
+    """Return which part of a span belongs to elements low to high of its batch (see cext/adam.h)."""
+    first = border(span, low - start) if low > start else 0
+    last = border(span, high - start) if high < start + span.size else span.size
+    return first, last
+
+
+@register_jitable
+def share_size(batch):
+    """Return how many elements a share of a batch has, but for the border that it is moved to."""
+    n = batch.threads * SHARES_PER_THREAD
+    return (batch.elements + n - 1) // n
+
+
+def make_kernel(number: int, parallel: bool) -> Callable[[int, int, int], int]:
+    """Return the Python function of a kernel, for Numba to compile.
 
     Parameters
     ----------
-    kind : int
-        Number of the variant (see `fastadam.step.formats.kinds_of`).
+    number : int
+        A variant (see `kernel_variant`).
     parallel : bool
         Whether it splits the batch over threads.
 
     Returns
     -------
     callable
-        ``kernel(plan_address, batch, check)`` takes the step of a batch, and counts it after the last one. With
-        `check` 1 it first looks at the gradients of the whole plan, and if one is not plain, it writes nothing and
-        returns that one's slot; with 2 it does no more than that. Else it returns -1. Its name is unlike that of
-        any other variant: Numba's cache does not tell apart functions that differ in their options only.
+        ``kernel(plan_address, batch, stages)`` runs stages (see `fastadam.step.backend.Backend.bind`): INSPECT and
+        REDUCE for the whole plan, APPLY for one batch, after the last of which the step is counted. Its name is
+        unlike that of any other: Numba's cache does not tell apart functions that differ in their options only.
     """
-    number_format, l2_on, amsgrad_on = variant_of(kind)
-    numbers, widened, narrowed = ACCESS[number_format.name]
-    real = number_format.compute.type
-    itemsize = number_format.stored.itemsize
+    variant = variant_of(number)
+    l2_on, amsgrad_on = variant.l2_on, variant.amsgrad_on
+    real = variant.compute.type
+    itemsize = variant.compute.itemsize
+    needs_room = variant.formats[0] is ANY
+    version = _version()
 
     # Numba looks a kernel up in its cache by a pickle of what it closes over. That must come out the same in every
     # process, so closures hold plain functions and numbers only (an intrinsic's pickle is always another).
     # And compiled functions are known by their names: two variants that were cached by different processes would
     # get mixed up in a third one if their inner functions were called the same.
     def named(function: Callable[..., Any]) -> Callable[..., Any]:
-        function.__name__ = function.__qualname__ = f"{function.__name__}_{kind}_{_LAYOUT}"
+        function.__name__ = function.__qualname__ = f"{function.__name__}_{number}_{version}"
         return function
 
+    maximum = register_jitable(named(make_maximum(select)))
     operations = (operator.mul, operator.add, operator.sub, operator.truediv, math.sqrt, maximum)
     element = register_jitable(named(make_element(*operations, l2_on=l2_on, amsgrad_on=amsgrad_on)))
 
     @register_jitable
     @named
     def elements(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, row):
-        c0, c1, c2, c3, c4 = real(row[0]), real(row[1]), real(row[2]), real(row[3]), real(row[4])
-        c5, c6, c7, c8, c9 = real(row[5]), real(row[6]), real(row[7]), real(row[8]), real(row[9])
+        """Step elements that lie in memory as they are computed with."""
         for i in range(params.size):
-            old_max = widened(max_exp_avg_sqs[i]) if amsgrad_on else real(0)
-            param, exp_avg, exp_avg_sq, max_exp_avg_sq = element(
-                widened(params[i]),
-                widened(grads[i]),
-                widened(exp_avgs[i]),
-                widened(exp_avg_sqs[i]),
-                old_max,
-                c0,
-                c1,
-                c2,
-                c3,
-                c4,
-                c5,
-                c6,
-                c7,
-                c8,
-                c9,
+            old_max = max_exp_avg_sqs[i] if amsgrad_on else real(0)
+            params[i], exp_avgs[i], exp_avg_sqs[i], max_exp_avg_sq = element(
+                params[i], grads[i], exp_avgs[i], exp_avg_sqs[i], old_max, row
             )
-            params[i], exp_avgs[i], exp_avg_sqs[i] = narrowed(param), narrowed(exp_avg), narrowed(exp_avg_sq)
             if amsgrad_on:
-                max_exp_avg_sqs[i] = narrowed(max_exp_avg_sq)
+                max_exp_avg_sqs[i] = max_exp_avg_sq
 
     @register_jitable
     @named
-    def pieces(plan, batch, low, high):
-        """Step elements low to high of a batch, counted across its spans."""
+    def row_of(plan, span):
+        found = record(plan.rows, span.row, ROW_DTYPE)
+        return Row(
+            step_size=real(found.step_size),
+            inv_sqrt_bias_correction2=real(found.inv_sqrt_bias_correction2),
+            decay=real(found.decay),
+            beta1=real(found.beta1),
+            one_minus_beta1=real(found.one_minus_beta1),
+            beta2=real(found.beta2),
+            one_minus_beta2=real(found.one_minus_beta2),
+            eps=real(found.eps),
+            l2=real(found.l2),
+            grad_scale=real(found.grad_scale),
+        )
+
+    if needs_room:
+
+        @register_jitable
+        @named
+        def step(plan, codes, span, first, last, room):
+            """Step elements first to last of a span, in chunks of float32."""
+            row = row_of(plan, span)
+            for at in range(first, last, CHUNK):
+                n = min(CHUNK, last - at)
+                params = load(codes[PARAM], span.param, at, n, room)
+                grads = load(codes[GRAD], span.grad, at, n, room + GRAD * CHUNK_BYTES)
+                exp_avgs = load(codes[EXP_AVG], span.exp_avg, at, n, room + EXP_AVG * CHUNK_BYTES)
+                exp_avg_sqs = load(codes[EXP_AVG_SQ], span.exp_avg_sq, at, n, room + EXP_AVG_SQ * CHUNK_BYTES)
+                largest = exp_avg_sqs
+                if amsgrad_on:
+                    largest = load(
+                        codes[MAX_EXP_AVG_SQ], span.max_exp_avg_sq, at, n, room + MAX_EXP_AVG_SQ * CHUNK_BYTES
+                    )
+                elements(params, grads, exp_avgs, exp_avg_sqs, largest, row)
+                store(codes[PARAM], span.param, at, params)
+                store(codes[EXP_AVG], span.exp_avg, at, exp_avgs)
+                store(codes[EXP_AVG_SQ], span.exp_avg_sq, at, exp_avg_sqs)
+                if amsgrad_on:
+                    store(codes[MAX_EXP_AVG_SQ], span.max_exp_avg_sq, at, largest)
+    else:
+
+        @register_jitable
+        @named
+        def step(plan, codes, span, first, last, room):
+            """Step elements first to last of a span where they lie."""
+            n, at = last - first, first * itemsize
+            elements(
+                numbers(span.param + at, n, real),
+                numbers(span.grad + at, n, real),
+                numbers(span.exp_avg + at, n, real),
+                numbers(span.exp_avg_sq + at, n, real),
+                numbers(span.max_exp_avg_sq + at, n, real),
+                row_of(plan, span),
+            )
+
+    @register_jitable
+    @named
+    def share(address, b, low, high, room):
+        """Step elements low to high of a batch, counted across its spans, or what borders make of it."""
+        plan = record(address, 0, PLAN_DTYPE)
+        batch = record(plan.batches, b, BATCH_DTYPE)
+        formats = batch.variant >> FORMATS_AT
+        codes = (
+            formats & FORMAT_MASK,
+            formats >> FORMAT_BITS & FORMAT_MASK,
+            formats >> 2 * FORMAT_BITS & FORMAT_MASK,
+            formats >> 3 * FORMAT_BITS & FORMAT_MASK,
+            formats >> 4 * FORMAT_BITS & FORMAT_MASK,
+        )
         start = 0
-        for i in range(batch[FIRST], batch[FIRST] + batch[COUNT]):
+        for i in range(batch.first, batch.first + batch.count):
             if start >= high:
                 break
-            span = words(plan[PLAN_SPANS] + i * SPAN_WORDS * WORD, SPAN_WORDS)
-            end = start + span[SIZE]
-            if end > low:
-                first = max(low - start, 0)
-                n = min(high, end) - start - first
-                at = first * itemsize
-                # A slice that starts at zero is what lets LLVM vectorise the loop over it.
-                elements(
-                    numbers(span[PARAM] + at, n),
-                    numbers(span[GRAD] + at, n),
-                    numbers(span[EXP_AVG] + at, n),
-                    numbers(span[EXP_AVG_SQ] + at, n),
-                    numbers(span[MAX_EXP_AVG_SQ] + at, n),
-                    float64s(plan[PLAN_ROWS] + span[ROW] * ROW_WORDS * WORD, ROW_WORDS),
-                )
-            start = end
+            span = record(plan.spans, i, SPAN_DTYPE)
+            if low < start + span.size:
+                first, last = part_of_span(span, start, low, high)
+                if first < last:
+                    step(plan, codes, span, first, last, room)
+            start += span.size
 
     if parallel:
 
-        def kernel(place, b, check):
-            plan = words(place, PLAN_WORDS)
-            if check:
-                unplain = first_unplain(plan)
-                if unplain >= 0 or check == 2:
-                    return unplain
-            if b == 0:
-                write_rows(plan)
-            batch_place = plan[PLAN_BATCHES] + b * BATCH_WORDS * WORD
-            batch = words(batch_place, BATCH_WORDS)
-            # As in run_batch of cext/adam.c: more shares than threads, taken as each thread gets to them.
-            n = batch[THREADS] * SHARES_PER_THREAD
-            share = ((batch[ELEMENTS] + n - 1) // n + 15) // 16 * 16
-            batch[TAKEN] = 0
-            for _ in prange(batch[THREADS]):
-                low = take(batch_place + TAKEN * WORD) * share
-                while low < batch[ELEMENTS]:
-                    pieces(plan, batch, low, min(low + share, batch[ELEMENTS]))
-                    low = take(batch_place + TAKEN * WORD) * share
-            count(plan, b)
-            return -1
+        def kernel(address, b, stages):
+            plan = record(address, 0, PLAN_DTYPE)
+            if stages & INSPECT:
+                outcome = inspect.inspect(plan)
+                if outcome != TAKEN:
+                    return outcome
+            if stages & REDUCE:
+                reduce(plan)
+            if stages & APPLY:
+                batch = record(plan.batches, b, BATCH_DTYPE)
+                next_share = plan.batches + b * BATCH_BYTES + NEXT_SHARE
+                size, elements = share_size(batch), batch.elements
+                batch.next_share = 0
+                for _ in prange(batch.threads):  # to which Numba hands numbers, not records
+                    room = rooms() if needs_room else 0
+                    low = take(next_share) * size
+                    while low < elements:
+                        share(address, b, low, low + size, room)
+                        low = take(next_share) * size
+                count(plan, b)
+            return TAKEN
     else:
 
-        def kernel(place, b, check):
-            plan = words(place, PLAN_WORDS)
-            if check:
-                unplain = first_unplain(plan)
-                if unplain >= 0 or check == 2:
-                    return unplain
-            if b == 0:
-                write_rows(plan)
-            batch = words(plan[PLAN_BATCHES] + b * BATCH_WORDS * WORD, BATCH_WORDS)
-            pieces(plan, batch, 0, batch[ELEMENTS])
-            count(plan, b)
-            return -1
+        def kernel(address, b, stages):
+            plan = record(address, 0, PLAN_DTYPE)
+            if stages & INSPECT:
+                outcome = inspect.inspect(plan)
+                if outcome != TAKEN:
+                    return outcome
+            if stages & REDUCE:
+                reduce(plan)
+            if stages & APPLY:
+                batch = record(plan.batches, b, BATCH_DTYPE)
+                share(address, b, 0, batch.elements, rooms() if needs_room else 0)
+                count(plan, b)
+            return TAKEN
 
     kernel.__name__ = "adam_parallel" if parallel else "adam_serial"
     return named(kernel)

@@ -1,4 +1,6 @@
-"""Memory of CUDA devices: `arrays` in it, the calls of the `driver`, and whether any device is `available`.
+"""The memory of CUDA devices.
 
-Nothing but `fastadam.memory.devices` and the CUDA backend imports from here.
+`device` is what others see of it, `arrays` are those in it, `driver` makes the calls, and `available` says whether
+there is any. `fastadam.memory.devices` finds it by name, and only the CUDA backend imports from here: without this
+folder and that one, all else works.
 """

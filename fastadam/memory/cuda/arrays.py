@@ -7,20 +7,19 @@ has no interface; there, its arrays are known by their type.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastadam.backends import BackendUnavailableError, load
-from fastadam.memory.arrays import CUDA_DTYPES, Array, Fences, OnDevice, name_of
+from fastadam.memory.arrays import ALL_DTYPES, Array, name_of
+from fastadam.memory.cuda import available
 
-SUPPORTED = ", ".join(str(dtype) for dtype in CUDA_DTYPES)
+SUPPORTED = ", ".join(str(dtype) for dtype in ALL_DTYPES)
 LEGACY_STREAM = 1  # the default stream, in which the library steps and copies
 
 
-class CudaArray(OnDevice):
+class CudaArray:
     """A C-contiguous array in the memory of a CUDA device.
 
     Other libraries wrap it without a copy: ``cupy.asarray(array)``, ``torch.as_tensor(array, device="cuda")``,
@@ -90,7 +89,7 @@ class CudaArray(OnDevice):
 
     def as_reals(self) -> CudaArray:
         """Return a 1-D view in which complex numbers are pairs of reals."""
-        real, count = CUDA_DTYPES[self.dtype]
+        real, count, *_ = ALL_DTYPES[self.dtype]
         return CudaArray(self._owner, self.address, (self.size * count,), real, self.device)
 
     def __getitem__(self, key: Any) -> CudaArray:
@@ -101,8 +100,8 @@ class CudaArray(OnDevice):
                 f"[{key!r}] of an array on a device is not possible; wrap it with CuPy, torch or Numba"
             )
         start, stop, _ = key.indices(self.size)
-        place = self.address + start * self.itemsize
-        return CudaArray(self._owner, place, (max(stop - start, 0),), self.dtype, self.device)
+        address = self.address + start * self.itemsize
+        return CudaArray(self._owner, address, (max(stop - start, 0),), self.dtype, self.device)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         """Copy numbers from the host or a device into the array, or fill it with one number."""
@@ -110,7 +109,7 @@ class CudaArray(OnDevice):
         if isinstance(value, int | float) and value == 0:
             target.fill(0)
         elif is_on_cuda(value):
-            source = wrap(value, "value", None)
+            source = wrap(value, "value")
             if (source.shape, source.dtype) != (target.shape, target.dtype):
                 raise ValueError(
                     f"{source.dtype} {source.shape} cannot be written to {target.dtype} {target.shape}"
@@ -157,11 +156,23 @@ def _from_host(numbers: Array, device: int) -> CudaArray:
 
 
 def _gpu(device: int) -> Any:
-    module = load("cuda")
-    reason = module.why_missing()
-    if reason is not None:
-        raise BackendUnavailableError(f"backend 'cuda' is not available: {reason}")
-    return module.gpu(device)  # type: ignore[attr-defined]
+    """Return the driver's device of this number; numba-cuda is imported here, at first use."""
+    available.check()
+    from fastadam.memory.cuda import driver
+
+    return driver.gpu(device)
+
+
+def device_at(address: int, asked: int = 0) -> int:
+    """Return the number of the device whose memory an address is in; one of the devices is asked.
+
+    Raises
+    ------
+    RuntimeError
+        If it is in none.
+    """
+    number: int = _gpu(asked).device_of(address)
+    return number
 
 
 def zeros(size: int, dtype: np.dtype[Any], device: int) -> CudaArray:
@@ -176,28 +187,12 @@ def zeros(size: int, dtype: np.dtype[Any], device: int) -> CudaArray:
     """
     gpu = _gpu(device)
     nbytes = size * dtype.itemsize
-    memory, place = gpu.reserve(max(nbytes, 1))
-    array = CudaArray(memory, place, (size,), dtype, device)
+    memory, address = gpu.reserve(max(nbytes, 1))
+    array = CudaArray(memory, address, (size,), dtype, device)
     array.fill(0)
     with gpu.active():
         gpu.finish(LEGACY_STREAM)  # zeros for whatever stream uses them next
     return array
-
-
-def parse_device(device: Any) -> int | None:
-    """Return the number of the CUDA device that a string names, or None for the host.
-
-    Raises
-    ------
-    ValueError
-        If it names none.
-    """
-    if device == "cpu":
-        return None
-    match = re.fullmatch(r"cuda(?::(\d+))?", device) if isinstance(device, str) else None
-    if match is None:
-        raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N', got {device!r}")
-    return int(match[1] or 0)
 
 
 def is_on_cuda(value: Any) -> bool:
@@ -232,10 +227,10 @@ def describe(value: Any, label: str) -> tuple[Description, int | None]:
             interface = value.__cuda_array_interface__
         else:  # one of the simulator
             interface = {**value._ary.__array_interface__, "strides": value._ary.strides}
-        place, readonly = interface["data"]
+        address, readonly = interface["data"]
         shape, strides = tuple(interface["shape"]), interface.get("strides")
         found = Description(
-            (int(place or 0), bool(readonly)), shape, str(interface["typestr"]), strides and tuple(strides)
+            (int(address or 0), bool(readonly)), shape, str(interface["typestr"]), strides and tuple(strides)
         )
         stream, mask = interface.get("stream"), interface.get("mask")
     except Exception as error:  # foreign code
@@ -250,7 +245,7 @@ def describe(value: Any, label: str) -> tuple[Description, int | None]:
     return found, stream
 
 
-def wrap(value: Any, label: str, description: Description | None) -> CudaArray:
+def wrap(value: Any, label: str, description: Description | None = None) -> CudaArray:
     """Return an array on a CUDA device as a `CudaArray` over the same memory.
 
     Raises
@@ -260,9 +255,9 @@ def wrap(value: Any, label: str, description: Description | None) -> CudaArray:
     """
     if isinstance(value, CudaArray):
         return value
-    (place, _), shape, typestr, strides = description or describe(value, label)[0]
+    (address, _), shape, typestr, strides = description or describe(value, label)[0]
     dtype = np.dtype(typestr)
-    if dtype not in CUDA_DTYPES:
+    if dtype not in ALL_DTYPES:
         raise TypeError(f"{label} has dtype {dtype}; supported on CUDA devices are {SUPPORTED}: convert it")
     size = math.prod(shape)
     if strides is not None and size:
@@ -273,60 +268,12 @@ def wrap(value: Any, label: str, description: Description | None) -> CudaArray:
                     f"{label} of shape {shape} is not C-contiguous (strides {strides}); pass a contiguous copy"
                 )
             expected *= n
-    if place % CUDA_DTYPES[dtype][0].itemsize:
+    if address % ALL_DTYPES[dtype].real.itemsize:
         raise ValueError(f"{label} is not aligned to its dtype {dtype}; pass a copy of it")
     device = 0
     if size:
         try:
-            device = _gpu(0).device_of(place)
+            device = device_at(address)
         except RuntimeError as error:
             raise ValueError(f"{label} is not in the memory of a CUDA device: {error}") from error
-    return CudaArray(value, place, shape, dtype, device)
-
-
-def check_parameter(value: Any, label: str) -> CudaArray:
-    """Return an array on a CUDA device as one that a kernel may update in place.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is not C-contiguous, writable and of a supported dtype.
-    """
-    description, _ = describe(value, label)
-    if description.data[1]:
-        raise ValueError(f"{label} is read-only; parameters are updated in place, so pass a writable copy")
-    return wrap(value, label, description)
-
-
-def check_gradient(value: Any, param: CudaArray, label: str, fences: Fences) -> CudaArray:
-    """Return the gradient `value` in the form that kernels read.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it has another dtype, shape or device than `param`, is not C-contiguous, or shares memory with what
-        the step writes.
-    """
-    if not is_on_cuda(value):
-        raise TypeError(
-            f"{label} is a {name_of(value)} and not on a CUDA device, its parameter is on device {param.device}; "
-            f"copy it there, and use None for a parameter without a gradient"
-        )
-    grad = wrap(value, label, None)
-    if grad.dtype != param.dtype:
-        raise TypeError(f"{label} has dtype {grad.dtype}, its parameter has {param.dtype}; convert it")
-    if grad.shape != param.shape:
-        raise ValueError(f"{label} has shape {grad.shape}, its parameter has {param.shape}")
-    if grad.size and grad.device != param.device:
-        raise ValueError(
-            f"{label} is on CUDA device {grad.device}, its parameter on device {param.device}; copy it there"
-        )
-    owner = fences.owner(grad)  # type: ignore[arg-type]
-    if owner is not None:
-        raise ValueError(f"{label} shares memory with {owner}, which this step writes; pass a copy of it")
-    return grad
-
-
-def on_host(value: Any) -> Array:
-    """Return numbers as a NumPy array: a copy where they are on a CUDA device."""
-    return wrap(value, "the array", None).copy_to_host() if is_on_cuda(value) else np.asarray(value)
+    return CudaArray(value, address, shape, dtype, device)

@@ -1,12 +1,69 @@
-"""The CUDA devices, asked of the driver itself: no toolkit and no other package is needed."""
+"""Whether CUDA can be used here, and why not; the devices, asked of the driver itself."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
+import importlib.metadata
+import importlib.util
 import sys
+
+from fastadam.memory.errors import BackendUnavailableError
 
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+OLDEST = (0, 30, 4)  # version of numba-cuda
+INSTALL = 'pip install "fastadam[cuda]", or "fastadam[cuda12]" for CUDA 12'
+
+
+@functools.cache
+def why_missing() -> str | None:
+    """Return why CUDA cannot be used here, or None if it can."""
+    if importlib.util.find_spec("numba_cuda") is None:
+        return f"the package numba-cuda is not installed; {INSTALL}"
+    version = importlib.metadata.version("numba-cuda")
+    if tuple(int(part) for part in version.split(".")[:3] if part.isdecimal()) < OLDEST:
+        return f"numba-cuda {version} is older than {'.'.join(map(str, OLDEST))}; {INSTALL}"
+    try:
+        from numba import cuda
+        from numba.cuda.core import config
+    except Exception as error:  # a broken install raises all sorts of errors
+        return f"numba-cuda cannot be imported ({type(error).__name__}: {error}); {INSTALL}"
+    if config.ENABLE_CUDASIM:
+        return None
+    if config.DISABLE_CUDA:
+        return "NUMBA_DISABLE_CUDA is set, so that Numba uses no device; unset it"
+    _, reason = devices()
+    if reason is not None:
+        return f"{reason}; install a driver from nvidia.com, and see that nvidia-smi lists the device"
+    try:
+        import cuda.bindings as bindings
+        from cuda.bindings import nvvm
+
+        nvvm.version()
+    except Exception as error:
+        return f"NVVM, CUDA's compiler, cannot be loaded ({type(error).__name__}: {error}); {INSTALL}"
+    needed = int(bindings.__version__.partition(".")[0])
+    found = driver_version()
+    if found[0] < needed:
+        other = "update the driver" + (', or pip install "fastadam[cuda12]"' if found[0] == 12 else "")
+        return f"the NVIDIA driver is for CUDA {found[0]}.{found[1]}, the packages here for CUDA {needed}; {other}"
+    if not cuda.is_available():
+        return f"Numba cannot start CUDA ({cuda.cuda_error()}); see that nvidia-smi lists the device"
+    return None
+
+
+def check() -> None:
+    """Refuse to go on where CUDA cannot be used.
+
+    Raises
+    ------
+    BackendUnavailableError
+        With the reason, and what to do.
+    """
+    reason = why_missing()
+    if reason is not None:
+        raise BackendUnavailableError(f"backend 'cuda' is not available: {reason}")
 
 
 def devices() -> tuple[list[str], str | None]:

@@ -1,0 +1,100 @@
+/* Tensors read through DLPack's exchange functions. */
+#include "objects.h"
+
+#include "dlpack.h"
+
+/* The parts of DLPack 1 (dmlc.github.io/dlpack) that are used here. */
+typedef struct {
+    void *data;
+    int32_t device_type, device_id, ndim;
+    uint8_t code, bits;
+    uint16_t lanes;
+    int64_t *shape, *strides;
+    uint64_t byte_offset;
+} dl_tensor;
+
+typedef struct {
+    uint32_t major, minor;
+    void *older;
+    void *allocate, *managed_from_object, *object_from_managed;
+    int (*tensor_from_object)(void *object, dl_tensor *out);
+    void *current_stream;
+} dl_exchange;
+
+typedef int (*tensor_reader)(void *object, dl_tensor *out);
+
+enum { DL_MAJOR = 1, DL_CPU = 1, DL_FLOAT = 2 };
+
+int64_t fastadam_tensor_reader(int64_t capsule_object)
+{
+#ifdef Py_GIL_DISABLED
+    /* Without the GIL, another thread could exchange what is read here between two looks at it. */
+    (void)capsule_object;
+    return 0;
+#endif
+    const PyGILState_STATE gil = PyGILState_Ensure();
+    const dl_exchange *exchange = PyCapsule_GetPointer(OBJECT(capsule_object), "dlpack_exchange_api");
+    int64_t reader = 0;
+    if (exchange == NULL)
+        PyErr_Clear();
+    else if (exchange->major == DL_MAJOR)
+        reader = ADDRESS(exchange->tensor_from_object);
+    PyGILState_Release(gil);
+    return reader;
+}
+
+static int read_object(const fastadam_tensor_cache *cache, int64_t object, dl_tensor *found)
+{
+    const tensor_reader reader = (tensor_reader)(uintptr_t)cache->read_tensor;
+    if (reader(MEMORY(void, object), found) == 0)
+        return 1;
+    PyErr_Clear();
+    return 0;
+}
+
+int64_t fastadam_read_tensor(const fastadam_tensor_cache *cache, const fastadam_cached_param *param,
+                             int64_t object)
+{
+    dl_tensor found;
+    if (!read_object(cache, object, &found))
+        return -1;
+    const int64_t dtype = found.code | found.bits << 8 | (int64_t)found.lanes << 16;
+    const int64_t device = found.device_type | (int64_t)found.device_id << 32;
+    if (device != param->device || dtype != param->dtype || found.ndim != param->ndim)
+        return -1;
+    const int64_t *shape = MEMORY(const int64_t, param->dims), *strides = shape + param->ndim;
+    for (int64_t i = 0; i < param->ndim; i++) {
+        if (found.shape[i] != shape[i])
+            return -1;
+        /* Where there is only one element on the way, strides mean nothing. */
+        if (found.strides[i] != strides[i] && shape[i] > 1 && param->size > 0)
+            return -1;
+    }
+    return ADDRESS(found.data) + (int64_t)found.byte_offset;
+}
+
+int fastadam_is_same_counter(const fastadam_tensor_cache *cache, const fastadam_cached_param *param)
+{
+    dl_tensor found;
+    return read_object(cache, param->step_object, &found) && found.device_type == DL_CPU &&
+           found.code == DL_FLOAT && found.bits == (param->step_is_float64 ? 64 : 32) && found.ndim == 0 &&
+           ADDRESS(found.data) + (int64_t)found.byte_offset == param->step;
+}
+
+/* The truth of tensor.method(), or -1. */
+static int ask(int64_t method, PyObject *tensor)
+{
+    PyObject *answer = PyObject_CallFunctionObjArgs(OBJECT(method), tensor, NULL);
+    if (answer == NULL) {
+        PyErr_Clear();
+        return -1;
+    }
+    const int truth = PyObject_IsTrue(answer);
+    Py_DECREF(answer);
+    return truth;
+}
+
+int fastadam_lies_plainly(const fastadam_tensor_cache *cache, int64_t object)
+{
+    return ask(cache->is_neg, OBJECT(object)) == 0 && ask(cache->is_conj, OBJECT(object)) == 0;
+}

@@ -1,0 +1,69 @@
+/* Whether a tensor is what it was, from the words of its TensorImpl and its storage: a few nanoseconds for each.
+ *
+ * All here is inlined into the attempt, which does it five times for each parameter. */
+#ifndef FASTADAM_FINGERPRINTS_H
+#define FASTADAM_FINGERPRINTS_H
+
+#include "objects.h"
+
+#include "tensors.h"
+
+/* How many bytes of a TensorImpl are kept for each tensor alone. */
+static inline int64_t own_bytes(const fastadam_tensor_offsets *at) { return at->ndim - at->first; }
+
+/* How many bytes of a storage are compared: the address, what owns the memory, the size. */
+static inline int64_t owner_bytes(const fastadam_tensor_offsets *at)
+{
+    return at->storage_size + WORD - at->storage_data;
+}
+
+/* One of a parameter's fingerprints: 0 is the parameter's, 1 the step counter's, then the moments'. */
+static inline const fastadam_fingerprint *fingerprint_of(const fastadam_tensor_offsets *at,
+                                                         const fastadam_cached_param *param, int which)
+{
+    const int64_t size = (int64_t)sizeof(fastadam_fingerprint) + own_bytes(at) + owner_bytes(at);
+    return MEMORY(const fastadam_fingerprint, param->fingerprints + which * size);
+}
+
+/* Where the words after a fingerprint begin; the first is the address of the storage. */
+static inline int64_t own_words(const fastadam_fingerprint *noted) { return ADDRESS(noted + 1); }
+
+/* Do two TensorImpls, or one and a kept copy of its words from ndim on, describe the same layout and dtype? What
+ * lies beyond ndim lengths and strides is not in use and may hold anything. */
+static inline int same_layout(const fastadam_tensor_offsets *at, int64_t impl, int64_t words)
+{
+    const int64_t ndim = read_word(words, 0), dims = ndim * WORD;
+    return read_word(impl, at->ndim) == ndim && same_words(impl + at->sizes, words + at->sizes - at->ndim, dims) &&
+           same_words(impl + at->strides, words + at->strides - at->ndim, dims) &&
+           same_words(impl + at->tail, words + at->tail - at->ndim, at->first + at->length - at->tail);
+}
+
+/* Is all that a tensor object stands for what it was? */
+static inline int is_as_noted(const fastadam_tensor_offsets *at, const fastadam_fingerprint *noted, int64_t object)
+{
+    const int64_t own = own_words(noted);
+    return read_word(object, at->object_impl) == noted->impl &&
+           same_words(noted->impl + at->first, own, own_bytes(at)) &&
+           same_layout(at, noted->impl, noted->layout) &&
+           same_words(read_word(own, 0) + at->storage_data, own + own_bytes(at), owner_bytes(at));
+}
+
+/* The address of a gradient's numbers, if the words that say what it is are those of its parameter, which is what
+ * it was; else 0. */
+static inline int64_t address_like_param(const fastadam_tensor_offsets *at, const fastadam_cached_param *param,
+                                         int64_t grad)
+{
+    if (param->fingerprints == 0 || param->nbytes == 0)
+        return 0;
+    const fastadam_fingerprint *noted = fingerprint_of(at, param, 0);
+    const int64_t impl = read_word(grad, at->object_impl);
+    if (!same_layout(at, impl, noted->layout))
+        return 0;
+    const int64_t storage = read_word(impl, at->first);
+    const int64_t offset = param->param - read_word(own_words(noted), own_bytes(at));
+    if (read_word(storage, at->storage_size) < offset + param->nbytes)
+        return 0;
+    return read_word(storage, at->storage_data) + offset;
+}
+
+#endif

@@ -1,0 +1,98 @@
+/* The first stage of a step: look at the gradients' array objects. */
+#include "adam.h"
+#include "stages.h"
+
+#include <string.h>
+
+static int64_t read_word(int64_t object, int64_t offset)
+{
+    uintptr_t word; /* unsigned: addresses are compared as numbers */
+    memcpy(&word, (const char *)(uintptr_t)object + offset, sizeof word);
+    return (int64_t)word;
+}
+
+static int read_int(int64_t object, int64_t offset)
+{
+    int value;
+    memcpy(&value, (const char *)(uintptr_t)object + offset, sizeof value);
+    return value;
+}
+
+int fastadam_is_written(const fastadam_plan *plan, int64_t lo, int64_t hi, int64_t *below)
+{
+    const int64_t *starts = (const int64_t *)(uintptr_t)plan->written_starts;
+    const int64_t *ends = (const int64_t *)(uintptr_t)plan->written_ends;
+    const int64_t n = plan->n_written;
+    int64_t found = *below;
+    if ((found > 0 && starts[found - 1] >= hi) || (found < n && starts[found] < hi)) {
+        int64_t count = n;
+        found = 0;
+        while (count > 0) {
+            const int64_t half = count / 2;
+            if (starts[found + half] < hi) {
+                found += half + 1;
+                count -= half + 1;
+            } else {
+                count = half;
+            }
+        }
+        *below = found;
+    }
+    return found > 0 && ends[found - 1] > lo;
+}
+
+/* A plain gradient is an exact ndarray of its parameter's dtype and shape, C-contiguous, aligned, and apart from
+ * all that the step writes. Its parameter must still be where it was, and writable. */
+static int is_plain(const fastadam_plan *plan, const fastadam_span *span, int64_t grad)
+{
+    const fastadam_array_offsets *at = &plan->offsets;
+    const fastadam_slot *slot = (const fastadam_slot *)(uintptr_t)plan->slots + span->slot;
+    const int64_t param = slot->param_object, dtype = slot->dtype_object;
+    if (read_word(grad, at->type) != at->array_type || read_word(grad, at->dtype) != dtype ||
+        read_word(param, at->dtype) != dtype || read_word(param, at->data) != span->param)
+        return 0;
+    const int grad_flags = FASTADAM_C_CONTIGUOUS | FASTADAM_ALIGNED;
+    const int param_flags = grad_flags | FASTADAM_WRITEABLE;
+    if ((read_int(param, at->flags) & param_flags) != param_flags ||
+        (read_int(grad, at->flags) & grad_flags) != grad_flags)
+        return 0;
+    const int ndim = read_int(grad, at->ndim);
+    if (ndim != read_int(param, at->ndim))
+        return 0;
+    const int64_t grad_dims = read_word(grad, at->dims), param_dims = read_word(param, at->dims);
+    for (int i = 0; i < ndim; i++)
+        if (read_word(grad_dims, i * (int64_t)sizeof(intptr_t)) !=
+            read_word(param_dims, i * (int64_t)sizeof(intptr_t)))
+            return 0;
+    return 1;
+}
+
+/* Bytes of a number of the gradients that a variant reads. */
+static int64_t grad_itemsize(int64_t variant)
+{
+    static const int64_t itemsizes[] = FASTADAM_ITEMSIZES;
+    const int64_t mask = (1 << FASTADAM_FORMAT_BITS) - 1;
+    return itemsizes[variant >> (FASTADAM_FORMATS_AT + FASTADAM_FORMAT_BITS) & mask];
+}
+
+int64_t fastadam_inspect(const fastadam_plan *plan)
+{
+    fastadam_span *spans = (fastadam_span *)(uintptr_t)plan->spans;
+    const fastadam_batch *batches = (const fastadam_batch *)(uintptr_t)plan->batches;
+    const int64_t *grad_objects = (const int64_t *)(uintptr_t)plan->grad_objects;
+    int64_t below = 0;
+    for (int64_t b = 0; b < plan->n_batches; b++) {
+        const int64_t itemsize = grad_itemsize(batches[b].variant);
+        for (int64_t i = batches[b].first; i < batches[b].first + batches[b].count; i++) {
+            fastadam_span *span = spans + i;
+            const int64_t grad = grad_objects[span->slot];
+            if (!is_plain(plan, span, grad))
+                return span->slot;
+            span->grad = read_word(grad, plan->offsets.data);
+            if (span->size > 0 &&
+                fastadam_is_written(plan, span->grad, span->grad + span->size * itemsize, &below))
+                return span->slot;
+        }
+    }
+    return FASTADAM_TAKEN;
+}

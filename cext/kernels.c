@@ -1,0 +1,69 @@
+/* The kernels: kernels.inc, once for each instruction set. */
+#include "numerics.h"
+
+#include <math.h>
+
+#include "formats.h"
+#include "kernels.h"
+#include "shares.h"
+
+/* The arrays that a span goes through side by side, in the order of its fields. */
+enum { PARAM, GRAD, EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ, N_ROLES };
+
+#define REAL float
+#define SQRT sqrtf
+#define ELEMENTS elements_float32
+#include "element.inc"
+#undef REAL
+#undef SQRT
+#undef ELEMENTS
+
+#define REAL double
+#define SQRT sqrt
+#define ELEMENTS elements_float64
+#include "element.inc"
+#undef REAL
+#undef SQRT
+#undef ELEMENTS
+
+/* The upper bits of variants in which all arrays are float32, or all float64, and so is the arithmetic. */
+#define ALL_OF(FORMAT)                                                                                            \
+    ((int64_t)(FORMAT) * (INT64_C(0x0101010101) << FASTADAM_FORMATS_AT | INT64_C(1) << FASTADAM_COMPUTE_AT))
+#define FLAGS ((INT64_C(1) << FASTADAM_COMPUTE_AT) - 1)
+
+static FASTADAM_INLINE int64_t address_in(const fastadam_span *span, int role)
+{
+    const int64_t addresses[N_ROLES] = {span->param, span->grad, span->exp_avg, span->exp_avg_sq,
+                                        span->max_exp_avg_sq};
+    return addresses[role];
+}
+
+static FASTADAM_INLINE int format_in(int64_t variant, int role)
+{
+    return (int)(variant >> (FASTADAM_FORMATS_AT + FASTADAM_FORMAT_BITS * role)) &
+           ((1 << FASTADAM_FORMAT_BITS) - 1);
+}
+
+#define TARGET
+#define NAMED(NAME) NAME##_baseline
+#include "kernels.inc"
+#undef TARGET
+#undef NAMED
+
+#ifdef FASTADAM_X86
+#define TARGET __attribute__((target("avx2")))
+#define NAMED(NAME) NAME##_avx2
+#include "kernels.inc"
+#undef TARGET
+#undef NAMED
+
+#define TARGET __attribute__((target("avx512f")))
+#define NAMED(NAME) NAME##_avx512
+#include "kernels.inc"
+#undef TARGET
+#undef NAMED
+
+const fastadam_kernel fastadam_kernels[] = {kernel_baseline, kernel_avx2, kernel_avx512};
+#else
+const fastadam_kernel fastadam_kernels[] = {kernel_baseline};
+#endif

@@ -1,0 +1,270 @@
+/* The memory that C and Python share. Written by cext/header.py from fastadam/memory/structs.py: change that, and
+ * write this anew. An int64_t may be a number or an address. */
+#ifndef FASTADAM_STRUCTS_H
+#define FASTADAM_STRUCTS_H
+
+#include <stdint.h>
+
+/* What an attempt at a step returns. TAKEN: all that was asked for is done. From 0 on: the slot, or the parameter,
+ * whose gradient Python has to look at. The others are of PyTorch tensors: something is not what it was, other
+ * gradients are present, step counters are others than those that the rows were computed for. Where it is not
+ * TAKEN, nothing was written. */
+enum {
+    FASTADAM_TAKEN = -1,
+    FASTADAM_CHANGED = -2,
+    FASTADAM_OTHER_GRADIENTS = -3,
+    FASTADAM_OTHER_STEPS = -4,
+};
+
+/* The stages of a step, which are run in this order: look at the gradients' objects and note where their numbers
+ * are; compute what has to be known of the whole before the first element is written, the rows of scalars; step
+ * all elements, and count the step. */
+enum {
+    FASTADAM_INSPECT = 1,
+    FASTADAM_REDUCE = 2,
+    FASTADAM_APPLY = 4,
+};
+
+/* The types of step counters. */
+enum {
+    FASTADAM_COUNTER_INT64 = 0,
+    FASTADAM_COUNTER_FLOAT64 = 1,
+    FASTADAM_COUNTER_FLOAT32 = 2,
+};
+
+/* Where a float32 counter ends: it counts no further. */
+enum {
+    FASTADAM_FLOAT32_END = 16777216,
+};
+
+/* The formats of numbers (fastadam/memory/formats.py). */
+enum {
+    FASTADAM_FLOAT32 = 0,
+    FASTADAM_FLOAT64 = 1,
+    FASTADAM_BFLOAT16 = 2,
+    FASTADAM_FLOAT16 = 3,
+};
+
+/* A compiled variant as one number: flags in the lowest 16 bits, then the format that is computed in, then those
+ * of the parameter, the gradient and the moments, in the order of the fields of a span. */
+enum {
+    FASTADAM_AMSGRAD = 1,
+    FASTADAM_L2 = 2,
+    FASTADAM_COMPUTE_AT = 16,
+    FASTADAM_FORMATS_AT = 24,
+    FASTADAM_FORMAT_BITS = 8,
+};
+
+/* Elements of a block. Blocks are counted from the first element of each parameter, and threads share out whole
+ * ones. A power of two: so large that what is kept for each block is little beside its elements, so small that
+ * shares come out even. The smallest share of a batch that has several threads is 16 blocks. */
+enum {
+    FASTADAM_BLOCK = 1024,
+};
+
+/* Shares of a batch for each thread, taken as the threads get to them: one that has to wait for its processor does
+ * not hold up the others. */
+enum {
+    FASTADAM_SHARES_PER_THREAD = 8,
+};
+
+/* Elements that are widened at a time, where they lie in memory in less than they are computed with: the five
+ * arrays of them fit the first-level cache, with what they were read from. A divisor of BLOCK. */
+enum {
+    FASTADAM_CHUNK = 512,
+};
+
+/* NumPy's public flag bits (NPY_ARRAY_*). */
+enum {
+    FASTADAM_C_CONTIGUOUS = 1,
+    FASTADAM_ALIGNED = 256,
+    FASTADAM_WRITEABLE = 1024,
+};
+
+/* Bytes of a number in each of the formats. */
+#define FASTADAM_ITEMSIZES {4, 8, 2, 2}
+
+/* The scalars that a step applies to a set of parameters; kernels narrow each to their compute dtype, once. */
+typedef struct {
+    double step_size;
+    double inv_sqrt_bias_correction2;
+    double decay;
+    double beta1;
+    double one_minus_beta1;
+    double beta2;
+    double one_minus_beta2;
+    double eps;
+    double l2;
+    double grad_scale;
+} fastadam_row;
+
+/* A step counter: its address, and its type (FASTADAM_COUNTER_*). */
+typedef struct {
+    int64_t address;
+    int64_t type;
+} fastadam_counter;
+
+/* What the varying scalars of a row are computed from, with the counter of the steps that it has taken. */
+typedef struct {
+    double lr;
+    double log_beta1;
+    double log_beta2;
+    double weight_decay;
+    fastadam_counter counter;
+} fastadam_row_inputs;
+
+/* A contiguous run of real numbers that shares one row: addresses, a length, the row, and the caller's slot. It is
+ * one parameter where n_starts is 0; else n_starts of them, one after another, and starts is the address of where
+ * each begins, as int64 counted from the span's first element. */
+typedef struct {
+    int64_t param;
+    int64_t grad;
+    int64_t exp_avg;
+    int64_t exp_avg_sq;
+    int64_t max_exp_avg_sq;
+    int64_t size;
+    int64_t row;
+    int64_t slot;
+    int64_t starts;
+    int64_t n_starts;
+} fastadam_span;
+
+/* Consecutive spans that one compiled variant steps. next_share is for the threads of the Numba kernels. */
+typedef struct {
+    int64_t variant;
+    int64_t first;
+    int64_t count;
+    int64_t elements;
+    int64_t threads;
+    int64_t next_share;
+} fastadam_batch;
+
+/* An array that gets one gradient: its array object, and the dtype object that it and its gradient must have. */
+typedef struct {
+    int64_t param_object;
+    int64_t dtype_object;
+} fastadam_slot;
+
+/* Where the fields of a NumPy array object lie, in bytes from its start, and the address of the type ndarray. */
+typedef struct {
+    int64_t array_type;
+    int64_t type;
+    int64_t data;
+    int64_t ndim;
+    int64_t dims;
+    int64_t dtype;
+    int64_t flags;
+} fastadam_array_offsets;
+
+/* A step: its spans in batches, the rows of scalars, and what is counted when it is taken. The first n_row_inputs
+ * rows are computed, the others are taken as they are. grad_objects has the object of each slot's gradient; the
+ * step writes memory between written_starts and written_ends, sorted and apart. */
+typedef struct {
+    int64_t spans;
+    int64_t rows;
+    int64_t row_inputs;
+    int64_t n_row_inputs;
+    int64_t batches;
+    int64_t n_batches;
+    int64_t counters;
+    int64_t n_counters;
+    int64_t slots;
+    int64_t grad_objects;
+    int64_t written_starts;
+    int64_t written_ends;
+    int64_t n_written;
+    fastadam_array_offsets offsets;
+} fastadam_plan;
+
+/* Where the parts of a torch tensor lie, in bytes: in its object, in its TensorImpl (the compared bytes: first and
+ * how many, of which those from ndim on describe layout and dtype; sizes, strides, and what follows them) and in
+ * its storage. All but object_impl are multiples of 8; the first word is the address of the storage. If length is
+ * 0, they are not known, and every tensor is asked. */
+typedef struct {
+    int64_t object_impl;
+    int64_t first;
+    int64_t length;
+    int64_t ndim;
+    int64_t sizes;
+    int64_t strides;
+    int64_t tail;
+    int64_t storage_data;
+    int64_t storage_size;
+} fastadam_tensor_offsets;
+
+/* What tells whether a tensor is what it was: where its TensorImpl is, and where the words that describe its
+ * layout and dtype are kept, which many tensors share: the less memory a step reads, the faster it is. After it
+ * stand the words of the TensorImpl that are its own, and those of its storage from the address to the size. */
+typedef struct {
+    int64_t impl;
+    int64_t layout;
+} fastadam_fingerprint;
+
+/* A parameter as it was last seen: the objects, where their numbers lie, and the layout that it shares with its
+ * gradient and moments. dims holds ndim lengths, then ndim strides. dtype is DLPack's: code + 2^8 bits + 2^16
+ * lanes; device is DLPack's type + 2^32 number. A moment that is not used has the object 0. fingerprints are those
+ * of the parameter, the step counter and the moments, or 0: then each tensor is asked. */
+typedef struct {
+    int64_t param_object;
+    int64_t state_object;
+    int64_t step_object;
+    int64_t exp_avg_object;
+    int64_t exp_avg_sq_object;
+    int64_t max_exp_avg_sq_object;
+    int64_t fingerprints;
+    int64_t param;
+    int64_t step;
+    int64_t exp_avg;
+    int64_t exp_avg_sq;
+    int64_t max_exp_avg_sq;
+    int64_t ndim;
+    int64_t dims;
+    int64_t dtype;
+    int64_t device;
+    int64_t size;
+    int64_t nbytes;
+    int64_t step_is_float64;
+} fastadam_cached_param;
+
+/* The list of a group's parameters, and its length. */
+typedef struct {
+    int64_t list_object;
+    int64_t length;
+} fastadam_group_list;
+
+/* All parameters of an optimizer, with the containers that they are found in. read_tensor is DLPack's function
+ * dltensor_from_py_object_no_sync. state_keys and state_values are what the state dict held, in its order. Out:
+ * which gradients are present (bytes), each step counter, and new references to the gradients, until they are
+ * released. */
+typedef struct {
+    int64_t read_tensor;
+    int64_t tensor_type;
+    int64_t parameter_type;
+    int64_t none_object;
+    int64_t grad_name;
+    int64_t state_names;
+    int64_t is_neg;
+    int64_t is_conj;
+    int64_t state_object;
+    int64_t n_state;
+    int64_t state_keys;
+    int64_t state_values;
+    int64_t lists;
+    int64_t n_lists;
+    int64_t params;
+    int64_t n;
+    int64_t present;
+    int64_t steps;
+    int64_t grads;
+    fastadam_tensor_offsets offsets;
+} fastadam_tensor_cache;
+
+/* The parameters that have a gradient: the plan of their step, each one's span in it or -1, and how many steps the
+ * members of each row have taken before, which the plan counts with the others. */
+typedef struct {
+    int64_t plan;
+    int64_t span_of;
+    int64_t steps_taken;
+} fastadam_active_plan;
+
+#endif

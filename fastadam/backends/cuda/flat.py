@@ -1,0 +1,43 @@
+"""A batch of one span, such as a packed group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastadam.backends.cuda.launches import FLAT, arguments_of, launcher
+from fastadam.backends.cuda.layout import Layout
+from fastadam.memory.arrays import Array
+
+
+class Flat:
+    """A batch of one span: its description goes along with the launch."""
+
+    def __init__(self, device: Any, variant: int, spans: Array, index: int, rows: Array) -> None:
+        self._device, self._spans, self._index, self._rows = device, spans, index, rows
+        self._layout = Layout(variant)
+        self._launcher = launcher(device)
+        self._kernel = self._launcher.kernel(variant, FLAT)
+        self._arguments = arguments_of(variant, FLAT)
+
+    def launch(self, stream: int) -> None:
+        """Launch the kernel."""
+        for launch in self.launches(stream):
+            (code,) = launch()
+            if code:
+                self._device.fail(code)
+
+    def launches(self, stream: int) -> list[Callable[[], tuple[Any]]]:
+        """Return the launch as a call of the driver, or nothing where there is nothing to step."""
+        param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, size, row, *_ = self._spans[self._index].item()
+        layout = self._layout
+        addresses = param | grad | exp_avg | exp_avg_sq | (max_exp_avg_sq if layout.amsgrad_on else 0)
+        vectors = 0 if addresses % layout.vector_bytes else size // layout.lanes
+        threads = size - vectors * (layout.lanes - 1)
+        if not threads:
+            return []
+        self._arguments.write(
+            param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, size, vectors, *self._rows[row].item()
+        )
+        blocks = -(-threads // layout.block)
+        return [self._launcher.launch_call(self._kernel, blocks, stream, self._arguments)]

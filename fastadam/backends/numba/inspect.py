@@ -1,0 +1,97 @@
+"""The first stage of a step under Numba, which does what cext/inspect.c does. Importing it imports Numba."""
+
+from __future__ import annotations
+
+from numba.extending import register_jitable
+
+from fastadam.backends.numba.memory import integer, record, word
+from fastadam.memory.formats import FORMATS
+from fastadam.memory.structs import (
+    ALIGNED,
+    BATCH,
+    C_CONTIGUOUS,
+    FORMAT_BITS,
+    FORMATS_AT,
+    SLOT,
+    SPAN,
+    TAKEN,
+    WRITEABLE,
+)
+
+SPAN_DTYPE, SLOT_DTYPE, BATCH_DTYPE = SPAN.dtype, SLOT.dtype, BATCH.dtype
+WORD = 8  # bytes
+GRAD_FLAGS = C_CONTIGUOUS | ALIGNED
+PARAM_FLAGS = GRAD_FLAGS | WRITEABLE
+GRAD_FORMAT_AT, FORMAT_MASK = FORMATS_AT + FORMAT_BITS, (1 << FORMAT_BITS) - 1
+ITEMSIZES = tuple(each.stored.itemsize for each in FORMATS)
+
+
+@register_jitable
+def written_below(plan, high, below):
+    """Return how many of the sorted intervals of memory that the step writes start below `high`.
+
+    `below` is a guess.
+    """
+    n = plan.n_written
+    starts = plan.written_starts
+    if (below == 0 or word(starts + WORD * (below - 1)) < high) and (
+        below == n or word(starts + WORD * below) >= high
+    ):
+        return below
+    below, count = 0, n
+    while count > 0:
+        half = count >> 1
+        if word(starts + WORD * (below + half)) < high:
+            below += half + 1
+            count -= half + 1
+        else:
+            count = half
+    return below
+
+
+@register_jitable
+def is_plain(plan, span, grad):
+    """Whether a gradient's object is plain and its span's parameter still where it was, and writable."""
+    at = plan.offsets
+    slot = record(plan.slots, span.slot, SLOT_DTYPE)
+    param, dtype = slot.param_object, slot.dtype_object
+    if (
+        word(grad + at.type) != at.array_type
+        or word(grad + at.dtype) != dtype
+        or word(param + at.dtype) != dtype
+        or word(param + at.data) != span.param
+    ):
+        return False
+    if (
+        integer(param + at.flags) & PARAM_FLAGS != PARAM_FLAGS
+        or integer(grad + at.flags) & GRAD_FLAGS != GRAD_FLAGS
+    ):
+        return False
+    ndim = integer(grad + at.ndim)
+    if ndim != integer(param + at.ndim):
+        return False
+    grad_dims, param_dims = word(grad + at.dims), word(param + at.dims)
+    for i in range(ndim):  # noqa: SIM110 - Numba compiles loops better than generators
+        if word(grad_dims + WORD * i) != word(param_dims + WORD * i):
+            return False
+    return True
+
+
+@register_jitable
+def inspect(plan):
+    """Note the gradients' addresses; return TAKEN, or the first slot whose gradient is not plain."""
+    below = 0
+    for b in range(plan.n_batches):
+        batch = record(plan.batches, b, BATCH_DTYPE)
+        itemsize = ITEMSIZES[batch.variant >> GRAD_FORMAT_AT & FORMAT_MASK]
+        for i in range(batch.first, batch.first + batch.count):
+            span = record(plan.spans, i, SPAN_DTYPE)
+            grad = word(plan.grad_objects + span.slot * WORD)
+            if not is_plain(plan, span, grad):
+                return span.slot
+            span.grad = word(grad + plan.offsets.data)
+            if span.size > 0:
+                below = written_below(plan, span.grad + span.size * itemsize, below)
+                if below > 0 and word(plan.written_ends + WORD * (below - 1)) > span.grad:
+                    return span.slot
+    return TAKEN

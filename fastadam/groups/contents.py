@@ -1,0 +1,81 @@
+"""What an optimizer holds, as checkpoints and conversions see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastadam.groups.group import Group
+from fastadam.groups.groups import Groups
+from fastadam.groups.loading import Loaded
+from fastadam.groups.members import Member
+from fastadam.groups.saved import state_dict
+from fastadam.step.interrupts import uninterrupted
+
+
+class Contents:
+    """The way into an optimizer for those who save it or fill it, while nobody else uses it.
+
+    It is what ``with optimizer._exclusive("save") as contents`` gives; after the block it is not used any more.
+
+    Parameters
+    ----------
+    groups : Groups
+    param_groups : sequence of dict
+        As the user may have edited them.
+
+    Attributes
+    ----------
+    groups : sequence of Group
+        With the parameters, and the options in use: what the user has edited since the last step is not in
+        them before `saved` or `take_over`.
+    """
+
+    def __init__(self, groups: Groups, param_groups: Sequence[Mapping[str, Any]]) -> None:
+        self._groups = groups
+        self._param_groups = param_groups
+
+    @property
+    def groups(self) -> Sequence[Group]:
+        """The groups."""
+        return self._groups
+
+    @property
+    def members(self) -> list[Member]:
+        """The parameters of all groups, in order."""
+        return self._groups.members
+
+    def saved(self, *, copy: bool) -> dict[str, Any]:
+        """Return the state dict (see `fastadam.Adam.state_dict`), after taking up what was edited.
+
+        Parameters
+        ----------
+        copy : bool
+            Whether to copy the moments; without it, those in the dict are the live ones.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an option has been edited to something that it cannot be.
+        """
+        if self._groups.edits.noticed(self._param_groups):
+            self._groups.take_up(self._param_groups)
+        return state_dict(self._groups, copy=copy)
+
+    def take_over(self, saved: Mapping[str, Any]) -> None:
+        """Check a state dict and take it over, in one go.
+
+        Parameters
+        ----------
+        saved : mapping
+            As `fastadam.Adam.load_state_dict` takes it; a moment can be an `fastadam.groups.loading.Incoming`.
+
+        Raises
+        ------
+        TypeError, ValueError, MemoryError
+            If it does not fit, or there is not enough memory; nothing has been changed then. What `fill` of an
+            `Incoming` raises leaves the optimizer with a part of the state.
+        """
+        loaded = Loaded(saved, self._groups)
+        loaded.reserve()
+        uninterrupted(loaded.take_over)

@@ -1,0 +1,211 @@
+"""Takes over a state dict: all checks, then all numbers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastadam.groups.group import Group
+from fastadam.groups.groups import Groups
+from fastadam.groups.members import Member
+from fastadam.memory.arrays import Array
+from fastadam.memory.devices import on_host
+from fastadam.memory.written import Written
+from fastadam.step import hyperparameters
+from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.step.plan import MOMENTS
+
+# What is in torch's groups beside the options of Adam: choices among implementations, notes of schedulers.
+TORCH_ONLY = (
+    "foreach",
+    "fused",
+    "capturable",
+    "differentiable",
+    "initial_lr",
+    "max_lr",
+    "min_lr",
+    "base_momentum",
+    "max_momentum",
+    "swa_lr",
+)
+
+
+class Incoming(NamedTuple):
+    """A moment that is to be taken over, wherever its numbers are by now: in an array, in a file.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : dtype
+        Those that its numbers will have.
+    fill : callable
+        Copies them into the array that it is given, of this shape and dtype. Called once, or not at all.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fill: Callable[[Array], object]
+
+
+class Loaded:
+    """A state dict that has been checked against the groups and can be taken over.
+
+    Parameters
+    ----------
+    saved : mapping
+        In torch's layout; a moment is an array or `Incoming`.
+    groups : Groups
+        The groups it is meant for.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it does not fit; nothing has been changed then.
+    """
+
+    def __init__(self, saved: Any, groups: Groups) -> None:
+        if not isinstance(saved, Mapping) or not {"state", "param_groups"} <= set(saved):
+            raise ValueError("the state dict must be a mapping with the keys 'state' and 'param_groups'")
+        saved_groups, state = saved["param_groups"], saved["state"]
+        if not isinstance(state, Mapping) or not isinstance(saved_groups, Sequence):
+            raise TypeError("in the state dict, 'state' must be a mapping and 'param_groups' a list")
+        if len(saved_groups) != len(groups):
+            raise ValueError(
+                f"the state dict has {len(saved_groups)} parameter groups, the optimizer has {len(groups)}"
+            )
+        self._groups = groups
+        self._hypers: list[Hyperparameters] = []
+        self._steps: list[Array] = []
+        self._moments: list[list[dict[str, Incoming]]] = []
+        written = groups.written()
+        used: set[Any] = set()
+        for group, saved_group in zip(groups, saved_groups, strict=True):
+            where = f"state dict, {group.where or 'param_groups[0]: '}"
+            self._hypers.append(_check_options(saved_group, group, where))
+            keys = _match(saved_group, group, where)
+            for key in keys:
+                if key in used:
+                    raise ValueError(f"{where}the entry {key} appears twice in 'params'")
+                used.add(key)
+            entries = [
+                _check_entry(state[key], group.members[index], written) if key in state else (0, {})
+                for index, key in enumerate(keys)
+            ]
+            self._steps.append(np.array([step for step, _ in entries], np.int64))
+            self._moments.append([moments for _, moments in entries])
+            if self._hypers[-1].amsgrad:
+                for index, (step, moments) in enumerate(entries):
+                    if step and MOMENTS[2] not in moments:
+                        raise ValueError(f"{where}amsgrad is on, but entry {keys[index]} has no {MOMENTS[2]}")
+        extra = [key for key in state if key not in used]
+        if extra:
+            raise ValueError(f"the state dict has state for {extra[:5]}, which no parameter group lists")
+
+    def reserve(self) -> None:
+        """Reserve the third moments that it needs.
+
+        Raises
+        ------
+        MemoryError
+            If there is not enough memory; no number has changed then.
+        """
+        each = zip(self._groups, self._hypers, self._moments, strict=True)
+        Group.reserve_max(
+            group
+            for group, hyper, moments in each
+            if hyper.amsgrad or any(MOMENTS[2] in entry for entry in moments)
+        )
+
+    def take_over(self) -> None:
+        """Copy the numbers into the groups, in place, after `reserve`; to be guarded by an `uninterrupted`."""
+        self._groups.renew()
+        for group, hyper in zip(self._groups, self._hypers, strict=True):
+            group.accept(hyper)
+        for group, steps in zip(self._groups, self._steps, strict=True):
+            group.set_steps(steps)
+        for group, moments in zip(self._groups, self._moments, strict=True):
+            for index, entry in enumerate(moments):
+                for name in group.moments:
+                    target = group.moment(name, index)
+                    if name in entry:
+                        entry[name].fill(target)
+                    else:
+                        target[...] = 0
+        self._groups.note()
+
+
+def _check_options(saved: Any, group: Group, where: str) -> Hyperparameters:
+    """Return the saved options, checked; what old versions of torch did not save keeps its value."""
+    if not isinstance(saved, Mapping) or "params" not in saved:
+        raise ValueError(f"{where}a parameter group must be a mapping with the key 'params'")
+    options = {key: value for key, value in saved.items() if key not in TORCH_ONLY}
+    for key in options:
+        if key not in (*hyperparameters.KEYS, "params", "param_names"):
+            raise ValueError(f"{where}unknown option {key!r}; known are {', '.join(hyperparameters.KEYS)}")
+    for key in ("lr", "betas", "eps", "weight_decay"):
+        if key not in options:
+            raise ValueError(f"{where}the option {key!r} is missing")
+    return hyperparameters.check({**group.hyper._asdict(), **options}, where)
+
+
+def _match(saved: Mapping[str, Any], group: Group, where: str) -> list[Any]:
+    """Return, for each member, the key of its saved entry: by name where both have names, else in order."""
+    keys = saved["params"]
+    if not isinstance(keys, list | tuple) or not all(type(key) is int for key in keys):
+        raise TypeError(f"{where}'params' must be a list of the numbers of entries, got {keys!r}")
+    if len(keys) != len(group.members):
+        raise ValueError(f"{where}it has {len(keys)} parameters, the optimizer's group has {len(group.members)}")
+    names = [member.name for member in group.members]
+    if "param_names" not in saved or names[0] is None:
+        return list(keys)
+    saved_names = saved["param_names"]
+    if not isinstance(saved_names, list | tuple) or not all(isinstance(name, str) for name in saved_names):
+        raise TypeError(f"{where}'param_names' must be a list of names, got {saved_names!r}")
+    if len(saved_names) != len(keys):
+        raise ValueError(f"{where}'param_names' has {len(saved_names)} names for {len(keys)} parameters")
+    by_name = dict(zip(saved_names, keys, strict=True))
+    missing = [name for name in names if name not in by_name]
+    unexpected = [name for name in by_name if name not in names]
+    if missing or unexpected or len(by_name) != len(keys):
+        raise ValueError(f"{where}the names differ: missing {missing}, unexpected {unexpected}")
+    return [by_name[name] for name in names]
+
+
+def _check_entry(entry: Any, member: Member, written: Written) -> tuple[int, dict[str, Incoming]]:
+    """Return the saved step and moments of one parameter; moments that are live memory are copied."""
+    where = f"state dict, {member.label}: "
+    if not isinstance(entry, Mapping):
+        raise TypeError(f"{where}its state must be a mapping, got {type(entry).__name__}")
+    needed = ("step", *MOMENTS[:2])
+    for key in needed:
+        if key not in entry:
+            raise ValueError(f"{where}its state has no {key!r}")
+    for key in entry:
+        if key not in ("step", *MOMENTS):
+            raise ValueError(f"{where}its state has the unknown key {key!r}")
+    step = np.asarray(entry["step"])
+    if step.size != 1 or step.dtype.kind not in "iuf" or not 0 <= step < 2**62 or step != np.floor(step):
+        raise ValueError(f"{where}step must be a whole number of at least 0, got {entry['step']!r}")
+    moments = {name: _incoming(entry[name], written) for name in MOMENTS if name in entry}
+    for name, moment in moments.items():
+        if moment.shape != member.shape:
+            raise ValueError(f"{where}{name} has shape {moment.shape}, the parameter has {member.shape}")
+        if moment.dtype != member.dtype:
+            raise TypeError(f"{where}{name} has dtype {moment.dtype}, the parameter has {member.dtype}")
+    return int(step.reshape(())), moments
+
+
+def _incoming(moment: Any, written: Written) -> Incoming:
+    if isinstance(moment, Incoming):
+        return moment
+    array = on_host(moment)
+    if written.owner(array) is not None:
+        array = array.copy()
+    return Incoming(array.shape, array.dtype, functools.partial(_copy, array))
+
+
+def _copy(source: Array, target: Array) -> None:
+    target[...] = source

@@ -1,0 +1,243 @@
+"""What a device offers to code that takes arrays wherever they are."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+
+from fastadam.memory.arrays import Array, Dtypes
+
+# Checks a gradient: of a step, which has a parameter and a label for messages; returns what kernels read.
+CheckGradient = Callable[[Any, Array, str], Array]
+
+
+class Slots(NamedTuple):
+    """The arrays on one device that get a gradient in each step of a plan, with what the plan knows of them.
+
+    Attributes
+    ----------
+    owners, arrays : sequence
+        Each array as the user gave it, and as it was checked.
+    labels : sequence of str
+        How error messages call them.
+    addresses, sizes : ndarray of int64
+        Where each one is, and how many reals it has.
+    dtypes : sequence of dtype
+    """
+
+    owners: Sequence[Any]
+    arrays: Sequence[Array]
+    labels: Sequence[str]
+    addresses: Array
+    sizes: Array
+    dtypes: Sequence[np.dtype[Any]]
+
+    def at(self, places: Array) -> Slots:
+        """Return those at some of the places."""
+        owners, arrays, labels, dtypes = (
+            [column[place] for place in places.tolist()]
+            for column in (self.owners, self.arrays, self.labels, self.dtypes)
+        )
+        return Slots(owners, arrays, labels, self.addresses[places], self.sizes[places], dtypes)
+
+
+class Watch(Protocol):
+    """Looks at the arrays of a plan on one device, in each step that native code has not checked by itself."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether none of the parameters and gradients last looked at can be anywhere else by now."""
+
+    def look(self, grads: Sequence[Any]) -> tuple[list[int], Sequence[Any]]:
+        """Check all parameters and gradients. No number is written.
+
+        Parameters
+        ----------
+        grads : sequence
+            One for each slot, as the user gave them.
+
+        Returns
+        -------
+        addresses : list of int
+            Where the gradients are, in the form that kernels read.
+        kept : sequence
+            What has to be kept, beside `grads`, while there are steps with these addresses.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient is not what it must be, or a parameter is not any more what and where it was.
+        """
+
+    def prepare(self) -> None:
+        """Tell the backend what the step that follows has to wait for."""
+
+
+class Device(abc.ABC):
+    """One device. Its class stands for the kind of memory: class methods serve arrays on any device of the kind.
+
+    There is one object of each device, so that devices are compared by identity.
+
+    Attributes
+    ----------
+    NAME : str
+        What `fastadam.pack` calls it.
+    ONE, MANY : str
+        What messages call an array there, as in "it is ONE", and several of them.
+    DTYPES : mapping
+        The dtypes of arrays, as in `fastadam.memory.arrays.DTYPES`.
+    NATIVE : bool
+        Whether native code can look at arrays by itself before a step, where a backend has such code.
+    number : int
+        Which of the devices of its kind it is.
+    """
+
+    NAME: ClassVar[str]
+    ONE: ClassVar[str]
+    MANY: ClassVar[str]
+    DTYPES: ClassVar[Dtypes]
+    NATIVE: ClassVar[bool]
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __repr__(self) -> str:
+        return f"{self.NAME}:{self.number}"
+
+    # What there is.
+
+    @classmethod
+    @abc.abstractmethod
+    def numbered(cls, number: int) -> Device:
+        """Return the device of this number, whether or not there is one."""
+
+    @classmethod
+    @abc.abstractmethod
+    def names(cls) -> tuple[list[str], str | None]:
+        """Return what the devices are called, and why there are none, or None where there are some."""
+
+    # Values that users give.
+
+    @classmethod
+    @abc.abstractmethod
+    def holds(cls, value: Any) -> bool:
+        """Whether `value` is an array in this kind of memory, by its type alone."""
+
+    @classmethod
+    @abc.abstractmethod
+    def check_array(cls, value: Any, label: str, dtypes: Dtypes) -> Array:
+        """Return `value` as an array of one of the dtypes (see `fastadam.memory.arrays.check_array`)."""
+
+    @classmethod
+    @abc.abstractmethod
+    def check_parameter(cls, value: Any, label: str) -> Array:
+        """Return `value` as an array that kernels may update in place, or raise TypeError or ValueError."""
+
+    @classmethod
+    @abc.abstractmethod
+    def check_gradient(cls, value: Any, param: Array, label: str) -> Array:
+        """Return `value` as an array of the dtype and shape of `param`, which is here; or raise as above."""
+
+    @classmethod
+    @abc.abstractmethod
+    def check_fillable(cls, value: Any, label: str) -> None:
+        """Refuse, by a TypeError or ValueError, an array to which ``value[...] = 0`` would not write."""
+
+    @classmethod
+    @abc.abstractmethod
+    def shape_of(cls, value: Any) -> tuple[int, ...]:
+        """Return the shape of an array."""
+
+    @classmethod
+    @abc.abstractmethod
+    def own_view(cls, value: Any) -> Any:
+        """Return an array as one that can be sliced and reshaped, over the same memory."""
+
+    @classmethod
+    @abc.abstractmethod
+    def on_host(cls, value: Any, *, copy: bool = False) -> Array:
+        """Return an array's numbers as a NumPy array; with `copy` False, itself where it is one."""
+
+    # Arrays that were checked.
+
+    @classmethod
+    @abc.abstractmethod
+    def of(cls, array: Any) -> Device:
+        """Return the device that an array of this kind of memory is on."""
+
+    @classmethod
+    @abc.abstractmethod
+    def look_again(cls, owner: Any, array: Array, label: str) -> Array:
+        """Return an array as it is now, `owner` as the user gave it, with the shape and dtype it has by now.
+
+        Raises
+        ------
+        ValueError
+            If its memory was exchanged, as far as `array` does not show that by itself.
+        """
+
+    @classmethod
+    @abc.abstractmethod
+    def address(cls, array: Array) -> int:
+        """Return the address of the first element."""
+
+    @classmethod
+    @abc.abstractmethod
+    def extent(cls, array: Array) -> tuple[int, int]:
+        """Return the addresses between which an array lies."""
+
+    @classmethod
+    @abc.abstractmethod
+    def is_contiguous(cls, array: Array) -> bool:
+        """Whether an array is C-contiguous."""
+
+    @classmethod
+    @abc.abstractmethod
+    def contiguous(cls, array: Array) -> Array:
+        """Return an array that is C-contiguous and aligned: itself where it is so, else a copy."""
+
+    @classmethod
+    @abc.abstractmethod
+    def as_reals(cls, array: Array) -> Array:
+        """Return a 1-D view of a contiguous array, in which complex numbers are pairs of reals."""
+
+    @classmethod
+    @abc.abstractmethod
+    def room_on_host(cls, target: Array) -> Array:
+        """Return where numbers for `target` can be written on the host: in itself, or in memory of its shape."""
+
+    # One device.
+
+    @abc.abstractmethod
+    def owns(self, address: int) -> bool:
+        """Whether an address is in this device's memory, or RuntimeError where it is in no device's."""
+
+    @abc.abstractmethod
+    def zeros(self, size: int, dtype: np.dtype[Any], role: str) -> Array:
+        """Return zeros in a buffer of their own (see `fastadam.memory.buffers.aligned_zeros`).
+
+        Raises
+        ------
+        MemoryError
+            If there is not that much memory.
+        """
+
+    @abc.abstractmethod
+    def check_dtype(self, dtype: np.dtype[Any], label: str) -> None:
+        """Refuse, by a TypeError, a dtype that arrays here do not have."""
+
+    @abc.abstractmethod
+    def watch(self, slots: Slots, check: CheckGradient, backend: Any) -> Watch:
+        """Return what looks at the arrays of a plan on this device.
+
+        Parameters
+        ----------
+        slots : Slots
+        check : callable
+            That of the memory which the step writes.
+        backend : Backend
+            Steps them.
+        """

@@ -1,0 +1,82 @@
+"""The formats of numbers: how they lie in memory, what kernels compute with, and what others call them.
+
+This is the one table of them. A *format* is one of real numbers; an *element* of an array is one number in some
+format or, of a complex array, two.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Format(NamedTuple):
+    """How real numbers lie in memory, and in which dtype kernels compute with them.
+
+    Attributes
+    ----------
+    name : str
+    code : int
+        Its number, for native code.
+    stored : dtype
+        As NumPy sees them in memory. NumPy has no bfloat16: its bits go by the integer of their width.
+    compute : dtype
+    safetensors : str
+        Their dtype in checkpoints.
+    dlpack : int
+        DLPack's code of the type, to which the width belongs.
+    """
+
+    name: str
+    code: int
+    stored: np.dtype[Any]
+    compute: np.dtype[Any]
+    safetensors: str
+    dlpack: int
+
+
+class Element(NamedTuple):
+    """What one element of an array is.
+
+    Attributes
+    ----------
+    real : dtype
+        Of its numbers, as they are stored.
+    reals : int
+        How many there are.
+    format : Format
+    name : str
+        What NumPy and PyTorch call the dtype of such arrays.
+    dlpack : int
+        DLPack's code of the type.
+    """
+
+    real: np.dtype[Any]
+    reals: int
+    format: Format
+    name: str
+    dlpack: int
+
+
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+_DL_FLOAT, _DL_BFLOAT, _DL_COMPLEX = 2, 4, 5
+
+FLOAT32 = Format("float32", 0, _FLOAT32, _FLOAT32, "F32", _DL_FLOAT)
+FLOAT64 = Format("float64", 1, _FLOAT64, _FLOAT64, "F64", _DL_FLOAT)
+BFLOAT16 = Format("bfloat16", 2, np.dtype(np.uint16), _FLOAT32, "BF16", _DL_BFLOAT)
+FLOAT16 = Format("float16", 3, np.dtype(np.float16), _FLOAT32, "F16", _DL_FLOAT)
+# By their codes.
+FORMATS = (FLOAT32, FLOAT64, BFLOAT16, FLOAT16)
+
+# By their names, in the order in which messages list them.
+ELEMENTS = {
+    **{each.name: Element(each.stored, 1, each, each.name, each.dlpack) for each in FORMATS},
+    "complex64": Element(_FLOAT32, 2, FLOAT32, "complex64", _DL_COMPLEX),
+    "complex128": Element(_FLOAT64, 2, FLOAT64, "complex128", _DL_COMPLEX),
+}
+
+
+def by_dtype(*names: str) -> dict[np.dtype[Any], Element]:
+    """Return elements by NumPy's dtypes of the same names."""
+    return {np.dtype(name): ELEMENTS[name] for name in names}

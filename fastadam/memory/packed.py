@@ -1,0 +1,171 @@
+"""Parameters packed into one flat buffer: `pack` and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fastadam.memory.arrays import DTYPES, Array
+from fastadam.memory.device import Device
+from fastadam.memory.devices import device_of, kind_of, named, on_host
+from fastadam.memory.host import HOST
+from fastadam.memory.views import NamedViews, Views, refuse_exchange
+
+
+class Packed:
+    """Parameters and gradients in two flat buffers, with views of each array; made by `pack`.
+
+    Attributes
+    ----------
+    param, grad : ndarray, shape (n,)
+        All parameters and all gradients, one after another, aligned to 64 bytes. `grad` starts at zero.
+    params, grads : sequence or mapping of ndarray
+        Views of `param` and `grad` in the arrays' own shapes, under their names where a mapping was packed.
+        Write to their elements (``flat.grads["w"][...] = g``, ``flat.params[0] *= 2``); no array can be
+        exchanged for another one, added or taken away, which an optimizer would not see.
+    """
+
+    def __init__(
+        self,
+        shapes: list[tuple[int, ...]],
+        names: list[str] | None,
+        dtype: np.dtype[Any],
+        device: Device = HOST,
+    ) -> None:
+        self.names = names
+        self.shapes = shapes
+        self._ends = np.cumsum([int(np.prod(shape)) for shape in shapes], dtype=np.int64).tolist()
+        self._param = device.zeros(self._ends[-1], dtype, "param")
+        self._grad = device.zeros(self._ends[-1], dtype, "grad")
+        self.param_views = self.views_of(self._param)
+        self.grad_views = self.views_of(self._grad)
+        self._params, self._grads = (
+            Views(views) if names is None else NamedViews(dict(zip(names, views, strict=True)))
+            for views in (self.param_views, self.grad_views)
+        )
+
+    def views_of(self, flat: Array) -> list[Array]:
+        """Return views of a buffer of n elements, in the shapes of the packed arrays."""
+        starts = [0, *self._ends[:-1]]
+        return [
+            flat[start:end].reshape(shape)
+            for shape, start, end in zip(self.shapes, starts, self._ends, strict=True)
+        ]
+
+    # The setters let `flat.grad += x` through, which works in place and then assigns the same array.
+    @property
+    def param(self) -> Array:
+        """All parameters, one after another."""
+        return self._param
+
+    @param.setter
+    def param(self, value: Array) -> None:
+        refuse_exchange(value, self._param, "param")
+
+    @property
+    def grad(self) -> Array:
+        """All gradients, one after another."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Array) -> None:
+        refuse_exchange(value, self._grad, "grad")
+
+    @property
+    def params(self) -> Any:
+        """Views of the parameters."""
+        return self._params
+
+    @property
+    def grads(self) -> Any:
+        """Views of the gradients."""
+        return self._grads
+
+    def __repr__(self) -> str:
+        names = "" if self.names is None else f" ({', '.join(self.names)})"
+        return f"<fastadam.Packed: {len(self.shapes)} arrays{names}, {self.param.size} x {self.param.dtype}>"
+
+    # The views must be made anew over the copied buffers, so copies and pickles carry the numbers only.
+    def __getstate__(self) -> dict[str, Any]:
+        return {"shapes": self.shapes, "names": self.names, "param": self.param, "grad": self.grad}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        param = state["param"]
+        self.__init__(state["shapes"], state["names"], param.dtype, device_of(param))  # type: ignore[misc]
+        self.param[...] = state["param"]
+        self.grad[...] = state["grad"]
+
+
+def pack(params: Any, *, device: str | None = None) -> Packed:
+    """Copy arrays into one flat, aligned buffer: the layout with the fastest step.
+
+    Parameters
+    ----------
+    params : mapping of str to ndarray, or iterable of ndarray
+        Arrays of one dtype (float32, float64, complex64 or complex128), of any shapes and strides. They are
+        copied and not changed. They can be on a CUDA device, where they are C-contiguous and can be float16 too.
+    device : str, optional
+        Where the buffers are to be: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. The default is where the first array
+        is. On a device the views are `fastadam.memory.cuda.arrays.CudaArray`, which CuPy, torch and Numba wrap
+        without a copy.
+
+    Returns
+    -------
+    Packed
+        Holds ``params`` and ``grads``, views in the same structure, and the whole buffers ``param`` and
+        ``grad``. Compute with the views from then on, write gradients into ``grads`` (in place), and give
+        the object to `fastadam.Adam`, which steps over it in one piece.
+
+    Raises
+    ------
+    TypeError
+        If an item is no array of a supported dtype, or the dtypes differ.
+    ValueError
+        If there is none.
+    BackendUnavailableError, MemoryError
+        If the device cannot be used, or has not enough memory.
+
+    Examples
+    --------
+    >>> import numpy as np, fastadam
+    >>> flat = fastadam.pack({"w": np.ones((2, 2)), "b": np.zeros(2)})
+    >>> optimizer = fastadam.Adam(flat, lr=0.1)
+    >>> flat.grads["w"][...] = 1.0
+    >>> flat.grads["b"][...] = -1.0
+    >>> optimizer.step()
+    >>> flat.params["b"]
+    array([0.1, 0.1])
+    """
+    names: list[str] | None = None
+    target = None if device is None else named(device)
+    if isinstance(params, np.ndarray):
+        raise TypeError("params is one array; pack takes several: fastadam.pack([array])")
+    if isinstance(params, Mapping):
+        names, values = list(params.keys()), list(params.values())
+        for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f"params has the key {name!r}; names must be strings")
+    else:
+        values = list(params)
+    labels = [f"params[{name!r}]" for name in (names if names is not None else range(len(values)))]
+    dtypes = DTYPES if target is None else target.DTYPES
+    arrays = [
+        kind_of(value).check_array(value, label, dtypes) for value, label in zip(values, labels, strict=True)
+    ]
+    if not arrays:
+        raise ValueError("params is empty; pack needs at least one array")
+    for array, label in zip(arrays, labels, strict=True):
+        if array.dtype != arrays[0].dtype:
+            raise TypeError(
+                f"{label} has dtype {array.dtype}, {labels[0]} has {arrays[0].dtype}; a packed buffer has one "
+                f"dtype: pack them apart, as two groups"
+            )
+    if target is None:
+        target = device_of(arrays[0])
+    target.check_dtype(arrays[0].dtype, labels[0])
+    packed = Packed([array.shape for array in arrays], names, arrays[0].dtype, target)
+    for view, array in zip(packed.param_views, arrays, strict=True):
+        view[...] = array if target.holds(array) else on_host(array)
+    return packed

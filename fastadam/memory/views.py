@@ -1,0 +1,133 @@
+"""The arrays of a packed buffer, as a sequence or a mapping in which none can be exchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+from fastadam.memory.arrays import Array
+
+
+def refuse_exchange(value: Any, current: Any, name: str) -> None:
+    """Let ``view += x`` through, which works in place and then assigns the same array; refuse any other one."""
+    if value is not current:
+        raise AttributeError(
+            f"the packed array {name} cannot be exchanged for another one, which an optimizer would not see; "
+            f"write its elements: {name}[...] = value"
+        )
+
+
+def _refuse_change() -> NoReturn:
+    raise AttributeError(
+        "the arrays of a packed buffer cannot be exchanged, added or taken away, which an optimizer would not "
+        "see; write the elements of each one: view[...] = value"
+    )
+
+
+class Views(Sequence[Array]):
+    """Views by position: what a list can do, but for changing which arrays are in it.
+
+    Parameters
+    ----------
+    views : sequence of ndarray
+    """
+
+    __slots__ = ("_views",)
+
+    def __init__(self, views: Sequence[Array]) -> None:
+        self._views = list(views)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._views[key]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if isinstance(key, slice):
+            _refuse_change()
+        refuse_exchange(value, self._views[key], f"[{key}]")
+
+    def __delitem__(self, key: Any) -> None:
+        _refuse_change()
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __iter__(self) -> Iterator[Array]:
+        return iter(self._views)
+
+    def __eq__(self, other: Any) -> Any:
+        return self._views == (other._views if isinstance(other, Views) else other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(self._views)
+
+    def __getattr__(self, name: str) -> Any:
+        return _missing(self, name, list)
+
+    def copy(self) -> list[Array]:
+        """Return a list of the views."""
+        return list(self._views)
+
+    def __reduce__(self) -> Any:
+        return list, (self._views,)
+
+
+class NamedViews(Mapping[str, Array]):
+    """Views by name: what a dict can do, but for changing which arrays are in it.
+
+    Parameters
+    ----------
+    views : mapping of str to ndarray
+    """
+
+    __slots__ = ("_views",)
+
+    def __init__(self, views: Mapping[str, Array]) -> None:
+        self._views = dict(views)
+
+    def __getitem__(self, key: str) -> Array:
+        return self._views[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        refuse_exchange(value, self._views.get(key), f"[{key!r}]")
+
+    def __delitem__(self, key: str) -> None:
+        _refuse_change()
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._views)
+
+    def __eq__(self, other: Any) -> Any:
+        return self._views == (other._views if isinstance(other, NamedViews) else other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __or__(self, other: Any) -> Any:
+        return self._views | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | self._views
+
+    def __repr__(self) -> str:
+        return repr(self._views)
+
+    def __getattr__(self, name: str) -> Any:
+        return _missing(self, name, dict)
+
+    def copy(self) -> dict[str, Array]:
+        """Return a dict of the views."""
+        return dict(self._views)
+
+    def __reduce__(self) -> Any:
+        return dict, (self._views,)
+
+
+def _missing(views: Any, name: str, like: type) -> NoReturn:
+    """Say why an attribute is missing: those that lists and dicts have besides change what is in them."""
+    if hasattr(like, name):
+        _refuse_change()
+    raise AttributeError(f"{type(views).__name__!r} object has no attribute {name!r}")

@@ -1,0 +1,75 @@
+"""What a backend is, and what it gets: the part of a plan that it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from fastadam.memory.arrays import Array
+from fastadam.memory.native import Block
+
+# ``run(stages)``, see `Backend.bind`.
+Run = Callable[[int], int]
+
+
+class PartOfPlan(NamedTuple):
+    """The part of a plan that one backend runs; the whole of it where there is only one.
+
+    Attributes
+    ----------
+    spans : ndarray of SPAN
+        Of the whole plan.
+    rows : ndarray of ROW
+        Of the whole plan.
+    row_inputs : ndarray of ROW_INPUTS
+        What they are computed from.
+    batches : ndarray of BATCH
+        Those that this backend steps.
+    counters : ndarray of COUNTER
+        Room for what is to be counted; ``memory["n_counters"]`` are in use.
+    memory : Block of PLAN
+        What native code gets the address of. In it ``n_row_inputs`` and ``n_counters`` say how many rows this part
+        computes and how many counters it raises: none, where the plan has several parts and does that itself.
+    limit_given : bool
+        Whether the user asked for the number of threads.
+    """
+
+    spans: Array
+    rows: Array
+    row_inputs: Array
+    batches: Array
+    counters: Array
+    memory: Block
+    limit_given: bool
+
+
+class Backend(Protocol):
+    """Who takes steps: a module, or an object that stands for a device."""
+
+    def why_missing(self) -> str | None:
+        """Return why this backend cannot be used here, or None if it can."""
+
+    def bind(self, part: PartOfPlan) -> Run:
+        """Return the function that runs a part of a plan each time it is called.
+
+        It need not keep the part alive: the plan keeps both.
+
+        Parameters
+        ----------
+        part : PartOfPlan
+
+        Returns
+        -------
+        callable
+            ``run(stages)``, with a sum of the stages in `fastadam.memory.structs`:
+
+            - INSPECT looks at the object of every gradient, and notes the addresses in the spans. If a gradient is
+              not plain, or this backend cannot tell, its slot is returned, and no further stage is run.
+            - REDUCE computes, from the whole, what has to be known before the first element is written: today the
+              scalars of the part's rows, for the step that follows those that were counted.
+            - APPLY steps all elements and raises the counters. That is one thing: whatever interrupt arrives, both
+              have happened or neither.
+
+            It returns TAKEN when all stages asked for have been run, else the slot. A slot means that nothing was
+            written but addresses of gradients, and that Python has to look, not that something is wrong.
+        """

@@ -1,0 +1,80 @@
+"""Compiled variants: in which formats a step reads and writes its arrays, and which options are compiled in.
+
+A variant is one number for native code; `fastadam.memory.structs` has the places of its parts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastadam.memory.arrays import Array
+from fastadam.memory.formats import FORMATS, Format
+from fastadam.memory.structs import AMSGRAD, COMPUTE_AT, FORMAT_BITS, FORMATS_AT, L2, ROLES
+
+_MASK = (1 << FORMAT_BITS) - 1
+_COMPUTE_CODES = np.array([next(f.code for f in FORMATS if f.stored == each.compute) for each in FORMATS])
+
+
+class Variant(NamedTuple):
+    """What a compiled kernel is made for.
+
+    Attributes
+    ----------
+    compute : dtype
+        Of all arithmetic.
+    formats : tuple of Format
+        Of the arrays, in the order of `fastadam.memory.structs.ROLES`.
+    l2_on, amsgrad_on : bool
+    """
+
+    compute: np.dtype[Any]
+    formats: tuple[Format, ...]
+    l2_on: bool
+    amsgrad_on: bool
+
+    @property
+    def common_format(self) -> Format | None:
+        """The format of all arrays, or None where they differ."""
+        return self.formats[0] if len(set(self.formats)) == 1 else None
+
+
+def variants_of(codes: Any, l2_on: Any, amsgrad_on: Any) -> Array:
+    """Return the variants of spans.
+
+    Parameters
+    ----------
+    codes : array_like of int64, shape (n,) or (5, n)
+        The codes of the spans' formats: one for all arrays of a span, or those of each of `ROLES`. Without
+        `amsgrad_on` that of the running maximum does not matter.
+    l2_on, amsgrad_on : array_like of bool, shape (n,) or ()
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+
+    Raises
+    ------
+    ValueError
+        If formats that are computed with in different dtypes meet in one span.
+    """
+    codes = np.asarray(codes, np.int64)
+    each = [*codes] if codes.ndim == 2 else [codes] * len(ROLES)
+    l2, amsgrad = np.asarray(l2_on, np.int64), np.asarray(amsgrad_on, np.int64)
+    each[-1] = np.where(amsgrad, each[-1], each[-2])
+    compute = _COMPUTE_CODES[each[0]]
+    for role, code in zip(ROLES, each, strict=True):
+        if np.any(_COMPUTE_CODES[code] != compute):
+            raise ValueError(f"the parameter and its {role} are in formats that are computed with in other dtypes")
+    found: Array = L2 * l2 + AMSGRAD * amsgrad + (compute << COMPUTE_AT)
+    for i, code in enumerate(each):
+        found = found + (code << (FORMATS_AT + FORMAT_BITS * i))
+    return found
+
+
+def variant_of(number: int) -> Variant:
+    """Return what the number of a variant stands for."""
+    codes = [number >> (FORMATS_AT + FORMAT_BITS * i) & _MASK for i in range(len(ROLES))]
+    compute = FORMATS[number >> COMPUTE_AT & _MASK].stored
+    return Variant(compute, tuple(FORMATS[code] for code in codes), bool(number & L2), bool(number & AMSGRAD))

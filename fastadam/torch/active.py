@@ -1,0 +1,146 @@
+"""The parameters that have a gradient, as the plan of a step over tensors where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastadam.memory.arrays import Array
+from fastadam.memory.native import Block
+from fastadam.memory.structs import ACTIVE_PLAN, COUNTER, COUNTER_FLOAT32, COUNTER_FLOAT64, SPAN
+from fastadam.step import threads
+from fastadam.step.backend import Backend
+from fastadam.step.coefficients import Coefficients
+from fastadam.step.counters import counters_in
+from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.step.plan import MOMENTS, Plan
+from fastadam.step.variants import variants_of
+from fastadam.torch.cache import TensorCache
+from fastadam.torch.staging import shares
+from fastadam.torch.tensors import apart, in_order
+
+
+class ActivePlan:
+    """The plan of a step over parameters that are known to a cache.
+
+    Parameters
+    ----------
+    cache : TensorCache
+    active : ndarray of bool
+        Which of its parameters have a gradient; all of them are known.
+    hypers : sequence of Hyperparameters
+        Of each group.
+    backends : mapping of int or None to Backend
+        For each CUDA device, and for the host.
+    limit : int
+        Upper limit of threads.
+    limit_given : bool
+        Whether the user asked for that many.
+
+    Attributes
+    ----------
+    params : list of Tensor
+    which : list of int
+        Their positions in the cache.
+    plan : Plan
+    backend : Backend or None
+        What runs the plan, if it is one for all.
+    devices : list of Backend
+        Those of CUDA devices, whose streams are to be set before a step.
+    limit : int
+    is_serial : bool
+        Whether there is work for one thread only, whatever the limit.
+    is_apart : bool
+        Whether what the step writes lies apart, as the plan needs it.
+    span_of : ndarray of int64
+        Position in the plan of each of the cache's parameters, or -1.
+    steps_taken : ndarray of float64
+        How many steps the members of each row have taken; NaN where there is no such row.
+    written : (ndarray of int64, ndarray of int64)
+        Where the intervals of memory that it writes start and end.
+    block : Block of ACTIVE_PLAN
+        For native code.
+    """
+
+    def __init__(
+        self,
+        cache: TensorCache,
+        active: Array,
+        hypers: Sequence[Hyperparameters],
+        backends: Mapping[int | None, Backend],
+        limit: int,
+        limit_given: bool,
+    ) -> None:
+        which = np.flatnonzero(active)
+        self.which = which.tolist()
+        params = cache.tensors()
+        self.params = [params[i] for i in self.which]
+        known = cache.params[which]
+        self._groups = cache.group_of[which]
+        spans = np.zeros(len(which), SPAN.dtype)
+        for name in ("param", *MOMENTS, "size"):
+            spans[name] = known[name]
+        flags = np.array([(hyper.l2_on, hyper.amsgrad) for hyper in hypers])[self._groups]
+        variants = variants_of(cache.formats[which], flags[:, 0], flags[:, 1])
+        # As many rows as there could ever be, so that they stay where they are. No counter is NaN, so that the
+        # first attempt groups the rows.
+        self.steps_taken = np.full(len(which), np.nan)
+        of_rows = counters_in(self.steps_taken)
+        counters = np.zeros(len(which), COUNTER.dtype)
+        counters["address"] = known["step"]
+        counters["type"] = np.where(known["step_is_float64"], COUNTER_FLOAT64, COUNTER_FLOAT32)
+        ordinals = [cache.ordinals[i] for i in self.which]
+        used, backend_of = shares(ordinals, backends)
+        self.backend = used[0] if len(used) == 1 else None
+        self.devices: list[Any] = [backends[each] for each in set(ordinals) - {None}]
+        counters = np.concatenate([counters, of_rows])
+        self.plan = Plan(spans, variants, of_rows, counters, used, limit, limit_given, backend_of)
+        self.limit = limit
+        most = int(self.plan.batches["elements"].max())
+        self.is_serial = threads.threads_for(most, threads.MOST) == 1
+        self.span_of = np.full(len(active), -1, np.int64)
+        self.span_of[which[self.plan.order]] = np.arange(len(which))
+        written = in_order(extent for i in self.which for extent in cache.extents[i])
+        self.is_apart = apart(written)
+        starts, ends = np.array(written, np.int64).reshape(-1, 2).T.copy()
+        self.written = starts, ends
+        self.plan.set_written(*self.written)
+        self._row_groups: list[int] = []
+        self.block = Block(ACTIVE_PLAN)
+        self.block["plan"] = self.plan.memory.address
+        self.block.point("span_of", self.span_of)
+        self.block.point("steps_taken", self.steps_taken)
+
+    def group_rows(self, steps: Array, coefficients: Sequence[Coefficients]) -> bool:
+        """Give a row of coefficients to each distinct pair of group and step counter.
+
+        Parameters
+        ----------
+        steps : ndarray of float64
+            The counters of all the cache's parameters.
+        coefficients : sequence of Coefficients
+            Of each group.
+
+        Returns
+        -------
+        bool
+            Whether all counters are numbers that one can count on from.
+        """
+        if not np.all((steps[self.which] >= 0) & (steps[self.which] < 2**53)):
+            return False
+        keys = np.stack([self._groups, steps[self.which]])
+        distinct, row_of = np.unique(keys, axis=1, return_inverse=True)
+        self.steps_taken.fill(np.nan)  # an interrupt on the way leaves rows that the next attempt groups anew
+        self.plan.memory["n_counters"] = len(self.which) + distinct.shape[1]
+        self.plan.spans["row"] = row_of.reshape(-1)[self.plan.order]
+        self._row_groups = distinct[0].astype(int).tolist()
+        self.write_options(coefficients)
+        self.steps_taken[: distinct.shape[1]] = distinct[1]
+        return True
+
+    def write_options(self, coefficients: Sequence[Coefficients]) -> None:
+        """Take over the options of the groups."""
+        if self._row_groups:
+            self.plan.write_options([coefficients[group] for group in self._row_groups])

@@ -1,0 +1,144 @@
+"""Attempts at a step with what is known from the last ones: one call, if nothing has changed that matters."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from torch.autograd.graph import increment_version
+
+from fastadam.groups.patterns import Patterns
+from fastadam.memory.arrays import Array
+from fastadam.memory.structs import CHANGED, OTHER_GRADIENTS, OTHER_STEPS, TAKEN
+from fastadam.step.coefficients import Coefficients
+from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.torch import native_attempt, python_attempt
+from fastadam.torch.active import ActivePlan
+from fastadam.torch.cache import TensorCache
+from fastadam.torch.devices import ChosenBackends, follow_streams, thread_limit
+from fastadam.torch.staging import Part
+from fastadam.torch.tensor_offsets import tensor_offsets
+
+# Other gradients, then other steps, then the step itself; once more where a hook of autograd changes them.
+MOST_ATTEMPTS = 4
+
+
+class Bound(NamedTuple):
+    """A plan, and the attempt at its step."""
+
+    active: ActivePlan
+    attempt: Callable[[], int]
+
+
+@functools.cache
+def binder() -> Callable[[TensorCache, ActivePlan], Callable[[], int]]:
+    """Return what makes attempts of plans: native ones, where they can be."""
+    return native_attempt.bind if native_attempt.tensor_reader() else python_attempt.bind
+
+
+class Attempts:
+    """What an optimizer's steps are attempted with: its tensors as they were, and plans for patterns of gradients.
+
+    Parameters
+    ----------
+    groups : sequence of dict
+        The optimizer's `param_groups`.
+    state : dict
+        Its `state`.
+    backends : ChosenBackends
+    threads : int or None
+        Upper limit that the user asked for.
+
+    Attributes
+    ----------
+    cache : TensorCache
+    hypers : list of Hyperparameters
+        Of each group; see `accept`.
+    current : Bound or None
+        What the next step is attempted with.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[dict[str, Any]],
+        state: dict[Any, Any],
+        backends: ChosenBackends,
+        threads: int | None,
+    ) -> None:
+        self.cache = TensorCache(groups, state, tensor_offsets(), native_attempt.tensor_reader())
+        self.hypers: list[Hyperparameters] = []
+        self._coefficients: list[Coefficients] = []
+        self._backends, self._threads = backends, threads
+        self._patterns: Patterns[Bound] = Patterns()
+        self.current: Bound | None = None
+
+    def note(self, parts: Sequence[Part], active: Array) -> None:
+        """Take up parts that can be stepped where they lie, and expect those that are `active` next."""
+        self.cache.note(parts)
+        self._patterns.clear()
+        self.current = None
+        self._expect(active)
+
+    def accept(self, hypers: list[Hyperparameters]) -> None:
+        """Take over checked options of all groups, which the same compiled variants serve."""
+        self.hypers = hypers
+        self._coefficients = [Coefficients(hyper) for hyper in hypers]
+        for active, _ in self._patterns:
+            active.write_options(self._coefficients)
+
+    def take(self) -> int:
+        """Take the step if nothing has changed but gradients and counters.
+
+        Returns
+        -------
+        int
+            `fastadam.memory.structs.TAKEN`; or what stands in the way, and nothing has been written.
+
+        Raises
+        ------
+        RuntimeError
+            While a CUDA graph is being captured.
+        """
+        for _ in range(MOST_ATTEMPTS):
+            if self.current is None:
+                return CHANGED
+            active, attempt = self.current
+            if not active.is_serial and active.limit != thread_limit(self._threads):
+                return CHANGED
+            if active.devices:
+                follow_streams(active.devices)
+            try:
+                outcome = attempt()
+                if outcome == TAKEN:
+                    increment_version(active.params)
+                    return TAKEN
+            except BaseException:  # an interrupt, perhaps after the step: autograd must not miss it
+                increment_version(active.params)
+                raise
+            if outcome == OTHER_GRADIENTS:
+                if not self._expect(self.cache.present.astype(bool)):
+                    return CHANGED
+            elif outcome == OTHER_STEPS:
+                if not active.group_rows(self.cache.steps, self._coefficients):
+                    return CHANGED
+            else:
+                return outcome
+        return CHANGED
+
+    def _expect(self, active: Array) -> bool:
+        """Let the next attempt be over these parameters; return whether they can be stepped in one call."""
+        if not active.any() or not self.cache.known[active].all():
+            return False
+        try:
+            found = self._patterns.find(active.tobytes(), functools.partial(self._bind, active))
+        except MemoryError:  # of a device: no reason to fail before, or even after, a step
+            return False
+        if found.active.is_apart:
+            self.current = found
+        return found.active.is_apart
+
+    def _bind(self, which: Array) -> Bound:
+        limit, given = thread_limit(self._threads), self._threads is not None
+        active = ActivePlan(self.cache, which, self.hypers, self._backends.by_ordinal, limit, given)
+        return Bound(active, binder()(self.cache, active))

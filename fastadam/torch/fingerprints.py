@@ -1,0 +1,139 @@
+"""Fingerprints of tensors: what tells native code in a few nanoseconds whether a tensor is what it was.
+
+The bytes of the object behind a tensor (torch calls it TensorImpl) do: if they, and the address and size in its
+storage, are the same as when the tensor was last looked at through its methods, then so is everything about it.
+Where they lie is found out by `fastadam.torch.tensor_offsets`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from fastadam.memory.arrays import Array, address
+from fastadam.memory.structs import FINGERPRINT, TensorOffsets
+from fastadam.step.plan import MOMENTS
+
+WORD = 8
+MOST_DIMS = 5  # more are not kept within a TensorImpl
+
+
+class Fingerprint(NamedTuple):
+    """What tells whether a tensor is what it was.
+
+    Attributes
+    ----------
+    numbers : tuple of int
+        Its TensorImpl, its storage, the address in that, and the size.
+    own : bytes
+        Of the TensorImpl, from the address of the storage to the layout.
+    layout : bytes
+        Of the TensorImpl: number of dimensions, lengths and strides (zero where not in use), offset, dtype and
+        properties. The same for all tensors that are alike.
+    owner : bytes
+        Of the storage, from the address to the size: what owns the memory is between them.
+    """
+
+    numbers: tuple[int, ...]
+    own: bytes
+    layout: bytes
+    owner: bytes
+
+
+def words_at(start: int, count: int) -> list[int]:
+    """Return words of memory as unsigned numbers; whoever asks knows that they are alive."""
+    return list((ctypes.c_uint64 * count).from_address(start))
+
+
+def fingerprint(tensor: Tensor, offsets: TensorOffsets) -> Fingerprint:
+    """Return what tells whether a tensor is what it was, as far as its methods know."""
+    storage = tensor.untyped_storage()
+    # Asking for the address ends sharing with copies made on writing, so it comes first.
+    data = storage.data_ptr()
+    return _fingerprint_at((tensor._cdata, storage._cdata, data, storage.nbytes()), offsets)
+
+
+def read_again(tensor: Tensor, offsets: TensorOffsets) -> Fingerprint:
+    """Return the same as `fingerprint`, from memory alone, as native code reads it."""
+    (impl,) = words_at(id(tensor) + offsets.object_impl, 1)
+    (storage,) = words_at(impl + offsets.first, 1)
+    data, size = words_at(storage + offsets.storage_data, 1) + words_at(storage + offsets.storage_size, 1)
+    return _fingerprint_at((impl, storage, data, size), offsets)
+
+
+def _fingerprint_at(numbers: tuple[int, ...], offsets: TensorOffsets) -> Fingerprint:
+    _, first, length, ndim, sizes, strides, _tail, storage_data, storage_size = offsets
+    impl, storage, *_ = numbers
+    own, end = ctypes.string_at(impl + first, ndim - first), first + length
+    (n,) = words_at(impl + ndim, 1)
+    layout = bytearray(ctypes.string_at(impl + ndim, end - ndim))
+    for start in (sizes, strides):  # what is not in use may hold anything
+        layout[start - ndim + min(n, MOST_DIMS) * WORD : start - ndim + MOST_DIMS * WORD] = bytes(
+            (MOST_DIMS - min(n, MOST_DIMS)) * WORD
+        )
+    owner = ctypes.string_at(storage + storage_data, storage_size + WORD - storage_data)
+    return Fingerprint(numbers, own, bytes(layout), owner)
+
+
+class Fingerprints:
+    """The fingerprints of an optimizer's tensors, in memory that native code reads from front to back.
+
+    Parameters
+    ----------
+    n : int
+        Number of parameters.
+    offsets : TensorOffsets or None
+        See `fastadam.torch.tensor_offsets`; without them there are no fingerprints.
+    """
+
+    def __init__(self, n: int, offsets: TensorOffsets | None) -> None:
+        self._offsets = offsets
+        # Kept once for all tensors that are alike, as long as one of them is noted.
+        self._layouts: weakref.WeakValueDictionary[bytes, Array] = weakref.WeakValueDictionary()
+        self._layouts_of: dict[int, list[Array]] = {}
+        if offsets is not None:
+            own, owner = offsets.ndim - offsets.first, offsets.storage_size + WORD - offsets.storage_data
+            each = (FINGERPRINT.dtype.itemsize + own + owner) // WORD
+            # Of the parameter, the step counter and the moments.
+            self._memory = np.zeros((n, 2 + len(MOMENTS), each), np.int64)
+
+    def note(self, position: int, tensors: Sequence[Tensor], on_device: bool) -> int:
+        """Take the fingerprints of a parameter, its step counter and its moments.
+
+        Parameters
+        ----------
+        position : int
+            Of the parameter.
+        tensors : sequence of Tensor
+        on_device : bool
+            Whether they are on a CUDA device.
+
+        Returns
+        -------
+        int
+            The address of the first `FINGERPRINT`, good as long as this object lives; or 0 where the tensors are
+            such that they have to be asked in each step.
+        """
+        offsets = self._offsets
+        if offsets is None or tensors[0].dim() > MOST_DIMS or not tensors[0].numel():
+            return 0
+        layouts = []
+        rows = self._memory[position]
+        for row, tensor in zip(rows, tensors, strict=False):
+            found = fingerprint(tensor, offsets)
+            # torch keeps tensors on devices in the same structs, but the samples were on the CPU.
+            if on_device and read_again(tensor, offsets) != found:
+                return 0
+            layout = self._layouts.get(found.layout)
+            if layout is None:
+                layout = self._layouts[found.layout] = np.frombuffer(found.layout, np.int64)
+            layouts.append(layout)
+            row[0], row[1] = found.numbers[0], address(layout)
+            row[2:] = np.frombuffer(found.own + found.owner, np.int64)
+        self._layouts_of[position] = layouts
+        return address(rows)

@@ -1,0 +1,66 @@
+"""Which backend steps what: the one that was asked for, and those of the devices that parameters are on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fastadam import backends
+from fastadam.groups.members import Member
+from fastadam.memory.device import Device
+from fastadam.memory.host import HOST
+from fastadam.step.backend import Backend
+
+
+class Choice:
+    """The backends of one optimizer.
+
+    Parameters
+    ----------
+    asked_for : str
+        Name of a backend, or ``"auto"``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such backend.
+    BackendUnavailableError
+        If it cannot be used here.
+
+    Attributes
+    ----------
+    asked_for : str
+    in_use : dict of Device to Backend
+        For each device that a parameter is on.
+    """
+
+    def __init__(self, asked_for: str) -> None:
+        backends.choose(asked_for)  # refuses what there is not
+        self.asked_for = asked_for
+        self.in_use: dict[Device, Backend] = {}
+        self._names: dict[Device, str] = {}
+
+    @property
+    def name(self) -> str:
+        """Name of what is in use, such as ``"c+cuda"``."""
+        host_first = sorted(self._names, key=lambda device: device is not HOST)
+        return "+".join(dict.fromkeys(self._names[device] for device in host_first))
+
+    def choose(self, members: Iterable[Member]) -> dict[Device, tuple[str, Backend]]:
+        """Return the backends, beyond those in use, of the devices that parameters are on, and their names.
+
+        Raises
+        ------
+        ValueError
+            If one is where the backend that was asked for steps nothing.
+        """
+        chosen: dict[Device, tuple[str, Backend]] = {}
+        for member in members:
+            if member.device not in self.in_use and member.device not in chosen:
+                backends.check_serves(self.asked_for, member.device, member.label)
+                chosen[member.device] = backends.on_device(member.device, self.asked_for)
+        return chosen
+
+    def add(self, chosen: dict[Device, tuple[str, Backend]]) -> None:
+        """Enter backends that `choose` has returned."""
+        self.in_use.update((device, backend) for device, (_, backend) in chosen.items())
+        self._names.update((device, name) for device, (name, _) in chosen.items())

@@ -1,0 +1,79 @@
+"""Sorts the gradients that the user gives to a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from fastadam.memory.devices import is_array, kind_of
+from fastadam.memory.packed import Packed
+from fastadam.work.arrays import WorkList
+from fastadam.work.planner import Planner
+
+
+def sort_gradients(grads: Any, planner: Planner) -> tuple[WorkList, tuple[Any, ...]]:
+    """Return the work list that gradients belong to, and one gradient for each of its slots.
+
+    Parameters
+    ----------
+    grads : object
+        What the user gave (see `fastadam.Adam.step`).
+    planner : Planner
+        Up to date.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If these cannot be the gradients of so many parameters of these names; each one is looked at later.
+    """
+    work = planner.by_member
+    if not isinstance(grads, list | tuple):
+        if isinstance(grads, np.ndarray | np.generic) or is_array(grads):
+            return _sort_array(grads, planner)
+        if isinstance(grads, Mapping):
+            return work, _sort_names(grads, planner.groups.positions)
+        if isinstance(grads, Packed):
+            raise TypeError("grads is a packed buffer; step() without arguments uses its gradients")
+        if callable(grads):
+            raise TypeError(f"grads is the callable {grads!r}; to pass a closure, write step(closure=f)")
+        if (
+            isinstance(grads, str | bytes | set | frozenset)
+            or not isinstance(grads, Iterable)
+            or hasattr(grads, "__array__")
+        ):
+            raise TypeError(f"grads must be a list of arrays or a mapping of names to arrays, got {grads!r}")
+    grads = tuple(grads)  # a list could change while native code reads it
+    if len(grads) != len(work.owners):
+        raise ValueError(f"grads has {len(grads)} items, but there are {len(work.owners)} parameters")
+    return work, grads
+
+
+def _sort_array(grad: Any, planner: Planner) -> tuple[WorkList, tuple[Any, ...]]:
+    """Return the work list of one bare gradient: for a whole packed buffer, or for a single parameter."""
+    whole, work = planner.in_pieces, planner.by_member
+    shape = kind_of(grad).shape_of(grad)
+    if len(whole.owners) == 1 and shape == whole.arrays[0].shape:
+        return whole, (grad,)
+    if len(work.owners) == 1:
+        return work, (grad,)
+    packed = planner.groups[0].packed
+    if packed is not None and len(planner.groups) == 1 and shape == packed.param.shape:
+        # Its members have taken different numbers of steps.
+        return work, tuple(packed.views_of(kind_of(grad).own_view(grad)))
+    raise TypeError(f"grads is one array, but there are {len(work.owners)} parameters; pass a list of gradients")
+
+
+def _sort_names(grads: Mapping[str, Any], positions: Mapping[str, int]) -> tuple[Any, ...]:
+    """Return named gradients in the order of the parameters."""
+    if not positions:
+        raise TypeError("grads is a mapping, but the parameters have no names; pass a list in their order")
+    if grads.keys() != positions.keys():
+        missing = [name for name in positions if name not in grads]
+        unexpected = [name for name in grads if name not in positions]
+        raise ValueError(
+            f"grads has other names than the parameters: missing {missing}, unexpected {unexpected}; use "
+            f"None for a parameter without a gradient"
+        )
+    return tuple(grads[name] for name in positions)

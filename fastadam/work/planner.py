@@ -1,0 +1,99 @@
+"""The work lists of an optimizer, kept in step with its groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastadam.groups.groups import Groups
+from fastadam.groups.patterns import Patterns
+from fastadam.memory.arrays import Array
+from fastadam.memory.device import Device
+from fastadam.memory.written import Written
+from fastadam.step.backend import Backend
+from fastadam.work.arrays import WorkList
+
+
+class Planner:
+    """Builds work lists from groups, and builds them anew when groups, rows or variants have changed.
+
+    Parameters
+    ----------
+    groups : Groups
+    backends : mapping of Device to Backend
+        The live one, in which devices are entered.
+    threads : int or None
+        Upper limit of threads, as it was given.
+
+    Attributes
+    ----------
+    version : int
+        That of the groups with which the work lists agree. Where it is another one than theirs, `catch_up` has to
+        be called before anything else is used.
+    in_pieces, by_member : WorkList
+        One slot for each packed group that has stepped in one piece, and for each other parameter; or one for each
+        parameter. The same object where no group is in one piece.
+    written : Written
+        The memory that steps write.
+    """
+
+    in_pieces: WorkList
+    by_member: WorkList
+    written: Written
+
+    def __init__(self, groups: Groups, backends: Mapping[Device, Backend], threads: int | None) -> None:
+        self.groups = groups
+        self.version = -1
+        self._backends = backends
+        self._threads = threads
+        self._layout = -1
+        self._variants: list[tuple[bool, bool]] = []
+        self._patterns: Patterns[WorkList] = Patterns()
+
+    def catch_up(self) -> None:
+        """Take up what has changed in the groups; an interrupt on the way leaves it to be done again."""
+        groups = self.groups
+        version, layout = groups.version, groups.layout
+        variants = [(group.hyper.l2_on, group.hyper.amsgrad) for group in groups]
+        if layout == self._layout and variants == self._variants:
+            for work in (self.in_pieces, self.by_member, *self._patterns):
+                work.write_options()
+        else:
+            self._layout = -1
+            self._build()
+            self._layout, self._variants = layout, variants
+        self.version = version
+
+    def _build(self) -> None:
+        self.written = self.groups.written()
+        self._patterns.clear()
+        self.in_pieces = self.by_member = self._work_list(in_pieces=True)
+        if any(group.one_piece for group in self.groups):
+            self.by_member = self._work_list(in_pieces=False)
+
+    def _work_list(self, in_pieces: bool, active: Array | None = None) -> WorkList:
+        return WorkList(
+            self.groups, self.written, self._backends, self._threads, in_pieces=in_pieces, active=active
+        )
+
+    def pattern(self, in_pieces: bool, active: Array) -> WorkList:
+        """Return the work list of those slots that have a gradient.
+
+        Parameters
+        ----------
+        in_pieces : bool
+            Whether the slots are those of `in_pieces`, or else of `by_member`.
+        active : ndarray of bool, shape (slots,)
+            Which of them have one. Members that have stepped together, and are to be parted here, become rows of
+            their own.
+        """
+        start = 0
+        for group in self.groups:
+            n = 1 if in_pieces and group.one_piece else len(group.members)
+            if n == len(group.members) and group.must_split(active[start : start + n]):
+                self.groups.renew()
+                group.split_rows(active[start : start + n])
+            start += n
+        if self.version != self.groups.version:
+            self.catch_up()
+        key = bytes([in_pieces]) + active.tobytes()
+        return self._patterns.find(key, lambda: self._work_list(in_pieces, active))

@@ -1,0 +1,170 @@
+"""Slots: the arrays of a step that get one gradient each, and what the plan says of them.
+
+A *slot* is a parameter, or a whole packed group. Each is a span of the plan.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from itertools import compress
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastadam.groups.group import Group
+from fastadam.memory.arrays import ALL_DTYPES, Array, address
+from fastadam.memory.device import Device
+from fastadam.memory.devices import device_of
+from fastadam.memory.structs import SLOT, SPAN
+from fastadam.step.counters import counters_in
+from fastadam.step.variants import variants_of
+
+
+class Columns(NamedTuple):
+    """What is known of each slot, as lists of the same length.
+
+    Attributes
+    ----------
+    owners, arrays : list
+        Its array as the user gave it, and as it was checked.
+    labels : list of str
+        How error messages call it.
+    grad_sources : list
+        Where its gradient is found: an array, a `Parameter`, or None.
+    devices : list of Device
+    dtypes : list of dtype
+    """
+
+    owners: list[Any]
+    arrays: list[Array]
+    labels: list[str]
+    grad_sources: list[Any]
+    devices: list[Device]
+    dtypes: list[np.dtype[Any]]
+
+
+class GroupSlots:
+    """The slots of one group, which all plans over it begin with.
+
+    Parameters
+    ----------
+    group : Group
+    one_piece : bool
+        Whether it is one slot.
+
+    Attributes
+    ----------
+    columns : Columns
+    spans : ndarray of SPAN
+        But for rows, slots and gradients.
+    objects : ndarray of SLOT
+        By which native code knows owners and dtypes, which `columns` keeps.
+    starts : ndarray of int64
+        Where the parameters of a packed group begin; its span holds the address.
+    formats : ndarray of int64
+        The codes of the formats of numbers.
+    moments : list of dict
+        The group's, whose addresses are in the spans.
+    """
+
+    def __init__(self, group: Group, one_piece: bool) -> None:
+        # Everything as the optimizer took it; the next step finds out whether it is so still.
+        if one_piece:
+            assert group.packed is not None
+            whole, label = group.packed.param, f"the packed {group.members[0].label} and its group"
+            columns = Columns([whole], [whole], [label], [group.packed.grad], [device_of(whole)], [whole.dtype])
+            sizes, offsets = [whole.size], [0]
+            self.starts = ALL_DTYPES[whole.dtype].reals * np.array(group.offsets, np.int64)
+        else:
+            each = [(m.owner, m.array, m.label, m.grad_source, m.device, m.dtype) for m in group.members]
+            columns = Columns(*map(list, zip(*each, strict=True)))
+            sizes, offsets = [member.size for member in group.members], group.offsets
+            self.starts = np.zeros(0, np.int64)
+        self.columns = columns
+        elements = [ALL_DTYPES[dtype] for dtype in columns.dtypes]
+        self.formats = np.array([element.format.code for element in elements], np.int64)
+        self.objects = np.zeros(len(sizes), SLOT.dtype)
+        self.objects["param_object"] = [id(owner) for owner in columns.owners]
+        self.objects["dtype_object"] = [id(dtype) for dtype in columns.dtypes]
+        self.spans = np.zeros(len(sizes), SPAN.dtype)
+        self.spans["size"] = [size * element.reals for size, element in zip(sizes, elements, strict=True)]
+        if one_piece:
+            self.spans["starts"], self.spans["n_starts"] = address(self.starts), len(self.starts)
+        self.spans["param"] = [
+            device.address(array) for device, array in zip(columns.devices, columns.arrays, strict=True)
+        ]
+        self.moments = list(group.moments.values())
+        for name, buffers in group.moments.items():
+            bases = {place: device_of(buffer).address(buffer) for place, buffer in buffers.items()}
+            self.spans[name] = [
+                bases[dtype, device] + offset * dtype.itemsize
+                for dtype, device, offset in zip(columns.dtypes, columns.devices, offsets, strict=True)
+            ]
+
+
+_made: weakref.WeakKeyDictionary[Group, dict[bool, GroupSlots]] = weakref.WeakKeyDictionary()
+
+
+def slots_of(group: Group, one_piece: bool) -> GroupSlots:
+    """Return the slots of a group, made anew where its moments are other buffers than the last time."""
+    made = _made.setdefault(group, {})
+    found = made.get(one_piece)
+    if found is None or list(map(id, group.moments.values())) != list(map(id, found.moments)):
+        found = made[one_piece] = GroupSlots(group, one_piece)
+    return found
+
+
+class StepSlots:
+    """The slots of one plan.
+
+    Parameters
+    ----------
+    groups : sequence of Group
+    in_pieces : bool
+        Whether packed groups are one slot where they can be, else their members are.
+    active : ndarray of bool or None
+        Which slots to take; None for all.
+
+    Attributes
+    ----------
+    columns : Columns
+    spans : ndarray of SPAN
+        But for gradients.
+    objects : ndarray of SLOT
+    variants : ndarray of int64
+        The compiled variant of each span.
+    rows : list of (Group, ndarray, int)
+        Each row's group, the group's step counters, and the place in them.
+    counters : ndarray of COUNTER
+        Where these counters are.
+    starts : list of ndarray
+        Whose addresses the spans hold.
+    """
+
+    def __init__(self, groups: Sequence[Group], in_pieces: bool, active: Array | None) -> None:
+        self.columns = Columns([], [], [], [], [], [])
+        self.rows: list[tuple[Group, Array, int]] = []
+        self.starts: list[Array] = []
+        spans, objects, variants, counters = [], [], [], []
+        for group in groups:
+            one_piece = in_pieces and group.one_piece
+            slots = slots_of(group, one_piece)
+            kept: Array = np.ones(len(slots.spans), bool)
+            if active is not None:
+                kept, active = active[: len(kept)], active[len(kept) :]
+            column: Any
+            for column, more in zip(self.columns, slots.columns, strict=True):
+                column += compress(more, kept.tolist())
+            row_of: Array = np.zeros(1, np.int64) if one_piece else group.row_of
+            rows, local = np.unique(row_of[kept], return_inverse=True)
+            spans.append(slots.spans[kept])
+            spans[-1]["row"] = local.reshape(-1) + len(self.rows)
+            objects.append(slots.objects[kept])
+            self.starts.append(slots.starts)
+            variants.append(variants_of(slots.formats[kept], group.hyper.l2_on, group.hyper.amsgrad))
+            counters.append(counters_in(group.row_steps)[rows])
+            self.rows += [(group, group.row_steps, row) for row in rows.tolist()]
+        self.spans, self.objects = np.concatenate(spans), np.concatenate(objects)
+        self.spans["slot"] = np.arange(len(self.spans))
+        self.variants, self.counters = np.concatenate(variants), np.concatenate(counters)

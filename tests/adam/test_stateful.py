@@ -1,0 +1,435 @@
+"""The whole API in any order against a simple model, with which all parameters and state agree in every bit.
+
+`python -m tests.hunt` runs the same machine for as long as it is told to.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import tempfile
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+import fastadam
+from fastadam.step import hyperparameters
+from tests.conftest import AVAILABLE
+from tests.support import strategies
+from tests.support.bits import assert_same_bits
+from tests.support.model import Model
+
+try:
+    import safetensors  # noqa: F401
+
+    CAN_SAVE = True
+except ImportError:
+    CAN_SAVE = False
+
+LAYOUTS = ("arrays", "packed", "Parameters", "one piece of memory")
+SHAPES: list[tuple[int, ...]] = [(), (1,), (5,), (17,), (2, 3), (0,), (3, 1, 2), (40,)]
+GRADS = (
+    "normal",
+    "normal",
+    "None",
+    "strided",
+    "reversed",
+    "Fortran",
+    "subclass",
+    "special",
+    "read-only",
+    "scalar",
+)
+BAD_GRADS = ("dtype", "shape", "masked", "param", "moment", "list", "byte order", "object")
+backends = st.sampled_from(AVAILABLE)
+layouts = st.sampled_from(LAYOUTS)
+groups = st.tuples(
+    layouts, st.lists(st.sampled_from(SHAPES), min_size=1, max_size=3), st.sampled_from(strategies.DTYPES)
+)
+
+
+class Array(np.ndarray):
+    """A subclass of the user's."""
+
+
+class FaultError(Exception):
+    """What the user's own functions raise."""
+
+
+def numbers(shape: tuple[int, ...], dtype: Any, seed: int) -> np.ndarray:
+    """Return random numbers of a dtype."""
+    rng = np.random.default_rng(seed)
+    found = rng.standard_normal(shape) * 10.0 ** rng.integers(-3, 3)
+    if np.dtype(dtype).kind == "c":
+        found = found + 1j * rng.standard_normal(shape)
+    return np.asarray(found, dtype)
+
+
+def hold(layout: str, values: list[np.ndarray]) -> tuple[Any, list[Any]]:
+    """Return what holds copies of these values, to give to an optimizer, and its arrays."""
+    if layout == "packed":
+        flat = fastadam.pack(values)
+        return flat, list(flat.params)
+    if layout == "one piece of memory":  # neighbours that do not overlap
+        memory = np.concatenate([value.reshape(-1) for value in values])
+        ends = np.cumsum([value.size for value in values])
+        arrays = [memory[end - v.size : end].reshape(v.shape) for v, end in zip(values, ends, strict=True)]
+    else:
+        arrays = [value.copy() for value in values]
+    if layout == "Parameters":
+        return [fastadam.Parameter(array) for array in arrays], arrays
+    return arrays, arrays
+
+
+def gradient(kind: str, shape: tuple[int, ...], dtype: Any, seed: int) -> Any:
+    """Return a gradient that is right, of an odd kind."""
+    grad = numbers(shape, dtype, seed)
+    if kind == "None":
+        return None
+    if kind == "strided":
+        wide = np.zeros((*shape, 3), dtype)
+        wide[..., 1] = grad
+        return wide[..., 1]
+    if kind == "reversed":
+        return np.ascontiguousarray(grad[::-1])[::-1] if shape else grad
+    if kind == "Fortran":
+        return np.array(grad, order="F")
+    if kind == "subclass":
+        return grad.view(Array)
+    if kind == "special" and grad.size:
+        grad.reshape(-1)[seed % grad.size] = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, 1e30][seed % 7]
+    if kind == "read-only":
+        grad.flags.writeable = False
+    if kind == "scalar" and not shape:
+        return grad[()]
+    return grad
+
+
+class Machine(RuleBasedStateMachine):
+    """An optimizer and a model of each of its parameters."""
+
+    rules_run = 0  # by all machines of this process
+
+    @initialize(backend=backends, first=groups, more=st.lists(groups, max_size=1), options=strategies.options())
+    def make(self, backend: str, first: Any, more: Any, options: Any) -> None:
+        self.backend = backend
+        self.layouts: list[str] = []
+        self.arrays: list[list[np.ndarray]] = []
+        self.models: list[list[Model]] = []
+        self.options: list[dict[str, Any]] = []
+        self.saved: list[Any] = []
+        self.defaults = options
+        given = [{"params": self._enter(*each, options, seed)} for seed, each in enumerate([first, *more])]
+        self.opt = fastadam.Adam(given, backend=backend, **options)
+
+    def _enter(self, layout: str, shapes: Any, dtype: Any, options: Any, seed: int) -> Any:
+        values = [numbers(shape, dtype, seed + i) for i, shape in enumerate(shapes)]
+        given, arrays = hold(layout, values)
+        self.layouts.append(layout)
+        self.arrays.append(arrays)
+        self.models.append([Model(value) for value in values])
+        self.options.append(dict(options))
+        return given
+
+    def _all(self) -> list[tuple[Model, np.ndarray, dict[str, Any]]]:
+        return [
+            (model, array, options)
+            for models, arrays, options in zip(self.models, self.arrays, self.options, strict=True)
+            for model, array in zip(models, arrays, strict=True)
+        ]
+
+    def _grads(self, data: st.DataObject) -> list[Any]:
+        seed = data.draw(st.integers(0, 2**20))
+        return [
+            gradient(data.draw(st.sampled_from(GRADS)), m.param.shape, m.param.dtype, seed + i)
+            for i, (m, _, _) in enumerate(self._all())
+        ]
+
+    def _follow(self, grads: list[Any]) -> None:
+        for (model, _, options), grad in zip(self._all(), grads, strict=True):
+            if grad is not None:
+                model.step(np.asarray(grad), options)
+
+    @rule(data=st.data(), how=st.sampled_from(["list", "tuple", "generator", "homes", "closure", "thread"]))
+    def step(self, data: st.DataObject, how: str) -> None:
+        grads = self._grads(data)
+        if how == "homes" and set(self.layouts) <= {"packed", "Parameters"}:
+            place = 0
+            for i, layout in enumerate(self.layouts):
+                given = self.opt._groups[i]
+                for j in range(len(self.models[i])):
+                    if layout == "Parameters":
+                        given.members[j].given.grad = grads[place]
+                    else:
+                        if grads[place] is None:  # there is always a gradient in a buffer
+                            grads[place] = np.zeros_like(self.models[i][j].param)
+                        given.members[j].grad_source[...] = grads[place]
+                    place += 1
+            self.opt.step()
+        elif how == "closure":
+            assert self.opt.step(grads, closure=lambda: 7) == 7
+        elif how == "thread":
+            thread = threading.Thread(target=self.opt.step, args=(grads,))
+            thread.start()
+            thread.join()
+        else:
+            self.opt.step({"list": list, "tuple": tuple}.get(how, iter)(grads))
+        self._follow(grads)
+
+    @rule(data=st.data(), kind=st.sampled_from(BAD_GRADS), which=st.integers(0, 9))
+    def step_with_a_wrong_gradient(self, data: st.DataObject, kind: str, which: int) -> None:
+        grads = self._grads(data)
+        which %= len(grads)
+        model, array, _ = self._all()[which]
+        right = numbers(model.param.shape, model.param.dtype, 5)
+        wrong: dict[str, Callable[[], Any]] = {
+            "dtype": lambda: right.real.astype(np.float16),
+            "shape": lambda: np.zeros((*right.shape, 2), right.dtype),
+            "masked": lambda: np.ma.masked_array(right),
+            "param": lambda: array if array.size else 3,
+            "moment": lambda: self.opt.state[which]["exp_avg"] if model.steps and array.size else 3,
+            "list": lambda: right.tolist() if right.shape else "1",
+            "byte order": lambda: right.astype(right.dtype.newbyteorder()),
+            "object": lambda: right.astype(object),
+        }
+        grads[which] = wrong[kind]()
+        self._refused(lambda: self.opt.step(grads))
+        self._refused(lambda: self.opt.step(grads[:-1]))
+
+    def _refused(self, act: Callable[[], object], errors: Any = (TypeError, ValueError)) -> None:
+        try:
+            act()
+        except errors:
+            return
+        raise AssertionError("this should have been refused")
+
+    @rule(which=st.integers(0, 9), new=strategies.options(), key=st.sampled_from(hyperparameters.KEYS))
+    def edit(self, which: int, new: dict[str, Any], key: str) -> None:
+        which %= len(self.options)
+        self.opt.param_groups[which][key] = self.options[which][key] = new[key]
+
+    @rule(which=st.integers(0, 9))
+    def edit_to_a_schedule(self, which: int) -> None:
+        which %= len(self.options)
+        self.opt.param_groups[which]["lr"] = self.options[which]["lr"] = schedule
+
+    @rule(
+        data=st.data(),
+        which=st.integers(0, 9),
+        bad=st.sampled_from(
+            [
+                ("lr", -1.0),
+                ("lr", float("nan")),
+                ("lr", "1"),
+                ("betas", (0.9, 1.0)),
+                ("betas", 0.9),
+                ("eps", None),
+                ("amsgrad", 2),  # 1 equals True, and where it is on, nothing has changed
+                ("weight_decay", float("inf")),
+                ("unknown", 1),
+                ("params", ()),
+                ("lr", lambda step: -1.0),
+                ("lr", lambda step: "1"),
+            ]
+        ),
+    )
+    def edit_to_something_wrong(self, data: st.DataObject, which: int, bad: Any) -> None:
+        which %= len(self.options)
+        group, (key, value) = self.opt.param_groups[which], bad
+        before = dict(group)
+        group[key] = value
+        # (A schedule is asked only where a parameter of its group is stepped.)
+        grads = [gradient("normal", m.param.shape, m.param.dtype, 3) for m, _, _ in self._all()]
+        self._refused(lambda: self.opt.step(grads))
+        if not callable(value):
+            self._refused(self.opt.state_dict)
+            self._refused(lambda: pickle.dumps(self.opt))
+        group.clear()
+        group.update(before)
+
+    @rule(where=st.sampled_from(["closure", "schedule", "iterator", "array"]))
+    def step_that_raises(self, where: str) -> None:
+        def fail(*args: Any) -> Any:
+            raise FaultError
+
+        class Failing:
+            __array__ = property(fail)
+
+        grads = [gradient("normal", m.param.shape, m.param.dtype, 4) for m, _, _ in self._all()]
+        if where == "closure":
+            self._refused(lambda: self.opt.step(grads, closure=fail), FaultError)
+        elif where == "schedule":
+            group = self.opt.param_groups[-1]
+            before, group["lr"] = group["lr"], fail
+            self._refused(lambda: self.opt.step(grads), FaultError)
+            group["lr"] = before
+        elif where == "iterator":
+            self._refused(lambda: self.opt.step(map(fail, grads)), FaultError)
+        else:
+            self._refused(lambda: self.opt.step([*grads[:-1], Failing()]), (TypeError, FaultError))
+
+    @precondition(lambda self: len(self.options) < 4)
+    @rule(group=groups, options=strategies.options())
+    def add_group(self, group: Any, options: Any) -> None:
+        given = self._enter(*group, {**self.defaults, **options}, 11)
+        self.opt.add_param_group({"params": given, **options})
+
+    @rule(kind=st.sampled_from(["shared", "empty", "name", "option", "number", "read-only"]))
+    def add_a_wrong_group(self, kind: str) -> None:
+        locked = np.zeros(2)
+        locked.flags.writeable = False
+        groups_: dict[str, Any] = {
+            "shared": {"params": [np.zeros(3), next((a for _, a, _ in self._all() if a.size), locked)]},
+            "empty": {"params": []},
+            "name": {"params": {"w": np.zeros(1)}},
+            "option": {"params": np.zeros(1), "lr": -1},
+            "number": {"params": 3.0},
+            "read-only": {"params": [np.zeros(1), locked]},
+        }
+        self._refused(lambda: self.opt.add_param_group(groups_[kind]))
+
+    @rule(which=st.integers(0, 9), seed=st.integers(0, 9))
+    def write_to_a_parameter(self, which: int, seed: int) -> None:
+        model, array, _ = self._all()[which % len(self._all())]
+        array[...] = model.param[...] = numbers(array.shape, array.dtype, seed)
+
+    @rule(which=st.integers(0, 9))
+    def take_an_array_away(self, which: int) -> None:
+        """Refuse a step over an array that was made read-only; nobody can resize one."""
+        which %= len(self._all())
+        _model, array, _ = self._all()[which]
+        grads = [gradient("normal", m.param.shape, m.param.dtype, 6) for m, _, _ in self._all()]
+        if array.size:
+            self._refused(lambda: array.resize(array.size + 7, refcheck=False))
+        if "packed" in self.layouts:
+            return
+        array.flags.writeable = False
+        self._refused(lambda: self.opt.step(grads))
+        array.flags.writeable = True
+
+    @rule()
+    def remember_state(self) -> None:
+        models = [[model.copy() for model in each] for each in self.models]
+        self.saved.append((self.opt.state_dict(), models, copy.copy([dict(each) for each in self.options])))
+
+    @precondition(lambda self: any(len(each[1]) == len(self.models) for each in self.saved))
+    @rule(which=st.integers(0, 9))
+    def load_state(self, which: int) -> None:
+        fitting = [each for each in self.saved if len(each[1]) == len(self.models)]
+        saved, models, options = fitting[which % len(fitting)]
+        self.opt.load_state_dict(saved)
+        self._take(models, options)
+
+    def _take(self, models: Any, options: Any, params: bool = False) -> None:
+        for mine, theirs in zip(self.models, models, strict=True):
+            for model, other in zip(mine, theirs, strict=True):
+                model.take_state(other)
+                if params:
+                    model.param = other.param.copy()
+        self.options = [dict(each) for each in options]
+
+    @rule(kind=st.sampled_from(["group", "step", "shape", "dtype", "option", "moment", "extra"]))
+    def load_a_wrong_state(self, kind: str) -> None:
+        saved = self.opt.state_dict()
+        entry = next(iter(saved["state"].values()), None)
+        if kind == "group":
+            saved["param_groups"].append(saved["param_groups"][0])
+        elif kind == "option":
+            saved["param_groups"][-1]["eps"] = -1
+        elif kind == "extra" or entry is None:
+            saved["state"][99] = {}
+        elif kind == "step":
+            entry["step"] = -1
+        elif kind == "moment":
+            del entry["exp_avg_sq"]
+        elif kind == "shape":
+            entry["exp_avg"] = np.zeros((*entry["exp_avg"].shape, 2), entry["exp_avg"].dtype)
+        else:
+            entry["exp_avg"] = np.zeros(entry["exp_avg"].shape, np.float16)
+        self._refused(lambda: self.opt.load_state_dict(saved))
+
+    @precondition(lambda self: CAN_SAVE and not any(callable(each["lr"]) for each in self.options))
+    @rule(backend=backends, layout=layouts, steps_on=st.booleans())
+    def save_and_load(self, backend: str, layout: str, steps_on: bool) -> None:
+        """Go on from a file, in another layout and with another backend; or back in the same optimizer."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "run.safetensors")
+            fastadam.save(path, self.opt, extra={"n": [1, 2.5]})
+            models = [[model.copy() for model in each] for each in self.models]
+            options = [dict(each) for each in self.options]
+            if steps_on:
+                grads = [gradient("normal", m.param.shape, m.param.dtype, 8) for m, _, _ in self._all()]
+                self.opt.step(grads)
+            else:
+                self._rebuild(backend, layout)
+            assert fastadam.load(path, self.opt) == {"n": [1, 2.5]}
+            self._take(models, options, params=True)
+
+    def _rebuild(self, backend: str, layout: str) -> None:
+        """Make an optimizer over other arrays, with options of its own."""
+        given = []
+        for i, models in enumerate(self.models):
+            held, self.arrays[i] = hold(layout, [np.ones_like(model.param) for model in models])
+            self.layouts[i] = layout
+            given.append({"params": held})
+        self.opt = fastadam.Adam(given, backend=backend)
+
+    @rule(backend=backends, layout=layouts)
+    def move_to_another_optimizer(self, backend: str, layout: str) -> None:
+        saved = self.opt.state_dict()
+        self._rebuild(backend, layout)
+        self.opt.load_state_dict(saved)
+        for model, array, _ in self._all():
+            array[...] = model.param
+
+    @rule(how=st.sampled_from(["copy", "pickle"]))
+    def copy(self, how: str) -> None:
+        self.opt = copy.deepcopy(self.opt) if how == "copy" else pickle.loads(pickle.dumps(self.opt))
+        self.arrays = [[member.owner for member in group.members] for group in self.opt._groups]
+        self.layouts = ["copied" if layout == "one piece of memory" else layout for layout in self.layouts]
+
+    @rule(set_to_none=st.booleans())
+    def zero_grad(self, set_to_none: bool) -> None:
+        members = [member for group in self.opt._groups for member in group.members]
+        held = [member.given for member in members if isinstance(member.given, fastadam.Parameter)]
+        kept = [each.grad for each in held if each.grad is not None]
+        if set_to_none or all(isinstance(grad, np.ndarray) and grad.flags.writeable for grad in kept):
+            self.opt.zero_grad(set_to_none)
+            assert all(each.grad is None or (not set_to_none and not each.grad.any()) for each in held)
+        else:
+            self._refused(lambda: self.opt.zero_grad(set_to_none))
+            now = [each.grad for each in held if each.grad is not None]
+            assert all(a is b for a, b in zip(now, kept, strict=True))
+
+    @invariant()
+    def agrees_in_every_bit(self) -> None:
+        if not hasattr(self, "opt"):
+            return
+        Machine.rules_run += 1
+        for position, (model, array, _) in enumerate(self._all()):
+            assert_same_bits(np.asarray(array), model.param, f"parameter {position}")
+            if position not in self.opt.state:
+                assert not model.steps
+                continue
+            entry = self.opt.state[position]
+            assert entry["step"] == model.steps
+            for name in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"):
+                if name in entry or getattr(model, name).any():
+                    assert_same_bits(np.asarray(entry[name]), getattr(model, name), f"{name} {position}")
+        for group, options in zip(self.opt.param_groups, self.options, strict=True):
+            assert {key: group[key] for key in options} == options
+
+
+def schedule(step: int) -> float:
+    """Return a learning rate; at the top of the module, so that it can be pickled."""
+    return 0.5 / (1 + step)
+
+
+Machine.TestCase.settings = hypothesis.settings(max_examples=25, stateful_step_count=30)
+TestTheWholeAPI = Machine.TestCase

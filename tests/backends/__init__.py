@@ -1,0 +1,1 @@
+"""Who takes the step: the registry, and each backend."""

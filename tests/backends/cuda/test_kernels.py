@@ -1,0 +1,81 @@
+"""The CUDA kernels as PTX and as machine code, for which no device is needed."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from fastadam.memory.formats import FORMATS
+from fastadam.step.variants import variant_of, variants_of
+
+pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+kernels = pytest.importorskip("fastadam.backends.cuda.kernels", exc_type=ImportError)
+if kernels.SIMULATED:
+    pytest.skip("under the simulator nothing is compiled", allow_module_level=True)
+
+from fastadam.backends.cuda import launches  # noqa: E402
+
+CAPABILITIES = [(7, 5), (8, 0), (9, 0), (10, 0)]
+VARIANTS = [
+    int(variants_of(each.code, l2_on, amsgrad_on))
+    for each in FORMATS
+    for l2_on in (False, True)
+    for amsgrad_on in (False, True)
+]
+# The loads and stores of 16 bytes by which each format goes through memory; newer targets name no type in them.
+VECTORS = {"float32": r"v4\.[fb]32", "float64": r"v2\.[fb]64", "bfloat16": r"v4\.[ub]32", "float16": r"v4\.[ub]32"}
+
+
+def check(number: int, which: int, capability: tuple[int, int]) -> None:
+    ptx, name = launches.compile_kernel(number, which, capability)
+    variant = variant_of(number)
+    number_format, amsgrad_on = kernels.format_of(variant), variant.amsgrad_on
+    real, other = ("f64", "f32") if number_format.name == "float64" else ("f32", "f64")
+    instructions = re.findall(r"^\s+(?:@!?%p\d+ )?([a-z][\w.:]*)", ptx, re.MULTILINE)
+    found = set(instructions)
+    # Every operation rounded on its own, to nearest, in the compute type; nothing in the other one.
+    assert not [each for each in found if each.startswith(("fma", "mad.rn", "mad.f"))]
+    assert not [each for each in found if other in each]
+    assert {each for each in found if re.match(rf"(add|sub|mul|div|sqrt).*\.{real}", each)} == {
+        f"{operation}.rn.{real}"
+        for operation in ("add", "mul", "div", "sqrt", *(["sub"] if real == "f32" else []))
+    }
+    # All of it in registers and inlined, and all of memory global.
+    assert not [each for each in found if "local" in each or each.startswith("call") or ".ftz" in each]
+    assert not [each for each in found if re.match(r"(ld|st)\.(?!global|param)", each)]
+    many = [each for each in instructions if re.fullmatch(rf"ld\.global\.{VECTORS[number_format.name]}", each)]
+    stored = [each for each in instructions if re.fullmatch(rf"st\.global\.{VECTORS[number_format.name]}", each)]
+    assert (len(many), len(stored)) == ((5, 4) if amsgrad_on else (4, 3))
+    launches.link(ptx, capability)
+    assert ptx.count(".visible .entry") == 1
+    assert f".visible .entry {name}(" in ptx
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES, ids="{0[0]}.{0[1]}".format)
+@pytest.mark.parametrize("which", [launches.FLAT, launches.TABLE], ids=["flat", "table"])
+def test_the_plain_kernel(which: int, capability: tuple[int, int]) -> None:
+    check(0, which, capability)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [launches.FLAT, launches.TABLE], ids=["flat", "table"])
+@pytest.mark.parametrize("number", VARIANTS)
+@pytest.mark.parametrize("capability", CAPABILITIES, ids="{0[0]}.{0[1]}".format)
+def test_every_kernel(number: int, which: int, capability: tuple[int, int]) -> None:
+    check(number, which, capability)
+
+
+def test_arguments_lie_where_their_pointers_say() -> None:
+    import ctypes
+
+    arguments = launches.Arguments(2, "f")
+    arguments.write(1, 2**40, *range(9), 1e300)
+    pointers = (ctypes.c_uint64 * 12).from_address(arguments.pointers)
+    assert [ctypes.c_int64.from_address(place).value for place in pointers[:2]] == [1, 2**40]
+    reals = [ctypes.c_float.from_address(place).value for place in pointers[2:]]
+    assert reals == [*range(9), float("inf")]
+    assert list(arguments.values()) == [1, 2**40, *reals]
+    double = launches.Arguments(7, "d")
+    double.write(*range(7), *[0.1] * 10)
+    assert list(double.values()) == [*range(7), *[0.1] * 10]

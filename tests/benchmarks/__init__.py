@@ -1,0 +1,1 @@
+"""The benchmarks: what they may need, what they make of their times, and their pages."""

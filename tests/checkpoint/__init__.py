@@ -1,0 +1,1 @@
+"""Checkpoints: what is saved comes back in every bit; what does not fit is refused."""

@@ -1,0 +1,1 @@
+"""State from and to other libraries."""

@@ -1,0 +1,1 @@
+"""What is optimized: groups, their options and their state."""

@@ -1,0 +1,1 @@
+"""What one step is: its bits, its scalars, its plan, and interrupts."""

@@ -1,0 +1,327 @@
+"""Plans over plain memory: all backends give the same bits in every format and variant; halves round right."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fastadam import backends
+from fastadam.backends.numpy import narrow, step_span, widen
+from fastadam.memory.arrays import address
+from fastadam.memory.formats import BFLOAT16, FLOAT16, FORMATS
+from fastadam.memory.structs import BLOCK, CHUNK, ROLES, ROW, SPAN, TAKEN, Varying
+from fastadam.step.coefficients import Coefficients, varying
+from fastadam.step.counters import COUNTER_TYPES, counters_in
+from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.step.plan import Plan
+from fastadam.step.variants import variant_of, variants_of
+from tests.conftest import AVAILABLE, STATES
+from tests.support import strategies
+
+HALVES = [BFLOAT16, FLOAT16]
+
+
+def bits_of(array: np.ndarray, name: str) -> np.ndarray:
+    """Return the numbers' bits, with one NaN for all."""
+    bits = array.view(f"u{array.itemsize}").copy()
+    exponent, mantissa = {
+        "bfloat16": (0x7F80, 0x7F),
+        "float16": (0x7C00, 0x3FF),
+        "float32": (0x7F800000, 0x7FFFFF),
+        "float64": (0x7FF << 52, (1 << 52) - 1),
+    }[name]
+    bits[((bits & bits.dtype.type(exponent)) == exponent) & ((bits & bits.dtype.type(mantissa)) != 0)] = (
+        exponent + 1
+    )
+    return bits
+
+
+def numbers(number_format: Any, size: int, seed: int, *, positive: bool = False) -> np.ndarray:
+    """Return numbers of a format: normal ones of all sizes, and every special one."""
+    rng = np.random.default_rng(seed)
+    if number_format.stored.itemsize == 2:
+        found = rng.integers(0, 2**16, size).astype(np.uint16).view(number_format.stored)
+        usual = narrow(rng.standard_normal(size).astype(np.float32), number_format)
+    else:
+        found = rng.integers(0, 2 ** (8 * number_format.stored.itemsize), size, dtype=np.uint64)
+        found = found.astype(f"u{number_format.stored.itemsize}").view(number_format.stored)
+        usual = rng.standard_normal(size).astype(number_format.stored)
+    found = np.where(rng.random(size) < 0.5, found, usual)
+    if positive:
+        sign = found.dtype.itemsize * 8 - 1
+        unsigned = found.view(f"u{found.itemsize}")
+        found = (unsigned & unsigned.dtype.type((1 << sign) - 1)).view(found.dtype)
+    return np.ascontiguousarray(found)
+
+
+def step(
+    number_format: Any, backend: str, hyper: Hyperparameters, sizes: list[int], limit: int
+) -> list[np.ndarray]:
+    """Take two steps over spans of these sizes; return the parameters and moments."""
+    arrays = [
+        [numbers(number_format, size, 10 * i + j, positive=j > 2) for j in range(len(ROLES))]
+        for i, size in enumerate(sizes)
+    ]
+    spans = np.zeros(len(sizes), SPAN.dtype)
+    for span, each in zip(spans, arrays, strict=True):
+        for name, array in zip(ROLES, each, strict=True):
+            span[name] = address(array)
+        span["size"] = each[0].size
+    steps = [np.array([6 + i], dtype) for i, dtype in enumerate(COUNTER_TYPES.values())]
+    counters = np.concatenate([counters_in(each) for each in steps])
+    variants = variants_of(np.full(len(sizes), number_format.code), hyper.l2_on, hyper.amsgrad)
+    plan = Plan(spans, variants, counters[:1], counters, [backends.load(backend)], limit, True)
+    plan.write_options([Coefficients(hyper)])
+    for _ in range(2):
+        assert plan.take() == TAKEN
+    assert [each.item() for each in steps] == [8, 9, 10]
+    return [array for each in arrays for j, array in enumerate(each) if ROLES[j] != "grad"]
+
+
+HYPERS = {
+    "plain": Hyperparameters(lr=0.1),
+    "l2": Hyperparameters(lr=0.1, weight_decay=0.1, maximize=True),
+    "amsgrad": Hyperparameters(lr=0.1, weight_decay=0.1, amsgrad=True, decoupled_weight_decay=True),
+    "both": Hyperparameters(lr=0.1, weight_decay=0.1, amsgrad=True),
+}
+
+
+@pytest.mark.parametrize("number_format", FORMATS, ids=[each.name for each in FORMATS])
+@pytest.mark.parametrize("hyper", HYPERS.values(), ids=HYPERS)
+def test_every_backend_gives_the_bits_of_the_reference(backend: str, number_format: Any, hyper: Any) -> None:
+    sizes = [1, 0, 4099, 33, 20_000]
+    expected = step(number_format, "numpy", hyper, sizes, 1)
+    for array, wanted in zip(step(number_format, backend, hyper, sizes, 1), expected, strict=True):
+        np.testing.assert_array_equal(bits_of(array, number_format.name), bits_of(wanted, number_format.name))
+
+
+def counter(step: int, dtype: Any) -> np.ndarray:
+    return np.array([step - 1], dtype)
+
+
+@given(
+    strategies.betas,
+    strategies.betas,
+    st.one_of(strategies.steps, st.integers(1, 2**53)),
+    st.floats(0, 1e300),
+    st.floats(0, 1),
+    st.sampled_from([np.dtype(np.int64), np.dtype(np.float64)]),
+)
+@example(0.9, 0.999, 1, 1e-3, 0.0, np.dtype(np.int64))
+@example(0.0, 1 - 2**-53, 2**53, 1e300, 1.0, np.dtype(np.float64))
+def test_backends_compute_the_scalars_of_a_step_bit_by_bit_alike(
+    backend: str, beta1: float, beta2: float, step: int, lr: float, weight_decay: float, dtype: Any
+) -> None:
+    """Every backend computes them where it runs; fastadam.step.coefficients has the formula."""
+    hyper = Hyperparameters(lr, (beta1, beta2), weight_decay=weight_decay, decoupled_weight_decay=True)
+    taken = [counter(step, dtype), counter(7, np.int64), counter(1, np.float64)]
+    rows = np.concatenate([counters_in(each) for each in taken])
+    array = np.ones(3, np.float32)
+    spans = np.zeros(1, SPAN.dtype)
+    for name in ROLES:
+        spans[name] = address(array)  # a row that no span has is computed, too
+    plan = Plan(spans, np.zeros(1, np.int64), rows, rows[:0], [backends.load(backend)], 1, True)
+    others = [Hyperparameters(), Hyperparameters(lr=0.0)]
+    coefficients = [Coefficients(each) for each in (hyper, *others)]
+    plan.write_options(coefficients)
+    assert plan.take() == TAKEN
+    found = [plan.rows[name] for name in Varying._fields]
+    expected = np.array([varying(each.rates, n) for each, n in zip(coefficients, (step, 7, 1), strict=True)]).T
+    np.testing.assert_array_equal(np.array(found).view(np.int64), expected.copy().view(np.int64))
+
+
+@pytest.mark.parametrize("host", ["c", "numba", "numpy"])
+def test_shares_of_one_plan_take_the_same_step(backend: str, host: str) -> None:
+    """As where a model is on several devices: rows are computed once, and the step is counted once."""
+    if host not in AVAILABLE:
+        pytest.skip(STATES[host])
+    arrays = np.ones((2, 4, 5), np.float32)
+    arrays[:, 2:] = 0
+    spans = np.zeros(2, SPAN.dtype)
+    spans["size"] = 5
+    for span, each in zip(spans, arrays, strict=True):
+        for name, array in zip(ROLES, each, strict=False):
+            span[name] = address(array)
+    steps = np.zeros(1, np.int64)
+    counters = counters_in(steps)
+    both = [backends.load(host), backends.load(backend)]
+    plan = Plan(spans, np.zeros(2, np.int64), counters, counters, both, 1, False, np.array([0, 1]))
+    plan.write_options([Coefficients(Hyperparameters(lr=0.1))])
+    for t in range(1, 4):
+        assert plan.take() == TAKEN
+        assert steps == [t]
+        np.testing.assert_array_equal(arrays[0].view(np.int32), arrays[1].view(np.int32))
+    assert np.all(arrays[:, 0] < 1)
+
+
+def test_rows_that_are_not_in_use_are_left_alone(backend: str) -> None:
+    steps = np.array([3, -1])  # the second one would give a bias correction of zero
+    spans = np.zeros(1, SPAN.dtype)
+    plan = Plan(
+        spans, np.zeros(1, np.int64), counters_in(steps), counters_in(steps[:1]), [backends.load(backend)], 1, True
+    )
+    plan.write_options([Coefficients(Hyperparameters())])
+    assert plan.take() == TAKEN
+    assert steps.tolist() == [4, -1]
+    assert plan.rows[1].item() == (0.0,) * len(ROW.dtype.names or ())
+
+
+@pytest.mark.parametrize("number_format", HALVES, ids=[each.name for each in HALVES])
+def test_halves_on_every_instruction_set(instruction_set: str, number_format: Any) -> None:
+    for hyper in HYPERS.values():
+        expected = step(number_format, "numpy", hyper, [4099], 1)
+        for array, wanted in zip(step(number_format, "c", hyper, [4099], 1), expected, strict=True):
+            np.testing.assert_array_equal(bits_of(array, number_format.name), bits_of(wanted, number_format.name))
+
+
+@pytest.mark.usefixtures("small_shares")
+@pytest.mark.parametrize("number_format", HALVES, ids=[each.name for each in HALVES])
+def test_halves_on_several_threads(backend: str, number_format: Any) -> None:
+    sizes = [100, 1, 31, 4000, 7]
+    expected = step(number_format, backend, HYPERS["both"], sizes, 1)
+    for array, wanted in zip(step(number_format, backend, HYPERS["both"], sizes, 3), expected, strict=True):
+        np.testing.assert_array_equal(bits_of(array, number_format.name), bits_of(wanted, number_format.name))
+
+
+def decode(bits: int, exponent_bits: int, mantissa_bits: int) -> float:
+    """Return the value of a number by the definition of its format."""
+    sign = -1.0 if bits >> (exponent_bits + mantissa_bits) else 1.0
+    exponent = bits >> mantissa_bits & (1 << exponent_bits) - 1
+    mantissa = bits & (1 << mantissa_bits) - 1
+    bias = (1 << exponent_bits - 1) - 1
+    if exponent == (1 << exponent_bits) - 1:
+        return sign * np.inf if not mantissa else np.nan
+    if exponent == 0:
+        return sign * float(mantissa) * 2.0 ** (1 - bias - mantissa_bits)
+    return sign * float((1 << mantissa_bits) + mantissa) * 2.0 ** (exponent - bias - mantissa_bits)
+
+
+PARAMETERS = {"bfloat16": (8, 7), "float16": (5, 10)}
+
+
+@pytest.mark.parametrize("number_format", HALVES, ids=[each.name for each in HALVES])
+def test_all_halves_widen_to_their_value(number_format: Any) -> None:
+    everything = np.arange(2**16, dtype=np.uint16)
+    expected = np.array([decode(int(bits), *PARAMETERS[number_format.name]) for bits in everything], np.float64)
+    widened = widen(everything.view(number_format.stored), number_format)
+    assert widened.dtype == np.float32
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        np.testing.assert_array_equal(widened.astype(np.float64), expected)
+    signs = np.signbit(widened)[~np.isnan(expected)]
+    np.testing.assert_array_equal(signs, np.signbit(expected)[~np.isnan(expected)])
+
+
+@pytest.mark.parametrize("number_format", HALVES, ids=[each.name for each in HALVES])
+def test_narrowing_takes_the_nearest_and_in_a_tie_the_even_one(number_format: Any) -> None:
+    finite = [
+        bits for bits in range(2**15) if np.isfinite(decode(bits, *PARAMETERS[number_format.name]))
+    ]  # the positive ones, in rising order
+    values = np.array([decode(bits, *PARAMETERS[number_format.name]) for bits in finite])
+    middles = ((values[:-1] + values[1:]) / 2).astype(np.float32)
+    assert np.array_equal(middles.astype(np.float64), (values[:-1] + values[1:]) / 2)  # float32 holds them
+    even = np.array([low if low % 2 == 0 else low + 1 for low in finite[:-1]], np.uint16)
+    for sign, bit in ((1, 0), (-1, 0x8000)):
+        np.testing.assert_array_equal(narrow(sign * middles, number_format).view(np.uint16), even | bit)
+        below = np.nextafter(middles, np.float32(0))
+        np.testing.assert_array_equal(
+            narrow(sign * below, number_format).view(np.uint16), np.array(finite[:-1]) | bit
+        )
+        above = np.nextafter(middles, np.float32(np.inf))
+        np.testing.assert_array_equal(
+            narrow(sign * above, number_format).view(np.uint16), np.array(finite[1:]) | bit
+        )
+    largest = values[-1]
+    overflow = np.float32(largest + (values[-1] - values[-2]) / 2)  # halfway to what would come next
+    infinity = (1 << PARAMETERS[number_format.name][0]) - 1 << PARAMETERS[number_format.name][1]
+    with np.errstate(over="ignore"):
+        ends = narrow(
+            np.array([overflow, np.nextafter(overflow, np.float32(0)), np.inf], np.float32), number_format
+        )
+        assert ends.view(np.uint16).tolist() == [infinity, finite[-1], infinity]
+        assert np.isnan(widen(narrow(np.array([np.nan], np.float32), number_format), number_format)).all()
+
+
+SHORT = [each for each in FORMATS if each.compute == np.float32]
+SIZES = [1, 0, CHUNK + 3, 33, BLOCK + 2 * CHUNK]  # around the ends of chunks
+
+
+def mixed_spans(formats: list[Any]) -> tuple[np.ndarray, list[list[np.ndarray]]]:
+    """Return spans whose arrays are each in a format of its own, and the arrays."""
+    arrays = [
+        [numbers(each, size, 10 * i + j, positive=j > 2) for j, each in enumerate(formats)]
+        for i, size in enumerate(SIZES)
+    ]
+    spans = np.zeros(len(SIZES), SPAN.dtype)
+    spans["size"] = SIZES
+    for span, each in zip(spans, arrays, strict=True):
+        for role, array in zip(ROLES, each, strict=True):
+            span[role] = address(array)
+    return spans, arrays
+
+
+def take_mixed(backend: str, formats: list[Any], hyper: Hyperparameters, limit: int) -> list[np.ndarray]:
+    """Take a step over spans of these formats; return the bits of all arrays."""
+    spans, arrays = mixed_spans(formats)
+    codes = np.array([[each.code] * len(SIZES) for each in formats])
+    steps = np.array([6])
+    counters = counters_in(steps)
+    variants = variants_of(codes, hyper.l2_on, hyper.amsgrad)
+    plan = Plan(spans, variants, counters, counters, [backends.load(backend)], limit, True)
+    plan.write_options([Coefficients(hyper)])
+    assert plan.take() == TAKEN
+    assert steps == [7]
+    names = [each.name for each in formats] * len(SIZES)
+    return [bits_of(array, name) for array, name in zip(itertools.chain(*arrays), names, strict=True)]
+
+
+formats_of_arrays = st.lists(st.sampled_from(SHORT), min_size=len(ROLES), max_size=len(ROLES))
+
+
+@pytest.mark.usefixtures("small_shares")
+@settings(max_examples=150)
+@given(formats_of_arrays, st.sampled_from(list(HYPERS.values())), st.sampled_from([1, 3]))
+def test_each_array_has_a_format_of_its_own(backend: str, formats: list[Any], hyper: Any, limit: int) -> None:
+    expected = take_mixed("numpy", formats, hyper, 1)
+    for found, wanted in zip(take_mixed(backend, formats, hyper, limit), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@given(formats_of_arrays, st.sampled_from(list(HYPERS.values())))
+def test_a_step_in_any_formats_is_the_rounded_step_in_float32(formats: list[Any], hyper: Any) -> None:
+    """The reference itself: all is widened, stepped as float32, and rounded once."""
+    _, arrays = mixed_spans(formats)
+    wide = [[widen(array, own) for array, own in zip(each, formats, strict=True)] for each in arrays]
+    row = {**varying(Coefficients(hyper).rates, 7)._asdict(), **Coefficients(hyper).constant._asdict()}
+    scalars = np.array(tuple(row.values()), ROW.dtype)
+    found = take_mixed("numpy", formats, hyper, 1)
+    for i, each in enumerate(wide):
+        span = np.zeros((), SPAN.dtype)
+        kept = [np.ascontiguousarray(array).copy() for array in each]
+        for role, array in zip(ROLES, kept, strict=True):
+            span[role] = address(array)
+        span["size"] = SIZES[i]
+        with np.errstate(all="ignore"):
+            (number,) = variants_of([0], hyper.l2_on, hyper.amsgrad).tolist()
+            step_span(variant_of(number), span, scalars)
+            for j, (role, array, own) in enumerate(zip(ROLES, kept, formats, strict=True)):
+                written = role != "grad" and (hyper.amsgrad or role != "max_exp_avg_sq")
+                stored = narrow(array, own) if written else arrays[i][j]
+                np.testing.assert_array_equal(found[len(ROLES) * i + j], bits_of(stored, own.name))
+
+
+def test_variants_are_numbered_both_ways() -> None:
+    for codes in itertools.product(range(len(FORMATS)), repeat=len(ROLES)):
+        formats = [FORMATS[code] for code in codes]
+        for l2_on, amsgrad_on in itertools.product((False, True), repeat=2):
+            needed = formats if amsgrad_on else [*formats[:-1], formats[-2]]
+            if len({each.compute for each in needed}) > 1:
+                with pytest.raises(ValueError, match="are in formats that are computed with in other dtypes"):
+                    variants_of(np.array(codes).reshape(-1, 1), l2_on, amsgrad_on)
+                continue
+            (number,) = variants_of(np.array(codes).reshape(-1, 1), l2_on, amsgrad_on).tolist()
+            assert variant_of(number) == (needed[0].compute, tuple(needed), l2_on, amsgrad_on)

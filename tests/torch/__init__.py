@@ -1,0 +1,1 @@
+"""The face for torch, against torch's own optimizers."""

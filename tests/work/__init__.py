@@ -1,0 +1,1 @@
+"""From groups to one plan: the check of gradients, and what is planned once."""
