@@ -43,5 +43,7 @@ __all__ = [
 
 def __dir__() -> list[str]:
     """Show the public names, and the public modules that have been imported."""
-    modules = {"backends", "convert", "torch"}
-    return sorted(name for name in globals() if name in modules or name in __all__ or name.startswith("__"))
+    modules = {"backends", "convert", "scipy", "sklearn", "thinc", "torch"}
+    return sorted(
+        name for name in {*globals(), *__all__} if name in modules or name in __all__ or name.startswith("__")
+    )

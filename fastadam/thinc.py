@@ -19,8 +19,8 @@ Key = tuple[int, str]
 class Optimizer(theirs.Optimizer):  # type: ignore[misc]
     """thinc's ``Optimizer`` with this library's step.
 
-    A drop-in: schedules, ``step_schedules``, ``last_score``, gradient clipping, both kinds of L2 and ``averages`` are
-    thinc's own code. ``mom1`` and ``mom2`` hold live views of the moments.
+    A drop-in: schedules, ``step_schedules``, ``last_score``, gradient clipping, both kinds of L2 and ``averages``
+    are thinc's own code. ``mom1`` and ``mom2`` hold live views of the moments.
 
     Parameters
     ----------
@@ -39,10 +39,11 @@ class Optimizer(theirs.Optimizer):  # type: ignore[misc]
 
     Notes
     -----
-    - The formula is thinc's, with epsilon added where it is added there. thinc rounds the betas and epsilon to float32
-      first and computes ``1 - beta`` there, this library rounds both once: the last bits of a step are other ones.
-    - thinc's optimizers have no ``to_gpu`` and ``to_cpu``: the moments are made where the weights are. CuPy's arrays go
-      to the backend "cuda"; this has not been run with thinc.
+    - The formula is thinc's, with epsilon added where it is added there. thinc rounds the betas and epsilon to
+      float32 first and computes ``1 - beta`` there, this library rounds both once: the last bits of a step are
+      other ones.
+    - thinc's optimizers have no ``to_gpu`` and ``to_cpu``: the moments are made where the weights are. CuPy's
+      arrays go to the backend "cuda"; this has not been run with thinc.
     - Where a beta is 0, which for thinc means gradient descent without moments, thinc's own code takes the step.
     - Pickles and copies hold the moments, and need this library to be loaded.
 
@@ -125,7 +126,7 @@ class Optimizer(theirs.Optimizer):  # type: ignore[misc]
         self._steppers = {}
 
 
-@registry.optimizers("fastadam.Adam.v1")
+@registry.optimizers("fastadam.Adam.v1")  # type: ignore[untyped-decorator]
 def Adam(  # noqa: N802
     learn_rate: Any = DEFAULTS["learn_rate"],
     *,

@@ -5,7 +5,8 @@ scikit-learn and thinc (and Keras) take the step
 .. math:: \alpha \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \cdot \frac{m_t}{\sqrt{v_t} + \hat\epsilon}
 
 with the "epsilon hat" of Kingma and Ba, ICLR 2015, arXiv:1412.6980, section 2; this library and torch take that of
-Algorithm 1, in which epsilon is added after the correction of :math:`v_t`. No constant epsilon makes one of the other.
+Algorithm 1, in which epsilon is added after the correction of :math:`v_t`. No constant epsilon makes one of the
+other.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import numpy as np
 from fastadam.adam import Adam
 from fastadam.memory.arrays import Array
 
-# After so many steps both bias corrections are 1, whatever the betas: 1 - 2**-53, the greatest below 1, to the power of
-# 2**60 is 1e-56.
+# After so many steps both bias corrections are 1, whatever the betas: 1 - 2**-53, the greatest number below 1, to
+# the power of 2**60 is 1e-56.
 LATE = 2**60
 
 

@@ -94,7 +94,13 @@ def _installed(name: str) -> str:
 def pytest_report_header() -> list[str]:
     """Say which backends are tested, and fail where one that was promised is missing."""
     promised = os.environ.get("FASTADAM_PROMISED_BACKENDS", "").split()
-    states = {**STATES, **{name: _installed(name) for name in ("torch", "jax", "optax", "keras")}}
+    states = {
+        **STATES,
+        **{
+            name: _installed(name)
+            for name in ("torch", "jax", "optax", "keras", "scipy", "sklearn", "thinc", "autograd")
+        },
+    }
     broken = {name: states[name] for name in promised if states[name] != "available"}
     if broken:
         pytest.exit(f"promised backends are missing: {broken}", returncode=1)

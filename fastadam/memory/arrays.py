@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastadam.memory.formats import Element, by_dtype
+from fastadam.memory.jax_arrays import is_jax_array, view_on_host
 
 Array = NDArray[Any]
 
@@ -123,7 +124,7 @@ def check_gradient(value: Any, param: Array, label: str) -> Array:
     Parameters
     ----------
     value : object
-        An ndarray; or a NumPy scalar for a 0-d `param`.
+        An ndarray; a NumPy scalar for a 0-d `param`; or a JAX array on the CPU.
     param : ndarray
         The parameter it belongs to.
     label : str
@@ -132,7 +133,7 @@ def check_gradient(value: Any, param: Array, label: str) -> Array:
     Returns
     -------
     ndarray
-        `value` itself, or a base-class view of it.
+        `value` itself, or a base-class view of its memory.
 
     Raises
     ------
@@ -142,6 +143,8 @@ def check_gradient(value: Any, param: Array, label: str) -> Array:
         If its shape differs.
     """
     grad = np.asarray(value) if isinstance(value, np.generic) else value
+    if is_jax_array(grad):
+        grad = view_on_host(grad, label)
     if not isinstance(grad, np.ndarray):
         raise TypeError(f"{label} {_not_an_array(value)}; use None for a parameter without a gradient")
     if isinstance(grad, np.ma.MaskedArray):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastadam.memory.devices import is_array, kind_of
+from fastadam.memory.jax_arrays import is_jax_array, view_on_host
 from fastadam.memory.packed import Packed
 from fastadam.work.arrays import WorkList
 from fastadam.work.planner import Planner
@@ -30,6 +31,8 @@ def sort_gradients(grads: Any, planner: Planner) -> tuple[WorkList, tuple[Any, .
     """
     work = planner.by_member
     if not isinstance(grads, list | tuple):
+        if is_jax_array(grads):
+            grads = view_on_host(grads, "grads")
         if isinstance(grads, np.ndarray | np.generic) or is_array(grads):
             return _sort_array(grads, planner)
         if isinstance(grads, Mapping):

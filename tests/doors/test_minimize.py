@@ -12,7 +12,7 @@ import pytest
 
 import fastadam
 from fastadam.schedules import Cosine
-from tests.bits import assert_same_bits
+from tests.support.bits import assert_same_bits
 
 STEPS = 9
 TARGETS = [np.array([[1.0, -2.0], [0.5, 0.25]]), np.array([3.0])]

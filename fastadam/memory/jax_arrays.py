@@ -1,0 +1,38 @@
+"""JAX arrays as gradients: on the CPU, NumPy sees their memory. JAX itself is not imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def is_jax_array(value: Any) -> bool:
+    """Whether `value` is an array of JAX, or a tracer that stands for one."""
+    return type(value).__module__.partition(".")[0] in ("jax", "jaxlib") and hasattr(value, "aval")
+
+
+def view_on_host(value: Any, label: str) -> NDArray[Any]:
+    """Return a JAX array as an ndarray over its own memory, which is read-only; wait for it where it is computed.
+
+    Raises
+    ------
+    TypeError
+        If it is a tracer, without numbers, or not on the CPU alone.
+    RuntimeError
+        If JAX has deleted it.
+    """
+    try:
+        devices = value.devices()
+    except (TypeError, AttributeError) as error:  # what tracers raise in one version of JAX or another
+        raise TypeError(
+            f"{label} is a JAX tracer, which has no numbers yet; call step outside of jax.jit, jax.grad and "
+            f"jax.vmap"
+        ) from error
+    if len(devices) != 1 or any(device.platform != "cpu" for device in devices):
+        where = ", ".join(sorted(map(str, devices)))
+        raise TypeError(
+            f"{label} is a JAX array on {where}, not on the CPU; copy it to the host with jax.device_get"
+        )
+    return np.asarray(value)
