@@ -226,7 +226,7 @@ class Adam:
                     planner.catch_up()
                 if grads is None:
                     work = planner.in_pieces
-                    found = work.gather()
+                    found = work.grad_sources if work.at_home else work.gather()
                 else:
                     work, found = sort_gradients(grads, planner)
                 if work.schedules:

@@ -43,7 +43,8 @@ def import_if_there(name: str) -> Any:
 
 def kind_of(value: Any) -> type[Device]:
     """Return the kind of memory that `value` is in if it is an array; the host's refuses all that is none."""
-    if not isinstance(value, np.ndarray):
+    # No library's arrays are of a built-in type: a list, say, needs no other kind of memory to be imported.
+    if not isinstance(value, np.ndarray) and type(value).__module__ != "builtins":
         for name in MODULES:
             kind = _kind(name)
             if kind is not None and kind.holds(value):

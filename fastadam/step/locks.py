@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import Any
 
 _guards: weakref.WeakSet[Guard] = weakref.WeakSet()
 
@@ -65,19 +64,6 @@ def _renew() -> None:
     """In a forked child: a thread that is not there any more may have held an optimizer's lock."""
     for guard in list(_guards):
         guard.renew()
-    for owner in list(_owners):
-        owner._lock = threading.RLock()
-        owner._stepping = False
-
-
-_owners: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def give_lock(owner: Any) -> None:
-    """Set ``owner._lock``, and ``owner._stepping`` to False."""
-    owner._lock = threading.RLock()
-    owner._stepping = False
-    _owners.add(owner)
 
 
 if hasattr(os, "register_at_fork"):

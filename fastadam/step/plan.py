@@ -145,6 +145,7 @@ class Plan:
         self._set_run(run)
 
     def _set_run(self, run: Run) -> None:
+        self._run = run
         self.attempt = functools.partial(run, INSPECT | REDUCE | APPLY)
         self.take = functools.partial(run, REDUCE | APPLY)
 
@@ -166,7 +167,7 @@ class Plan:
 
         def bind_first(stages: int) -> int:
             self.bind()
-            return self.attempt.func(stages)
+            return self._run(stages)
 
         self._set_run(bind_first)
 

@@ -52,6 +52,8 @@ class WorkList:
         How error messages call it.
     grad_sources : tuple
         Where each slot's gradient is found: an array, a `Parameter`, or None.
+    at_home : bool
+        Whether all of these are arrays, and so the gradients themselves.
     schedules : list
         Of the learning rates, for `call_schedules`.
     plan : Plan
@@ -97,8 +99,7 @@ class WorkList:
         self._watches = self._watch(slots, backends)
         self._native = all(device.NATIVE for device in set(columns.devices))
         self._settled = False  # whether the plan has the gradients that are found in their own places
-        # Whether all gradients are arrays in fixed places.
-        self._at_home = not any(source is None or isinstance(source, Parameter) for source in self.grad_sources)
+        self.at_home = not any(source is None or isinstance(source, Parameter) for source in self.grad_sources)
         self._homeless = next(
             (label for source, label in zip(self.grad_sources, self.labels, strict=True) if source is None), None
         )
@@ -122,8 +123,6 @@ class WorkList:
         ValueError
             If a slot is a plain array, which has no place for a gradient.
         """
-        if self._at_home:
-            return self.grad_sources
         if self._homeless is not None:
             raise ValueError(
                 f"step() found no gradient for {self._homeless}: a plain array has no place for one; call "

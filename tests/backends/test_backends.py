@@ -13,7 +13,7 @@ import fastadam
 from fastadam import adam, backends
 from fastadam.backends import c
 from fastadam.memory import array_offsets as offsets
-from fastadam.memory import structs
+from fastadam.memory import native, structs
 from fastadam.memory.structs import SPAN
 from fastadam.step import threads
 from fastadam.work import arrays as spans
@@ -72,8 +72,8 @@ def test_structs_have_the_layout_of_the_numpy_dtypes(struct: str) -> None:
 @needs_c
 def test_an_extension_that_was_built_for_other_constants_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(c, "why_missing", c.why_missing.__wrapped__)  # which keeps no answer
-    other = structs.Constants("Another block.", {"BLOCK": 2 * structs.BLOCK})
-    monkeypatch.setattr(c, "CONSTANTS", [*structs.CONSTANTS, other])
+    other = native.Constants("Another block.", {"BLOCK": 2 * structs.BLOCK})
+    monkeypatch.setattr(c, "CONSTANTS", [*native.CONSTANTS, other])
     with pytest.raises(fastadam.BackendUnavailableError, match=r"built from another source.*FASTADAM_BLOCK"):
         fastadam.Adam(np.ones(1), backend="c")
 

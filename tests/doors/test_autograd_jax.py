@@ -94,7 +94,7 @@ def test_what_is_refused_of_jax(jax: Any) -> None:
     x = np.ones(3, np.float32)
     optimizer = fastadam.Adam([x])
     with pytest.raises(
-        TypeError, match="the gradient of .* is a JAX tracer, which has no numbers yet; call step outs"
+        TypeError, match=r"the gradient of .* is a JAX tracer, which has no numbers yet; call step outs"
     ):
         jax.jit(lambda g: optimizer.step([g]))(jax.numpy.ones(3))
     with pytest.raises(TypeError, match="grads is a JAX tracer"):
@@ -135,7 +135,7 @@ OnDevice.__module__ = "jaxlib._jax"
 def test_a_jax_array_on_another_device_is_refused() -> None:
     optimizer = fastadam.Adam([np.ones(3)])
     with pytest.raises(
-        TypeError, match="is a JAX array on cuda:0, not on the CPU; copy it to the host with jax.device_"
+        TypeError, match=r"is a JAX array on cuda:0, not on the CPU; copy it to the host with jax.device_"
     ):
         optimizer.step([OnDevice()])
 

@@ -173,7 +173,7 @@ def test_configs_can_name_it() -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(ValueError, match="use_radam=True is not Adam; use thinc.api.RAdam"):
+    with pytest.raises(ValueError, match=r"use_radam=True is not Adam; use thinc.api.RAdam"):
         ours.Optimizer(0.1, use_radam=True)
     with pytest.raises(ValueError, match="Invalid schedule for 'learn_rate'"):
         ours.Adam("fast")

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backends": {"step", "memory"},
     "work": {"groups", "backends", "step", "memory"},
     "adam": {"work", "groups", "backends", "step", "memory"},
-    "torch": {"backends", "step", "memory"},
+    "torch": {"groups", "backends", "step", "memory"},
     "checkpoint": {"adam", "groups", "step", "memory", "schedules"},
     "convert": {"adam", "torch", "groups", "step", "memory"},
     "minimizing": {"adam", "memory"},

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fastadam.backends import c
-from fastadam.memory import structs
+from fastadam.memory import native, structs
 from fastadam.memory.arrays import address
 from fastadam.memory.native import Block
 from fastadam.memory.structs import PLAN, SPAN
@@ -33,13 +33,13 @@ def test_the_header_is_what_the_table_says() -> None:
 
 @pytest.mark.skipif("c" not in AVAILABLE, reason=STATES["c"])
 def test_the_extension_knows_every_constant() -> None:
-    for constants in structs.CONSTANTS:
+    for constants in native.CONSTANTS:
         for name, value in constants.values.items():
             assert getattr(c.lib, f"FASTADAM_{name}") == value
 
 
-@pytest.mark.parametrize("struct", structs.TABLE.values(), ids=structs.TABLE)
-def test_structs_are_words_without_gaps(struct: structs.Struct) -> None:
+@pytest.mark.parametrize("struct", native.TABLE.values(), ids=native.TABLE)
+def test_structs_are_words_without_gaps(struct: native.Struct) -> None:
     assert struct.dtype.itemsize == sum(field.type.itemsize for field in struct.fields)
     assert all(field.type.itemsize % 8 == 0 for field in struct.fields)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.metadata
 import importlib.util
 import sys
 
@@ -21,7 +20,9 @@ def why_missing() -> str | None:
     """Return why CUDA cannot be used here, or None if it can."""
     if importlib.util.find_spec("numba_cuda") is None:
         return f"the package numba-cuda is not installed; {INSTALL}"
-    version = importlib.metadata.version("numba-cuda")
+    from importlib.metadata import version as version_of  # takes longer to import than all of this package
+
+    version = version_of("numba-cuda")
     if tuple(int(part) for part in version.split(".")[:3] if part.isdecimal()) < OLDEST:
         return f"numba-cuda {version} is older than {'.'.join(map(str, OLDEST))}; {INSTALL}"
     try:
