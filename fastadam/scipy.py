@@ -155,7 +155,7 @@ def adam(
     value, gradient = objective(x)
     best = least = value
     best_x, best_gradient = (x.copy(), gradient.copy()) if keep_best else (x, gradient)
-    slope = _greatest(gradient if box is None else box.projected(x, gradient))
+    slope = _slope(gradient if box is None else box.projected(x, gradient), gtol)
     nit, improved_at = 0, 0
     while True:
         if not slope < math.inf or math.isnan(value):
@@ -175,7 +175,7 @@ def adam(
         if box is not None:
             box.project(x)
         value, gradient = objective(x)
-        slope = _greatest(gradient if box is None else box.projected(x, gradient))
+        slope = _slope(gradient if box is None else box.projected(x, gradient), gtol)
         nit += 1
         if value < least and (math.isinf(least) or least - value > ftol * max(1.0, abs(least))):
             least, improved_at = value, nit
@@ -279,9 +279,15 @@ class _Box:
         return np.clip(gradient, x - self._upper, x - self._lower)
 
 
-def _greatest(gradient: Vector) -> float:
-    """Return the greatest magnitude; NaN where there is one."""
-    return max(float(gradient.max()), -float(gradient.min())) if gradient.size else 0.0
+def _slope(gradient: Vector, gtol: float) -> float:
+    """Return the greatest magnitude, and NaN where there is one; or a number between `gtol` and it."""
+    if not gradient.size:
+        return 0.0
+    # The root of the mean square is no greater, and takes a quarter of the time.
+    square = float(gradient.dot(gradient)) / gradient.size
+    if 1.0001 * gtol**2 < square < math.inf:
+        return math.sqrt(square)
+    return max(float(gradient.max()), -float(gradient.min()))
 
 
 def _start(x0: Any) -> Vector:

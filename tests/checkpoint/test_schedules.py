@@ -34,9 +34,8 @@ def metadata_of(path: Path) -> dict[str, str]:
 def rewrite(path: Path, **changes: str | None) -> None:
     """Write the file anew with other metadata; None takes an entry out."""
     metadata = {**metadata_of(path), **changes}
-    numpy_files.save_file(
-        numpy_files.load_file(path), path, {key: value for key, value in metadata.items() if value is not None}
-    )
+    kept = {key: value for key, value in metadata.items() if value is not None}
+    numpy_files.save_file(numpy_files.load_file(path), path, kept)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)

@@ -13,27 +13,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("sklearn")
+base = pytest.importorskip("sklearn.base")
+datasets = pytest.importorskip("sklearn.datasets")
+neural_network = pytest.importorskip("sklearn.neural_network")
+theirs = importlib.import_module("sklearn.neural_network._multilayer_perceptron")
 fast_adam = importlib.import_module("fastadam.sklearn").fast_adam
-
-from sklearn.base import clone
-from sklearn.datasets import load_digits, make_regression
-from sklearn.neural_network import MLPClassifier, MLPRegressor
-from sklearn.neural_network import _multilayer_perceptron as theirs
-from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
+AdamOptimizer = theirs.AdamOptimizer
+MLPClassifier, MLPRegressor = neural_network.MLPClassifier, neural_network.MLPRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[Any, Any]:
-    x, y = load_digits(return_X_y=True)
+    x, y = datasets.load_digits(return_X_y=True)
     return x[:600] / 16, y[:600]
 
 
 def both(model: Any, x: Any, y: Any) -> tuple[Any, Any]:
     """Return the model as fitted by scikit-learn, and with our steps."""
-    first, second = clone(model), clone(model)
+    first, second = base.clone(model), base.clone(model)
     first.fit(x, y)
     with fast_adam():
         second.fit(x, y)
@@ -67,7 +66,7 @@ def test_classifiers_are_alike(digits: Any, options: dict[str, Any]) -> None:
 
 
 def test_regressors_are_alike() -> None:
-    x, y = make_regression(200, 5, noise=1.0, random_state=0)
+    x, y = datasets.make_regression(200, 5, noise=1.0, random_state=0)
     first, second = both(MLPRegressor(random_state=0, max_iter=50, learning_rate_init=0.01), x, y / 100)
     assert_alike(first, second)
 
@@ -148,9 +147,9 @@ def test_options_changed_between_steps_are_honoured(digits: Any) -> None:
 def test_other_solvers_are_left_alone(digits: Any) -> None:
     for solver in ("sgd", "lbfgs"):
         model = MLPClassifier(solver=solver, random_state=0, max_iter=3)
-        plain = clone(model).fit(*digits)
+        plain = base.clone(model).fit(*digits)
         with fast_adam():
-            fast = clone(model).fit(*digits)
+            fast = base.clone(model).fit(*digits)
         for a, b in zip(plain.coefs_, fast.coefs_, strict=True):
             assert a.tobytes() == b.tobytes()
 

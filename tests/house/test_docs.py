@@ -18,6 +18,7 @@ from tests.house import graph
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+DOORS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "doors.md").read_text(), flags=re.DOTALL)
 
 
 def need(*libraries: str) -> None:
@@ -39,6 +40,15 @@ def test_python_blocks_of_the_readme_run(block: str, capsys: pytest.CaptureFixtu
     promised = re.findall(r"print\(.*\)  # (\[.*)", block)
     if promised:
         assert capsys.readouterr().out.strip() == promised[0]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # in thinc
+@pytest.mark.parametrize("block", DOORS, ids=[f"block {i}" for i in range(len(DOORS))])
+def test_python_blocks_of_the_doors_run(block: str, capsys: pytest.CaptureFixture[str]) -> None:
+    need(*re.findall(r"(?m)^(?:import|from) (scipy|sklearn|thinc|jax)\b", block))
+    exec(compile(block, "docs/doors.md", "exec"), {})
+    promised = re.findall(r"print\(.*\)  # (.*)", block)
+    assert capsys.readouterr().out.splitlines() == promised
 
 
 def test_the_readme_has_blocks_and_both_commands() -> None:
@@ -66,7 +76,10 @@ def test_examples_are_found() -> None:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_docstring_examples(name: str) -> None:
-    need(*{"torch", "jax", "optax"} & {*name.split("."), *re.findall(r"\w+", " ".join(EXAMPLES[name]))})
+    need(
+        *{"torch", "jax", "optax", "scipy", "sklearn", "thinc"}
+        & {*name.split("."), *re.findall(r"\w+", " ".join(EXAMPLES[name]))}
+    )
     # A class may give the package from which users import it as its own module.
     found = [doctest.testmod(importlib.import_module(each)) for each in (name, name.rpartition(".")[0])]
     assert sum(each.attempted for each in found) > 0
