@@ -47,3 +47,8 @@ def __dir__() -> list[str]:
     return sorted(
         name for name in {*globals(), *__all__} if name in modules or name in __all__ or name.startswith("__")
     )
+
+
+for _each in (BackendUnavailableError, Minimized, Packed, Parameter):  # so that pickles name the public place
+    _each.__module__ = __name__
+del _each

@@ -165,7 +165,7 @@ def runtime(name: str) -> str:
 def python_undefined(folder: Path, more: bool) -> None:
     """Run the tests of the C backend, and of PyTorch tensors with --more, with all arrays guarded."""
     need("gcc")
-    tests = ["step/test_plan.py", "work", "groups", "memory"]
+    tests = ["step/test_plan.py", "backends/test_halves.py", "work", "groups", "memory"]
     if more:
         tests += ["step/test_numerics.py", "adam/test_api.py", "adam/test_forms.py", "adam/test_options.py"]
         tests += ["adam/test_consistency.py"]

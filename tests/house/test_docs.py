@@ -80,8 +80,11 @@ def test_docstring_examples(name: str) -> None:
         *{"torch", "jax", "optax", "scipy", "sklearn", "thinc"}
         & {*name.split("."), *re.findall(r"\w+", " ".join(EXAMPLES[name]))}
     )
+    module = importlib.import_module(name)
     # A class may give the package from which users import it as its own module.
-    found = [doctest.testmod(importlib.import_module(each)) for each in (name, name.rpartition(".")[0])]
+    given = {each.__module__ for each in vars(module).values() if isinstance(each, type)}
+    names = {name, *(each for each in given if name.startswith(f"{each}."))}
+    found = [doctest.testmod(importlib.import_module(each)) for each in sorted(names)]
     assert sum(each.attempted for each in found) > 0
     assert sum(each.failed for each in found) == 0
 

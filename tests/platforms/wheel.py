@@ -22,7 +22,10 @@ ROOT = Path(__file__).parents[2]
 MINORS = range(10, 20)
 OLDEST = ["numpy==1.26.0", "numba==0.60.0", "cffi==1.16.0"]  # as in pyproject.toml; on Python 3.10
 EPOCH = "1700000000"  # any moment, in seconds; the same for both builds
-SMOKE = ["tests/step/test_golden.py", "tests/backends/test_backends.py", "tests/groups/test_state.py"]
+SMOKE = [
+    f"tests/{name}.py"
+    for name in ("step/test_golden", "backends/test_backends", "work/test_native_check", "groups/test_state")
+]
 SMOKE_NEEDS = ["safetensors", "hypothesis", "mpmath", "pytest", "pytest-timeout"]
 
 

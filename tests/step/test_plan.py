@@ -1,4 +1,4 @@
-"""Plans over plain memory: all backends give the same bits in every format and variant; halves round right."""
+"""Plans over plain memory: all backends give the same bits in every format and variant."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fastadam import backends
 from fastadam.backends.numpy import narrow, step_span, widen
 from fastadam.memory.arrays import address
-from fastadam.memory.formats import BFLOAT16, FLOAT16, FORMATS
+from fastadam.memory.formats import FORMATS
 from fastadam.memory.structs import BLOCK, CHUNK, ROLES, ROW, SPAN, TAKEN, Varying
 from fastadam.step.coefficients import Coefficients, varying
 from fastadam.step.counters import COUNTER_TYPES, counters_in
@@ -22,41 +22,7 @@ from fastadam.step.plan import Plan
 from fastadam.step.variants import variant_of, variants_of
 from tests.conftest import AVAILABLE, STATES
 from tests.support import strategies
-
-HALVES = [BFLOAT16, FLOAT16]
-
-
-def bits_of(array: np.ndarray, name: str) -> np.ndarray:
-    """Return the numbers' bits, with one NaN for all."""
-    bits = array.view(f"u{array.itemsize}").copy()
-    exponent, mantissa = {
-        "bfloat16": (0x7F80, 0x7F),
-        "float16": (0x7C00, 0x3FF),
-        "float32": (0x7F800000, 0x7FFFFF),
-        "float64": (0x7FF << 52, (1 << 52) - 1),
-    }[name]
-    bits[((bits & bits.dtype.type(exponent)) == exponent) & ((bits & bits.dtype.type(mantissa)) != 0)] = (
-        exponent + 1
-    )
-    return bits
-
-
-def numbers(number_format: Any, size: int, seed: int, *, positive: bool = False) -> np.ndarray:
-    """Return numbers of a format: normal ones of all sizes, and every special one."""
-    rng = np.random.default_rng(seed)
-    if number_format.stored.itemsize == 2:
-        found = rng.integers(0, 2**16, size).astype(np.uint16).view(number_format.stored)
-        usual = narrow(rng.standard_normal(size).astype(np.float32), number_format)
-    else:
-        found = rng.integers(0, 2 ** (8 * number_format.stored.itemsize), size, dtype=np.uint64)
-        found = found.astype(f"u{number_format.stored.itemsize}").view(number_format.stored)
-        usual = rng.standard_normal(size).astype(number_format.stored)
-    found = np.where(rng.random(size) < 0.5, found, usual)
-    if positive:
-        sign = found.dtype.itemsize * 8 - 1
-        unsigned = found.view(f"u{found.itemsize}")
-        found = (unsigned & unsigned.dtype.type((1 << sign) - 1)).view(found.dtype)
-    return np.ascontiguousarray(found)
+from tests.support.plans import HALVES, HYPERS, bits_of, numbers
 
 
 def step(
@@ -81,14 +47,6 @@ def step(
         assert plan.take() == TAKEN
     assert [each.item() for each in steps] == [8, 9, 10]
     return [array for each in arrays for j, array in enumerate(each) if ROLES[j] != "grad"]
-
-
-HYPERS = {
-    "plain": Hyperparameters(lr=0.1),
-    "l2": Hyperparameters(lr=0.1, weight_decay=0.1, maximize=True),
-    "amsgrad": Hyperparameters(lr=0.1, weight_decay=0.1, amsgrad=True, decoupled_weight_decay=True),
-    "both": Hyperparameters(lr=0.1, weight_decay=0.1, amsgrad=True),
-}
 
 
 @pytest.mark.parametrize("number_format", FORMATS, ids=[each.name for each in FORMATS])
@@ -186,64 +144,6 @@ def test_halves_on_several_threads(backend: str, number_format: Any) -> None:
     expected = step(number_format, backend, HYPERS["both"], sizes, 1)
     for array, wanted in zip(step(number_format, backend, HYPERS["both"], sizes, 3), expected, strict=True):
         np.testing.assert_array_equal(bits_of(array, number_format.name), bits_of(wanted, number_format.name))
-
-
-def decode(bits: int, exponent_bits: int, mantissa_bits: int) -> float:
-    """Return the value of a number by the definition of its format."""
-    sign = -1.0 if bits >> (exponent_bits + mantissa_bits) else 1.0
-    exponent = bits >> mantissa_bits & (1 << exponent_bits) - 1
-    mantissa = bits & (1 << mantissa_bits) - 1
-    bias = (1 << exponent_bits - 1) - 1
-    if exponent == (1 << exponent_bits) - 1:
-        return sign * np.inf if not mantissa else np.nan
-    if exponent == 0:
-        return sign * float(mantissa) * 2.0 ** (1 - bias - mantissa_bits)
-    return sign * float((1 << mantissa_bits) + mantissa) * 2.0 ** (exponent - bias - mantissa_bits)
-
-
-PARAMETERS = {"bfloat16": (8, 7), "float16": (5, 10)}
-
-
-@pytest.mark.parametrize("number_format", HALVES, ids=[each.name for each in HALVES])
-def test_all_halves_widen_to_their_value(number_format: Any) -> None:
-    everything = np.arange(2**16, dtype=np.uint16)
-    expected = np.array([decode(int(bits), *PARAMETERS[number_format.name]) for bits in everything], np.float64)
-    widened = widen(everything.view(number_format.stored), number_format)
-    assert widened.dtype == np.float32
-    with np.errstate(invalid="ignore"):  # signalling NaNs
-        np.testing.assert_array_equal(widened.astype(np.float64), expected)
-    signs = np.signbit(widened)[~np.isnan(expected)]
-    np.testing.assert_array_equal(signs, np.signbit(expected)[~np.isnan(expected)])
-
-
-@pytest.mark.parametrize("number_format", HALVES, ids=[each.name for each in HALVES])
-def test_narrowing_takes_the_nearest_and_in_a_tie_the_even_one(number_format: Any) -> None:
-    finite = [
-        bits for bits in range(2**15) if np.isfinite(decode(bits, *PARAMETERS[number_format.name]))
-    ]  # the positive ones, in rising order
-    values = np.array([decode(bits, *PARAMETERS[number_format.name]) for bits in finite])
-    middles = ((values[:-1] + values[1:]) / 2).astype(np.float32)
-    assert np.array_equal(middles.astype(np.float64), (values[:-1] + values[1:]) / 2)  # float32 holds them
-    even = np.array([low if low % 2 == 0 else low + 1 for low in finite[:-1]], np.uint16)
-    for sign, bit in ((1, 0), (-1, 0x8000)):
-        np.testing.assert_array_equal(narrow(sign * middles, number_format).view(np.uint16), even | bit)
-        below = np.nextafter(middles, np.float32(0))
-        np.testing.assert_array_equal(
-            narrow(sign * below, number_format).view(np.uint16), np.array(finite[:-1]) | bit
-        )
-        above = np.nextafter(middles, np.float32(np.inf))
-        np.testing.assert_array_equal(
-            narrow(sign * above, number_format).view(np.uint16), np.array(finite[1:]) | bit
-        )
-    largest = values[-1]
-    overflow = np.float32(largest + (values[-1] - values[-2]) / 2)  # halfway to what would come next
-    infinity = (1 << PARAMETERS[number_format.name][0]) - 1 << PARAMETERS[number_format.name][1]
-    with np.errstate(over="ignore"):
-        ends = narrow(
-            np.array([overflow, np.nextafter(overflow, np.float32(0)), np.inf], np.float32), number_format
-        )
-        assert ends.view(np.uint16).tolist() == [infinity, finite[-1], infinity]
-        assert np.isnan(widen(narrow(np.array([np.nan], np.float32), number_format), number_format)).all()
 
 
 SHORT = [each for each in FORMATS if each.compute == np.float32]

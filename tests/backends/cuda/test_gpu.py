@@ -11,8 +11,8 @@ import pytest
 import fastadam
 from fastadam import backends
 from tests.conftest import AVAILABLE, STATES
-from tests.step.test_plan import HYPERS, bits_of
 from tests.support.bits import assert_same_bits, random_arrays
+from tests.support.plans import HYPERS, bits_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -78,7 +78,7 @@ def test_bits_of_halves(number_format: str, name: str, split: bool) -> None:
     from fastadam.step.counters import counters_in
     from fastadam.step.plan import Plan
     from fastadam.step.variants import variants_of
-    from tests.step.test_plan import numbers
+    from tests.support.plans import numbers
 
     each = next(each for each in FORMATS if each.name == number_format)
     hyper = HYPERS[name]

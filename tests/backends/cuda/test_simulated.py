@@ -23,7 +23,7 @@ from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.plan import Plan
 from fastadam.step.variants import variants_of
-from tests.step.test_plan import HYPERS, bits_of, numbers
+from tests.support.plans import HYPERS, bits_of, numbers
 
 assert os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", "set NUMBA_ENABLE_CUDASIM=1"
 
