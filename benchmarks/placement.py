@@ -92,7 +92,7 @@ def main() -> None:
     print(f"{'lines from one buffer to the next':>34}{'median':>10}{'mean':>10}{'worst 10 %':>12}")
     for lag, own in found.items():
         name = str(lag % LINES) + (", as in fastadam" if lag not in LAGS else "")
-        print(f"{name:>34}{np.median(own):10.3f}{np.mean(own):10.3f}{np.quantile(own, 0.9):12.3f}")
+        print(f"{name:>34} {np.median(own):9.3f} {np.mean(own):9.3f} {np.quantile(own, 0.9):11.3f}")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import fastadam
+from benchmarks import denormal
 from fastadam.backends import HOST
 from fastadam.cli import contenders, shapes
 
@@ -237,7 +238,7 @@ def report_startup(backends: list[str]) -> bool:
 def main() -> int:
     """Run the cases asked for; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cases = [*CASES, "overhead", "startup"]
+    cases = [*CASES, "denormal", "overhead", "startup"]
     parser.add_argument("--cases", nargs="+", choices=cases, default=cases)
     states = fastadam.available_backends()
     known = [name for name in HOST if states[name] == "available"]
@@ -252,6 +253,8 @@ def main() -> int:
     for name in options.cases:
         if name == "overhead":
             met &= report_overhead(options.backends)
+        elif name == "denormal":
+            met &= denormal.report(options.backends, rounds=100)
         elif name == "startup":
             met &= report_startup(options.backends)
         elif name == "update" and not torch_threads():

@@ -52,6 +52,22 @@ static int read_object(const fastadam_tensor_cache *cache, int64_t object, dl_te
     return 0;
 }
 
+/* Does the storage of a tensor object hold these bytes? DLPack does not look. */
+static int is_in_storage(const fastadam_tensor_offsets *at, int64_t object, int64_t address, int64_t nbytes)
+{
+    const int64_t storage = read_word(read_word(object, at->object_impl), at->first);
+    if (storage == 0)
+        return 0;
+    const int64_t start = read_word(storage, at->storage_data);
+    return address >= start && address + nbytes <= start + read_word(storage, at->storage_size);
+}
+
+/* Does memory hold the numbers themselves? DLPack does not say. */
+static int lies_plainly(const fastadam_tensor_offsets *at, int64_t object)
+{
+    return (read_word(read_word(object, at->object_impl), at->keys) & at->views) == 0;
+}
+
 int64_t fastadam_read_tensor(const fastadam_tensor_cache *cache, const fastadam_cached_param *param,
                              int64_t object)
 {
@@ -70,31 +86,19 @@ int64_t fastadam_read_tensor(const fastadam_tensor_cache *cache, const fastadam_
         if (found.strides[i] != strides[i] && shape[i] > 1 && param->size > 0)
             return -1;
     }
-    return ADDRESS(found.data) + (int64_t)found.byte_offset;
+    const int64_t address = ADDRESS(found.data) + (int64_t)found.byte_offset;
+    if (!lies_plainly(&cache->offsets, object) ||
+        (param->nbytes > 0 && !is_in_storage(&cache->offsets, object, address, param->nbytes)))
+        return -1;
+    return address;
 }
 
 int fastadam_is_same_counter(const fastadam_tensor_cache *cache, const fastadam_cached_param *param)
 {
     dl_tensor found;
+    const int bits = param->step_is_float64 ? 64 : 32;
     return read_object(cache, param->step_object, &found) && found.device_type == DL_CPU &&
-           found.code == DL_FLOAT && found.bits == (param->step_is_float64 ? 64 : 32) && found.ndim == 0 &&
-           ADDRESS(found.data) + (int64_t)found.byte_offset == param->step;
-}
-
-/* The truth of tensor.method(), or -1. */
-static int ask(int64_t method, PyObject *tensor)
-{
-    PyObject *answer = PyObject_CallFunctionObjArgs(OBJECT(method), tensor, NULL);
-    if (answer == NULL) {
-        PyErr_Clear();
-        return -1;
-    }
-    const int truth = PyObject_IsTrue(answer);
-    Py_DECREF(answer);
-    return truth;
-}
-
-int fastadam_lies_plainly(const fastadam_tensor_cache *cache, int64_t object)
-{
-    return ask(cache->is_neg, OBJECT(object)) == 0 && ask(cache->is_conj, OBJECT(object)) == 0;
+           found.code == DL_FLOAT && found.bits == bits && found.ndim == 0 &&
+           ADDRESS(found.data) + (int64_t)found.byte_offset == param->step &&
+           is_in_storage(&cache->offsets, param->step_object, param->step, bits / 8);
 }

@@ -28,14 +28,14 @@ static inline const fastadam_fingerprint *fingerprint_of(const fastadam_tensor_o
 /* Where the words after a fingerprint begin; the first is the address of the storage. */
 static inline int64_t own_words(const fastadam_fingerprint *noted) { return ADDRESS(noted + 1); }
 
-/* Do two TensorImpls, or one and a kept copy of its words from ndim on, describe the same layout and dtype? What
- * lies beyond ndim lengths and strides is not in use and may hold anything. */
-static inline int same_layout(const fastadam_tensor_offsets *at, int64_t impl, int64_t words)
+/* Do the words of a TensorImpl from `from` to the end, and a kept copy of those from ndim on, describe the same
+ * sizes, strides and more? What lies beyond ndim lengths and strides is not in use and may hold anything. */
+static inline int same_layout(const fastadam_tensor_offsets *at, int64_t impl, int64_t words, int64_t from)
 {
     const int64_t ndim = read_word(words, 0), dims = ndim * WORD;
     return read_word(impl, at->ndim) == ndim && same_words(impl + at->sizes, words + at->sizes - at->ndim, dims) &&
            same_words(impl + at->strides, words + at->strides - at->ndim, dims) &&
-           same_words(impl + at->tail, words + at->tail - at->ndim, at->first + at->length - at->tail);
+           same_words(impl + from, words + from - at->ndim, at->first + at->length - from);
 }
 
 /* Is all that a tensor object stands for what it was? */
@@ -44,12 +44,12 @@ static inline int is_as_noted(const fastadam_tensor_offsets *at, const fastadam_
     const int64_t own = own_words(noted);
     return read_word(object, at->object_impl) == noted->impl &&
            same_words(noted->impl + at->first, own, own_bytes(at)) &&
-           same_layout(at, noted->impl, noted->layout) &&
+           same_layout(at, noted->impl, noted->layout, at->offset) &&
            same_words(read_word(own, 0) + at->storage_data, own + own_bytes(at), owner_bytes(at));
 }
 
 /* The address of a gradient's numbers, if the words that say what it is are those of its parameter, which is what
- * it was; else 0. */
+ * it was, but for where in its storage it begins; else 0. */
 static inline int64_t address_like_param(const fastadam_tensor_offsets *at, const fastadam_cached_param *param,
                                          int64_t grad)
 {
@@ -57,10 +57,10 @@ static inline int64_t address_like_param(const fastadam_tensor_offsets *at, cons
         return 0;
     const fastadam_fingerprint *noted = fingerprint_of(at, param, 0);
     const int64_t impl = read_word(grad, at->object_impl);
-    if (!same_layout(at, impl, noted->layout))
+    if (!same_layout(at, impl, noted->layout, at->offset + WORD))
         return 0;
-    const int64_t storage = read_word(impl, at->first);
-    const int64_t offset = param->param - read_word(own_words(noted), own_bytes(at));
+    const int64_t itemsize = param->dtype >> 8 & 0xff; /* in bits */
+    const int64_t storage = read_word(impl, at->first), offset = read_word(impl, at->offset) * (itemsize / 8);
     if (read_word(storage, at->storage_size) < offset + param->nbytes)
         return 0;
     return read_word(storage, at->storage_data) + offset;

@@ -36,12 +36,16 @@ static FASTADAM_INLINE uint16_t narrow_bfloat16(float number)
 }
 
 /* A float16 has 5 bits of exponent and 10 of mantissa. Moved to the place of a float32's, its exponent is too
- * small by 112: one exact multiplication puts that right, for subnormal numbers too. */
+ * small by 112. A subnormal number is moved to one that is too large by the smallest normal float16, and exactly
+ * so: no float32 on the way is subnormal, with which many processors are slow. */
 static FASTADAM_INLINE float widen_float16(uint16_t half)
 {
     const uint32_t magnitude = half & 0x7fff, sign = (uint32_t)(half & 0x8000) << 16;
-    const uint32_t finite = bits_of(float_of(magnitude << 13) * 0x1p112f);
-    const uint32_t special = (magnitude << 13) | 0x7f800000;
+    const uint32_t shifted = magnitude << 13;
+    const uint32_t normal = shifted + (112u << 23);
+    const uint32_t subnormal = bits_of(float_of(shifted + (113u << 23)) - 0x1p-14f);
+    const uint32_t finite = magnitude < 0x0400 ? subnormal : normal;
+    const uint32_t special = shifted | 0x7f800000;
     return float_of(sign | (magnitude >= 0x7c00 ? special : finite));
 }
 

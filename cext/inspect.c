@@ -41,14 +41,16 @@ int fastadam_is_written(const fastadam_plan *plan, int64_t lo, int64_t hi, int64
     return found > 0 && ends[found - 1] > lo;
 }
 
-/* A plain gradient is an exact ndarray of its parameter's dtype and shape, C-contiguous, aligned, and apart from
- * all that the step writes. Its parameter must still be where it was, and writable. */
+/* A plain gradient is an exact ndarray or PackedArray of its parameter's dtype and shape, C-contiguous, aligned,
+ * and apart from all that the step writes. Its parameter must still be where it was, of the size that the moments
+ * have, and writable. */
 static int is_plain(const fastadam_plan *plan, const fastadam_span *span, int64_t grad)
 {
     const fastadam_array_offsets *at = &plan->offsets;
     const fastadam_slot *slot = (const fastadam_slot *)(uintptr_t)plan->slots + span->slot;
     const int64_t param = slot->param_object, dtype = slot->dtype_object;
-    if (read_word(grad, at->type) != at->array_type || read_word(grad, at->dtype) != dtype ||
+    const int64_t type = read_word(grad, at->type);
+    if ((type != at->array_type && type != at->packed_type) || read_word(grad, at->dtype) != dtype ||
         read_word(param, at->dtype) != dtype || read_word(param, at->data) != span->param)
         return 0;
     const int grad_flags = FASTADAM_C_CONTIGUOUS | FASTADAM_ALIGNED;
@@ -60,11 +62,14 @@ static int is_plain(const fastadam_plan *plan, const fastadam_span *span, int64_
     if (ndim != read_int(param, at->ndim))
         return 0;
     const int64_t grad_dims = read_word(grad, at->dims), param_dims = read_word(param, at->dims);
-    for (int i = 0; i < ndim; i++)
-        if (read_word(grad_dims, i * (int64_t)sizeof(intptr_t)) !=
-            read_word(param_dims, i * (int64_t)sizeof(intptr_t)))
+    int64_t elements = 1;
+    for (int i = 0; i < ndim; i++) {
+        const int64_t dim = read_word(param_dims, i * (int64_t)sizeof(intptr_t));
+        if (read_word(grad_dims, i * (int64_t)sizeof(intptr_t)) != dim)
             return 0;
-    return 1;
+        elements *= dim;
+    }
+    return elements == slot->elements;
 }
 
 /* Bytes of a number of the gradients that a variant reads. */

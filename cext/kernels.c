@@ -12,24 +12,34 @@ enum { PARAM, GRAD, EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ, N_ROLES };
 
 #define REAL float
 #define SQRT sqrtf
+#define SIZE_OF fabsf
+#define SMALLEST_NORMAL FLT_MIN
 #define ELEMENTS elements_float32
 #include "element.inc"
 #undef REAL
 #undef SQRT
+#undef SIZE_OF
+#undef SMALLEST_NORMAL
 #undef ELEMENTS
 
 #define REAL double
 #define SQRT sqrt
+#define SIZE_OF fabs
+#define SMALLEST_NORMAL DBL_MIN
 #define ELEMENTS elements_float64
 #include "element.inc"
 #undef REAL
 #undef SQRT
+#undef SIZE_OF
+#undef SMALLEST_NORMAL
 #undef ELEMENTS
 
 /* The upper bits of variants in which all arrays are float32, or all float64, and so is the arithmetic. */
 #define ALL_OF(FORMAT)                                                                                            \
     ((int64_t)(FORMAT) * (INT64_C(0x0101010101) << FASTADAM_FORMATS_AT | INT64_C(1) << FASTADAM_COMPUTE_AT))
 #define FLAGS ((INT64_C(1) << FASTADAM_COMPUTE_AT) - 1)
+/* Beside the flags of a variant: the step sets small moments to zero. */
+#define FLUSH (INT64_C(1) << FASTADAM_COMPUTE_AT)
 
 static FASTADAM_INLINE int64_t address_in(const fastadam_span *span, int role)
 {

@@ -61,8 +61,8 @@ static inline void fetch_for_gradient(const fastadam_tensor_cache *cache, int64_
     fetch_tensor(&cache->offsets, fingerprint_of(&cache->offsets, param, 0), param->param_object);
 }
 
-/* What comparing parameter i will need besides. */
-static inline void fetch_for_state(const fastadam_tensor_cache *cache, int64_t i)
+/* What comparing parameter i and its gradient will need. */
+static inline void fetch_for_state(const fastadam_tensor_cache *cache, PyObject *grads, int64_t i)
 {
     const fastadam_tensor_offsets *at = &cache->offsets;
     const fastadam_cached_param *param = to_fetch(cache, i);
@@ -75,6 +75,12 @@ static inline void fetch_for_state(const fastadam_tensor_cache *cache, int64_t i
         if (objects[which] != 0)
             fetch_tensor(at, fingerprint_of(at, param, which + 1), objects[which]);
     fetch_for_gradient(cache, i);
+    const int64_t grad = ADDRESS(PyList_GetItem(grads, i)), type = ADDRESS(Py_TYPE(OBJECT(grad)));
+    if (type == cache->tensor_type || type == cache->parameter_type) {
+        const int64_t impl = read_word(grad, at->object_impl);
+        for (int64_t byte = at->first; byte < at->first + at->length; byte += LINE)
+            FETCH(impl + byte);
+    }
 }
 
 #endif

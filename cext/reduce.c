@@ -3,10 +3,8 @@
 
 #include <math.h>
 
+#include "bias_correction.h"
 #include "stages.h"
-
-/* 1 - beta^step, without cancellation. */
-static double bias_correction(double log_beta, double step) { return -expm1(step * log_beta); }
 
 /* The number of the step that comes after those that were counted. */
 static double next_step(const fastadam_counter *counter)
@@ -19,6 +17,14 @@ static double next_step(const fastadam_counter *counter)
     return (double)*(const float *)steps + 1;
 }
 
+/* Whether small moments become zero: in every eighth step. What is added to the eighths, and taken off again,
+ * leaves the nearest whole number. */
+static int flushes_at(double step)
+{
+    const double eighths = step * 0.125, to_whole = 0x1.8p52;
+    return (eighths + to_whole) - to_whole == eighths;
+}
+
 /* The same operations as in fastadam/step/coefficients.py, in the same order: bits must not depend on who computes
  * them. */
 void fastadam_reduce(const fastadam_plan *plan)
@@ -27,8 +33,10 @@ void fastadam_reduce(const fastadam_plan *plan)
     const fastadam_row_inputs *inputs = (const fastadam_row_inputs *)(uintptr_t)plan->row_inputs;
     for (int64_t i = 0; i < plan->n_row_inputs; i++, row++, inputs++) {
         const double step = next_step(&inputs->counter);
-        row->step_size = inputs->lr / bias_correction(inputs->log_beta1, step);
-        row->inv_sqrt_bias_correction2 = 1.0 / sqrt(bias_correction(inputs->log_beta2, step));
-        row->decay = 1.0 - inputs->lr * inputs->weight_decay;
+        row->step_size = inputs->lr / bias_correction(inputs->log_beta1_high, inputs->log_beta1_low, step);
+        row->inv_sqrt_bias_correction2 =
+            1.0 / sqrt(bias_correction(inputs->log_beta2_high, inputs->log_beta2_low, step));
+        row->decay_rate = inputs->lr * inputs->weight_decay;
+        row->tiny = flushes_at(step) ? inputs->tiny : 0.0;
     }
 }

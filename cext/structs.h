@@ -7,13 +7,14 @@
 
 /* What an attempt at a step returns. TAKEN: all that was asked for is done. From 0 on: the slot, or the parameter,
  * whose gradient Python has to look at. The others are of PyTorch tensors: something is not what it was, other
- * gradients are present, step counters are others than those that the rows were computed for. Where it is not
- * TAKEN, nothing was written. */
+ * gradients are present, step counters are others than those that the rows were computed for, fetching a gradient
+ * has raised an exception. Where it is not TAKEN, nothing was written. */
 enum {
     FASTADAM_TAKEN = -1,
     FASTADAM_CHANGED = -2,
     FASTADAM_OTHER_GRADIENTS = -3,
     FASTADAM_OTHER_STEPS = -4,
+    FASTADAM_RAISED = -5,
 };
 
 /* The stages of a step, which are run in this order: look at the gradients' objects and note where their numbers
@@ -45,11 +46,13 @@ enum {
     FASTADAM_FLOAT16 = 3,
 };
 
-/* A compiled variant as one number: flags in the lowest 16 bits, then the format that is computed in, then those
- * of the parameter, the gradient and the moments, in the order of the fields of a span. */
+/* A compiled variant as one number: flags in the lowest 16 bits (of L2 and DECOUPLED, the two ways of weight
+ * decay, there is one at most), then the format that is computed in, then those of the parameter, the gradient and
+ * the moments, in the order of the fields of a span. */
 enum {
     FASTADAM_AMSGRAD = 1,
     FASTADAM_L2 = 2,
+    FASTADAM_DECOUPLED = 4,
     FASTADAM_COMPUTE_AT = 16,
     FASTADAM_FORMATS_AT = 24,
     FASTADAM_FORMAT_BITS = 8,
@@ -84,11 +87,13 @@ enum {
 /* Bytes of a number in each of the formats. */
 #define FASTADAM_ITEMSIZES {4, 8, 2, 2}
 
-/* The scalars that a step applies to a set of parameters; kernels narrow each to their compute dtype, once. */
+/* The scalars that a step applies to a set of parameters; kernels narrow each to their compute dtype, once. tiny
+ * is in units of its smallest normal number. */
 typedef struct {
     double step_size;
     double inv_sqrt_bias_correction2;
-    double decay;
+    double decay_rate;
+    double tiny;
     double beta1;
     double one_minus_beta1;
     double beta2;
@@ -107,9 +112,12 @@ typedef struct {
 /* What the varying scalars of a row are computed from, with the counter of the steps that it has taken. */
 typedef struct {
     double lr;
-    double log_beta1;
-    double log_beta2;
+    double log_beta1_high;
+    double log_beta1_low;
+    double log_beta2_high;
+    double log_beta2_low;
     double weight_decay;
+    double tiny;
     fastadam_counter counter;
 } fastadam_row_inputs;
 
@@ -139,15 +147,18 @@ typedef struct {
     int64_t next_share;
 } fastadam_batch;
 
-/* An array that gets one gradient: its array object, and the dtype object that it and its gradient must have. */
+/* An array that gets one gradient: its object, and the dtype object and number of elements of both. */
 typedef struct {
     int64_t param_object;
     int64_t dtype_object;
+    int64_t elements;
 } fastadam_slot;
 
-/* Where the fields of a NumPy array object lie, in bytes from its start, and the address of the type ndarray. */
+/* Where the fields of a NumPy array object lie, in bytes from its start, and the addresses of the types ndarray
+ * and PackedArray. */
 typedef struct {
     int64_t array_type;
+    int64_t packed_type;
     int64_t type;
     int64_t data;
     int64_t ndim;
@@ -177,9 +188,10 @@ typedef struct {
 } fastadam_plan;
 
 /* Where the parts of a torch tensor lie, in bytes: in its object, in its TensorImpl (the compared bytes: first and
- * how many, of which those from ndim on describe layout and dtype; sizes, strides, and what follows them) and in
- * its storage. All but object_impl are multiples of 8; the first word is the address of the storage. If length is
- * 0, they are not known, and every tensor is asked. */
+ * how many, of which those from ndim on describe layout and dtype: number of dimensions, sizes, strides, offset
+ * into the storage, and more up to the keys) and in its storage. All but object_impl are multiples of 8; the first
+ * word is the address of the storage. views has those bits of the keys that are set where memory does not hold the
+ * numbers themselves: negated or conjugated on reading, or all zero. */
 typedef struct {
     int64_t object_impl;
     int64_t first;
@@ -187,9 +199,11 @@ typedef struct {
     int64_t ndim;
     int64_t sizes;
     int64_t strides;
-    int64_t tail;
+    int64_t offset;
+    int64_t keys;
     int64_t storage_data;
     int64_t storage_size;
+    int64_t views;
 } fastadam_tensor_offsets;
 
 /* What tells whether a tensor is what it was: where its TensorImpl is, and where the words that describe its
@@ -202,8 +216,9 @@ typedef struct {
 
 /* A parameter as it was last seen: the objects, where their numbers lie, and the layout that it shares with its
  * gradient and moments. dims holds ndim lengths, then ndim strides. dtype is DLPack's: code + 2^8 bits + 2^16
- * lanes; device is DLPack's type + 2^32 number. A moment that is not used has the object 0. fingerprints are those
- * of the parameter, the step counter and the moments, or 0: then each tensor is asked. */
+ * lanes; device is DLPack's type + 2^32 number. A moment that is not used has the object 0. entry_keys are the
+ * keys under which the state has the step counter and the moments. fingerprints are those of the parameter, the
+ * step counter and the moments, or 0: then each tensor is asked. */
 typedef struct {
     int64_t param_object;
     int64_t state_object;
@@ -211,6 +226,7 @@ typedef struct {
     int64_t exp_avg_object;
     int64_t exp_avg_sq_object;
     int64_t max_exp_avg_sq_object;
+    int64_t entry_keys;
     int64_t fingerprints;
     int64_t param;
     int64_t step;
@@ -234,17 +250,13 @@ typedef struct {
 
 /* All parameters of an optimizer, with the containers that they are found in. read_tensor is DLPack's function
  * dltensor_from_py_object_no_sync. state_keys and state_values are what the state dict held, in its order. Out:
- * which gradients are present (bytes), each step counter, and new references to the gradients, until they are
- * released. */
+ * which gradients are present (bytes), and each step counter. */
 typedef struct {
     int64_t read_tensor;
     int64_t tensor_type;
     int64_t parameter_type;
     int64_t none_object;
     int64_t grad_name;
-    int64_t state_names;
-    int64_t is_neg;
-    int64_t is_conj;
     int64_t state_object;
     int64_t n_state;
     int64_t state_keys;
@@ -255,16 +267,17 @@ typedef struct {
     int64_t n;
     int64_t present;
     int64_t steps;
-    int64_t grads;
     fastadam_tensor_offsets offsets;
 } fastadam_tensor_cache;
 
-/* The parameters that have a gradient: the plan of their step, each one's span in it or -1, and how many steps the
- * members of each row have taken before, which the plan counts with the others. */
+/* The parameters that have a gradient: the plan of their step, each one's span in it or -1, how many steps the
+ * members of each row have taken before, which the plan counts with the others, and whether the step is so short
+ * that other threads of Python wait for it. */
 typedef struct {
     int64_t plan;
     int64_t span_of;
     int64_t steps_taken;
+    int64_t keeps_gil;
 } fastadam_active_plan;
 
 #endif

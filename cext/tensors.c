@@ -1,5 +1,10 @@
 /* The attempt at a step over PyTorch's tensors: all that it needs is compared with what it was, and nothing is
- * written unless it still is. */
+ * written unless it still is.
+ *
+ * There are two parts. The first fetches the gradients, which may run anyone's code: properties, function modes,
+ * finalizers. In the second nothing runs any: no attribute is got, no key compared but by address, nothing of
+ * Python's allocated. So what it compared is still so when the step begins. The cache holds a reference to every
+ * object that is read, the caller's list one to every gradient. */
 #include "objects.h"
 
 #include "dlpack.h"
@@ -7,35 +12,32 @@
 #include "prefetch.h"
 #include "tensors.h"
 
-/* An address below this is an offset into a storage that was freed, or needs a closer look. */
-#define LOWEST ((int64_t)1 << 32)
-
 /* The moments and the step counter before them. */
 enum { STATES = 4 };
 
-/* Is dict[name] this object? */
-static int holds(PyObject *dict, PyObject *names, Py_ssize_t name, int64_t object)
+/* Does a parameter's state hold the step counter and the moments that it held, under the same keys? Other entries
+ * are left alone. Keys are compared by their addresses, as comparing them may be anyone's code. */
+static int holds_what_it_held(const fastadam_cached_param *param)
 {
-    PyObject *found = PyDict_GetItemWithError(dict, PyTuple_GetItem(names, name));
-    if (found == NULL)
-        PyErr_Clear();
-    return found == OBJECT(object);
-}
-
-/* Does a parameter's state hold the step counter and the moments that it held? */
-static int holds_what_it_held(PyObject *state, PyObject *names, const int64_t *objects)
-{
+    const int64_t *keys = MEMORY(const int64_t, param->entry_keys), *objects = &param->step_object;
+    int wanted = 0, found = 0, expected = 0;
+    for (int i = 0; i < STATES; i++)
+        wanted += objects[i] != 0;
     PyObject *key, *value;
     Py_ssize_t position = 0;
-    int i = 0;
-    /* Mostly they stand in it in this order, under the very same strings, and then nothing has to be looked up. */
-    while (i < STATES && objects[i] != 0 && PyDict_Next(state, &position, &key, &value) &&
-           value == OBJECT(objects[i]) && key == PyTuple_GetItem(names, i))
-        i++;
-    for (; i < STATES; i++)
-        if (objects[i] != 0 && !holds(state, names, i, objects[i]))
-            return 0;
-    return 1;
+    while (found < wanted && PyDict_Next(OBJECT(param->state_object), &position, &key, &value)) {
+        for (int tried = 0; tried < STATES; tried++) {
+            const int i = (expected + tried) % STATES; /* mostly they stand in this order */
+            if (key != OBJECT(keys[i]) || objects[i] == 0)
+                continue;
+            if (value != OBJECT(objects[i]))
+                return 0;
+            found++;
+            expected = i + 1;
+            break;
+        }
+    }
+    return found == wanted;
 }
 
 /* Do the optimizer's state and the groups' lists hold what they held? */
@@ -67,8 +69,7 @@ static int same_by_fingerprints(const fastadam_tensor_cache *cache, const fastad
 {
     const fastadam_tensor_offsets *at = &cache->offsets;
     const int64_t *objects = &param->step_object;
-    if (!is_as_noted(at, fingerprint_of(at, param, 0), param->param_object) ||
-        !holds_what_it_held(OBJECT(param->state_object), OBJECT(cache->state_names), objects))
+    if (!is_as_noted(at, fingerprint_of(at, param, 0), param->param_object) || !holds_what_it_held(param))
         return 0;
     for (int i = 0; i < STATES; i++)
         if (objects[i] != 0 && !is_as_noted(at, fingerprint_of(at, param, i + 1), objects[i]))
@@ -80,20 +81,12 @@ static int same_by_fingerprints(const fastadam_tensor_cache *cache, const fastad
 static int same_by_dlpack(const fastadam_tensor_cache *cache, const fastadam_cached_param *param)
 {
     const int64_t *objects = &param->step_object, *addresses = &param->step;
-    if (fastadam_read_tensor(cache, param, param->param_object) != param->param ||
-        !fastadam_lies_plainly(cache, param->param_object))
+    if (!holds_what_it_held(param) || fastadam_read_tensor(cache, param, param->param_object) != param->param ||
+        !fastadam_is_same_counter(cache, param))
         return 0;
-    for (int i = 0; i < STATES; i++) {
-        if (objects[i] == 0)
-            continue;
-        /* Again before each: a method that was asked may be anyone's code. */
-        if (!holds(OBJECT(param->state_object), OBJECT(cache->state_names), i, objects[i]))
+    for (int i = 1; i < STATES; i++)
+        if (objects[i] != 0 && fastadam_read_tensor(cache, param, objects[i]) != addresses[i])
             return 0;
-        if (i == 0 ? !fastadam_is_same_counter(cache, param)
-                   : fastadam_read_tensor(cache, param, objects[i]) != addresses[i] ||
-                         !fastadam_lies_plainly(cache, objects[i]))
-            return 0;
-    }
     return 1;
 }
 
@@ -107,20 +100,15 @@ static int same_param(const fastadam_tensor_cache *cache, const fastadam_cached_
 }
 
 /* Return the address of a gradient that is a tensor of its parameter's dtype and layout, not negated or conjugated
- * on reading; or -1. */
+ * on reading, with a storage that reaches to its end; or -1. */
 static int64_t read_gradient(const fastadam_tensor_cache *cache, const fastadam_cached_param *param,
                              PyObject *grad)
 {
     const int64_t type = ADDRESS(Py_TYPE(grad)), object = ADDRESS(grad);
     if (type != cache->tensor_type && type != cache->parameter_type)
         return -1;
-    int64_t address = address_like_param(&cache->offsets, param, object);
-    if (address == 0) {
-        address = fastadam_read_tensor(cache, param, object);
-        if (address < 0 || (param->nbytes > 0 && address < LOWEST) || !fastadam_lies_plainly(cache, object))
-            return -1;
-    }
-    return address;
+    const int64_t address = address_like_param(&cache->offsets, param, object);
+    return address != 0 ? address : fastadam_read_tensor(cache, param, object);
 }
 
 /* Can a gradient be read at this address: is it aligned, and apart from all that the step writes? */
@@ -133,39 +121,36 @@ static int is_readable(const fastadam_cached_param *param, const fastadam_plan *
            ((address & (size - 1)) == 0 && !fastadam_is_written(plan, address, address + param->nbytes, below));
 }
 
-static void release(const fastadam_tensor_cache *cache)
+/* Take the exception that was raised, and append it to the list. */
+static void keep_exception(PyObject *list)
 {
-    PyObject **grads = MEMORY(PyObject *, cache->grads);
-    for (int64_t i = 0; i < cache->n; i++) {
-        fetch_for_version(cache, i + AHEAD); /* torch counts them next */
-        PyObject *grad = grads[i];
-        grads[i] = NULL;
-        Py_XDECREF(grad);
-    }
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback != NULL)
+        PyException_SetTraceback(value, traceback);
+    if (PyList_Append(list, value) != 0)
+        PyErr_Clear(); /* the caller finds no exception there, and says so */
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
 }
 
-/* Take references to all gradients. */
-static int64_t take_gradients(const fastadam_tensor_cache *cache, const int64_t *span_of)
+static int64_t fetch_gradients(const fastadam_tensor_cache *cache, PyObject *grads)
 {
     const fastadam_cached_param *params = MEMORY(const fastadam_cached_param, cache->params);
-    PyObject **grads = MEMORY(PyObject *, cache->grads);
-    char *present = MEMORY(char, cache->present);
-    int64_t outcome = FASTADAM_TAKEN;
     for (int64_t i = 0; i < cache->n; i++) {
         fetch_for_gradient(cache, i + AHEAD);
-        grads[i] = PyObject_GetAttr(OBJECT(params[i].param_object), OBJECT(cache->grad_name));
-        if (grads[i] == NULL) {
-            PyErr_Clear();
-            return FASTADAM_CHANGED;
+        PyObject *grad = PyObject_GetAttr(OBJECT(params[i].param_object), OBJECT(cache->grad_name));
+        if (grad == NULL || PyList_SetItem(grads, i, grad) != 0) {
+            keep_exception(grads);
+            return FASTADAM_RAISED;
         }
-        present[i] = grads[i] != OBJECT(cache->none_object);
-        if (present[i] != (span_of[i] >= 0))
-            outcome = FASTADAM_OTHER_GRADIENTS;
     }
-    return outcome;
+    return FASTADAM_TAKEN;
 }
 
-static int64_t read_all(const fastadam_tensor_cache *cache, const fastadam_active_plan *active)
+static int64_t read_all(const fastadam_tensor_cache *cache, const fastadam_active_plan *active, PyObject *grads)
 {
     const fastadam_cached_param *params = MEMORY(const fastadam_cached_param, cache->params);
     const fastadam_plan *plan = MEMORY(const fastadam_plan, active->plan);
@@ -173,16 +158,22 @@ static int64_t read_all(const fastadam_tensor_cache *cache, const fastadam_activ
     const int64_t *span_of = MEMORY(const int64_t, active->span_of);
     const double *steps_taken = MEMORY(const double, active->steps_taken);
     double *steps = MEMORY(double, cache->steps);
-    PyObject **grads = MEMORY(PyObject *, cache->grads);
-    int64_t below = 0;
+    char *present = MEMORY(char, cache->present);
+    int64_t outcome = fetch_gradients(cache, grads), below = 0;
 
-    if (!same_containers(cache))
+    if (outcome != FASTADAM_TAKEN)
+        return outcome;
+    if (!same_containers(cache) || PyList_Size(grads) != cache->n)
         return FASTADAM_CHANGED;
-    int64_t outcome = take_gradients(cache, span_of);
+    for (int64_t i = 0; i < cache->n; i++) {
+        present[i] = PyList_GetItem(grads, i) != OBJECT(cache->none_object);
+        if (present[i] != (span_of[i] >= 0))
+            outcome = FASTADAM_OTHER_GRADIENTS;
+    }
     if (outcome != FASTADAM_TAKEN)
         return outcome;
     for (int64_t i = 0; i < cache->n; i++) {
-        fetch_for_state(cache, i + AHEAD);
+        fetch_for_state(cache, grads, i + AHEAD);
         if (span_of[i] < 0)
             continue;
         fastadam_span *span = spans + span_of[i];
@@ -192,7 +183,7 @@ static int64_t read_all(const fastadam_tensor_cache *cache, const fastadam_activ
             outcome = FASTADAM_OTHER_STEPS; /* goes before a gradient that needs care; all counters are read */
         if (outcome != FASTADAM_TAKEN)
             continue;
-        const int64_t grad = read_gradient(cache, params + i, grads[i]);
+        const int64_t grad = read_gradient(cache, params + i, PyList_GetItem(grads, i));
         if (grad < 0 || !is_readable(params + i, plan, grad, &below))
             outcome = i;
         else
@@ -201,29 +192,28 @@ static int64_t read_all(const fastadam_tensor_cache *cache, const fastadam_activ
     return outcome;
 }
 
-int64_t fastadam_read_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active)
+int64_t fastadam_read_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
+                              int64_t grads)
 {
     const PyGILState_STATE gil = PyGILState_Ensure();
-    const int64_t outcome = read_all(cache, active);
-    if (outcome != FASTADAM_TAKEN)
-        release(cache);
+    const int64_t outcome = read_all(cache, active, OBJECT(grads));
     PyGILState_Release(gil);
     return outcome;
 }
 
-void fastadam_release_tensors(const fastadam_tensor_cache *cache)
+int64_t fastadam_step_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
+                              int64_t grads)
 {
+    const int64_t stages = FASTADAM_REDUCE | FASTADAM_APPLY;
+    const fastadam_plan *plan = MEMORY(const fastadam_plan, active->plan);
     const PyGILState_STATE gil = PyGILState_Ensure();
-    release(cache);
+    int64_t outcome = read_all(cache, active, OBJECT(grads));
+    if (outcome == FASTADAM_TAKEN && active->keeps_gil)
+        outcome = fastadam_run(plan, stages);
     PyGILState_Release(gil);
-}
-
-int64_t fastadam_step_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active)
-{
-    const int64_t outcome = fastadam_read_tensors(cache, active);
-    if (outcome != FASTADAM_TAKEN)
-        return outcome;
-    fastadam_run(MEMORY(const fastadam_plan, active->plan), FASTADAM_REDUCE | FASTADAM_APPLY);
-    fastadam_release_tensors(cache);
-    return FASTADAM_TAKEN;
+    if (outcome == FASTADAM_TAKEN && !active->keeps_gil)
+        outcome = fastadam_run(plan, stages);
+    for (int64_t i = 0; outcome == FASTADAM_TAKEN && i < cache->n; i++)
+        fetch_for_version(cache, i); /* torch counts them next */
+    return outcome;
 }

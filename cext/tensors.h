@@ -10,16 +10,16 @@
 /* Find the function that reads a tensor in what torch.Tensor.__dlpack_c_exchange_api__ holds; 0 if it has none. */
 int64_t fastadam_tensor_reader(int64_t capsule_object);
 
-/* Compare everything with what it was, and note the gradients' addresses in the plan. Returns FASTADAM_TAKEN if
- * the plan can be run; the caller then calls fastadam_release_tensors. Else what stands in the way:
- * FASTADAM_CHANGED, FASTADAM_OTHER_GRADIENTS, FASTADAM_OTHER_STEPS, or the position of a parameter whose gradient
- * needs care. */
-int64_t fastadam_read_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active);
+/* Fetch the gradients, compare everything with what it was, and note the gradients' addresses in the plan. grads
+ * is the address of a list of as many items as there are parameters, which the caller keeps until the step is
+ * over; it gets the gradients. Returns FASTADAM_TAKEN if the plan can be run, else what stands in the way:
+ * FASTADAM_CHANGED, FASTADAM_OTHER_GRADIENTS, FASTADAM_OTHER_STEPS, the position of a parameter whose gradient
+ * needs care, or FASTADAM_RAISED: then the exception is the last item of the list. */
+int64_t fastadam_read_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
+                              int64_t grads);
 
-/* Let go of the gradients, where they are held. */
-void fastadam_release_tensors(const fastadam_tensor_cache *cache);
-
-/* Read, run and release, in one call. */
-int64_t fastadam_step_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active);
+/* Read, and run the plan if it can be run, in one call. */
+int64_t fastadam_step_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
+                              int64_t grads);
 
 #endif

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, SupportsIndex
 
 from fastadam.groups.clearing import clear_gradients
 from fastadam.groups.contents import Contents
-from fastadam.groups.given import split_groups
+from fastadam.groups.copies import shallow_copy, with_witnesses
+from fastadam.groups.given import split_groups, take_as_own
 from fastadam.groups.groups import Groups
 from fastadam.groups.state import State
 from fastadam.step import hyperparameters
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate
-from fastadam.step.interrupts import uninterrupted
+from fastadam.step.interrupts import in_one_go
 from fastadam.step.locks import Guard
 from fastadam.step.threads import check_limit
 from fastadam.work.care import step_with_care
@@ -39,7 +41,8 @@ class Adam:
     betas : pair of float, default (0.9, 0.999)
         Decay rates of the two moments, in [0, 1).
     eps : float, default 1e-8
-        Added to the denominator, outside the root and after bias correction.
+        Added to the denominator, outside the root and after bias correction. What is zero in the dtype that a
+        parameter is computed with must be 0.
     weight_decay : float, default 0
         Coefficient of the decay: added to the gradient as ``weight_decay * param`` (L2), or, with
         `decoupled_weight_decay`, taken off the parameter as ``lr * weight_decay * param``.
@@ -85,7 +88,8 @@ class Adam:
 
     as in Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv:1412.6980, Algorithm
     1. Decoupled weight decay is Loshchilov and Hutter, ICLR 2019, arXiv:1711.05101; AMSGrad is Reddi, Kale and
-    Kumar, ICLR 2018. Complex numbers are updated as pairs of reals.
+    Kumar, ICLR 2018. Complex numbers are updated as pairs of reals. Deep copies and pickles have arrays of their
+    own, which they share with a model that is copied in the same call.
 
     Examples
     --------
@@ -308,8 +312,15 @@ class Adam:
             "subclass": dict(self.__dict__),
         }
 
+    __copy__ = shallow_copy
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        return with_witnesses(super().__reduce_ex__(protocol), self, self._groups)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         groups = [{k: v for k, v in group.items() if k != "param_names"} for group in state["groups"]]
+        if "witnesses" in state:
+            take_as_own(groups)
         Adam.__init__(self, groups, **state["defaults"], backend=state["backend"], threads=state["threads"])
         self.load_state_dict(state["state"])
         self.__dict__.update(state["subclass"])
@@ -318,13 +329,10 @@ class Adam:
         """Add the groups that these dicts describe, or none if one is refused."""
         new = self._groups.make(given, self.defaults)
         chosen = self._choice.choose(member for group in new for member in group.members)
-
-        def enter() -> None:
-            self._choice.add(chosen)
-            self._groups.add(new)
-            self.param_groups += [group.options for group in new]
-
-        uninterrupted(enter)
+        if not isinstance(self.param_groups, list):
+            raise TypeError(f"param_groups must be the list that the optimizer made, got {self.param_groups!r}")
+        extend = functools.partial(list.extend, self.param_groups, [group.options for group in new])
+        in_one_go([*self._choice.add_calls(chosen), *self._groups.add_calls(new), extend])
 
     @contextlib.contextmanager
     def _exclusive(self, what: str) -> Iterator[Contents]:

@@ -74,6 +74,10 @@ def events_of(work: Callable[[], object], stop_at: int = NEVER, number: int = si
     return first - int(memory[0])
 
 
+class InterruptedWorkError(Exception):
+    """What the handler of a signal raises."""
+
+
 class Scenario(NamedTuple):
     """What is interrupted: `make` returns an optimizer in mid-training and the work that is next."""
 
@@ -135,20 +139,32 @@ def try_with(
 
 
 def try_at(scenario: Scenario, expected: Expected, event: int, number: int = signal.SIGINT) -> bool:
-    """Interrupt the scenario by a signal at an event, and check what `try_with` does."""
+    """Interrupt the scenario by a signal at an event, and check what `try_with` does, and that nothing was lost.
+
+    What the signal's handler raises is an error like others, which code that takes it for its own would keep.
+    """
+    raised: list[int] = []
+    dropped: list[object] = []
     kept = False
+
+    def handle(number: int, frame: Any) -> None:
+        raised.append(number)
+        raise InterruptedWorkError
 
     def disturb(work: Callable[[], object]) -> None:
         nonlocal kept
-        old = signal.signal(number, signal.default_int_handler)
+        old, hook = signal.signal(number, handle), sys.unraisablehook
+        sys.unraisablehook = dropped.append  # where Python drops an interrupt itself
         try:
             events_of(work, event, number)
         finally:
-            kept = signal.getsignal(number) is signal.default_int_handler
+            kept = signal.getsignal(number) is handle
             signal.signal(number, old)
+            sys.unraisablehook = hook
 
     came = try_with(scenario, expected, disturb, f"event {event}")
     assert kept, f"{scenario.name}, event {event}: the handler was not given back"
+    assert came or dropped or not raised, f"{scenario.name}, event {event}: what the handler raised is lost"
     return came
 
 
@@ -156,8 +172,11 @@ SHAPES = [(3,), (2, 2), ()]
 
 
 def see(optimizer: fastadam.Adam) -> dict[str, np.ndarray]:
-    """Return copies of all parameters, moments and counters; a third moment that was never used does not count."""
-    found = {}
+    """Return copies of all parameters, moments and counters, and what NumPy does about floating-point errors.
+
+    A third moment that was never used does not count.
+    """
+    found = {"errors": np.array([np.geterr()[kind] != "ignore" for kind in sorted(np.geterr())], np.uint8)}
     for i, group in enumerate(optimizer._groups):
         for j, member in enumerate(group.members):
             found[f"param {i}.{j}"] = member.array.copy()
@@ -185,11 +204,13 @@ def scenarios(backend: str, folder: Path) -> Iterator[Scenario]:
         change: Callable[[fastadam.Adam], Callable[[], object]],
         *,
         dtypes: Any = (np.float64,) * 3,
+        steps: int = 1,
         **options: Any,
     ) -> Scenario:
         def make() -> tuple[fastadam.Adam, Callable[[], object]]:
             optimizer = fastadam.Adam(grads(0, dtypes=dtypes), backend=backend, **options)
-            optimizer.step(grads(10, dtypes=dtypes))
+            for _ in range(steps):
+                optimizer.step(grads(10, dtypes=dtypes))
             return optimizer, change(optimizer)
 
         def go_on(optimizer: fastadam.Adam) -> None:
@@ -212,6 +233,7 @@ def scenarios(backend: str, folder: Path) -> Iterator[Scenario]:
         return other.state_dict()
 
     yield scenario("step", lambda opt: functools.partial(opt.step, grads(1)))
+    yield scenario("first step", lambda opt: functools.partial(opt.step, grads(1)), steps=0)
     yield scenario(
         "step with several dtypes",
         lambda opt: functools.partial(opt.step, grads(1, dtypes=mixed)),
@@ -242,6 +264,16 @@ def scenarios(backend: str, folder: Path) -> Iterator[Scenario]:
         return work
 
     yield scenario("add_param_group", add)
+
+    def add_named(optimizer: fastadam.Adam) -> Callable[[], object]:
+        def work() -> None:
+            if len(optimizer.param_groups) == 1:
+                new = {"params": fastadam.pack([np.zeros(2)]), "lr": 0.5, "amsgrad": True}
+                optimizer.add_param_group(new)
+
+        return work
+
+    yield scenario("add_param_group with options", add_named)
 
     def add_and_step(optimizer: fastadam.Adam) -> Callable[[], object]:
         optimizer.add_param_group({"params": np.zeros(2)})
@@ -333,11 +365,7 @@ def try_every(scenario: Scenario, most: int | None = None) -> tuple[int, int]:
         total = events_of(work) + 2
     tried = range(1, total) if most is None else sorted(set(np.linspace(1, total, most).astype(int).tolist()))
     expected = expect(scenario)
-    hook, sys.unraisablehook = sys.unraisablehook, lambda argument: None  # where Python drops an interrupt itself
-    try:
-        return len(tried), sum(try_at(scenario, expected, event) for event in tried)
-    finally:
-        sys.unraisablehook = hook
+    return len(tried), sum(try_at(scenario, expected, event) for event in tried)
 
 
 def main() -> None:

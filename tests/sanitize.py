@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import os
 import shlex
 import shutil
@@ -30,7 +31,8 @@ ROOT = Path(__file__).parent.parent
 NATIVE = ROOT / "tests" / "native"
 # The C code that needs no Python.
 STEP = [
-    ROOT / "cext" / f"{name}.c" for name in ("apply", "inspect", "instruction_sets", "kernels", "reduce", "step")
+    ROOT / "cext" / f"{name}.c"
+    for name in ("apply", "inspect", "instruction_sets", "kernels", "reduce", "step", "teams")
 ]
 FLAGS = "-std=c11 -g -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror"
 LONG = 1500  # seconds that no check comes near to, unless it hangs
@@ -162,6 +164,19 @@ def runtime(name: str) -> str:
     return found.stdout.strip()
 
 
+def run_guarded(arguments: str, folder: Path, **environment: str) -> None:
+    """Run Python with the sanitized extension, and with guards around all that is allocated."""
+    run(
+        f"{sys.executable} {arguments}",
+        sanitized_copy(folder, "address,undefined"),
+        # The second is for C++ exceptions, PyTorch's among them: the first looks for it when it is loaded.
+        LD_PRELOAD=f"{runtime('asan')} {runtime('stdc++')}",
+        ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1",
+        PYTHONMALLOC="malloc",
+        **environment,
+    )
+
+
 def python_undefined(folder: Path, more: bool) -> None:
     """Run the tests of the C backend, and of PyTorch tensors with --more, with all arrays guarded."""
     need("gcc")
@@ -172,14 +187,16 @@ def python_undefined(folder: Path, more: bool) -> None:
         torchs = ("bits", "errors", "readers", "stale", "spoiled", "changed_models", "let_go", "state")
         tests += [f"torch/test_{name}.py" for name in torchs]
     files = " ".join(f"tests/{name}" for name in tests)
-    run(
-        f"{sys.executable} -m pytest -q -p no:cacheprovider {files} -k 'not numba and not numpy'",
-        sanitized_copy(folder, "address,undefined"),
-        LD_PRELOAD=runtime("asan"),
-        ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1",
-        PYTHONMALLOC="malloc",
-        FASTADAM_PROMISED_BACKENDS="c",
-    )
+    command = f"-m pytest -q -p no:cacheprovider {files} -k 'not numba and not numpy'"
+    run_guarded(command, folder, FASTADAM_PROMISED_BACKENDS="c")
+
+
+def torch_address(folder: Path, more: bool) -> None:
+    """Let handlers, threads, properties and finalizers free what an optimizer of PyTorch's tensors steps."""
+    need("gcc")
+    if importlib.util.find_spec("torch") is None:
+        raise MissingError("torch is not installed")
+    run_guarded(f"-m tests.meddle --seconds {300 if more else 30}", folder)
 
 
 def python_races(folder: Path, more: bool) -> None:
@@ -220,6 +237,7 @@ CHECKS: dict[str, Callable[[Path, bool], None]] = {
     "steps-helgrind": functools.partial(valgrind, tool="helgrind"),
     "steps-drd": functools.partial(valgrind, tool="drd"),
     "python-address-undefined": python_undefined,
+    "torch-address-undefined": torch_address,
     "python-thread": python_races,
     "python-memcheck": python_valgrind,
 }

@@ -1,4 +1,8 @@
-"""The backends by name, imported when first asked for, and the devices whose arrays they step."""
+"""The backends by name, imported when first asked for, and the devices whose arrays they step.
+
+`c`, `numpy`, `numba` and `cuda` take steps, as `fastadam.step.backend` says; they know plans, and neither
+groups nor optimizers. `choose` and `on_device` are for the faces.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The C backend: the kernels of cext/adam.c, called through cffi.
+"""The C backend: the steps of cext/, called through cffi.
 
 The fastest instruction set that the processor has is used. The environment variable
 ``FASTADAM_INSTRUCTION_SET`` (``baseline``, ``avx2`` or ``avx512``), read when the backend is first used, or
@@ -16,8 +16,8 @@ import numpy as np
 
 from fastadam.memory.array_offsets import array_offsets
 from fastadam.memory.native import CONSTANTS, TABLE
-from fastadam.memory.structs import INSPECT
-from fastadam.step.backend import PartOfPlan, Run
+from fastadam.memory.structs import APPLY, INSPECT
+from fastadam.step.backend import PartOfPlan, Prepare, Prepared, Run
 
 # By their names in C.
 STRUCTS = {f"fastadam_{name}": struct.dtype for name, struct in TABLE.items()}
@@ -110,7 +110,18 @@ def use_instruction_set(name: str) -> None:
 
 def bind(part: PartOfPlan) -> Run:
     """Return the function that runs a part of a plan (see `fastadam.step.backend.Backend`)."""
-    run: Run = functools.partial(lib.fastadam_run, ffi.cast("fastadam_plan *", part.memory.address))
+    run = _run(part)
     if array_offsets() is not None:
         return run
     return lambda stages: 0 if stages & INSPECT else run(stages)
+
+
+def bind_calls(part: PartOfPlan) -> Prepare:
+    """Return the function that makes a part's call ready (see `fastadam.step.backend.Backend`)."""
+    ready = Prepared([functools.partial(_run(part), APPLY)])
+    return lambda: ready
+
+
+def _run(part: PartOfPlan) -> Run:
+    run: Run = functools.partial(lib.fastadam_run, ffi.cast("fastadam_plan *", part.memory.address))
+    return run

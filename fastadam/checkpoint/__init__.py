@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,10 @@ import numpy as np
 from fastadam.adam import Adam
 from fastadam.checkpoint.contents import NOTE, collect, definition_of, encode_extra
 from fastadam.checkpoint.fitting import Checkpoint
-from fastadam.checkpoint.format import FORMAT, VERSION, Advance, import_safetensors
+from fastadam.checkpoint.format import FORMAT, VERSION, import_safetensors
+from fastadam.checkpoint.progress import bar, bar_of_its_own
 from fastadam.checkpoint.reading import Source
 from fastadam.checkpoint.writing import make_header, write
-from fastadam.step.interrupts import uninterrupted
 
 
 def save(
@@ -104,7 +103,7 @@ def save(
         if any(group["lr"] is None and made is None for group, made in zip(groups, schedules, strict=True)):
             metadata["note"] = NOTE
         header = make_header(tensors, metadata)
-        with _bar(progress, sum(reals.nbytes for reals, _ in tensors.values()), "saving") as advance:
+        with bar(progress, sum(reals.nbytes for reals, _ in tensors.values()), "saving") as advance:
             write(target, header, tensors, metadata, safe_open, advance)
 
 
@@ -140,17 +139,16 @@ def load(path: str | os.PathLike[str], opt: Adam, *, progress: bool = False) -> 
         If the file is no whole checkpoint, or does not fit; the message says what is missing, unexpected or of
         another shape or dtype. All checks come before the first write: the optimizer is as before then.
     OSError
-        If the file cannot be opened; or if the disk fails while numbers are read, when the message says that
-        the optimizer holds a part of them.
+        If the file cannot be opened.
     ImportError
         If the package safetensors is missing, or tqdm for a progress bar.
 
     Notes
     -----
     The file is memory-mapped and copied from there in pieces, so that loading takes little memory, however
-    large the file. It must not be changed in place meanwhile: a mapped file that gets shorter ends the
-    process (SIGBUS). `save` never does that; it replaces the file, and a load under way goes on with the
-    old one. An interrupt (Ctrl-C) that arrives once numbers are being read waits until all are.
+    large the file. It must not be changed in place meanwhile: a mapped file that gets shorter, or whose disk
+    fails, ends the process (SIGBUS). `save` never does that; it replaces the file, and a load under way goes on
+    with the old one. An interrupt (Ctrl-C) that arrives once numbers are being read waits until all are.
     """
     _check_optimizer(opt)
     name = os.path.realpath(_check_path(path))
@@ -163,22 +161,8 @@ def load(path: str | os.PathLike[str], opt: Adam, *, progress: bool = False) -> 
             checkpoint = Checkpoint(source, contents.groups)
         except (TypeError, ValueError) as error:
             raise ValueError(f"cannot load {os.fspath(path)!r}: {error}") from error
-        with _bar(progress, checkpoint.nbytes, "loading") as source.advance:
-
-            def take_over() -> None:
-                try:
-                    contents.take_over(checkpoint.state)
-                    for member, tensor in checkpoint.params:
-                        source.read(tensor, member.array)
-                except Exception as error:
-                    if not source.has_begun:  # no memory for a third moment
-                        raise
-                    raise OSError(
-                        f"reading {os.fspath(path)!r} failed on the way ({error}); the optimizer holds a part of "
-                        f"it, so load a whole checkpoint before the next step"
-                    ) from error
-
-            uninterrupted(take_over)
+        with bar_of_its_own(progress, checkpoint.nbytes, "loading") as source.tell:
+            contents.take_over(checkpoint.state, checkpoint.params)
         extra: dict[str, Any] = checkpoint.extra
     return extra
 
@@ -195,17 +179,3 @@ def _check_path(path: Any) -> str:
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise TypeError(f"path must be a string or a path, got {path!r} of type {type(path).__name__}")
     return str(os.fspath(path))
-
-
-@contextlib.contextmanager
-def _bar(show: bool, total: int, what: str) -> Iterator[Advance]:
-    """Yield a function to call with the number of bytes just done."""
-    if not show:
-        yield lambda done: None
-        return
-    try:
-        from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError("progress=True needs the package tqdm: pip install tqdm") from error
-    with tqdm(total=total, unit="B", unit_scale=True, desc=what) as bar:
-        yield bar.update

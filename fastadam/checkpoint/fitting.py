@@ -19,10 +19,10 @@ from fastadam.checkpoint.format import (
 )
 from fastadam.checkpoint.reading import Source
 from fastadam.groups.group import Group
-from fastadam.groups.loading import Incoming
+from fastadam.groups.loading import Fill, Incoming
 from fastadam.groups.matching import Described, match, raise_for
 from fastadam.groups.members import Member
-from fastadam.memory.arrays import ALL_DTYPES
+from fastadam.memory.arrays import ALL_DTYPES, Array
 from fastadam.memory.devices import check_parameter
 from fastadam.step import hyperparameters
 from fastadam.step.plan import MOMENTS
@@ -43,8 +43,8 @@ class Checkpoint:
         What the user saved along.
     state : dict
         A state dict for the optimizer, whose moments are read from the file as it is taken over.
-    params : list of (Member, str)
-        The parameters to restore, and the tensors that hold them.
+    params : list of (array, callable)
+        The parameters to restore, and what fills them (see `fastadam.groups.loading.Incoming`).
     nbytes : int
         How much is to be read.
 
@@ -75,7 +75,11 @@ class Checkpoint:
         matched = _match(saved, groups, keys)
         _check_tensors(source, saved, keys, has_params)
         self.nbytes = sum(SIZES[dtype] * math.prod(shape) for dtype, shape in source.tensors.values())
-        self.params = [(member, f"{PARAM}/{keys[i]}") for member, i in matched if has_params]
+        self.params: list[tuple[Array, Fill]] = [
+            (member.array, functools.partial(source.fill, f"{PARAM}/{keys[i]}"))
+            for member, i in matched
+            if has_params
+        ]
         self.state: dict[str, Any] = {"state": {}, "param_groups": []}
         for i, (key, entry) in enumerate(zip(keys, entries, strict=True)):
             if entry["step"]:
@@ -84,7 +88,7 @@ class Checkpoint:
                     tensor = f"{name}/{key}"
                     if tensor in source.tensors:
                         self.state["state"][i][name] = Incoming(
-                            tuple(entry["shape"]), NAMES[entry["dtype"]], functools.partial(source.read, tensor)
+                            tuple(entry["shape"]), NAMES[entry["dtype"]], functools.partial(source.fill, tensor)
                         )
         rest = iter(matched)
         for group, saved_group, schedule in zip(groups, saved, schedules, strict=True):
@@ -99,7 +103,7 @@ class Checkpoint:
                         f"{group.where}lr was a function, which the file does not hold; set lr of the optimizer "
                         f"to that function, then load"
                     )
-            hyperparameters.check(options, group.where or "param_groups[0]: ")
+            group.checked(options, group.where or "param_groups[0]: ")
             # The matching is done: by position here, whatever names there are.
             self.state["param_groups"].append({**options, "params": positions})
         for member, _ in matched:

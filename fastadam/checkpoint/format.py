@@ -15,6 +15,8 @@ FORMAT, VERSION = "fastadam", "1"
 # The format's names of dtypes, their sizes in bytes, and the names that our metadata give to dtypes.
 CODES = {element.real: element.format.safetensors for element in ALL_DTYPES.values()}
 SIZES = {code: dtype.itemsize for dtype, code in CODES.items()}
+# The same dtypes as they lie in files.
+DTYPES = {code: dtype.newbyteorder("<") for dtype, code in CODES.items()}
 NAMES = {element.name: dtype for dtype, element in ALL_DTYPES.items()}
 # What can be in front of the first "/" in a tensor's name; all behind it is the parameter's name or position.
 PARAM = "param"
@@ -35,7 +37,7 @@ def import_safetensors() -> Any:
 
 
 def check_unchanged(member: Member) -> None:
-    """Refuse an array whose shape or dtype was exchanged in place after the optimizer took it."""
+    """Refuse an array whose shape, dtype or memory was exchanged in place after the optimizer took it."""
     array = member.device.look_again(member.owner, member.array, member.label)
     unchanged = (array.shape, array.dtype) == (member.shape, member.dtype)
     if not unchanged or not member.device.is_contiguous(array):
@@ -43,6 +45,7 @@ def check_unchanged(member: Member) -> None:
             f"{member.label} was {member.dtype} of shape {member.shape} and is now {array.dtype} of shape "
             f"{array.shape}; give it back its shape and dtype, or make a new optimizer for it"
         )
+    member.check_unchanged()
 
 
 def stored_shape(shape: Sequence[int], dtype: np.dtype[Any]) -> list[int]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+import functools
+import json
+import mmap
+from collections.abc import Callable
 from typing import Any
 
-from fastadam.checkpoint.format import CHUNK, Advance, again
+import numpy as np
+
+from fastadam.checkpoint.format import CHUNK, DTYPES, again
 from fastadam.memory.arrays import Array
 from fastadam.memory.devices import device_of
+from fastadam.step.backend import Call
 
 WINDOW = 24 << 20  # bytes read before the pages that were mapped for them are given back
 
@@ -23,17 +28,15 @@ class Source:
     name : str
         Its name, for systems on which an open file cannot be opened once more.
     safe_open : callable
-        That of the library.
+        That of the library, which finds out whether the file is whole.
 
     Attributes
     ----------
     metadata : dict of str
     tensors : dict
         ``(dtype, shape)`` of each tensor, in the format's names.
-    advance : callable
-        Called with the number of bytes just read; can be set.
-    has_begun : bool
-        Whether numbers have been asked for.
+    tell : callable or None
+        Called natively with the number of bytes just read, where it is set.
 
     Raises
     ------
@@ -42,57 +45,50 @@ class Source:
     """
 
     def __init__(self, fd: int, name: str, safe_open: Any) -> None:
-        self._name = again(fd, name)
-        self._safe_open = safe_open
-        self._left = 0
-        self.advance: Advance = lambda done: None
-        self.has_begun = False
+        self.tell: Callable[[int], object] | None = None
+        self._left = WINDOW
         try:
-            self._open()
-            self.metadata: dict[str, str] = self._file.metadata() or {}
-            self.tensors: dict[str, tuple[str, list[int]]] = {}
-            for key in self._file.keys():  # noqa: SIM118 - it is no mapping
-                part = self._file.get_slice(key)
-                self.tensors[key] = part.get_dtype(), list(part.get_shape())
+            with safe_open(again(fd, name), framework="np") as file:
+                self.metadata: dict[str, str] = file.metadata() or {}
+                self.tensors: dict[str, tuple[str, list[int]]] = {}
+                for key in file.keys():  # noqa: SIM118 - it is no mapping
+                    part = file.get_slice(key)
+                    self.tensors[key] = part.get_dtype(), list(part.get_shape())
+            self._map = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+            self._start = 8 + int.from_bytes(self._map[:8], "little")
+            self._described = json.loads(self._map[8 : self._start])
         except Exception as error:  # the library's own errors are of no common class but this one
             raise ValueError(f"it is no whole safetensors file: {error}") from error
 
-    def _open(self) -> None:
-        # Mapped pages that have been read count as memory of this process until they are unmapped.
-        self._file = self._safe_open(self._name, framework="np")
-        self._left = WINDOW
+    def fill(self, name: str, target: Array) -> list[Call]:
+        """Return native calls that copy a tensor, which has been found to fit, into a contiguous array.
 
-    def read(self, name: str, target: Array) -> None:
-        """Copy a tensor, which has been found to fit, into a contiguous array."""
-        self.has_begun = True
-        reals = device_of(target).as_reals(target)
-        shape = self.tensors[name][1]
-        if not shape:  # a slice needs a dimension
-            reals[...] = self._file.get_tensor(name)
-            self.advance(reals.nbytes)
-            return
-        start = 0
-        for block in blocks(shape, CHUNK // reals.itemsize):
-            if self._left <= 0:
-                self._open()
-            # Made anew for each block, because it holds the mapping.
-            piece = self._file.get_slice(name)[block].reshape(-1)
-            reals[start : start + piece.size] = piece
-            start += piece.size
+        Raises
+        ------
+        ValueError
+            If the file has not as many numbers.
+        """
+        device = device_of(target)
+        reals = device.as_reals(target)
+        low, high = (self._start + offset for offset in self._described[name]["data_offsets"])
+        if high - low != reals.nbytes or high > len(self._map):
+            raise ValueError(f"tensor {name!r} has {high - low} bytes in the file, its array has {reals.nbytes}")
+        stored = np.frombuffer(self._map, np.uint8, high - low, low).view(DTYPES[self.tensors[name][0]])
+        step = CHUNK // reals.itemsize
+        calls: list[Call] = []
+        for start in range(0, reals.size, step):
+            piece = stored[start : start + step]
+            calls += device.copy_calls(reals[start : start + step], piece)
+            if self.tell is not None:
+                calls.append(functools.partial(self.tell, piece.nbytes))
             self._left -= piece.nbytes
-            self.advance(piece.nbytes)
-        if start != reals.size:
-            raise OSError(f"tensor {name!r} ended after {start} of {reals.size} numbers")
+            if self._left <= 0:
+                calls += self._give_back()
+        return calls
 
-
-def blocks(shape: list[int], most: int) -> Iterator[tuple[slice, ...]]:
-    """Yield the blocks of an array, in memory order, of at most `most` elements each."""
-    if 0 in shape:
-        return
-    row = math.prod(shape[1:])
-    if row <= most:
-        step = most // row
-        yield from ((slice(i, min(i + step, shape[0])),) for i in range(0, shape[0], step))
-        return
-    for i in range(shape[0]):
-        yield from ((slice(i, i + 1), *rest) for rest in blocks(shape[1:], most))
+    def _give_back(self) -> list[Call]:
+        """Return the call that lets go of the pages that were mapped, which count as memory of this process."""
+        self._left = WINDOW
+        if not hasattr(mmap, "MADV_DONTNEED"):
+            return []
+        return [functools.partial(self._map.madvise, mmap.MADV_DONTNEED)]

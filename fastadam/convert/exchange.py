@@ -10,11 +10,12 @@ import numpy as np
 
 from fastadam.adam import Adam
 from fastadam.groups.contents import Contents
-from fastadam.groups.loading import Incoming
+from fastadam.groups.loading import Incoming, copy_calls
 from fastadam.groups.matching import Described, match
 from fastadam.groups.members import Member
 from fastadam.memory.arrays import Array
-from fastadam.memory.devices import device_of, on_host
+from fastadam.memory.devices import on_host
+from fastadam.step.backend import Call
 from fastadam.step.hyperparameters import KEYS
 
 # dtype -> those whose every number it holds exactly.
@@ -133,12 +134,11 @@ def take_over(
     contents.take_over(state)
 
 
-def _fill(copy: Copy, moment: Any, name: str, options: Mapping[str, Any], target: Array) -> None:
-    """Copy a moment of another library into an array, wherever that is."""
-    numbers = device_of(target).room_on_host(target)
+def _fill(copy: Copy, moment: Any, name: str, options: Mapping[str, Any], target: Array) -> list[Call]:
+    """Read a moment of another library; return native calls that copy it into an array, wherever that is."""
+    numbers = np.empty(target.shape, target.dtype)
     copy(numbers, moment, name, options)
-    if numbers is not target:  # which is elsewhere
-        target[...] = numbers
+    return copy_calls(numbers, target)
 
 
 def pair(what: str, members: Sequence[Member], targets: Sequence[Described]) -> list[int]:

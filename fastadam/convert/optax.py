@@ -22,7 +22,7 @@ from fastadam.convert.exchange import (
 from fastadam.convert.optax_states import Found, rebuild
 from fastadam.groups.matching import Described
 from fastadam.memory.arrays import Array
-from fastadam.step.coefficients import bias_correction, log_of
+from fastadam.step.bias_correction import bias_correction, log_of
 from fastadam.step.plan import MOMENTS
 
 MOST_STEPS = 2**31 - 1  # optax counts in int32
@@ -95,7 +95,7 @@ def from_optax(source: Any, opt: Adam) -> None:
     def copy(target: Array, moment: Any, name: str, options: Mapping[str, Any]) -> None:
         copy_numpy(target, moment, name, options)
         if name == MOMENTS[2] and count:
-            target *= bias_correction(log_of(options["betas"][1]), count)
+            target *= bias_correction(*log_of(options["betas"][1]), count)
 
     with opt._exclusive("from_optax") as contents:
         current = contents.saved(copy=False)
@@ -179,7 +179,7 @@ def to_optax(opt: Adam, state: Any) -> Any:
             arrays = [moment_of(current, position, moment, members[position]) for position in order]
             if moment == MOMENTS[2] and count:
                 for position, array in zip(order, arrays, strict=True):
-                    array /= bias_correction(log_of(beta2[position]), count)
+                    array /= bias_correction(*log_of(beta2[position]), count)
             moments.append([array.astype(leaf.dtype) for array, leaf in zip(arrays, leaves, strict=True)])
     return rebuild(state, found, count, moments, hyperparams)
 

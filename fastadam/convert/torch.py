@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,8 +30,7 @@ def from_torch(source: Any, opt: Adam) -> None:
     ----------
     source : torch.optim.Adam, torch.optim.AdamW, mapping, str or path-like
         The optimizer (`fastadam.torch`'s too), its state dict, or a file in which ``torch.save`` has put its
-        state dict. Files are read with ``weights_only=True``, which runs no code from them, and memory-mapped
-        where they can be.
+        state dict. Files are read whole, with ``weights_only=True``, which runs no code from them.
     opt : Adam
         The optimizer to write to. It has as many groups; parameters are matched by name within a group where
         torch has names (``param_names``) and `opt` too, else in their order. Their values are not touched:
@@ -197,9 +195,8 @@ def _read(source: Any, torch: Any) -> Mapping[str, Any]:
     if isinstance(source, str | os.PathLike):
         where = f"the file {os.fspath(source)!r}"
         try:
-            # Files of before torch 1.6 are no archives, and cannot be mapped.
-            mapped = zipfile.is_zipfile(source)
-            source = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
+            # Read, not mapped: torch compares neither sizes nor checksums of what it maps.
+            source = torch.load(source, map_location="cpu", weights_only=True, mmap=False)
         except OSError:
             raise
         except Exception as error:  # torch's errors for bad files are of no common class but this one

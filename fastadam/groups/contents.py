@@ -7,10 +7,10 @@ from typing import Any
 
 from fastadam.groups.group import Group
 from fastadam.groups.groups import Groups
-from fastadam.groups.loading import Loaded
+from fastadam.groups.loading import Fill, Loaded
 from fastadam.groups.members import Member
 from fastadam.groups.saved import state_dict
-from fastadam.step.interrupts import uninterrupted
+from fastadam.memory.arrays import Array
 
 
 class Contents:
@@ -62,20 +62,19 @@ class Contents:
             self._groups.take_up(self._param_groups)
         return state_dict(self._groups, copy=copy)
 
-    def take_over(self, saved: Mapping[str, Any]) -> None:
+    def take_over(self, saved: Mapping[str, Any], params: Sequence[tuple[Array, Fill]] = ()) -> None:
         """Check a state dict and take it over, in one go.
 
         Parameters
         ----------
         saved : mapping
             As `fastadam.Adam.load_state_dict` takes it; a moment can be an `fastadam.groups.loading.Incoming`.
+        params : sequence of (array, callable)
+            Parameters to be set, too, and what fills them, as `fill` of an `Incoming` does.
 
         Raises
         ------
         TypeError, ValueError, MemoryError
-            If it does not fit, or there is not enough memory; nothing has been changed then. What `fill` of an
-            `Incoming` raises leaves the optimizer with a part of the state.
+            If it does not fit, or there is not enough memory; nothing has been changed then.
         """
-        loaded = Loaded(saved, self._groups)
-        loaded.reserve()
-        uninterrupted(loaded.take_over)
+        Loaded(saved, self._groups).take_over(params)

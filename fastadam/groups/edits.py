@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from fastadam.step.backend import Call
+from fastadam.step.interrupts import in_one_go
 
 
 class Edits:
@@ -32,7 +36,14 @@ class Edits:
         params : sequence
             Of each group.
         """
-        self._options, self._params = list(options), list(params)
+        in_one_go(self.note_calls(options, params))
+
+    def note_calls(self, options: Sequence[Any], params: Sequence[Any]) -> list[Call]:
+        """Return native calls that do what `note` does."""
+        return [
+            functools.partial(setattr, self, "_options", list(options)),
+            functools.partial(setattr, self, "_params", list(params)),
+        ]
 
     def forget(self) -> None:
         """Take the groups for edited until the next `note`."""
@@ -53,6 +64,17 @@ class Edits:
                 if groups[i]["params"] is not params:
                     return True
                 i += 1  # noqa: SIM113 - `enumerate` and `zip` cost more than all the rest
-        except Exception:  # an array where a number belongs, a key that is missing, what else cannot be compared
+        except Exception:
+            if self._cannot_be_compared(groups):
+                return True
+            raise  # a signal's handler raised it, which is not to be lost
+        return False
+
+    def _cannot_be_compared(self, groups: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether comparing fails: an array where a number belongs, a key that is missing."""
+        try:
+            bool((groups if self._read is None else list(map(self._read, groups))) != self._options)
+            [group["params"] for group in groups]
+        except Exception:
             return True
         return False

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fastadam.groups.members import Member
+from fastadam.memory.arrived import make_own
 from fastadam.memory.devices import is_array
 from fastadam.memory.packed import Packed
 from fastadam.memory.parameter import Parameter
@@ -73,6 +74,20 @@ def read_members(params: Any, start: int, where: str) -> tuple[list[Member], Pac
     return [
         Member(value, name, _label(name, start + i)) for i, (name, value) in enumerate(_pairs(params, where))
     ], None
+
+
+def take_as_own(groups: Iterable[Mapping[str, Any]]) -> None:
+    """Give arrays that an unpickler made read-only memory of their own (see `fastadam.memory.arrived`).
+
+    Parameters
+    ----------
+    groups : iterable of mapping
+        Group dicts with the ``"params"`` as an optimizer keeps them: a `Packed`, or a list.
+    """
+    for group in groups:
+        if not isinstance(group["params"], Packed):
+            for _, value in _pairs(group["params"], ""):
+                make_own(value)
 
 
 def _pairs(params: Any, where: str) -> list[tuple[str | None, Any]]:

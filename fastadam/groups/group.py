@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from fastadam.groups.given import read_members
-from fastadam.groups.members import BufferKey
-from fastadam.memory.arrays import Array
+from fastadam.groups.members import BufferKey, Member
+from fastadam.memory.arrays import ALL_DTYPES, Array
 from fastadam.step import hyperparameters
+from fastadam.step.backend import Call
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.step.interrupts import in_one_go
 from fastadam.step.plan import MOMENTS
 
 
@@ -34,6 +37,8 @@ class Group:
     ----------
     members : list of Member
     packed : Packed or None
+    whole : Member or None
+        All of the packed buffer.
     params : tuple
         What the user gave for them.
     options : dict
@@ -69,9 +74,15 @@ class Group:
         self.hyper = hyperparameters.check({**defaults, **given}, where)
         self.given = given["params"]
         self.members, self.packed = read_members(self.given, start, where)
+        self._check_eps(self.hyper, where)
         if self.packed is None:  # a generator can be read only once
             named = self.members[0].name is not None
             self.given = [(m.name, m.given) if named else m.given for m in self.members]
+        # All of a packed buffer, which can be stepped as if it were one parameter.
+        self.whole: Member | None = None
+        if self.packed is not None:
+            label = f"the packed {self.members[0].label} and its group"
+            self.whole = Member(self.packed.param, None, label, self.packed.grad)
         self.params = tuple(member.given for member in self.members)
         self.options: dict[str, Any] = {"params": self.params}
         if self.members[0].name is not None:
@@ -80,6 +91,8 @@ class Group:
         self._fixed = {key: self.options[key] for key in self.options if key not in hyperparameters.KEYS}
         self.coefficients = Coefficients(self.hyper)
         self.moments: dict[str, dict[BufferKey, Array]] = {}
+        self.row_steps: Array
+        self.row_of: Array
         self._lay_out()
         for name in MOMENTS[: 3 if self.hyper.amsgrad else 2]:
             self.moments[name] = self._zeros(name)
@@ -107,10 +120,20 @@ class Group:
         ------
         MemoryError
             If there is not enough memory for all of them; nothing has changed then.
+        ValueError
+            If a parameter of theirs was changed in place; nothing has changed then.
         """
-        reserved = [(group, group._zeros(MOMENTS[2])) for group in groups if MOMENTS[2] not in group.moments]
+        without = [group for group in groups if MOMENTS[2] not in group.moments]
+        for group in without:
+            group.check_unchanged()
+        reserved = [(group, group._zeros(MOMENTS[2])) for group in without]
         for group, buffers in reserved:
             group.moments[MOMENTS[2]] = buffers
+
+    def check_unchanged(self) -> None:
+        """Refuse a parameter that was changed in place (see `Member.check_unchanged`)."""
+        for member in self.members if self.whole is None else [self.whole, *self.members]:
+            member.check_unchanged()
 
     def moment(self, name: str, index: int) -> Array:
         """Return a live view of a member's moment, in the member's shape."""
@@ -122,9 +145,9 @@ class Group:
         moments = {name: self.moment(name, index) for name in MOMENTS if name in self.moments}
         return {"step": self.step_of(index), **moments}
 
-    def accepted(self) -> dict[str, Any]:
-        """Return `options` as they were last accepted, without what the user has edited since."""
-        return {**self._fixed, **self.hyper._asdict()}
+    def accepted(self, hyper: Hyperparameters | None = None) -> dict[str, Any]:
+        """Return `options` as they were last accepted, or with `hyper`, without what the user has edited."""
+        return {**self._fixed, **(hyper or self.hyper)._asdict()}
 
     def check_options(self) -> Hyperparameters:
         """Check `options` after an edit and return them; nothing is changed.
@@ -148,13 +171,26 @@ class Group:
                     f"{self.where}{key!r} was replaced; a group's parameters are fixed, so use "
                     f"add_param_group or make a new optimizer"
                 )
-        return hyperparameters.check(self.options, self.where)
+        return self.checked(self.options)
 
-    def accept(self, hyper: Hyperparameters) -> None:
-        """Take over checked options; with amsgrad, its moment has been reserved."""
-        self.hyper = hyper
-        self.options.update(hyper._asdict())
-        self.coefficients = Coefficients(self.hyper)
+    def checked(self, options: Mapping[str, Any], where: str | None = None) -> Hyperparameters:
+        """Return options, checked for the members of this group (see `fastadam.step.hyperparameters`)."""
+        where = self.where if where is None else where
+        hyper = hyperparameters.check(options, where)
+        self._check_eps(hyper, where)
+        return hyper
+
+    def _check_eps(self, hyper: Hyperparameters, where: str) -> None:
+        computed = ((each.label, ALL_DTYPES[each.dtype].format.compute) for each in self.members)
+        hyperparameters.check_eps(hyper.eps, computed, where)
+
+    def accept_calls(self, hyper: Hyperparameters) -> list[Call]:
+        """Return native calls that take over checked options; with amsgrad, its moment has been reserved."""
+        return [
+            functools.partial(setattr, self, "hyper", hyper),
+            functools.partial(setattr, self, "coefficients", Coefficients(hyper)),
+            functools.partial(self.options.update, hyper._asdict()),
+        ]
 
     @property
     def steps(self) -> Array:
@@ -169,10 +205,16 @@ class Group:
 
     def set_steps(self, steps: Array, labels: Array | None = None) -> None:
         """Set the members' step counters, giving each distinct pair of counter and label a row."""
+        in_one_go(self.steps_calls(steps, labels))
+
+    def steps_calls(self, steps: Array, labels: Array | None = None) -> list[Call]:
+        """Return native calls that do what `set_steps` does."""
         keys = np.stack([steps, np.zeros_like(steps) if labels is None else labels])
         distinct, row_of = np.unique(keys, axis=1, return_inverse=True)
-        # In one statement, so that an interrupt cannot fall in between.
-        self.row_steps, self.row_of = distinct[0].copy(), row_of.reshape(-1).astype(np.int64)
+        return [
+            functools.partial(setattr, self, "row_steps", distinct[0].copy()),
+            functools.partial(setattr, self, "row_of", row_of.reshape(-1).astype(np.int64)),
+        ]
 
     def must_split(self, active: Array) -> bool:
         """Whether some row has members that are active and members that are not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,9 @@ from fastadam.groups.edits import Edits
 from fastadam.groups.group import Group
 from fastadam.groups.members import Member
 from fastadam.memory.written import Written
+from fastadam.step.backend import Call
+from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.step.interrupts import in_one_go
 
 
 class Groups(Sequence[Group]):
@@ -56,6 +60,11 @@ class Groups(Sequence[Group]):
         """Return the position of an array or `Parameter` that the user gave, or None."""
         return self._position_of.get(id(given))
 
+    def check_unchanged(self) -> None:
+        """Refuse a parameter that was changed in place (see `Member.check_unchanged`)."""
+        for group in self:
+            group.check_unchanged()
+
     def written(self) -> Written:
         """Return the memory that steps write."""
         n_moments = [len(group.moments) for group in self]  # all that can have been added since the last time
@@ -65,7 +74,7 @@ class Groups(Sequence[Group]):
         return self._written
 
     def make(self, given: Iterable[Mapping[str, Any]], defaults: Mapping[str, Any]) -> list[Group]:
-        """Return new groups, which `add` enters.
+        """Return new groups, which `add_calls` enters.
 
         Parameters
         ----------
@@ -87,6 +96,8 @@ class Groups(Sequence[Group]):
             new.append(Group(one, defaults, start, where))
             start += len(new[-1].members)
         groups = [*self, *new]
+        for group in groups:  # reading what was given can have run foreign code
+            group.check_unchanged()
         members = [member for group in groups for member in group.members]
         _check_names(members)
         Written(owned for group in groups for owned in group.owned())  # refuses shared memory
@@ -97,27 +108,42 @@ class Groups(Sequence[Group]):
             seen[id(member.owner)] = member.label
         return new
 
-    def add(self, new: Sequence[Group]) -> None:
-        """Enter groups that `make` has returned; several operations, to be guarded by an `uninterrupted`."""
-        self.renew()
+    def add_calls(self, new: Sequence[Group]) -> list[Call]:
+        """Return native calls that enter groups which `make` has returned."""
+        position_of, positions, where = dict(self._position_of), dict(self.positions), list(self.where)
         for group in new:
             for index, member in enumerate(group.members):
-                position = len(self.where)
-                self._position_of[id(member.given)] = self._position_of[id(member.owner)] = position
+                position_of[id(member.given)] = position_of[id(member.owner)] = len(where)
                 if member.name is not None:
-                    self.positions[member.name] = position
-                self.where.append((group, index))
-        self._groups += new
-        self.note()
+                    positions[member.name] = len(where)
+                where.append((group, index))
+        groups = [*self._groups, *new]
+        changed = {"_position_of": position_of, "positions": positions, "where": where, "_groups": groups}
+        return [
+            *self.renew_calls(),
+            *(functools.partial(setattr, self, name, value) for name, value in changed.items()),
+            *self.edits.note_calls([group.accepted() for group in groups], [group.params for group in groups]),
+        ]
 
     def renew(self) -> None:
         """Have everything built anew that was built from the groups: their number or rows are about to change."""
-        self.layout += 1
-        self.version += 1
+        in_one_go(self.renew_calls())
 
-    def note(self) -> None:
-        """Remember the options as they were last accepted, by which edits are noticed."""
-        self.edits.note([group.accepted() for group in self], [group.params for group in self])
+    def renew_calls(self) -> list[Call]:
+        """Return native calls that do what `renew` does."""
+        return [
+            functools.partial(setattr, self, "layout", self.layout + 1),
+            functools.partial(setattr, self, "version", self.version + 1),
+        ]
+
+    def accept_calls(self, hypers: Sequence[Hyperparameters]) -> list[Call]:
+        """Return native calls that take over checked options of each group; edits are noticed by them.
+
+        With amsgrad, its moment has been reserved.
+        """
+        calls = [call for group, hyper in zip(self, hypers, strict=True) for call in group.accept_calls(hyper)]
+        accepted = [group.accepted(hyper) for group, hyper in zip(self, hypers, strict=True)]
+        return [*calls, *self.edits.note_calls(accepted, [group.params for group in self])]
 
     def take_up(self, param_groups: Sequence[Mapping[str, Any]]) -> None:
         """Check what the user has edited, and accept it.
@@ -144,11 +170,7 @@ class Groups(Sequence[Group]):
                 raise ValueError(f"param_groups[{i}] was replaced; edit the values of the dict instead")
         checked = [group.check_options() for group in self]
         Group.reserve_max(group for group, hyper in zip(self, checked, strict=True) if hyper.amsgrad)
-        self.edits.forget()  # an interrupt on the way leaves them to be taken up again
-        for group, hyper in zip(self, checked, strict=True):
-            group.accept(hyper)
-        self.version += 1
-        self.note()
+        in_one_go([*self.accept_calls(checked), functools.partial(setattr, self, "version", self.version + 1)])
 
 
 def _check_names(members: Sequence[Member]) -> None:

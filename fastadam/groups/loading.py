@@ -11,11 +11,13 @@ import numpy as np
 from fastadam.groups.group import Group
 from fastadam.groups.groups import Groups
 from fastadam.groups.members import Member
-from fastadam.memory.arrays import Array
-from fastadam.memory.devices import on_host
+from fastadam.memory.arrays import Array, base_view
+from fastadam.memory.devices import device_of, on_host
 from fastadam.memory.written import Written
 from fastadam.step import hyperparameters
+from fastadam.step.backend import Call
 from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.step.interrupts import in_one_go
 from fastadam.step.plan import MOMENTS
 
 # What is in torch's groups beside the options of Adam: choices among implementations, notes of schedulers.
@@ -33,6 +35,10 @@ TORCH_ONLY = (
 )
 
 
+# ``fill(array)``, see `Incoming`.
+Fill = Callable[[Array], list[Call]]
+
+
 class Incoming(NamedTuple):
     """A moment that is to be taken over, wherever its numbers are by now: in an array, in a file.
 
@@ -42,12 +48,13 @@ class Incoming(NamedTuple):
     dtype : dtype
         Those that its numbers will have.
     fill : callable
-        Copies them into the array that it is given, of this shape and dtype. Called once, or not at all.
+        Returns native calls that copy them into the array that it is given, of this shape and dtype. Called
+        once, or not at all. Whatever can fail has been done when it returns.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    fill: Callable[[Array], object]
+    fill: Fill
 
 
 class Loaded:
@@ -80,8 +87,9 @@ class Loaded:
         self._hypers: list[Hyperparameters] = []
         self._steps: list[Array] = []
         self._moments: list[list[dict[str, Incoming]]] = []
-        written = groups.written()
         used: set[Any] = set()
+        read: list[list[Any]] = []
+        all_keys: list[list[Any]] = []
         for group, saved_group in zip(groups, saved_groups, strict=True):
             where = f"state dict, {group.where or 'param_groups[0]: '}"
             self._hypers.append(_check_options(saved_group, group, where))
@@ -90,28 +98,30 @@ class Loaded:
                 if key in used:
                     raise ValueError(f"{where}the entry {key} appears twice in 'params'")
                 used.add(key)
-            entries = [
-                _check_entry(state[key], group.members[index], written) if key in state else (0, {})
-                for index, key in enumerate(keys)
-            ]
-            self._steps.append(np.array([step for step, _ in entries], np.int64))
-            self._moments.append([moments for _, moments in entries])
-            if self._hypers[-1].amsgrad:
-                for index, (step, moments) in enumerate(entries):
-                    if step and MOMENTS[2] not in moments:
-                        raise ValueError(f"{where}amsgrad is on, but entry {keys[index]} has no {MOMENTS[2]}")
+            each = zip(keys, group.members, strict=True)
+            read.append([_read_entry(state[key], member) if key in state else None for key, member in each])
+            all_keys.append(keys)
         extra = [key for key in state if key not in used]
         if extra:
             raise ValueError(f"the state dict has state for {extra[:5]}, which no parameter group lists")
+        # From here on no foreign code runs: what has been read, and the parameters, stay as they are found now.
+        groups.check_unchanged()
+        written = groups.written()
+        for group, hyper, keys, found in zip(groups, self._hypers, all_keys, read, strict=True):
+            where = f"state dict, {group.where or 'param_groups[0]: '}"
+            entries = [
+                (0, {}) if entry is None else _check_entry(entry, member, written)
+                for entry, member in zip(found, group.members, strict=True)
+            ]
+            self._steps.append(np.array([step for step, _ in entries], np.int64))
+            self._moments.append([moments for _, moments in entries])
+            if hyper.amsgrad:
+                for index, (step, moments) in enumerate(entries):
+                    if step and MOMENTS[2] not in moments:
+                        raise ValueError(f"{where}amsgrad is on, but entry {keys[index]} has no {MOMENTS[2]}")
 
-    def reserve(self) -> None:
-        """Reserve the third moments that it needs.
-
-        Raises
-        ------
-        MemoryError
-            If there is not enough memory; no number has changed then.
-        """
+    def _reserve(self) -> None:
+        """Reserve the third moments that it needs."""
         each = zip(self._groups, self._hypers, self._moments, strict=True)
         Group.reserve_max(
             group
@@ -119,22 +129,32 @@ class Loaded:
             if hyper.amsgrad or any(MOMENTS[2] in entry for entry in moments)
         )
 
-    def take_over(self) -> None:
-        """Copy the numbers into the groups, in place, after `reserve`; to be guarded by an `uninterrupted`."""
-        self._groups.renew()
-        for group, hyper in zip(self._groups, self._hypers, strict=True):
-            group.accept(hyper)
-        for group, steps in zip(self._groups, self._steps, strict=True):
-            group.set_steps(steps)
-        for group, moments in zip(self._groups, self._moments, strict=True):
+    def take_over(self, params: Sequence[tuple[Array, Fill]] = ()) -> None:
+        """Copy the numbers into the groups, in place and in one go.
+
+        Parameters
+        ----------
+        params : sequence of (array, callable)
+            What is to be filled, too, and with what (see `Incoming`).
+
+        Raises
+        ------
+        MemoryError
+            If there is not enough memory; no number has changed then.
+        """
+        self._reserve()
+        calls = [*self._groups.renew_calls(), *self._groups.accept_calls(self._hypers)]
+        for group, steps, moments in zip(self._groups, self._steps, self._moments, strict=True):
+            calls += group.steps_calls(steps)
             for index, entry in enumerate(moments):
                 for name in group.moments:
                     target = group.moment(name, index)
-                    if name in entry:
-                        entry[name].fill(target)
-                    else:
-                        target[...] = 0
-        self._groups.note()
+                    calls += entry[name].fill(target) if name in entry else device_of(target).clear_calls(target)
+        for target, fill in params:
+            calls += fill(target)
+        returned = in_one_go(calls)
+        for device in dict.fromkeys(member.device for member in self._groups.members):
+            device.check_returned(returned)
 
 
 def _check_options(saved: Any, group: Group, where: str) -> Hyperparameters:
@@ -148,7 +168,7 @@ def _check_options(saved: Any, group: Group, where: str) -> Hyperparameters:
     for key in ("lr", "betas", "eps", "weight_decay"):
         if key not in options:
             raise ValueError(f"{where}the option {key!r} is missing")
-    return hyperparameters.check({**group.hyper._asdict(), **options}, where)
+    return group.checked({**group.hyper._asdict(), **options}, where)
 
 
 def _match(saved: Mapping[str, Any], group: Group, where: str) -> list[Any]:
@@ -174,8 +194,8 @@ def _match(saved: Mapping[str, Any], group: Group, where: str) -> list[Any]:
     return [by_name[name] for name in names]
 
 
-def _check_entry(entry: Any, member: Member, written: Written) -> tuple[int, dict[str, Incoming]]:
-    """Return the saved step and moments of one parameter; moments that are live memory are copied."""
+def _read_entry(entry: Any, member: Member) -> dict[str, Any]:
+    """Return what is saved of one parameter, its arrays exact ones, and its step as given for messages."""
     where = f"state dict, {member.label}: "
     if not isinstance(entry, Mapping):
         raise TypeError(f"{where}its state must be a mapping, got {type(entry).__name__}")
@@ -186,9 +206,20 @@ def _check_entry(entry: Any, member: Member, written: Written) -> tuple[int, dic
     for key in entry:
         if key not in ("step", *MOMENTS):
             raise ValueError(f"{where}its state has the unknown key {key!r}")
-    step = np.asarray(entry["step"])
+    moments = {name: entry[name] for name in MOMENTS if name in entry}
+    given = entry["step"]
+    read: dict[str, Any] = {"given": given, "step": np.asarray(given)}
+    for name, moment in moments.items():
+        read[name] = moment if isinstance(moment, Incoming) else base_view(on_host(moment))
+    return read
+
+
+def _check_entry(entry: dict[str, Any], member: Member, written: Written) -> tuple[int, dict[str, Incoming]]:
+    """Return the saved step and moments of one parameter; moments that are live memory are copied."""
+    where = f"state dict, {member.label}: "
+    step = entry["step"]
     if step.size != 1 or step.dtype.kind not in "iuf" or not 0 <= step < 2**62 or step != np.floor(step):
-        raise ValueError(f"{where}step must be a whole number of at least 0, got {entry['step']!r}")
+        raise ValueError(f"{where}step must be a whole number of at least 0, got {entry['given']!r}")
     moments = {name: _incoming(entry[name], written) for name in MOMENTS if name in entry}
     for name, moment in moments.items():
         if moment.shape != member.shape:
@@ -198,14 +229,14 @@ def _check_entry(entry: Any, member: Member, written: Written) -> tuple[int, dic
     return int(step.reshape(())), moments
 
 
-def _incoming(moment: Any, written: Written) -> Incoming:
-    if isinstance(moment, Incoming):
-        return moment
-    array = on_host(moment)
-    if written.owner(array) is not None:
-        array = array.copy()
-    return Incoming(array.shape, array.dtype, functools.partial(_copy, array))
+def _incoming(array: Array | Incoming, written: Written) -> Incoming:
+    if isinstance(array, Incoming):
+        return array
+    # A view of its own: what foreign code does to the array's shape and dtype from now on does not matter.
+    array = array.copy() if written.owner(array) is not None else array[...]
+    return Incoming(array.shape, array.dtype, functools.partial(copy_calls, array))
 
 
-def _copy(source: Array, target: Array) -> None:
-    target[...] = source
+def copy_calls(numbers: Array, target: Array) -> list[Call]:
+    """Return native calls that copy numbers on the host into an array of their shape and dtype, wherever it is."""
+    return device_of(target).copy_calls(target, numbers)

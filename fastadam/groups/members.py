@@ -36,7 +36,9 @@ class Member:
     shape : tuple of int
     dtype : dtype
     size : int
-        Those of the values when the optimizer took them.
+    address : int
+        Those of the values when the optimizer took them. What native code reads and writes comes from these, never
+        from the array as it is by then.
     grad_source : ndarray or Parameter or None
         Where ``step()`` without arguments finds its gradient: a view of a packed buffer, or a `Parameter`'s
         ``grad``; None for a plain array, which has no such place.
@@ -44,6 +46,7 @@ class Member:
 
     __slots__ = (
         "_guard",
+        "address",
         "array",
         "device",
         "dtype",
@@ -65,10 +68,31 @@ class Member:
         self.array = check_parameter(values, label)
         self.device = device_of(self.array)
         self.shape, self.dtype, self.size = self.array.shape, self.array.dtype, self.array.size
+        self.address = self.device.address(self.array)
         self.grad_source = given if isinstance(given, Parameter) else grad_source
         # NumPy refuses to resize an array that has a weak reference, even with refcheck=False, so that the
         # addresses handed to native code stay valid.
         self._guard = weakref.ref(values)
+
+    def check_unchanged(self) -> None:
+        """Refuse an array that is not what the optimizer took: its memory, size or dtype is another one.
+
+        For whoever plans, joins or fills something over it. Before each step native code compares the same by
+        itself. Another shape of the same size changes nothing for a step.
+
+        Raises
+        ------
+        ValueError
+            If it was changed in place since.
+        """
+        array = self.device.look_again(self.owner, self.array, self.label)
+        # The very dtype, as native code knows it by its address.
+        same = array.dtype is self.dtype and array.size == self.size and self.device.is_contiguous(array)
+        if not same or self.device.address(array) != self.address:
+            raise ValueError(
+                f"the memory or dtype of {self.label} was exchanged since the optimizer took it ({self.size} x "
+                f"{self.dtype} then, {array.size} x {array.dtype} now); make a new optimizer for it"
+            )
 
     @property
     def buffer_key(self) -> BufferKey:

@@ -15,6 +15,8 @@ import sys
 
 import numpy as np
 
+from fastadam.memory.packed_arrays import PackedArray
+
 # Where a tuple has the addresses of its items, one after the other, in bytes from its start.
 TUPLE_ITEMS = tuple.__basicsize__
 
@@ -28,13 +30,14 @@ def array_offsets() -> tuple[int, ...] | None:
     if sys.implementation.name != "cpython" or ctypes.sizeof(ctypes.c_void_p) != 8:
         return None
     head = object.__basicsize__
-    found = (id(np.ndarray), head - 8, head, head + 8, head + 16, head + 40, head + 48)
+    found = (id(np.ndarray), id(PackedArray), head - 8, head, head + 8, head + 16, head + 40, head + 48)
     samples: list[np.ndarray] = [
         np.zeros(()),
         np.zeros(0, np.float32),
         np.zeros((2, 3), np.complex64),
         np.zeros((3, 2, 4))[:, ::2],
         np.broadcast_to(np.float32(1), (5,)),
+        np.zeros((2, 3)).view(PackedArray),
     ]
     known = _holds(tuple(samples)) and all(_describes(found, sample) for sample in samples)
     return found if known else None
@@ -46,7 +49,7 @@ def _holds(items: tuple[object, ...]) -> bool:
 
 
 def _describes(found: tuple[int, ...], array: np.ndarray) -> bool:
-    array_type, type_, data, ndim, dims, dtype_object, flags = found
+    array_type, packed_type, type_, data, ndim, dims, dtype_object, flags = found
 
     def word(address: int) -> int:
         return ctypes.c_ssize_t.from_address(address).value
@@ -57,7 +60,7 @@ def _describes(found: tuple[int, ...], array: np.ndarray) -> bool:
     here = id(array)
     shape = word(here + dims)
     return (
-        word(here + type_) == array_type
+        word(here + type_) == (packed_type if isinstance(array, PackedArray) else array_type)
         and word(here + data) == array.__array_interface__["data"][0]
         and integer(here + ndim) == array.ndim
         and (array.ndim == 0 or [word(shape + 8 * i) for i in range(array.ndim)] == list(array.shape))

@@ -12,6 +12,8 @@ from fastadam.memory.arrays import Array, Dtypes
 
 # Checks a gradient: of a step, which has a parameter and a label for messages; returns what kernels read.
 CheckGradient = Callable[[Any, Array, str], Array]
+# A native call, that goes together with others (see `fastadam.step.interrupts`).
+Call = Callable[[], Any]
 
 
 class Slots(NamedTuple):
@@ -206,8 +208,17 @@ class Device(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def room_on_host(cls, target: Array) -> Array:
-        """Return where numbers for `target` can be written on the host: in itself, or in memory of its shape."""
+    def copy_calls(cls, target: Array, numbers: Array) -> list[Call]:
+        """Return native calls that copy numbers of the host, of the shape and dtype of `target`, into it."""
+
+    @classmethod
+    @abc.abstractmethod
+    def clear_calls(cls, target: Array) -> list[Call]:
+        """Return native calls that fill an array with zeros."""
+
+    @abc.abstractmethod
+    def check_returned(self, returned: Sequence[Any]) -> None:
+        """Raise the error that is among what such calls have returned."""
 
     # One device.
 

@@ -7,7 +7,6 @@ no NumPy array; an installation can do without them.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import re
 from typing import Any
@@ -24,11 +23,18 @@ MODULES = {"cuda": "fastadam.memory.cuda.device"}
 NOT_INSTALLED = "this installation of fastadam was made without it"
 
 
-@functools.cache
+_kinds: dict[str, type[Device] | None] = {}
+
+
 def _kind(name: str) -> type[Device] | None:
     """Return the class of a kind of memory other than the host's, or None where its module is not installed."""
-    module = import_if_there(MODULES[name])
-    return None if module is None else module.KIND
+    if name not in _kinds:
+        module = import_if_there(MODULES[name])
+        # A signal's handler may ask in the middle of the import: nothing of that kind is in use yet.
+        if module is not None and not hasattr(module, "KIND"):
+            return None
+        _kinds[name] = None if module is None else module.KIND
+    return _kinds[name]
 
 
 def import_if_there(name: str) -> Any:
@@ -44,7 +50,7 @@ def import_if_there(name: str) -> Any:
 def kind_of(value: Any) -> type[Device]:
     """Return the kind of memory that `value` is in if it is an array; the host's refuses all that is none."""
     # No library's arrays are of a built-in type: a list, say, needs no other kind of memory to be imported.
-    if not isinstance(value, np.ndarray) and type(value).__module__ != "builtins":
+    if not isinstance(value, np.ndarray | np.generic) and type(value).__module__ != "builtins":
         for name in MODULES:
             kind = _kind(name)
             if kind is not None and kind.holds(value):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 from fastadam.memory import arrays
 from fastadam.memory.arrays import Array, Dtypes
 from fastadam.memory.buffers import aligned_zeros
-from fastadam.memory.device import CheckGradient, Device, Slots, Watch
+from fastadam.memory.device import Call, CheckGradient, Device, Slots, Watch
 
 try:
     from numpy.lib.array_utils import byte_bounds
@@ -90,8 +92,8 @@ class Host(Device):
 
     @classmethod
     def look_again(cls, owner: Any, array: Array, label: str) -> Array:
-        """Return `array`, which shows by itself what became of its memory."""
-        return array
+        """Return `owner` as a base-class array: a view made earlier does not show what became of it."""
+        return arrays.base_view(owner)
 
     @classmethod
     def address(cls, array: Array) -> int:
@@ -122,9 +124,17 @@ class Host(Device):
         return arrays.as_reals(array)
 
     @classmethod
-    def room_on_host(cls, target: Array) -> Array:
-        """Return `target` itself."""
-        return target
+    def copy_calls(cls, target: Array, numbers: Array) -> list[Call]:
+        """Return an assignment."""
+        return [functools.partial(operator.setitem, arrays.base_view(target), ..., numbers)]
+
+    @classmethod
+    def clear_calls(cls, target: Array) -> list[Call]:
+        """Return an assignment."""
+        return [functools.partial(operator.setitem, arrays.base_view(target), ..., 0)]
+
+    def check_returned(self, returned: Sequence[Any]) -> None:
+        """Nothing is returned here."""
 
     def owns(self, address: int) -> bool:
         """Return True: the host has no way to tell."""
@@ -165,7 +175,10 @@ class _Watch:
             array = arrays.check_parameter(owner, label)
             # The very dtype, as native code knows it by its address.
             if arrays.address(array) != address or array.dtype is not dtype or arrays.as_reals(array).size != size:
-                raise ValueError(f"the memory or dtype of {label} was exchanged; make a new optimizer for it")
+                raise ValueError(
+                    f"the memory or dtype of {label} was exchanged since the optimizer took it; make a new "
+                    f"optimizer for it"
+                )
         checked = [  # some are copies
             self._check(grad, array, f"the gradient of {label}")
             for grad, array, label in zip(grads, slots.arrays, slots.labels, strict=True)

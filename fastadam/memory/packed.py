@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from fastadam.memory.arrays import DTYPES, Array
 from fastadam.memory.device import Device
 from fastadam.memory.devices import device_of, kind_of, named, on_host
 from fastadam.memory.host import HOST
+from fastadam.memory.packed_arrays import PackedBuffer
 from fastadam.memory.views import NamedViews, Views, refuse_exchange
 
 
@@ -25,7 +27,16 @@ class Packed:
         Views of `param` and `grad` in the arrays' own shapes, under their names where a mapping was packed.
         Write to their elements (``flat.grads["w"][...] = g``, ``flat.params[0] *= 2``); no array can be
         exchanged for another one, added or taken away, which an optimizer would not see.
+
+    Notes
+    -----
+    What holds this object, one of these four or a view of them (a slice, a transpose) can be deep-copied or
+    pickled together with the optimizer: steps of the copy move it. So a deep copy or a pickle of one view holds
+    the whole buffer; one of ``view.copy()`` holds its numbers only. What does not show that it belongs here is
+    copied as an array of its own, which no step moves: ``np.asarray(view)``, tensors over the memory.
     """
+
+    Buffer = PackedBuffer  # pickles name this place
 
     def __init__(
         self,
@@ -34,13 +45,14 @@ class Packed:
         dtype: np.dtype[Any],
         device: Device = HOST,
     ) -> None:
-        self.names = names
-        self.shapes = shapes
-        self._ends = np.cumsum([int(np.prod(shape)) for shape in shapes], dtype=np.int64).tolist()
-        self._param = device.zeros(self._ends[-1], dtype, "param")
-        self._grad = device.zeros(self._ends[-1], dtype, "grad")
-        self.param_views = self.views_of(self._param)
-        self.grad_views = self.views_of(self._grad)
+        buffers = (PackedBuffer(shapes, dtype, device, role) for role in ("param", "grad"))
+        self._take(names, *buffers)
+
+    def _take(self, names: list[str] | None, param: PackedBuffer, grad: PackedBuffer) -> None:
+        self.names, self.shapes = names, param.shapes
+        self._buffers = param, grad
+        self._param, self._grad = param.view(None), grad.view(None)
+        self.param_views, self.grad_views = param.views(), grad.views()
         self._params, self._grads = (
             Views(views) if names is None else NamedViews(dict(zip(names, views, strict=True)))
             for views in (self.param_views, self.grad_views)
@@ -48,15 +60,11 @@ class Packed:
 
     def views_of(self, flat: Array) -> list[Array]:
         """Return views of a buffer of n elements, in the shapes of the packed arrays."""
-        starts = [0, *self._ends[:-1]]
-        return [
-            flat[start:end].reshape(shape)
-            for shape, start, end in zip(self.shapes, starts, self._ends, strict=True)
-        ]
+        return self._buffers[0].split(flat)
 
     # The setters let `flat.grad += x` through, which works in place and then assigns the same array.
     @property
-    def param(self) -> Array:
+    def param(self) -> Any:
         """All parameters, one after another."""
         return self._param
 
@@ -65,7 +73,7 @@ class Packed:
         refuse_exchange(value, self._param, "param")
 
     @property
-    def grad(self) -> Array:
+    def grad(self) -> Any:
         """All gradients, one after another."""
         return self._grad
 
@@ -87,15 +95,16 @@ class Packed:
         names = "" if self.names is None else f" ({', '.join(self.names)})"
         return f"<fastadam.Packed: {len(self.shapes)} arrays{names}, {self.param.size} x {self.param.dtype}>"
 
-    # The views must be made anew over the copied buffers, so copies and pickles carry the numbers only.
+    # Views lead to the same buffers: whichever is copied or pickled first, each buffer is so once.
     def __getstate__(self) -> dict[str, Any]:
-        return {"shapes": self.shapes, "names": self.names, "param": self.param, "grad": self.grad}
+        param, grad = self._buffers
+        return {"names": self.names, "param": param, "grad": grad}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        param = state["param"]
-        self.__init__(state["shapes"], state["names"], param.dtype, device_of(param))  # type: ignore[misc]
-        self.param[...] = state["param"]
-        self.grad[...] = state["grad"]
+        self._take(**state)
+
+    def __copy__(self) -> Packed:
+        return copy.deepcopy(self)
 
 
 def pack(params: Any, *, device: str | None = None) -> Packed:
@@ -169,3 +178,6 @@ def pack(params: Any, *, device: str | None = None) -> Packed:
     for view, array in zip(packed.param_views, arrays, strict=True):
         view[...] = array if target.holds(array) else on_host(array)
     return packed
+
+
+PackedBuffer.__module__, PackedBuffer.__qualname__ = "fastadam", "Packed.Buffer"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import operator
+from typing import Any, SupportsIndex
 
 from fastadam.memory.arrays import Array
+from fastadam.memory.arrived import make_own
 from fastadam.memory.devices import check_parameter
 
 
@@ -61,6 +63,25 @@ class Parameter:
                 "Parameter.data cannot be exchanged for another array, which an optimizer would not see; "
                 "write its elements: p.data[...] = value"
             )
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        return super().__reduce_ex__(max(2, operator.index(protocol)))  # those before cannot take slots
+
+    def __setstate__(self, state: Any) -> None:
+        self._set(state)
+        for array in (self._data, self.grad):
+            make_own(array)
+
+    def __copy__(self) -> Any:  # with the same arrays, none of which has arrived
+        twin = type(self).__new__(type(self))
+        twin._set(self.__reduce_ex__(2)[2])
+        return twin
+
+    def _set(self, state: Any) -> None:
+        """Set the attributes: those of subclasses, or None, and those in slots."""
+        for attributes in state:
+            for name, value in (attributes or {}).items():
+                setattr(self, name, value)
 
     def __repr__(self) -> str:
         return f"Parameter({self._data!r}, grad={self.grad!r})"

@@ -14,15 +14,16 @@ import numpy as np
 from fastadam.memory.formats import FORMATS
 from fastadam.memory.native import FLOAT64, INT64, Field, Struct, constants, reals
 
-TAKEN, CHANGED, OTHER_GRADIENTS, OTHER_STEPS = constants(
+TAKEN, CHANGED, OTHER_GRADIENTS, OTHER_STEPS, RAISED = constants(
     "What an attempt at a step returns. TAKEN: all that was asked for is done. From 0 on: the slot, or the "
     "parameter, whose gradient Python has to look at. The others are of PyTorch tensors: something is not what it "
-    "was, other gradients are present, step counters are others than those that the rows were computed for. Where "
-    "it is not TAKEN, nothing was written.",
+    "was, other gradients are present, step counters are others than those that the rows were computed for, "
+    "fetching a gradient has raised an exception. Where it is not TAKEN, nothing was written.",
     TAKEN=-1,
     CHANGED=-2,
     OTHER_GRADIENTS=-3,
     OTHER_STEPS=-4,
+    RAISED=-5,
 )
 
 INSPECT, REDUCE, APPLY = constants(
@@ -44,11 +45,13 @@ constants(
 )
 
 # fastadam/step/variants.py packs and unpacks them.
-AMSGRAD, L2, COMPUTE_AT, FORMATS_AT, FORMAT_BITS = constants(
-    "A compiled variant as one number: flags in the lowest 16 bits, then the format that is computed in, then "
+AMSGRAD, L2, DECOUPLED, COMPUTE_AT, FORMATS_AT, FORMAT_BITS = constants(
+    "A compiled variant as one number: flags in the lowest 16 bits (of L2 and DECOUPLED, the two ways of weight "
+    "decay, there is one at most), then the format that is computed in, then "
     "those of the parameter, the gradient and the moments, in the order of the fields of a span.",
     AMSGRAD=1,
     L2=2,
+    DECOUPLED=4,
     COMPUTE_AT=16,
     FORMATS_AT=24,
     FORMAT_BITS=8,
@@ -77,11 +80,16 @@ C_CONTIGUOUS, ALIGNED, WRITEABLE = constants(
 
 
 class Varying(NamedTuple):
-    """The scalars of the formula that move with the step."""
+    """The scalars of the formula that move with the step.
+
+    A row may be for spans of several dtypes. So `tiny` is in units of the smallest normal number of the compute
+    dtype here: 1 in steps that set small moments to zero, else 0.
+    """
 
     step_size: float
     inv_sqrt_bias_correction2: float
-    decay: float
+    decay_rate: float
+    tiny: float
 
 
 class Constant(NamedTuple):
@@ -100,14 +108,18 @@ class Rates(NamedTuple):
     """What the varying scalars are computed from, beside the number of the step."""
 
     lr: float
-    log_beta1: float
-    log_beta2: float
+    log_beta1_high: float
+    log_beta1_low: float
+    log_beta2_high: float
+    log_beta2_low: float
     weight_decay: float
+    tiny: float
 
 
 ROW = Struct(
     "row",
-    "The scalars that a step applies to a set of parameters; kernels narrow each to their compute dtype, once.",
+    "The scalars that a step applies to a set of parameters; kernels narrow each to their compute dtype, once. "
+    "tiny is in units of its smallest normal number.",
     *reals(*Varying._fields, *Constant._fields),
 )
 
@@ -143,15 +155,17 @@ BATCH = Struct(
 
 SLOT = Struct(
     "slot",
-    "An array that gets one gradient: its array object, and the dtype object that it and its gradient must have.",
+    "An array that gets one gradient: its object, and the dtype object and number of elements of both.",
     "param_object",
     "dtype_object",
+    "elements",
 )
 
 ARRAY_OFFSETS = Struct(
     "array_offsets",
-    "Where the fields of a NumPy array object lie, in bytes from its start, and the address of the type ndarray.",
-    *("array_type", "type", "data", "ndim", "dims", "dtype", "flags"),
+    "Where the fields of a NumPy array object lie, in bytes from its start, and the addresses of the types "
+    "ndarray and PackedArray.",
+    *("array_type", "packed_type", "type", "data", "ndim", "dims", "dtype", "flags"),
 )
 
 PLAN = Struct(
@@ -177,8 +191,8 @@ PLAN = Struct(
 
 
 # PyTorch's tensors, as fastadam/torch/ and cext/tensors.c know them. Fields named *_object are addresses of Python
-# objects, and none of them is a reference: each step finds its objects anew in the optimizer's lists and dicts,
-# and only compares addresses.
+# objects, as are those that point to keys and values: fastadam.torch.cache.TensorCache holds a reference to each,
+# so that no address can become another object's, and native code may read what it finds there.
 
 
 class TensorOffsets(NamedTuple):
@@ -190,17 +204,20 @@ class TensorOffsets(NamedTuple):
     ndim: int
     sizes: int
     strides: int
-    tail: int
+    offset: int
+    keys: int
     storage_data: int
     storage_size: int
+    views: int
 
 
 TENSOR_OFFSETS = Struct(
     "tensor_offsets",
     "Where the parts of a torch tensor lie, in bytes: in its object, in its TensorImpl (the compared bytes: "
-    "first and how many, of which those from ndim on describe layout and dtype; sizes, strides, and what follows "
-    "them) and in its storage. All but object_impl are multiples of 8; the first word is the address of the "
-    "storage. If length is 0, they are not known, and every tensor is asked.",
+    "first and how many, of which those from ndim on describe layout and dtype: number of dimensions, sizes, "
+    "strides, offset into the storage, and more up to the keys) and in its storage. All but object_impl are "
+    "multiples of 8; the first word is the address of the storage. views has those bits of the keys that are set "
+    "where memory does not hold the numbers themselves: negated or conjugated on reading, or all zero.",
     *TensorOffsets._fields,
 )
 
@@ -218,9 +235,11 @@ CACHED_PARAM = Struct(
     "cached_param",
     "A parameter as it was last seen: the objects, where their numbers lie, and the layout that it shares with "
     "its gradient and moments. dims holds ndim lengths, then ndim strides. dtype is DLPack's: code + 2^8 bits + "
-    "2^16 lanes; device is DLPack's type + 2^32 number. A moment that is not used has the object 0. fingerprints "
-    "are those of the parameter, the step counter and the moments, or 0: then each tensor is asked.",
+    "2^16 lanes; device is DLPack's type + 2^32 number. A moment that is not used has the object 0. entry_keys "
+    "are the keys under which the state has the step counter and the moments. fingerprints are those of the "
+    "parameter, the step counter and the moments, or 0: then each tensor is asked.",
     *("param_object", "state_object", "step_object", *(f"{name}_object" for name in ROLES[2:])),
+    Field("entry_keys", points_to=INT64),
     *("fingerprints", "param", "step", *ROLES[2:]),
     "ndim",
     Field("dims", points_to=INT64),
@@ -233,18 +252,8 @@ TENSOR_CACHE = Struct(
     "tensor_cache",
     "All parameters of an optimizer, with the containers that they are found in. read_tensor is DLPack's "
     "function dltensor_from_py_object_no_sync. state_keys and state_values are what the state dict held, in its "
-    "order. Out: which gradients are present (bytes), each step counter, and new references to the gradients, "
-    "until they are released.",
-    *(
-        "read_tensor",
-        "tensor_type",
-        "parameter_type",
-        "none_object",
-        "grad_name",
-        "state_names",
-        "is_neg",
-        "is_conj",
-    ),
+    "order. Out: which gradients are present (bytes), and each step counter.",
+    *("read_tensor", "tensor_type", "parameter_type", "none_object", "grad_name"),
     *("state_object", "n_state"),
     Field("state_keys", points_to=INT64),
     Field("state_values", points_to=INT64),
@@ -254,15 +263,16 @@ TENSOR_CACHE = Struct(
     "n",
     Field("present", points_to=np.dtype(np.uint8)),
     Field("steps", points_to=FLOAT64),
-    Field("grads", points_to=INT64),
     Field("offsets", TENSOR_OFFSETS.dtype),
 )
 
 ACTIVE_PLAN = Struct(
     "active_plan",
-    "The parameters that have a gradient: the plan of their step, each one's span in it or -1, and how many "
-    "steps the members of each row have taken before, which the plan counts with the others.",
+    "The parameters that have a gradient: the plan of their step, each one's span in it or -1, how many steps the "
+    "members of each row have taken before, which the plan counts with the others, and whether the step is so "
+    "short that other threads of Python wait for it.",
     "plan",
     Field("span_of", points_to=INT64),
     Field("steps_taken", points_to=FLOAT64),
+    "keeps_gil",
 )

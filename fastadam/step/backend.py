@@ -10,6 +10,28 @@ from fastadam.memory.native import Block
 
 # ``run(stages)``, see `Backend.bind`.
 Run = Callable[[int], int]
+# One of those that `fastadam.step.interrupts.in_one_go` makes.
+Call = Callable[[], object]
+
+
+class Prepared(NamedTuple):
+    """A step that has been made ready: all that it allocates is there, and what can be refused has been.
+
+    Attributes
+    ----------
+    calls : list of callable
+        Native ones, for `fastadam.step.interrupts.in_one_go`: they step all elements and raise the counters. They
+        are made once, while what they were prepared from is as it was.
+    check : callable or None
+        To be called after them where it is not None: it raises what a device has reported meanwhile.
+    """
+
+    calls: list[Call]
+    check: Callable[[], None] | None = None
+
+
+# ``prepare()``, see `Backend.bind_calls`.
+Prepare = Callable[[], Prepared]
 
 
 class PartOfPlan(NamedTuple):
@@ -49,8 +71,11 @@ class Backend(Protocol):
     def why_missing(self) -> str | None:
         """Return why this backend cannot be used here, or None if it can."""
 
-    def bind(self, part: PartOfPlan) -> Run:
+    def bind(self, part: PartOfPlan) -> Run | None:
         """Return the function that runs a part of a plan each time it is called.
+
+        Or return None, for the one that `fastadam.step.prepared.run_of` makes of `bind_calls`, where a step is not
+        one native call.
 
         It need not keep the part alive: the plan keeps both.
 
@@ -72,4 +97,16 @@ class Backend(Protocol):
 
             It returns TAKEN when all stages asked for have been run, else the slot. A slot means that nothing was
             written but addresses of gradients, and that Python has to look, not that something is wrong.
+        """
+
+    def bind_calls(self, part: PartOfPlan) -> Prepare:
+        """Return the function that makes the APPLY of `bind` ready each time it is called.
+
+        For work that goes together with others' in one go.
+
+        Returns
+        -------
+        callable
+            ``prepare()`` returns the step with the scalars in the rows and the addresses in the spans as they are
+            now (see `Prepared`). It writes nothing that a user sees.
         """

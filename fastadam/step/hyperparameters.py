@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +33,11 @@ class Hyperparameters(NamedTuple):
     def l2_on(self) -> bool:
         """Whether the gradient takes up coupled weight decay."""
         return self.weight_decay != 0 and not self.decoupled_weight_decay
+
+    @property
+    def decoupled_on(self) -> bool:
+        """Whether the update takes up decoupled weight decay."""
+        return self.weight_decay != 0 and self.decoupled_weight_decay
 
 
 DEFAULTS = Hyperparameters()
@@ -73,6 +78,35 @@ def check(options: Mapping[str, Any], where: str = "") -> Hyperparameters:
         maximize=_flag(f"{where}maximize", options["maximize"]),
         decoupled_weight_decay=_flag(f"{where}decoupled_weight_decay", options["decoupled_weight_decay"]),
     )
+
+
+def check_eps(eps: float, computed: Iterable[tuple[str, np.dtype[Any]]], where: str = "") -> None:
+    """Refuse an `eps` that is not zero and becomes zero where it is used.
+
+    A parameter without gradients would become NaN then, by 0 / 0, which `eps` is there to prevent.
+
+    Parameters
+    ----------
+    eps : float
+        As `check` returns it.
+    computed : iterable of (str, dtype)
+        What parameters are called, and the dtype that each is computed with.
+    where : str
+        Prefix of the message.
+
+    Raises
+    ------
+    ValueError
+    """
+    if eps == 0 or np.float32(eps) != 0:
+        return
+    for label, dtype in computed:
+        if dtype.type(eps) == 0:
+            least = np.finfo(dtype).smallest_normal
+            raise ValueError(
+                f"{where}eps={eps!r} is zero in {dtype}, which {label} is computed with; use eps={least!s} or "
+                f"more, or eps=0.0"
+            )
 
 
 def _as_scalar(value: Any) -> Any:

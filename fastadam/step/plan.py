@@ -16,24 +16,12 @@ import numpy as np
 
 from fastadam.memory.arrays import Array
 from fastadam.memory.native import Block
-from fastadam.memory.structs import (
-    APPLY,
-    BATCH,
-    INSPECT,
-    PLAN,
-    REDUCE,
-    ROLES,
-    ROW,
-    ROW_INPUTS,
-    TAKEN,
-    Constant,
-    Rates,
-)
+from fastadam.memory.structs import APPLY, BATCH, INSPECT, PLAN, REDUCE, ROLES, ROW, ROW_INPUTS, Constant, Rates
 from fastadam.step import threads
-from fastadam.step.backend import Backend, PartOfPlan, Run
+from fastadam.step.backend import Backend, PartOfPlan, Prepare, Prepared, Run
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.counters import Counting
-from fastadam.step.interrupts import in_one_go, uninterrupted
+from fastadam.step.prepared import run_of
 from fastadam.step.reduce import reduce
 
 MOMENTS = ROLES[2:]
@@ -115,6 +103,7 @@ class Plan:
         self._parts = [self._whole]
         if len(used) > 1:
             self._parts = [self._part(np.flatnonzero(batch_part == number)) for number in used]
+        self._prepare: Prepare | None = None
         self.bind()
         _built.add(self)
 
@@ -138,14 +127,30 @@ class Plan:
 
     def bind(self) -> None:
         """Make `attempt` and `take` anew, after a change of the plan's memory that backends read only once."""
-        runs = [backend.bind(part) for backend, part in zip(self._backends, self._parts, strict=True)]
-        run = runs[0]
-        if len(runs) > 1:
-            run = functools.partial(_run_parts, runs, self._whole, Counting(self._whole))
-        self._set_run(run)
+        run = self._backends[0].bind(self._whole) if len(self._parts) == 1 else None
+        if run is not None:
+            self._set_run(run)
+        else:
+            prepare = self._bind_calls()  # once: on a device, it reserves memory
+            self._set_run(run_of(self._whole, prepare), prepare)
 
-    def _set_run(self, run: Run) -> None:
-        self._run = run
+    def _bind_calls(self) -> Prepare:
+        """Return what makes the whole step ready (see `fastadam.step.backend.Backend.bind_calls`)."""
+        parts = [backend.bind_calls(part) for backend, part in zip(self._backends, self._parts, strict=True)]
+        return parts[0] if len(parts) == 1 else functools.partial(_prepare_all, parts, Counting(self._whole))
+
+    def prepare(self) -> Prepared:
+        """Make a step ready, which `take` would take, for work that goes together with other work in one go.
+
+        The scalars are computed here: the counters are read now, and are what they are until the step is taken.
+        """
+        if self._prepare is None:
+            self._prepare = self._bind_calls()
+        reduce(self._whole)
+        return self._prepare()
+
+    def _set_run(self, run: Run, prepare: Prepare | None = None) -> None:
+        self._run, self._prepare = run, prepare
         self.attempt = functools.partial(run, INSPECT | REDUCE | APPLY)
         self.take = functools.partial(run, REDUCE | APPLY)
 
@@ -172,22 +177,21 @@ class Plan:
         self._set_run(bind_first)
 
 
-def _run_parts(runs: Sequence[Run], whole: PartOfPlan, counting: Counting, stages: int) -> int:
-    """Run all parts of a plan, as `fastadam.step.backend.Backend.bind` says."""
-    if stages & INSPECT:
-        return 0  # Python looks at the gradients
-    # Signals wait: what one part has stepped, the others step, and then it is counted.
-    uninterrupted(functools.partial(_take_parts, runs, whole, counting, stages))
-    return TAKEN
+def _prepare_all(parts: Sequence[Prepare], counting: Counting) -> Prepared:
+    """Make all parts of a plan ready: what one has stepped, the others step, and then it is counted."""
+    ready = [prepare() for prepare in parts]
 
+    def check() -> None:
+        try:
+            for each in ready:
+                if each.check is not None:
+                    each.check()
+        except BaseException:
+            counting.take_back()
+            raise
 
-def _take_parts(runs: Sequence[Run], whole: PartOfPlan, counting: Counting, stages: int) -> None:
-    if stages & REDUCE:
-        reduce(whole)
-    if stages & APPLY:
-        for run in runs:
-            run(APPLY)
-        in_one_go(counting.calls())
+    calls = [call for each in ready for call in each.calls]
+    return Prepared(calls + counting.calls(), check if any(each.check for each in ready) else None)
 
 
 _built: weakref.WeakSet[Plan] = weakref.WeakSet()

@@ -1,4 +1,4 @@
-"""Numbers of 16 bits, widened to float32 and rounded back to nearest, with ties to even; and the maximum.
+"""Numbers of 16 bits, widened to float32 and rounded back to nearest, with ties to even; maximum and flush.
 
 Like the formula (`fastadam.step.element`) they are written once, over what each backend hands in: its types, its
 ways to see a number's bits and to choose between two. NumPy has float16 itself, and CUDA devices have instructions
@@ -26,6 +26,30 @@ def make_maximum(select: Function) -> Function:
         return select((old >= new) | (old != old), old, new)
 
     return maximum
+
+
+def make_flush(select: Function, absolute: Function, zero: Any) -> Function:
+    """Return ``flush(number, tiny)``: zero where the number is smaller in size than `tiny`, else (and NaN) itself.
+
+    Parameters
+    ----------
+    select : callable
+        ``select(condition, yes, no)``.
+    absolute : callable
+        Returns the size of a number.
+    zero : scalar
+        Of the compute dtype.
+    """
+
+    def flush(number, tiny):
+        return select(absolute(number) < tiny, zero, number)
+
+    return flush
+
+
+def keep(number: Any, tiny: Any) -> Any:
+    """Return the number: the `flush` of steps that set nothing to zero."""
+    return number
 
 
 def make_widen_bfloat16(uint32: Function, float_of: Function) -> Function:
@@ -71,8 +95,9 @@ def make_widen_float16(
 ) -> Function:
     """Return the function from the bits of a float16 to the float32 of the same value.
 
-    Moved to the place of a float32's, its exponent is too small by 112: one exact multiplication puts that right,
-    for subnormal numbers too.
+    Moved to the place of a float32's, its exponent is too small by 112. A subnormal number is moved to one that is
+    too large by the smallest normal float16, and exactly so: no float32 on the way is subnormal, with which many
+    processors are slow.
 
     Parameters
     ----------
@@ -86,7 +111,9 @@ def make_widen_float16(
         magnitude = uint32(uint32(half) & uint32(0x7FFF))
         sign = uint32((uint32(half) & uint32(0x8000)) << uint32(16))
         shifted = uint32(magnitude << uint32(13))
-        finite = bits_of(float_of(shifted) * float32(2.0**112))
+        normal = uint32(shifted + uint32(112 << 23))
+        subnormal = bits_of(float_of(uint32(shifted + uint32(113 << 23))) - float32(2.0**-14))
+        finite = select(magnitude < uint32(0x0400), subnormal, normal)
         special = uint32(shifted | uint32(0x7F800000))
         return float_of(uint32(sign | select(magnitude >= uint32(0x7C00), special, finite)))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
+import time
 
 import numpy as np
 
@@ -11,6 +13,8 @@ import numpy as np
 # case where they have to be woken; benchmarks/threshold.py measures both curves.
 ELEMENTS_PER_THREAD = 131_072
 MOST = 256  # more would only fail to start
+SPARE = 2  # threads tried beyond those that are needed
+MOST_LOOKS = 1000  # for each of them that has ended and is still there
 
 _forbidden = False
 
@@ -19,6 +23,11 @@ def forbid() -> None:
     """Use one thread from now on: this process is a forked child."""
     global _forbidden
     _forbidden = True
+
+
+def are_forbidden() -> bool:
+    """Whether there is to be one thread only: this process is a forked child."""
+    return _forbidden
 
 
 @functools.cache
@@ -97,3 +106,30 @@ def threads_for(elements: int, limit: int) -> int:
     if _forbidden:
         return 1
     return max(1, min(limit, elements // ELEMENTS_PER_THREAD))
+
+
+def can_be_started(n: int) -> int:
+    """Return how many threads, of `n` that are about to be made, the system would make now.
+
+    As many are started and ended, with some to spare, for what whoever makes them needs besides. What they leave
+    behind is used again by the next ones.
+    """
+    gate = threading.Event()
+    started: list[threading.Thread] = []
+    try:
+        for _ in range(n + SPARE):
+            thread = threading.Thread(target=gate.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    except (RuntimeError, MemoryError):  # no thread to be had
+        pass
+    finally:
+        gate.set()
+        for thread in started:
+            thread.join()
+    for thread in started:
+        for _ in range(MOST_LOOKS):  # one that was joined counts against limits for a little longer
+            if not os.path.exists(f"/proc/self/task/{thread.native_id}"):
+                break
+            time.sleep(0)
+    return min(n, len(started))

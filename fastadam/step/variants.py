@@ -11,9 +11,11 @@ import numpy as np
 
 from fastadam.memory.arrays import Array
 from fastadam.memory.formats import FORMATS, Format
-from fastadam.memory.structs import AMSGRAD, COMPUTE_AT, FORMAT_BITS, FORMATS_AT, L2, ROLES
+from fastadam.memory.structs import AMSGRAD, COMPUTE_AT, DECOUPLED, FORMAT_BITS, FORMATS_AT, L2, ROLES
+from fastadam.step.hyperparameters import Hyperparameters
 
 _MASK = (1 << FORMAT_BITS) - 1
+_FLAGS = (1 << COMPUTE_AT) - 1
 _COMPUTE_CODES = np.array([next(f.code for f in FORMATS if f.stored == each.compute) for each in FORMATS])
 
 
@@ -26,13 +28,28 @@ class Variant(NamedTuple):
         Of all arithmetic.
     formats : tuple of Format
         Of the arrays, in the order of `fastadam.memory.structs.ROLES`.
-    l2_on, amsgrad_on : bool
+    flags : int
+        The options that are compiled in (see `flags_of`).
     """
 
     compute: np.dtype[Any]
     formats: tuple[Format, ...]
-    l2_on: bool
-    amsgrad_on: bool
+    flags: int
+
+    @property
+    def l2_on(self) -> bool:
+        """Whether there is coupled weight decay."""
+        return bool(self.flags & L2)
+
+    @property
+    def decoupled_on(self) -> bool:
+        """Whether there is decoupled weight decay."""
+        return bool(self.flags & DECOUPLED)
+
+    @property
+    def amsgrad_on(self) -> bool:
+        """Whether the running maximum is used."""
+        return bool(self.flags & AMSGRAD)
 
     @property
     def common_format(self) -> Format | None:
@@ -40,15 +57,21 @@ class Variant(NamedTuple):
         return self.formats[0] if len(set(self.formats)) == 1 else None
 
 
-def variants_of(codes: Any, l2_on: Any, amsgrad_on: Any) -> Array:
+def flags_of(hyper: Hyperparameters) -> int:
+    """Return the flags of the options that kernels are compiled for apart."""
+    return L2 * hyper.l2_on + DECOUPLED * hyper.decoupled_on + AMSGRAD * hyper.amsgrad
+
+
+def variants_of(codes: Any, flags: Any) -> Array:
     """Return the variants of spans.
 
     Parameters
     ----------
     codes : array_like of int64, shape (n,) or (5, n)
         The codes of the spans' formats: one for all arrays of a span, or those of each of `ROLES`. Without
-        `amsgrad_on` that of the running maximum does not matter.
-    l2_on, amsgrad_on : array_like of bool, shape (n,) or ()
+        AMSGRAD that of the running maximum does not matter.
+    flags : array_like of int64, shape (n,) or ()
+        See `flags_of`.
 
     Returns
     -------
@@ -61,13 +84,13 @@ def variants_of(codes: Any, l2_on: Any, amsgrad_on: Any) -> Array:
     """
     codes = np.asarray(codes, np.int64)
     each = [*codes] if codes.ndim == 2 else [codes] * len(ROLES)
-    l2, amsgrad = np.asarray(l2_on, np.int64), np.asarray(amsgrad_on, np.int64)
-    each[-1] = np.where(amsgrad, each[-1], each[-2])
+    flags = np.asarray(flags, np.int64)
+    each[-1] = np.where(flags & AMSGRAD, each[-1], each[-2])
     compute = _COMPUTE_CODES[each[0]]
     for role, code in zip(ROLES, each, strict=True):
         if np.any(_COMPUTE_CODES[code] != compute):
             raise ValueError(f"the parameter and its {role} are in formats that are computed with in other dtypes")
-    found: Array = L2 * l2 + AMSGRAD * amsgrad + (compute << COMPUTE_AT)
+    found: Array = flags + (compute << COMPUTE_AT)
     for i, code in enumerate(each):
         found = found + (code << (FORMATS_AT + FORMAT_BITS * i))
     return found
@@ -77,4 +100,4 @@ def variant_of(number: int) -> Variant:
     """Return what the number of a variant stands for."""
     codes = [number >> (FORMATS_AT + FORMAT_BITS * i) & _MASK for i in range(len(ROLES))]
     compute = FORMATS[number >> COMPUTE_AT & _MASK].stored
-    return Variant(compute, tuple(FORMATS[code] for code in codes), bool(number & L2), bool(number & AMSGRAD))
+    return Variant(compute, tuple(FORMATS[code] for code in codes), number & _FLAGS)

@@ -11,11 +11,14 @@ Only the two classes are for others to import; everything in this folder may imp
 A step (`adam`, with the options as `options` reads them) is first attempted in one call: `attempts` compares
 all tensors with what `cache` knows of them, natively by their `fingerprints`, and takes the `active` plan if
 nothing has changed that matters. Otherwise nothing has been written, and the step is taken with care: `visit`
-looks at everything, `staging` steps it in whatever layout it is, and the cache is filled anew. `tensors` says
-what a tensor must be, and `devices` where steps run.
+looks at everything and makes a `part` of each parameter, `staging` steps them in whatever layout they are, and
+the cache is filled anew. `tensors` says what a tensor must be, `devices` where steps run, and `modes` what of
+torch's is switched off meanwhile. What an optimizer keeps for all that is its `memo`. Steps that our kernels do
+not serve are torch's own: `handover`, and `scaling` for `grad_scale` and `found_inf`.
 """
 
-from fastadam.torch.adam import Adam, AdamW
+from fastadam.torch.adam import Adam
+from fastadam.torch.adamw import AdamW
 
 __all__ = ["Adam", "AdamW"]
 

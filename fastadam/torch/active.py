@@ -16,10 +16,14 @@ from fastadam.step.coefficients import Coefficients
 from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.plan import MOMENTS, Plan
-from fastadam.step.variants import variants_of
+from fastadam.step.variants import flags_of, variants_of
 from fastadam.torch.cache import TensorCache
 from fastadam.torch.staging import shares
 from fastadam.torch.tensors import apart, in_order
+
+# A step of so few takes some microseconds, in which other threads of Python can wait: then none of them can free
+# memory that is being stepped, and the lock is not given up and taken back.
+ELEMENTS_WITH_GIL = 32_768
 
 
 class ActivePlan:
@@ -75,15 +79,14 @@ class ActivePlan:
     ) -> None:
         which = np.flatnonzero(active)
         self.which = which.tolist()
-        params = cache.tensors()
-        self.params = [params[i] for i in self.which]
+        self.params = [cache.tensors[i] for i in self.which]
         known = cache.params[which]
         self._groups = cache.group_of[which]
         spans = np.zeros(len(which), SPAN.dtype)
         for name in ("param", *MOMENTS, "size"):
             spans[name] = known[name]
-        flags = np.array([(hyper.l2_on, hyper.amsgrad) for hyper in hypers])[self._groups]
-        variants = variants_of(cache.formats[which], flags[:, 0], flags[:, 1])
+        flags = np.array([flags_of(hyper) for hyper in hypers])[self._groups]
+        variants = variants_of(cache.formats[which], flags)
         # As many rows as there could ever be, so that they stay where they are. No counter is NaN, so that the
         # first attempt groups the rows.
         self.steps_taken = np.full(len(which), np.nan)
@@ -112,6 +115,7 @@ class ActivePlan:
         self.block["plan"] = self.plan.memory.address
         self.block.point("span_of", self.span_of)
         self.block.point("steps_taken", self.steps_taken)
+        self.block["keeps_gil"] = self.plan.spans["size"].sum() <= ELEMENTS_WITH_GIL
 
     def group_rows(self, steps: Array, coefficients: Sequence[Coefficients]) -> bool:
         """Give a row of coefficients to each distinct pair of group and step counter.

@@ -6,23 +6,29 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from torch.autograd.graph import increment_version
+from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
 from fastadam import backends
-from fastadam.groups.edits import Edits
 from fastadam.memory.structs import CHANGED, TAKEN
 from fastadam.step import threads
 from fastadam.step.hyperparameters import Hyperparameters
-from fastadam.step.interrupts import uninterrupted
-from fastadam.step.locks import Guard
-from fastadam.torch import options
-from fastadam.torch.attempts import Attempts
-from fastadam.torch.devices import ChosenBackends, follow_streams, thread_limit
-from fastadam.torch.staging import Part, Staged, all_apart
+from fastadam.step.interrupts import in_one_go
+from fastadam.step.variants import flags_of
+from fastadam.torch import handover, options, scaling
+from fastadam.torch.attempts import Attempts, can_be_kept
+from fastadam.torch.cache import fetch_gradients
+from fastadam.torch.devices import follow_streams, thread_limit
+from fastadam.torch.memo import Memo
+from fastadam.torch.modes import in_grad_mode, without_overrides, without_threads_in_children
+from fastadam.torch.part import all_apart
+from fastadam.torch.staging import Staged, stage
+from fastadam.torch.tensors import raise_versions
 from fastadam.torch.visit import Visit
+
+# `last_step` of a step that went our way.
+OURS = "fastadam"
 
 
 class Adam(torch.optim.Adam):  # type: ignore[misc]
@@ -47,11 +53,12 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     amsgrad : bool, default False
         Divide by the running maximum of the second moment.
     foreach, fused : bool, optional
-        Taken, kept in the groups and in state dicts, and without effect: there is one implementation.
+        Kept in the groups and in state dicts; our own steps have one implementation, whatever they say.
     maximize : bool, default False
         Go up the gradient.
     capturable, differentiable : bool, default False
-        True is refused: the first is for CUDA graphs, the second needs autograd through the step.
+        True hands the steps over to torch's own code: the first is for CUDA graphs, the second for autograd
+        through the step.
     decoupled_weight_decay : bool, default False
         Take ``lr * weight_decay * param`` off the parameter instead, as `AdamW` does.
 
@@ -64,18 +71,33 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     threads : int or None
         Upper limit of threads on the CPU; can be set at any time. None means ``FASTADAM_NUM_THREADS``, else what
         `torch.get_num_threads` says.
+    last_step : str or None
+        Which way the last step went, None before the first: ``"fastadam"``; ``"torch: ..."`` with the reason, if
+        it was handed over to torch's own code (see Notes); or ``"skipped: found_inf"``.
+    grad_scale, found_inf : Tensor of one element or float, optional
+        Not there until they are set, and honoured as by torch's fused step as long as they are: gradients are
+        divided by `grad_scale`, in place, and nothing is stepped where `found_inf` is not zero.
+        `torch.amp.GradScaler` does not set them, as it takes the scale off itself.
 
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        As torch, and where an option in `param_groups` is out of range or a tensor cannot be stepped. All checks
-        come before the first write.
+        As torch, and where neither our step nor torch's can be taken with an option in `param_groups` or with a
+        tensor. All checks come before the first write; but what torch's own code raises in a step that was
+        handed over may leave it half taken, as in torch.
 
     Notes
     -----
     The step writes the parameters and the tensors in ``optimizer.state[p]`` in place and raises the
     parameters' version counters (not those of the state); gradients are only read. Everything can be edited or
     exchanged between two steps, as in torch.
+
+    Where our kernels do not serve, the whole step is handed over to torch's own code, with the same groups and
+    state: with ``differentiable=True`` or ``capturable=True``; with numbers among the options that are out of
+    our range, as a schedule that overshoots its end leaves them (a negative `lr` or `weight_decay`, betas below
+    0 or beyond 1, NaN); and where a parameter, gradient or state is of a type with a dispatch of its own
+    (DTensors, fake tensors), a parameter on another kind of device or of dtype complex32. With `grad_scale`,
+    torch's fused kernels come after our checks.
 
     Arithmetic is the library's: each operation is rounded on its own, so that results do not depend on layout,
     threads or processor; against torch they differ in the last digits. bfloat16 and float16 are computed with in
@@ -102,39 +124,39 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     tensor([1., 1.])
     """
 
-    # What is remembered from step to step; copies and pickles start without it.
-    _attempts: Attempts | None = None
-    _chosen: ChosenBackends | None = None
-    _edits: Edits
-    _guard: Guard
-    # What was asked for.
-    _asked_for = "auto"
-    _threads: int | None = None
+    _memo: Memo
 
-    # Unlike torch's fused kernels, a step does not undo loss scaling itself: GradScaler does it before.
+    # GradScaler undoes the scaling before the step; who sets these on the optimizer is served as by a fused step.
     _step_supports_amp_scaling = property(lambda self: False, lambda self, value: None)
+    grad_scale = scaling.ScalingAttribute()
+    found_inf = scaling.ScalingAttribute()
 
     @property
     def backend(self) -> str:
         """Name of the backend that was asked for."""
-        return self._asked_for
+        return self._memo.backend
 
     @backend.setter
     def backend(self, name: str) -> None:
         backends.choose(name)
-        self._asked_for = name
-        self._attempts = self._chosen = None
+        self._memo.backend = name
+        self._memo.changed()
 
     @property
     def threads(self) -> int | None:
         """Upper limit of threads that was asked for."""
-        return self._threads
+        return self._memo.threads
 
     @threads.setter
     def threads(self, limit: int | None) -> None:
         threads.check_limit(limit)
-        self._threads = limit
-        self._attempts = None
+        self._memo.threads = limit
+        self._memo.changed()
+
+    @property
+    def last_step(self) -> str | None:
+        """Which way the last step went."""
+        return self._memo.last_step
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, as in torch.
@@ -147,25 +169,31 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         Raises
         ------
         TypeError, ValueError
-            If torch refuses it, or an option is out of range.
+            If torch refuses it.
         """
-        if isinstance(param_group, dict) and not (self.defaults["fused"] and self.defaults["differentiable"]):
-            # (Those two together are refused by torch.)
-            options.check({**self.defaults, **param_group}, f"param_groups[{len(self.param_groups)}]: ")
-        super().add_param_group(param_group)
         self._equip()
+        super().add_param_group(param_group)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_asked_for": self._asked_for, "_threads": self._threads}
+        return {**super().__getstate__(), "_settings": self._memo.settings}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._equip()
+        # On a stand-in first, and then in one go: a state that torch refuses leaves this one as it was.
+        given = {name: value for name, value in state.items() if name not in ("_settings", "_memo")}
+        stand_in = object.__new__(type(self))
+        stand_in.__dict__.update(self.__dict__)
+        super(Adam, stand_in).__setstate__(given)
+        if "_settings" in state:
+            stand_in.__dict__["_memo"] = Memo(*state["_settings"])
+        elif "_memo" in state:  # of a subclass that copies all that it has
+            stand_in.__dict__["_memo"] = Memo(*state["_memo"].settings)
+        stand_in._equip()
+        self.__dict__.update(stand_in.__dict__)
 
     def _equip(self) -> None:
         """Give the optimizer what each one has of its own, if it is new."""
-        if "_guard" not in self.__dict__:
-            self._guard, self._edits = Guard(), Edits(options.read)
+        # (Not by attribute: a subclass may forward those to another optimizer.)
+        self.__dict__.setdefault("_memo", Memo())
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of all parameters.
@@ -218,157 +246,154 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
-            loss = _in_grad_mode(True, closure)
-        guard = self._guard
+            loss = in_grad_mode(True, closure)
+        memo = self._memo
+        guard = memo.guard
         with guard.lock:
             if guard.stepping:
                 guard.refuse_while_stepping("step")
             try:
                 guard.stepping = True
-                outcome = self._attempt()
+                outcome = self._attempt(memo)
                 if outcome != TAKEN:
                     # A gradient that needs care says nothing about the next ones.
                     care = functools.partial(self._step_with_care, remember=outcome < 0)
-                    _in_grad_mode(False, care)
+                    memo.last_step = in_grad_mode(False, care)
             finally:
                 guard.stepping = False
         return loss
 
     _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)
 
-    def _attempt(self) -> int:
+    def _attempt(self, memo: Memo) -> int:
         """Take the step in one native call if nothing has changed but gradients, counters and options."""
-        attempts = self._attempts
+        attempts = memo.attempts
         if attempts is None or attempts.cache.state is not self.state:
             return CHANGED
-        if self._edits.noticed(self.param_groups) and not self._take_up_edits(attempts):
+        if memo.edits.noticed(self.param_groups) and not self._take_up_edits(attempts):
             return CHANGED
         return attempts.take()
 
     def _take_up_edits(self, attempts: Attempts) -> bool:
         """Take up edited options; return whether the same parameters and kernels go with them."""
-        if not attempts.cache.is_in(self.param_groups, self.state):
+        memo = self._memo
+        version = memo.version
+        memo.attempts = None  # an interrupt on the way leaves nothing that is half known
+        groups = list(self.param_groups)
+        if not attempts.cache.is_in(groups, self.state):
             return False
-        self._attempts = None  # an interrupt on the way leaves nothing that is half known
-        hypers = self._check_groups()
-        same_kernels = [(each.l2_on, each.amsgrad) for each in hypers] == [
-            (each.l2_on, each.amsgrad) for each in attempts.hypers
-        ]
+        try:
+            hypers = self._check_groups(groups)
+        except options.NotOurs:
+            return False
+        same_kernels = [*map(flags_of, hypers)] == [*map(flags_of, attempts.hypers)]
         if same_kernels:
             if hypers != attempts.hypers:
                 attempts.accept(hypers)
-            self._attempts = attempts
+            memo.remember(attempts, version)
         return same_kernels
 
-    def _check_groups(self) -> list[Hyperparameters]:
-        """Check the options of all groups, and note them."""
-        self._edits.forget()
-        hypers = options.check_all(self.param_groups)
-        found = [options.read(group) for group in self.param_groups]
+    def _check_groups(self, groups: list[dict[str, Any]]) -> list[Hyperparameters]:
+        """Check the options of all groups, and note them; they are read once, as another thread may edit them."""
+        edits = self._memo.edits
+        edits.forget()
+        params = [group["params"] for group in groups]
+        found = [options.read(group) for group in groups]
+        hypers = options.check_all(found, params)
         if all(map(options.are_fixed, found)):
-            self._edits.note(found, [group["params"] for group in self.param_groups])
+            edits.note(found, params)
         return hypers
 
-    def _step_with_care(self, *, remember: bool) -> None:
-        """Look at everything, take the step, and remember what was found for the next one."""
+    def _step_with_care(self, *, remember: bool) -> str:
+        """Look at everything, take the step, and remember what was found; return which way the step went."""
+        memo = self._memo
+        version = memo.version  # looked at first, see `Memo.remember`
+        settings, scales = memo.settings, scaling.read(memo.scaling)
         # Whatever interrupts or fails on the way: what is noted of the groups never goes with what was known of
         # others.
-        attempts, self._attempts = self._attempts, None
-        hypers = self._check_groups()
-        if attempts is not None and not attempts.cache.is_in(self.param_groups, self.state):
+        attempts, memo.attempts = memo.attempts, None
+        groups = list(self.param_groups)
+        try:
+            hypers = self._check_groups(groups)
+            grads = fetch_gradients(param for group in groups for param in group["params"])
+            not_ours = handover.reason_in_tensors(groups, grads, self.state)
+        except options.NotOurs as found:
+            not_ours = str(found)
+        if not_ours is not None:
+            handover.take(self)
+            return f"torch: {not_ours}"
+        if attempts is not None and not attempts.cache.is_in(groups, self.state):
             attempts = None
         if attempts is not None and attempts.hypers == hypers:
-            self._attempts = attempts
-        visit = Visit(self.param_groups, self.state, hypers)
+            memo.remember(attempts, version)
+        step_all = functools.partial(
+            self._step_all, version, settings, scales, attempts, groups, hypers, grads, remember=remember
+        )
+        return without_overrides(functools.partial(without_threads_in_children, step_all))
+
+    def _step_all(
+        self,
+        version: object,
+        settings: tuple[str, int | None],
+        scales: scaling.Scaling,
+        attempts: Attempts | None,
+        groups: list[dict[str, Any]],
+        hypers: list[Hyperparameters],
+        grads: list[Tensor | None],
+        *,
+        remember: bool,
+    ) -> str:
+        memo = self._memo
+        backend, limit = settings
+        visit = Visit(groups, grads, self.state, hypers)
         parts = visit.parts
         if not parts:
-            return
-        if self._chosen is None:
-            self._chosen = ChosenBackends(self._asked_for)
-        self._chosen.choose_for(parts)
-        chosen, limit = self._chosen.by_ordinal, thread_limit(self._threads)
-        follow_streams([chosen[each] for each in {part.ordinal for part in parts} - {None}])
-        apart = all_apart(parts)
-        staged = Staged(parts, hypers, chosen, limit) if apart else None
-
-        def write() -> None:
-            visit.enter_state()
-            if staged is not None:
-                staged.run()
-            else:  # what is written overlaps: one after the other, as torch does
-                for part in parts:
-                    Staged([part], hypers, chosen, limit).run()
-            increment_version([part.param for part in parts if not part.param.is_inference()])
-
-        uninterrupted(write)
-        if remember and apart:
-            self._remember(attempts, parts, hypers, visit.n)
-
-    def _remember(
-        self, attempts: Attempts | None, parts: list[Part], hypers: list[Hyperparameters], n: int
-    ) -> None:
-        """Keep what was found, if the next step can be taken with it in one call."""
-        self._attempts = None
-        if not isinstance(self.state, dict) or any(type(each["params"]) is not list for each in self.param_groups):
-            return
-        for part in parts:
-            if not (part.has_memory and part.lies_plainly and part.counts_plainly) or part.param.is_inference():
-                return
-        if attempts is None or not attempts.cache.holds_the_same():
-            assert self._chosen is not None
-            attempts = Attempts(self.param_groups, self.state, self._chosen, self._threads)
-        attempts.accept(hypers)
-        active = np.zeros(n, bool)
-        active[[part.position for part in parts]] = True
-        attempts.note(parts, active)
-        self._attempts = attempts
-
-
-class AdamW(Adam, torch.optim.AdamW):  # type: ignore[misc]
-    """torch.optim.AdamW with another step: `Adam` with decoupled weight decay.
-
-    Parameters
-    ----------
-    params : iterable of Tensor, of (str, Tensor) or of dict
-        See `Adam`, as for all others.
-    lr : float or Tensor, default 1e-3
-        Learning rate.
-    betas : pair of float or Tensor, default (0.9, 0.999)
-        Decay rates of the two moments.
-    eps : float, default 1e-8
-        Added to the denominator.
-    weight_decay : float, default 1e-2
-        Each step takes ``lr * weight_decay * param`` off the parameter.
-    amsgrad, maximize : bool, default False
-        See `Adam`.
-    foreach, fused : bool, optional
-        Without effect.
-    capturable, differentiable : bool, default False
-        True is refused.
-
-    Notes
-    -----
-    Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101, Algorithm 2.
-    """
-
-
-def _in_grad_mode(enabled: bool, work: Callable[[], Any]) -> Any:
-    """Return what `work` returns, called with gradients enabled or not; the mode is then what it was.
-
-    torch's own context managers are left with the wrong mode by an interrupt as they begin or end.
-    """
-    before = torch.is_grad_enabled()
-    try:
+            return OURS
+        apart, staged = all_apart(parts), list[Staged]()
+        if scales.divisor is not None:
+            calls = scaling.fused_step(parts, hypers, scales.divisor)
+        else:
+            chooser = memo.chooser(backend)
+            chooser.choose_for(parts)
+            chosen, most = chooser.by_ordinal, thread_limit(limit)
+            follow_streams([chosen[each] for each in {part.ordinal for part in parts} - {None}])
+            # What is written overlaps: one after the other, as torch does.
+            staged = stage(parts, hypers, chosen, most, together=apart)
+            calls = [call for each in staged for call in each.calls()]
+        enter = visit.enter_calls()
+        if scales.skips:
+            in_one_go(enter)
+            return "skipped: found_inf"
+        count = functools.partial(
+            raise_versions, [part.param for part in parts if not part.written[0].is_inference()]
+        )
         try:
-            torch.set_grad_enabled(enabled)
-            return work()
-        finally:
-            torch.set_grad_enabled(before)
-    finally:  # where an interrupt has kept the other one from it
-        torch.set_grad_enabled(before)
+            in_one_go([*enter, *calls, count])
+            for each in staged:
+                each.check()
+        except BaseException:  # of a device, or an interrupt after the step: autograd must not miss it
+            count()
+            raise
+        if scales.divisor is not None:
+            return "torch: grad_scale"
+        if remember and apart and not memo.scaling and can_be_kept(groups, self.state, parts):
+            if attempts is None or not attempts.cache.holds_the_same():
+                attempts = Attempts(groups, self.state, chooser, limit)
+            memo.remember(attempts if attempts.learn(parts, hypers, visit.n) else None, version)
+        return OURS
 
 
 @torch._disable_dynamo  # type: ignore[untyped-decorator]
 def _step_outside_of_graphs(optimizer: Adam, closure: Callable[[], Any] | None) -> Any:
-    """Step where torch.compile is tracing: the graph is interrupted, as native code cannot be traced."""
-    return optimizer.step() if closure is None else optimizer.step(closure)
+    """Step where torch.compile is tracing: the graph is interrupted, as native code cannot be traced.
+
+    It is this class's own step, not the optimizer's method, which may be a subclass's or a wrapper that has called
+    it: the body of that has run already.
+    """
+    # While torch traces, it takes groups for capturable whose options are edited in the same function. Nothing on
+    # the CPU can be captured, and torch's compiled step does not ask there.
+    for group in optimizer.param_groups:
+        if group["capturable"] and all(param.device.type == "cpu" for param in group["params"]):
+            group["capturable"] = False
+    step = Adam._step_with_hooks
+    return step(optimizer) if closure is None else step(optimizer, closure)

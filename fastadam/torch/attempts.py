@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from torch.autograd.graph import increment_version
+import numpy as np
 
 from fastadam.groups.patterns import Patterns
 from fastadam.memory.arrays import Array
@@ -17,8 +17,9 @@ from fastadam.torch import native_attempt, python_attempt
 from fastadam.torch.active import ActivePlan
 from fastadam.torch.cache import TensorCache
 from fastadam.torch.devices import ChosenBackends, follow_streams, thread_limit
-from fastadam.torch.staging import Part
+from fastadam.torch.part import Part
 from fastadam.torch.tensor_offsets import tensor_offsets
+from fastadam.torch.tensors import raise_versions
 
 # Other gradients, then other steps, then the step itself; once more where a hook of autograd changes them.
 MOST_ATTEMPTS = 4
@@ -29,6 +30,16 @@ class Bound(NamedTuple):
 
     active: ActivePlan
     attempt: Callable[[], int]
+
+
+def can_be_kept(groups: Sequence[dict[str, Any]], state: Any, parts: Sequence[Part]) -> bool:
+    """Whether steps like one over these parts can be taken in one call: of plain tensors in plain containers."""
+    return (
+        isinstance(state, dict)
+        and all(type(each["params"]) is list for each in groups)
+        and all(part.has_memory and part.lies_plainly and part.counts_plainly for part in parts)
+        and not any(part.written[0].is_inference() for part in parts)
+    )
 
 
 @functools.cache
@@ -80,6 +91,22 @@ class Attempts:
         self.current = None
         self._expect(active)
 
+    def learn(self, parts: Sequence[Part], hypers: list[Hyperparameters], n: int) -> bool:
+        """Take up a step that was taken with care: its parts, which `can_be_kept`, among `n` parameters.
+
+        Returns
+        -------
+        bool
+            False if another thread has added or removed some meanwhile, so that nothing is known.
+        """
+        if len(self.cache.params) != n or len(self.cache.lists) != len(hypers):
+            return False
+        self.accept(hypers)
+        active = np.zeros(n, bool)
+        active[[part.position for part in parts]] = True
+        self.note(parts, active)
+        return True
+
     def accept(self, hypers: list[Hyperparameters]) -> None:
         """Take over checked options of all groups, which the same compiled variants serve."""
         self.hypers = hypers
@@ -111,10 +138,10 @@ class Attempts:
             try:
                 outcome = attempt()
                 if outcome == TAKEN:
-                    increment_version(active.params)
+                    raise_versions(active.params)
                     return TAKEN
             except BaseException:  # an interrupt, perhaps after the step: autograd must not miss it
-                increment_version(active.params)
+                raise_versions(active.params)
                 raise
             if outcome == OTHER_GRADIENTS:
                 if not self._expect(self.cache.present.astype(bool)):

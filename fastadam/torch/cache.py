@@ -2,11 +2,16 @@
 
 Everything in it may go stale between two steps: each attempt compares it with the objects as they are, and where
 something has changed, nothing is written, and a step that is taken with care finds out anew.
+
+Native code compares addresses of objects. A reference to each of them is held here, so that none can become the
+address of another object; what a user has thrown away lives until the next step at most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,30 +24,48 @@ from fastadam.memory.structs import CACHED_PARAM, GROUP_LIST, TENSOR_CACHE, Tens
 from fastadam.step.plan import MOMENTS
 from fastadam.torch.devices import dlpack_device
 from fastadam.torch.fingerprints import Fingerprints
-from fastadam.torch.staging import Part
+from fastadam.torch.part import Part
 from fastadam.torch.tensors import count_reals, dlpack_dtype, format_code
 
 STATE_NAMES = ("step", *MOMENTS)
-# What native code compares with, looks up and calls: kept here, as it has their addresses only.
-_OBJECTS: dict[str, Any] = {
-    "tensor_type": torch.Tensor,
-    "parameter_type": torch.nn.Parameter,
-    "none_object": None,
-    "grad_name": "grad",
-    "state_names": STATE_NAMES,
-    "is_neg": torch.Tensor.is_neg,
-    "is_conj": torch.Tensor.is_conj,
-}
+GRAD = "grad"  # the object whose address native code has
+_get_grad: Callable[[Tensor], Tensor | None] = operator.attrgetter(GRAD)
+
+
+def fetch_gradients(params: Iterable[Tensor]) -> list[Tensor | None]:
+    """Return the gradient of each parameter.
+
+    This may run anyone's code (properties, function modes, finalizers), so it comes before anything is compared.
+    """
+    return list(map(_get_grad, params))
 
 
 class Seen(NamedTuple):
-    """A known parameter, as Python compares it."""
+    """A known parameter, as Python compares it.
 
-    objects: tuple[int, ...]  # of the state dict, the step counter and the moments
-    step: int  # the counter's address
-    addresses: tuple[int, ...]  # of the parameter and the moments
+    Attributes
+    ----------
+    state : dict
+    keys : tuple
+        Those under which the state has the step counter and the moments.
+    objects : tuple of Tensor
+        What it has there.
+    step : int
+        The counter's address.
+    addresses : tuple of int
+        Of the parameter and the moments.
+    device : torch.device
+    like : Tensor
+        A meta tensor of the same shape, strides and dtype.
+    """
+
+    state: dict[str, Any]
+    keys: tuple[str, ...]
+    objects: tuple[Tensor, ...]
+    step: int
+    addresses: tuple[int, ...]
     device: torch.device
-    like: Tensor  # a meta tensor of the same shape, strides and dtype
+    like: Tensor
 
 
 class TensorCache:
@@ -63,6 +86,8 @@ class TensorCache:
     ----------
     lists : list of list
         The groups' lists of parameters, the live objects.
+    tensors : tuple of Tensor
+        The parameters that they held when the cache was made.
     params : ndarray of CACHED_PARAM
     group_of : ndarray of int64
         The group of each.
@@ -89,12 +114,13 @@ class TensorCache:
         read_tensor: int,
     ) -> None:
         self.lists: list[list[Tensor]] = [group["params"] for group in groups]
+        held = [tuple(each) for each in self.lists]
+        self.tensors = tuple(itertools.chain(*held))
         self.state = state
-        self.param_ids = [id(param) for param in self.tensors()]
-        n = len(self.param_ids)
-        self.group_of = np.repeat(np.arange(len(self.lists)), [len(each) for each in self.lists])
+        n = len(self.tensors)
+        self.group_of = np.repeat(np.arange(len(held)), [len(each) for each in held])
         self.params = np.zeros(n, CACHED_PARAM.dtype)
-        self.params["param_object"] = self.param_ids
+        self.params["param_object"] = [id(param) for param in self.tensors]
         self.known = np.zeros(n, bool)
         self.formats = np.zeros(n, np.int64)
         self.ordinals: list[int | None] = [None] * n
@@ -103,27 +129,30 @@ class TensorCache:
         self.present = np.zeros(n, np.uint8)
         self.steps = np.zeros(n)
         self._dims: dict[int, Array] = {}
+        self._keys: dict[tuple[int, ...], Array] = {}  # kept once for all that are the same
         self._fingerprints = Fingerprints(n, offsets)
         self.block = Block(TENSOR_CACHE)
-        for name, kept in _OBJECTS.items():
+        for name, kept in (
+            ("tensor_type", torch.Tensor),
+            ("parameter_type", torch.nn.Parameter),
+            ("none_object", None),
+            ("grad_name", GRAD),
+            ("state_object", self.state),
+        ):
             self.block[name] = id(kept)
         if offsets is not None:
             self.block["offsets"] = offsets
-        self.block["read_tensor"], self.block["state_object"] = read_tensor, id(state)
+        self.block["read_tensor"] = read_tensor
         self.block["n"], self.block["n_lists"] = n, len(self.lists)
+        lists = [(id(each), len(params)) for each, params in zip(self.lists, held, strict=True)]
         for name, array in (
             ("params", self.params),
             ("present", self.present),
             ("steps", self.steps),
-            ("grads", np.zeros(n, np.int64)),
-            ("lists", np.array([(id(each), len(each)) for each in self.lists], GROUP_LIST.dtype)),
+            ("lists", np.array(lists, GROUP_LIST.dtype)),
         ):
             self.block.point(name, array)
         self.note([])
-
-    def tensors(self) -> list[Tensor]:
-        """Return the parameters as they are in the groups now."""
-        return [param for each in self.lists for param in each]
 
     def is_in(self, groups: Sequence[dict[str, Any]], state: Any) -> bool:
         """Whether these are the containers that the cache was made for."""
@@ -135,36 +164,68 @@ class TensorCache:
 
     def holds_the_same(self) -> bool:
         """Whether the groups' lists hold the parameters that they held."""
-        return [id(param) for param in self.tensors()] == self.param_ids
+        return _are_same(list(itertools.chain(*self.lists)), self.tensors)
 
     def state_is_same(self) -> bool:
         """Whether the state holds the dicts that it held, under the same keys."""
-        noted = (self._state_keys.tolist(), self._state_values.tolist())
-        return noted == ([id(key) for key in self.state], [id(value) for value in self.state.values()])
+        return _are_same(list(self.state), self._state_keys) and _are_same(
+            list(self.state.values()), self._state_values
+        )
 
     def note(self, parts: Sequence[Part]) -> None:
-        """Take up parts that can be stepped where they lie."""
+        """Take up parts that can be stepped where they lie, as far as they are what the optimizer holds now.
+
+        Whatever ran since they were stepped may have exchanged their state; what the optimizer does not hold any
+        more is forgotten, also of other parameters.
+        """
+        items = list(dict.items(self.state))
+        self._state_keys, self._state_values = [key for key, _ in items], [value for _, value in items]
+        held = {id(param): state for param, state in items}
         for part in parts:
-            i, param = part.position, part.param
-            objects = (id(part.state), id(part.step), *map(id, part.moments))
-            addresses = tuple(low for low, _ in part.extents)
-            dims = self._dims[i] = np.array([*param.shape, *param.stride()], np.int64)
-            tensors = (param, part.step, *part.moments)
-            unused = [0] * (len(MOMENTS) - len(part.moments))
-            self.params[i] = (  # in the order of CACHED_PARAM
-                *(id(param), *objects, *unused),
-                self._fingerprints.note(i, tensors, part.ordinal is not None),
-                *(addresses[0], part.step.data_ptr(), *addresses[1:], *unused),
-                *(param.dim(), address(dims), dlpack_dtype(param), dlpack_device(param)),
-                *(count_reals(param), param.numel() * param.element_size(), part.step.element_size() == 8),
-            )
-            self.formats[i], self.ordinals[i] = format_code(param), part.ordinal
-            self.extents[i] = part.extents
-            like = param.new_empty_strided(param.shape, param.stride(), device="meta")
-            self.seen[i] = Seen(objects, part.step.data_ptr(), addresses, param.device, like)
-            self.known[i] = True
-        self._state_keys = np.array([id(key) for key in self.state], np.int64)
-        self._state_values = np.array([id(value) for value in self.state.values()], np.int64)
-        self.block["n_state"] = len(self.state)
-        self.block.point("state_keys", self._state_keys)
-        self.block.point("state_values", self._state_values)
+            self._note(part)
+        for i, seen in list(self.seen.items()):
+            if held.get(id(self.tensors[i])) is not seen.state:
+                del self.seen[i]
+                self.known[i] = False
+        self.block["n_state"] = len(items)
+        self.block.point("state_keys", _ids(self._state_keys))
+        self.block.point("state_values", _ids(self._state_values))
+
+    def _note(self, part: Part) -> None:
+        i, tensors = part.position, (part.param, part.step, *part.moments)
+        views = (part.written[0], part.counter, *part.written[1:])
+        found = {name: key for key in list(part.state) for name in STATE_NAMES if key == name}
+        keys = tuple(found[name] for name in STATE_NAMES[: len(tensors) - 1] if name in found)
+        if part.param is not self.tensors[i] or len(keys) < len(tensors) - 1:
+            self.known[i] = False
+            self.seen.pop(i, None)
+            return
+        view = part.written[0]
+        addresses = tuple(low for low, _ in part.extents)
+        dims = self._dims[i] = np.array([*view.shape, *view.stride()], np.int64)
+        objects = (id(part.param), id(part.state), *(id(each) for each in tensors[1:]))
+        unused = [0] * (len(MOMENTS) - len(part.moments))
+        key_ids = (*map(id, keys), *unused)
+        entry_keys = self._keys.setdefault(key_ids, np.array(key_ids, np.int64))
+        step = part.counter.data_ptr()
+        self.params[i] = (  # in the order of CACHED_PARAM
+            *(*objects, *unused, address(entry_keys)),
+            self._fingerprints.note(i, tensors, views, part.ordinal is not None),
+            *(addresses[0], step, *addresses[1:], *unused),
+            *(view.dim(), address(dims), dlpack_dtype(view), dlpack_device(view)),
+            *(count_reals(view), view.numel() * view.element_size(), part.counter.element_size() == 8),
+        )
+        self.formats[i], self.ordinals[i] = format_code(view), part.ordinal
+        self.extents[i] = part.extents
+        like = view.new_empty_strided(view.shape, view.stride(), device="meta")
+        self.seen[i] = Seen(part.state, keys, tensors[1:], step, addresses, view.device, like)
+        self.known[i] = True
+
+
+def _are_same(found: Sequence[object], noted: Sequence[object]) -> bool:
+    """Whether these are the same objects, in the same order."""
+    return len(found) == len(noted) and all(map(operator.is_, found, noted))
+
+
+def _ids(objects: Sequence[object]) -> Array:
+    return np.array([id(each) for each in objects], np.int64)

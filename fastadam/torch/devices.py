@@ -12,7 +12,6 @@ from fastadam import backends
 from fastadam.memory.devices import named
 from fastadam.step import threads
 from fastadam.step.backend import Backend
-from fastadam.torch.options import REFUSED
 
 
 class OnDevice(Protocol):
@@ -54,12 +53,13 @@ class ChosenBackends:
 
     Attributes
     ----------
+    asked_for : str
     by_ordinal : dict
         From the numbers of CUDA devices, and None for the host, to backends.
     """
 
     def __init__(self, asked_for: str) -> None:
-        self._asked_for = asked_for
+        self.asked_for = asked_for
         self.by_ordinal: dict[int | None, Backend] = {}
 
     def choose_for(self, parts: Iterable[OnDevice]) -> None:
@@ -75,7 +75,7 @@ class ChosenBackends:
                 self.by_ordinal[part.ordinal] = self._backend_for(part)
 
     def _backend_for(self, part: OnDevice) -> Backend:
-        asked_for, device = self._asked_for, part.param.device
+        asked_for, device = self.asked_for, part.param.device
         if asked_for != "auto" and (asked_for in backends.HOST) == (part.ordinal is not None):
             raise RuntimeError(
                 f"{part.label} is on the device {device}, where the backend {asked_for!r} steps nothing; set "
@@ -101,7 +101,10 @@ def follow_streams(devices: Sequence[Any]) -> None:
     """
     for device in devices:
         if is_capturing():
-            raise RuntimeError(f"a CUDA graph cannot capture this step, as capturable: {REFUSED['capturable']}")
+            raise RuntimeError(
+                "a CUDA graph cannot capture this step, whose coefficients come from the host; set "
+                "capturable=True in all param_groups and step once before the capture: torch's own code takes it"
+            )
         device.use_stream(current_stream(device.ordinal))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from fastadam.memory.arrays import Array, address
 from fastadam.memory.structs import FINGERPRINT, TensorOffsets
 from fastadam.step.plan import MOMENTS
+from fastadam.torch.tensors import lies_like
 
 WORD = 8
 MOST_DIMS = 5  # more are not kept within a TensorImpl
@@ -67,9 +68,10 @@ def read_again(tensor: Tensor, offsets: TensorOffsets) -> Fingerprint:
 
 
 def _fingerprint_at(numbers: tuple[int, ...], offsets: TensorOffsets) -> Fingerprint:
-    _, first, length, ndim, sizes, strides, _tail, storage_data, storage_size = offsets
+    first, ndim, sizes, strides = offsets.first, offsets.ndim, offsets.sizes, offsets.strides
+    storage_data, storage_size = offsets.storage_data, offsets.storage_size
     impl, storage, *_ = numbers
-    own, end = ctypes.string_at(impl + first, ndim - first), first + length
+    own, end = ctypes.string_at(impl + first, ndim - first), first + offsets.length
     (n,) = words_at(impl + ndim, 1)
     layout = bytearray(ctypes.string_at(impl + ndim, end - ndim))
     for start in (sizes, strides):  # what is not in use may hold anything
@@ -102,7 +104,7 @@ class Fingerprints:
             # Of the parameter, the step counter and the moments.
             self._memory = np.zeros((n, 2 + len(MOMENTS), each), np.int64)
 
-    def note(self, position: int, tensors: Sequence[Tensor], on_device: bool) -> int:
+    def note(self, position: int, tensors: Sequence[Tensor], views: Sequence[Tensor], on_device: bool) -> int:
         """Take the fingerprints of a parameter, its step counter and its moments.
 
         Parameters
@@ -110,6 +112,8 @@ class Fingerprints:
         position : int
             Of the parameter.
         tensors : sequence of Tensor
+        views : sequence of Tensor
+            What is known of them is known of these views.
         on_device : bool
             Whether they are on a CUDA device.
 
@@ -117,15 +121,17 @@ class Fingerprints:
         -------
         int
             The address of the first `FINGERPRINT`, good as long as this object lives; or 0 where the tensors are
-            such that they have to be asked in each step.
+            such that they have to be asked in each step, or are not any more what their views are.
         """
         offsets = self._offsets
         if offsets is None or tensors[0].dim() > MOST_DIMS or not tensors[0].numel():
             return 0
         layouts = []
         rows = self._memory[position]
-        for row, tensor in zip(rows, tensors, strict=False):
+        for row, tensor, view in zip(rows, tensors, views, strict=False):
             found = fingerprint(tensor, offsets)
+            if not lies_like(tensor, view):
+                return 0  # it has been changed since
             # torch keeps tensors on devices in the same structs, but the samples were on the CPU.
             if on_device and read_again(tensor, offsets) != found:
                 return 0

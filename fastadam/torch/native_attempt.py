@@ -4,60 +4,65 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from fastadam.backends import c
-from fastadam.memory.structs import (
-    ACTIVE_PLAN,
-    CACHED_PARAM,
-    FINGERPRINT,
-    GROUP_LIST,
-    TAKEN,
-    TENSOR_CACHE,
-    TENSOR_OFFSETS,
-)
+from fastadam.memory.structs import RAISED, TAKEN
 from fastadam.torch.active import ActivePlan
 from fastadam.torch.cache import TensorCache
-
-# The structs of cext/structs.h that tensors need.
-STRUCTS = {
-    f"fastadam_{each.name}": each.dtype
-    for each in (TENSOR_OFFSETS, FINGERPRINT, CACHED_PARAM, GROUP_LIST, TENSOR_CACHE, ACTIVE_PLAN)
-}
+from fastadam.torch.tensor_offsets import tensor_offsets
 
 
 @functools.cache
 def tensor_reader() -> int:
-    """Return the address of DLPack's function that reads a tensor, or 0 where it or the C extension is missing."""
+    """Return the address of DLPack's function that reads a tensor, or 0 where native code cannot read tensors.
+
+    That is where the function or the C extension is missing, or it is not known where the parts of tensors lie.
+    """
     capsule = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
-    if capsule is None or c.why_missing() is not None or c.other_struct(STRUCTS) is not None:
+    if capsule is None or c.why_missing() is not None or tensor_offsets() is None:
         return 0
     return int(c.lib.fastadam_tensor_reader(id(capsule)))
 
 
 def bind(cache: TensorCache, active: ActivePlan) -> Callable[[], int]:
-    """Return the function that attempts a step each time it is called; it does not keep its arguments alive.
+    """Return the function that attempts a step each time it is called.
 
     It returns `fastadam.memory.structs.TAKEN` or, if nothing was written, what stands in the way: another of the
-    constants there, or the position of a parameter whose gradient needs care.
+    constants there, or the position of a parameter whose gradient needs care. What fetching a gradient raises is
+    let through; the step has not begun then.
+
+    Notes
+    -----
+    Native code gets the addresses of `cache`, `active` and the list of gradients. `Attempts`, whose method calls
+    this, keeps the first two, and the function itself the third until native code is done.
     """
     known, plan = (
         c.ffi.cast("fastadam_tensor_cache *", cache.block.address),
         c.ffi.cast("fastadam_active_plan *", active.block.address),
     )
-    if active.backend is c:  # else it is another one, or several
-        return functools.partial(c.lib.fastadam_step_tensors, known, plan)
+    n = len(cache.tensors)
+    if active.backend is not c:  # another one, or several
+        read, step = c.lib.fastadam_read_tensors, active.plan
 
-    read, release, run = c.lib.fastadam_read_tensors, c.lib.fastadam_release_tensors, active.plan
+        def read_and_run() -> int:
+            grads: list[Any] = [None] * n
+            outcome: int = read(known, plan, id(grads))
+            if outcome == RAISED:
+                raise grads[n]
+            return step.take() if outcome == TAKEN else outcome
 
-    def read_and_run() -> int:
-        try:
-            outcome: int = read(known, plan)
-            if outcome == TAKEN:
-                run.take()
-        finally:
-            release(known)
+        return read_and_run
+
+    step_tensors: Callable[..., int] = c.lib.fastadam_step_tensors
+
+    def read_and_step() -> int:
+        grads: list[Any] = [None] * n
+        outcome = step_tensors(known, plan, id(grads))
+        if outcome == RAISED:
+            raise grads[n]
         return outcome
 
-    return read_and_run
+    return read_and_step

@@ -3,61 +3,105 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from fastadam.step import hyperparameters
 from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.torch.tensors import DTYPES
 
-REFUSED = {
-    "capturable": "it is for CUDA graphs, and fastadam.torch counts steps and computes coefficients on the host",
-    "differentiable": "the step runs outside of autograd; use torch.optim.Adam to differentiate through it",
-}
-# All options of a group, as a tuple to compare.
-read = operator.itemgetter(*hyperparameters.KEYS, *REFUSED)
+# Steps that only torch's own code can take: those through which autograd goes, and those in CUDA graphs.
+_TORCHS_OWN = ("differentiable", "capturable")
+# All options of a group that a step looks at, as a tuple to compare.
+read = operator.itemgetter(*hyperparameters.KEYS, *_TORCHS_OWN)
 
 
-def check(group: Mapping[str, Any], where: str) -> Hyperparameters:
-    """Check the options of a group; one-element tensors count as the numbers in them.
+class NotOurs(Exception):  # noqa: N818 - no error: the step goes another way
+    """Our kernels do not serve options that torch's step takes; the message says which."""
+
+
+def check(found: Sequence[Any], where: str) -> Hyperparameters:
+    """Check the options of a group; arrays and tensors of one element count as the numbers in them.
 
     Parameters
     ----------
-    group : mapping
+    found : sequence
+        What `read` returned for the group.
     where : str
         Prefix of error messages.
 
     Raises
     ------
-    TypeError, ValueError, RuntimeError
-        If one is out of range or not supported.
+    TypeError, ValueError
+        If neither our step nor torch's can be taken with one of them.
+    NotOurs
+        If torch's can, and ours cannot.
     """
-    for name, reason in REFUSED.items():
+    group = dict(zip((*hyperparameters.KEYS, *_TORCHS_OWN), found, strict=True))
+    for name in _TORCHS_OWN:
         if group[name]:
-            raise RuntimeError(f"{where}{name}=True is not supported: {reason}")
+            raise NotOurs(f"{where}{name}=True")
     options = {name: _number(group[name]) for name in hyperparameters.KEYS}
     for name in ("amsgrad", "maximize", "decoupled_weight_decay"):
         options[name] = bool(options[name])
-    options["betas"] = tuple(_number(beta) for beta in group["betas"])
+    if isinstance(options["betas"], Sequence) and not isinstance(options["betas"], str):
+        options["betas"] = tuple(map(_number, options["betas"]))
     if callable(options["lr"]):
         raise TypeError(f"{where}lr must be a number, got {options['lr']!r}; use a scheduler of torch.optim")
-    return hyperparameters.check(options, where)
+    try:
+        return hyperparameters.check(options, where)
+    except ValueError as error:  # a number that is out of our range
+        if _torch_fails(*options["betas"]):
+            raise
+        raise NotOurs(str(error)) from None
 
 
-def check_all(groups: Sequence[Mapping[str, Any]]) -> list[Hyperparameters]:
-    """Check the options of all groups (see `check`)."""
-    return [check(group, f"param_groups[{i}]: ") for i, group in enumerate(groups)]
+def check_all(found: Sequence[Sequence[Any]], params: Sequence[Sequence[Tensor]]) -> list[Hyperparameters]:
+    """Check the options of all groups (see `check`), whose parameters are `params`.
+
+    An `eps` that becomes zero in the dtype that a parameter is computed with is one that only torch takes.
+    """
+    hypers = []
+    for i, (each, members) in enumerate(zip(found, params, strict=True)):
+        where = f"param_groups[{i}]: "
+        hypers.append(check(each, where))
+        try:
+            hyperparameters.check_eps(hypers[-1].eps, _computed(members), where)
+        except ValueError as error:
+            raise NotOurs(str(error)) from None
+    return hypers
+
+
+def _computed(params: Iterable[Tensor]) -> Iterator[tuple[str, Any]]:
+    """Yield what parameters are called, and what each is computed with; one of another dtype is refused later."""
+    for i, param in enumerate(params):
+        if param.dtype in DTYPES:
+            yield f"params[{i}]", DTYPES[param.dtype].format.compute
+
+
+def _torch_fails(beta1: float, beta2: float) -> bool:
+    """Whether torch's step fails with these, too, when it has written some of the state.
+
+    It divides by ``1 - beta1**step`` and takes the root of ``1 - beta2**step``.
+    """
+    return beta1 == 1 or beta2 > 1
 
 
 def are_fixed(options: tuple[Any, ...]) -> bool:
     """Whether no option of those that `read` found can change and stay the same object, as a tensor can."""
     betas = options[hyperparameters.KEYS.index("betas")]
-    return type(betas) is tuple and all(
-        isinstance(value, bool | int | float | str | None) for value in (*options, *betas) if value is not betas
-    )
+    values = (value for value in (*options, *betas) if value is not betas)
+    fixed = bool | int | float | str | np.number | None
+    return type(betas) is tuple and all(isinstance(value, fixed) for value in values)
 
 
 def _number(value: Any) -> Any:
-    """Return the number in a one-element tensor; anything else as it is."""
-    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    """Return the number in a one-element tensor or an array without dimensions; anything else as it is."""
+    if isinstance(value, Tensor):
+        value = value.item() if value.numel() == 1 else value
+    elif getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
+    return int(value) if isinstance(value, bool) else value

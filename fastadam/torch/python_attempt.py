@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -10,18 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastadam.memory.structs import CHANGED, FLOAT32_END, OTHER_GRADIENTS, OTHER_STEPS, TAKEN
+from fastadam.memory.structs import CHANGED, FLOAT32_END, OTHER_GRADIENTS, OTHER_STEPS
 from fastadam.torch.active import ActivePlan
-from fastadam.torch.cache import STATE_NAMES, Seen, TensorCache
-from fastadam.torch.staging import COUNTERS
+from fastadam.torch.cache import Seen, TensorCache, fetch_gradients
+from fastadam.torch.part import COUNTERS
 from fastadam.torch.tensors import (
     Extents,
     extent,
     has_its_memory,
+    has_own_dispatch,
     is_aligned,
     is_plain,
     same_layout,
-    wraps_numbers,
+    view_of,
 )
 
 
@@ -31,18 +33,19 @@ def bind(cache: TensorCache, active: ActivePlan) -> Callable[[], int]:
 
 
 def _attempt(cache: TensorCache, active: ActivePlan) -> int:
-    state, plan = cache.state, active.plan
+    grads, plan = fetch_gradients(cache.tensors), active.plan
     if not cache.holds_the_same() or not cache.state_is_same():
         return CHANGED
-    params = cache.tensors()
-    grads = [param.grad for param in params]
     cache.present[:] = [grad is not None for grad in grads]
-    if not np.array_equal(cache.present, active.span_of >= 0):
+    # (np.array_equal would take what a signal's handler raises for "not equal".)
+    if not (cache.present == (active.span_of >= 0)).all():
         return OTHER_GRADIENTS
+    views = []  # they keep the memory until the step is over
     for i in active.which:
-        counter = _unchanged(params[i], state[params[i]], cache.seen[i])
-        if counter is None:
+        views.append(_unchanged(cache.tensors[i], cache.seen[i]))
+        if views[-1] is None:
             return CHANGED
+        counter = views[-1][0]
         cache.steps[i] = counter.item()
         if counter.element_size() == 4 and cache.steps[i] >= FLOAT32_END:
             return CHANGED
@@ -50,49 +53,44 @@ def _attempt(cache: TensorCache, active: ActivePlan) -> int:
     if np.any(cache.steps[active.which] != active.steps_taken[rows]):
         return OTHER_STEPS
     written = Extents(zip(*(each.tolist() for each in active.written), strict=True))
-    addresses = np.zeros(len(active.which), np.int64)
-    for j, i in enumerate(active.which):
-        grad = grads[i]
-        if not _can_be_read(grad, cache.seen[i].like, params[i]):
+    read = []
+    for i in active.which:
+        grad = _readable(grads[i], cache.seen[i])
+        if grad is None or written.meet(*extent(grad)):
             return i
-        if not has_its_memory(grad) or written.meet(*extent(grad)):
-            return i
-        addresses[j] = grad.data_ptr()
-    plan.spans["grad"] = addresses[plan.order]
-    plan.take()
-    return TAKEN
+        read.append(grad)
+    plan.spans["grad"] = np.array([grad.data_ptr() for grad in read], np.int64)[plan.order]
+    return plan.take()
 
 
-def _unchanged(param: Tensor, state: Any, seen: Seen) -> Tensor | None:
-    """Return the step counter if parameter, counter and moments are what and where they were, else None."""
-    tensors = [state.get(name) for name in STATE_NAMES[: len(seen.objects) - 1]]
-    if tuple(map(id, (state, *tensors))) != seen.objects:
+def _unchanged(param: Tensor, seen: Seen) -> list[Tensor] | None:
+    """Return views of counter, parameter and moments if they are what and where they were, else None."""
+    found = [seen.state.get(key) for key in seen.keys]
+    if not all(map(operator.is_, found, seen.objects)):
         return None
-    counter, *moments = tensors
-    if counter.data_ptr() != seen.step or counter.dim() or counter.dtype not in COUNTERS:
+    counter, stepped, *moments = map(view_of, (seen.objects[0], param, *seen.objects[1:]))
+    if counter.data_ptr() != seen.step or counter.numel() != 1 or counter.dtype not in COUNTERS:
         return None
-    for tensor, address in zip((param, *moments), seen.addresses, strict=True):
-        if (
-            tensor.dtype != seen.like.dtype
-            or tensor.shape != seen.like.shape
-            or tensor.device != seen.device
-            or tensor.data_ptr() != address
-            or not same_layout(tensor, seen.like)
-            or not is_plain(tensor)
-        ):
+    for view, address in zip((stepped, *moments), seen.addresses, strict=True):
+        if view.data_ptr() != address or not _is_like(view, seen):
             return None
-    return counter
+    return [counter, stepped, *moments]
 
 
-def _can_be_read(grad: Tensor, like: Tensor, param: Tensor) -> bool:
-    """Whether a gradient has its parameter's dtype and layout and is what memory holds."""
+def _readable(grad: Any, seen: Seen) -> Tensor | None:
+    """Return a view of a gradient that can be read as it lies, like its parameter, else None."""
+    if not isinstance(grad, Tensor) or grad.layout != torch.strided or has_own_dispatch(grad):
+        return None
+    view = view_of(grad)
+    return view if _is_like(view, seen) and is_aligned(view) else None
+
+
+def _is_like(view: Tensor, seen: Seen) -> bool:
     return bool(
-        grad.dtype == like.dtype
-        and grad.shape == like.shape
-        and grad.device == param.device
-        and grad.layout == torch.strided
-        and not wraps_numbers(grad)
-        and same_layout(grad, like)
-        and is_plain(grad)
-        and is_aligned(grad)
+        view.dtype == seen.like.dtype
+        and view.shape == seen.like.shape
+        and view.device == seen.device
+        and same_layout(view, seen.like)
+        and is_plain(view)
+        and has_its_memory(view)
     )

@@ -30,6 +30,8 @@ MOST_BYTES = 256  # of a TensorImpl that are searched
 # Bytes that are not in use may hold anything, so a search can fail by chance.
 ATTEMPTS = 5
 PAIRS = 8
+# What a part of torch raises that is gone or means something else; not what a signal handler may raise meanwhile.
+UNEXPECTED = (AttributeError, IndexError, RuntimeError, StopIteration, TypeError, ValueError)
 
 
 @functools.cache
@@ -39,7 +41,12 @@ def tensor_offsets() -> TensorOffsets | None:
         return None
     for _ in range(ATTEMPTS):
         # Whatever modes are on where a first step is taken.
-        with contextlib.suppress(Exception), torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
+        with (
+            contextlib.suppress(*UNEXPECTED),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.device("cpu"),
+        ):
             samples = [
                 torch.empty(11, 13, 17, dtype=torch.float32),
                 torch.empty(23, 19, dtype=torch.float64)[2:],
@@ -70,21 +77,16 @@ def _find(sample: Tensor) -> TensorOffsets | None:
     ndim = offset_of([sample.dim(), *sample.shape], impl, MOST_BYTES)
     sizes = ndim + WORD
     strides = offset_of(list(sample.stride()), impl, MOST_BYTES, sizes)
-    tail = sizes + 2 * MOST_DIMS * WORD
-    # The last field says what a tensor is, with a bit for each property: it differs in one bit, always the same,
-    # between a tensor and one that is negated on reading.
-    start, end = tail // WORD, tail // WORD + 4
-    bits = []
-    for _ in range(PAIRS):
-        plain, negated = sample.detach(), torch._neg_view(sample.detach())
-        pair = zip(words_at(plain._cdata, end + 1), words_at(negated._cdata, end + 1), strict=True)
-        bits.append([a ^ b for a, b in pair])
-    (keys,) = (
-        WORD * i
-        for i in range(start + 1, end + 1)
-        if bits[0][i].bit_count() == 1 and len({b[i] for b in bits}) == 1
-    )
-    if not 0 < storage_size - storage_data <= 8 * WORD:
+    offset = sizes + 2 * MOST_DIMS * WORD
+    if words_at(impl + offset, 1) != [sample.storage_offset()]:
+        return None
+    start, end = offset // WORD + 1, offset // WORD + 4
+    keys, negated = _differing_bit(sample, torch._neg_view, start, end)
+    complex_sample = torch.empty(5, 3, dtype=torch.complex64)
+    also_keys, conjugated = _differing_bit(complex_sample, torch.Tensor.conj, start, end)
+    (zero_keys,) = words_at(torch._efficientzerotensor((5, 3))._cdata + keys, 1)
+    all_zero = zero_keys & ~words_at(impl + keys, 1)[0]
+    if keys != also_keys or all_zero.bit_count() != 1 or not 0 < storage_size - storage_data <= 8 * WORD:
         return None
     if strides != sizes + MOST_DIMS * WORD or first >= ndim:
         return None
@@ -95,10 +97,30 @@ def _find(sample: Tensor) -> TensorOffsets | None:
         ndim=ndim,
         sizes=sizes,
         strides=strides,
-        tail=tail,
+        offset=offset,
+        keys=keys,
         storage_data=storage_data,
         storage_size=storage_size,
+        views=negated | conjugated | all_zero,
     )
+
+
+def _differing_bit(sample: Tensor, change: Callable[[Tensor], Tensor], start: int, end: int) -> tuple[int, int]:
+    """Return the offset of the word in which a tensor and a changed view of it differ by one bit, and that bit.
+
+    The last field of a TensorImpl says what a tensor is, with a bit for each property.
+    """
+    bits = []
+    for _ in range(PAIRS):
+        plain, changed = sample.detach(), change(sample.detach())
+        pair = zip(words_at(plain._cdata, end + 1), words_at(changed._cdata, end + 1), strict=True)
+        bits.append([a ^ b for a, b in pair])
+    ((where, bit),) = (
+        (WORD * i, bits[0][i])
+        for i in range(start, end + 1)
+        if bits[0][i].bit_count() == 1 and len({each[i] for each in bits}) == 1
+    )
+    return where, bit
 
 
 def _notices_every_change(offsets: TensorOffsets) -> bool:

@@ -8,11 +8,29 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from fastadam.memory.formats import ELEMENTS
 
+# Tells autograd that a list of tensors was written: ``raise_versions(tensors)``, native where possible.
+raise_versions = getattr(torch._C, "_increment_version", increment_version)
+# The `__torch_function__` of tensors and of parameters.
+_PLAIN_FUNCTIONS = (Tensor.__torch_function__.__func__, torch._C._disabled_torch_function_impl)
 # What the elements of tensors of the supported dtypes are.
 DTYPES = {getattr(torch, name): element for name, element in ELEMENTS.items()}
+
+
+def view_of(tensor: Tensor) -> Tensor:
+    """Return a view of all of a tensor: of the plain class, without a history, and nobody else's.
+
+    What is done to the tensor object later, such as giving it other data or strides, does not show in it.
+
+    Raises
+    ------
+    TypeError
+        If it only says that it is a tensor.
+    """
+    return Tensor.detach(tensor)
 
 
 def format_code(tensor: Tensor) -> int:
@@ -73,15 +91,38 @@ def is_plain(tensor: Tensor) -> bool:
     return not (tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor())
 
 
+def lies_like(tensor: Tensor, view: Tensor) -> bool:
+    """Whether a tensor still is what a plain view of it shows: nobody gave it other data or strides."""
+    return bool(
+        tensor.data_ptr() == view.data_ptr()
+        and tensor.stride() == view.stride()
+        and tensor.shape == view.shape
+        and tensor.dtype == view.dtype
+        and tensor.device == view.device
+        and is_plain(tensor)
+    )
+
+
 def is_aligned(tensor: Tensor) -> bool:
     """Whether the numbers lie at multiples of their size, as compiled code expects."""
     reals = DTYPES[tensor.dtype].reals
     return bool(tensor.data_ptr() % (tensor.element_size() // reals) == 0)
 
 
-def wraps_numbers(tensor: Tensor) -> bool:
-    """Whether the tensor is of a type with its own `__torch_dispatch__`, whose memory may mean anything."""
-    return type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
+def has_own_dispatch(tensor: Tensor) -> bool:
+    """Whether torch's functions do something else with this tensor than with a plain one.
+
+    It is of a type with `__torch_dispatch__` or `__torch_function__` of its own, or one of those that `torch.func`
+    makes: its memory, if it has any, may mean anything.
+    """
+    kind = type(tensor)
+    if kind is not Tensor and kind is not torch.nn.Parameter:
+        if kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+            return True
+        function = kind.__torch_function__
+        if getattr(function, "__func__", function) not in _PLAIN_FUNCTIONS:
+            return True
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def extent(tensor: Tensor) -> tuple[int, int]:
@@ -136,7 +177,7 @@ class Extents:
 
 
 def check_stepped(tensor: Tensor, label: str) -> None:
-    """Check that a tensor is one that a step can write.
+    """Check that a plain tensor is one that a step can write.
 
     Raises
     ------
@@ -145,16 +186,6 @@ def check_stepped(tensor: Tensor, label: str) -> None:
     """
     if tensor.layout != torch.strided:
         raise RuntimeError(f"{label} has the layout {tensor.layout}; only strided tensors can be stepped")
-    if tensor.device.type not in ("cpu", "cuda", "meta"):
-        raise RuntimeError(
-            f"{label} is on the device {tensor.device}; fastadam.torch steps tensors on the CPU and on CUDA "
-            f"devices: use torch.optim.Adam there, or move the model"
-        )
-    if wraps_numbers(tensor):
-        raise RuntimeError(
-            f"{label} is a {type(tensor).__qualname__}, which wraps its numbers in a way of its own; use "
-            f"torch.optim.Adam for it"
-        )
     if tensor.dtype not in DTYPES:
         supported = ", ".join(map(str, DTYPES))
         raise RuntimeError(

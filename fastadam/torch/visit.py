@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
+from fastadam.step.backend import Call
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.plan import MOMENTS
 from fastadam.torch.devices import counters_on_devices
-from fastadam.torch.staging import Part
-from fastadam.torch.tensors import check_grad, check_like, check_stepped
+from fastadam.torch.part import Part
+from fastadam.torch.tensors import check_grad, check_like, check_stepped, has_its_memory, view_of
 
 
 class Visit:
@@ -23,8 +25,10 @@ class Visit:
     ----------
     groups : sequence of dict
         The optimizer's `param_groups`.
+    grads : sequence of (Tensor or None)
+        The gradient of each parameter, fetched before: that may be anyone's code.
     state : dict
-        The optimizer's `state`, which is not written before `enter_state`.
+        The optimizer's `state`, which is not written here.
     hypers : sequence of Hyperparameters
         Of each group.
 
@@ -36,38 +40,51 @@ class Visit:
 
     Raises
     ------
-    RuntimeError
+    TypeError, RuntimeError
         If a parameter, its gradient or its state is not what it must be.
     """
 
-    def __init__(self, groups: Sequence[dict[str, Any]], state: Any, hypers: Sequence[Hyperparameters]) -> None:
+    def __init__(
+        self,
+        groups: Sequence[dict[str, Any]],
+        grads: Sequence[Tensor | None],
+        state: Any,
+        hypers: Sequence[Hyperparameters],
+    ) -> None:
         self.parts: list[Part] = []
         self._state = state
-        with_grad = [param for group in groups for param in group["params"] if param.grad is not None]
+        params = [param for group in groups for param in group["params"]]
+        if len(params) != len(grads):
+            raise RuntimeError("parameters were added or removed while the gradients were fetched; step again")
+        self.n = len(params)
+        with_grad = [param for param, grad in zip(params, grads, strict=True) if grad is not None]
         self._counts = counters_on_devices(with_grad, state)
         # By the id of the parameter: its state, and what that lacks.
         self._states: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
         self._params: list[Tensor] = []
-        self.n = 0
+        position = 0
         for i, group in enumerate(groups):
             names = group.get("param_names")
             for j, param in enumerate(group["params"]):
-                label = f"parameter {self.n}" if names is None else f"parameter {names[j]!r}"
-                self._look_at(param, i, label, hypers[i].amsgrad)
-                self.n += 1
+                label = f"parameter {position}" if names is None else f"parameter {names[j]!r}"
+                grad = grads[position]
+                if grad is not None:
+                    self._look_at(param, grad, position, i, label, hypers[i].amsgrad)
+                position += 1
 
-    def _look_at(self, param: Tensor, group: int, label: str, amsgrad: bool) -> None:
-        grad = param.grad
-        if grad is None:
-            return
+    def _look_at(self, param: Tensor, grad: Tensor, position: int, group: int, label: str, amsgrad: bool) -> None:
         if grad.layout != torch.strided and param.layout == torch.strided:
             raise RuntimeError("Adam does not support sparse gradients, please consider SparseAdam instead")
-        check_stepped(param, label)
-        check_grad(grad, param, f"the gradient of {label}")
+        written = [viewed(param, label)]
+        read = view_of(grad)
+        check_grad(read, written[0], f"the gradient of {label}")
         if id(param) not in self._states:
             known = self._state.get(param)
             known = {} if known is None else known
-            self._states[id(param)] = known, _missing_state(known, param, label, amsgrad, self._counts)
+            if not isinstance(known, dict):
+                raise RuntimeError(f"the state of {label} is a {type(known).__name__}; it must be a dict")
+            missing = _missing_state(dict(known), written[0], label, amsgrad, self._counts)
+            self._states[id(param)] = known, missing
             self._params.append(param)
         known, missing = self._states[id(param)]
         entry = {**known, **missing}
@@ -75,47 +92,63 @@ class Visit:
         for name, moment in zip(MOMENTS, moments, strict=False):
             if not isinstance(moment, Tensor):
                 raise RuntimeError(f"the state {name!r} of {label} is a {type(moment).__name__}, not a tensor")
-            check_stepped(moment, f"the state {name!r} of {label}")
+            view = viewed(moment, f"the state {name!r} of {label}")
             remedy = "load_state_dict(state_dict()) casts the state to the parameters' dtypes"
-            check_like(moment, param, f"the state {name!r} of {label}", remedy)
-        self.parts.append(Part(self.n, group, param, grad, known, entry["step"], moments, label))
+            check_like(view, written[0], f"the state {name!r} of {label}", remedy)
+            written.append(view)
+        step = entry["step"]
+        tensors = (tuple(written), read, view_of(step))
+        self.parts.append(Part(position, group, param, known, step, moments, *tensors, label))
 
-    def enter_state(self) -> None:
-        """Write what was missing into the optimizer's state."""
-        for param in self._params:
-            known, missing = self._states[id(param)]
-            known.update(missing)
-            if self._state.get(param) is not known:
-                self._state[param] = known
+    def enter_calls(self) -> list[Call]:
+        """Return the calls, to be made in one go, that write what was missing into the optimizer's state."""
+        missing = [functools.partial(dict.update, *self._states[id(param)]) for param in self._params]
+        new = {
+            param: known
+            for param, (known, _) in zip(self._params, self._states.values(), strict=True)
+            if self._state.get(param) is not known
+        }
+        # (Here the parameters' hashes are known: asking for one is a method in Python.)
+        enter = dict.update if isinstance(self._state, dict) else type(self._state).update
+        return [*missing, functools.partial(enter, self._state, new)]
+
+
+def viewed(tensor: Tensor, label: str) -> Tensor:
+    """Return a view of a tensor that a step can write (see `check_stepped`)."""
+    view = view_of(tensor)
+    check_stepped(view, label)
+    return view
 
 
 def _missing_state(
-    known: Any, param: Tensor, label: str, amsgrad: bool, counts: dict[int, float]
+    known: dict[str, Any], view: Tensor, label: str, amsgrad: bool, counts: dict[int, float]
 ) -> dict[str, Any]:
     """Return what a parameter's state lacks: all of it before its first step.
 
-    `counts` has the step counters that are on CUDA devices (see `counters_on_devices`).
+    `view` is one of the parameter; `counts` has the step counters that are on CUDA devices (see
+    `counters_on_devices`).
     """
-    if not isinstance(known, dict):
-        raise RuntimeError(f"the state of {label} is a {type(known).__name__}; it must be a dict")
     missing: dict[str, Any] = {}
     names = MOMENTS[: 3 if amsgrad else 2]
     if not known:
         missing["step"] = torch.tensor(0.0, dtype=torch_optimizer._get_scalar_dtype(), device="cpu")
-        missing |= {name: torch.zeros_like(param, memory_format=torch.preserve_format) for name in names}
+        missing |= {name: torch.zeros_like(view, memory_format=torch.preserve_format) for name in names}
         return missing
     for name in ("step", *MOMENTS[:2]):
         if name not in known:
             raise RuntimeError(f"the state of {label} has no {name!r}; clear it to start anew, or load it again")
     if amsgrad and MOMENTS[2] not in known:  # switched on in mid-training
-        missing[MOMENTS[2]] = torch.zeros_like(param, memory_format=torch.preserve_format)
+        missing[MOMENTS[2]] = torch.zeros_like(view, memory_format=torch.preserve_format)
     step = counts.get(id(known["step"]), known["step"])
+    if isinstance(step, Tensor) and not has_its_memory(view_of(step)):
+        raise RuntimeError(f"the state 'step' of {label} has a storage that was freed or shrunk; load it again")
+    # Read once: other processes may count in shared memory.
     value = step.item() if isinstance(step, Tensor) and step.numel() == 1 else step
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
         raise RuntimeError(f"the state 'step' of {label} must be a number of at least 0, got {step!r}")
-    if not isinstance(step, Tensor):
-        missing["step"] = torch.tensor(float(value), dtype=torch_optimizer._get_scalar_dtype())
-        step = missing["step"]
-    if (step + 1).item() != value + 1:  # its dtype cannot count any further
-        missing["step"] = torch.tensor(float(value), dtype=torch.float64)
+    dtype = step.dtype if isinstance(step, Tensor) else torch_optimizer._get_scalar_dtype()
+    if (torch.tensor(value, dtype=dtype, device="cpu") + 1).item() != value + 1:  # it cannot count any further
+        missing["step"] = torch.tensor(float(value), dtype=torch.float64, device="cpu")
+    elif not isinstance(step, Tensor):
+        missing["step"] = torch.tensor(float(value), dtype=dtype, device="cpu")
     return missing

@@ -134,23 +134,23 @@ class WorkList:
         """Take over the groups' options, after they were checked."""
         self.plan.write_options([group.coefficients for group, *_ in self._rows])
         self.schedules = [
-            (group.coefficients.lr_at, steps, row, place)
-            for place, (group, steps, row) in enumerate(self._rows)
+            (group.coefficients.lr_at, steps, row, index)
+            for index, (group, steps, row) in enumerate(self._rows)
             if group.coefficients.lr_at is not None
         ]
 
     def call_schedules(self) -> None:
         """Set the learning rates of the next step; raises what a schedule raises."""
-        for lr_at, steps, row, place in self.schedules:
-            self.plan.row_inputs["lr"][place] = lr_at(steps[row].item() + 1)
+        for lr_at, steps, row, index in self.schedules:
+            self.plan.row_inputs["lr"][index] = lr_at(steps[row].item() + 1)
 
     def try_step(self, grads: tuple[Any, ...]) -> int:
         """Take and count the step if every gradient is plain, in one native call; else write nothing.
 
         Native code reads the objects' addresses from the tuple, which nobody can change meanwhile.
 
-        Plain means: an exact ndarray of its parameter's dtype and shape, C-contiguous, apart from what the
-        step writes.
+        Plain means: an exact ndarray (or `PackedArray`) of its parameter's dtype and shape, C-contiguous, apart
+        from what the step writes.
 
         Returns
         -------

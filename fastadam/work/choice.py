@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 from fastadam import backends
 from fastadam.groups.members import Member
 from fastadam.memory.device import Device
 from fastadam.memory.host import HOST
-from fastadam.step.backend import Backend
+from fastadam.step.backend import Backend, Call
 
 
 class Choice:
@@ -60,7 +61,11 @@ class Choice:
                 chosen[member.device] = backends.on_device(member.device, self.asked_for)
         return chosen
 
-    def add(self, chosen: dict[Device, tuple[str, Backend]]) -> None:
-        """Enter backends that `choose` has returned."""
-        self.in_use.update((device, backend) for device, (_, backend) in chosen.items())
-        self._names.update((device, name) for device, (name, _) in chosen.items())
+    def add_calls(self, chosen: dict[Device, tuple[str, Backend]]) -> list[Call]:
+        """Return native calls that enter backends which `choose` has returned."""
+        backends_of = {device: backend for device, (_, backend) in chosen.items()}
+        names = {device: name for device, (name, _) in chosen.items()}
+        return [
+            functools.partial(self.in_use.update, backends_of),
+            functools.partial(self._names.update, names),
+        ]

@@ -10,6 +10,7 @@ from fastadam.memory.arrays import Array
 from fastadam.memory.device import Device
 from fastadam.memory.written import Written
 from fastadam.step.backend import Backend
+from fastadam.step.variants import flags_of
 from fastadam.work.arrays import WorkList
 
 
@@ -46,24 +47,25 @@ class Planner:
         self._backends = backends
         self._threads = threads
         self._layout = -1
-        self._variants: list[tuple[bool, bool]] = []
+        self._flags: list[int] = []
         self._patterns: Patterns[WorkList] = Patterns()
 
     def catch_up(self) -> None:
         """Take up what has changed in the groups; an interrupt on the way leaves it to be done again."""
         groups = self.groups
         version, layout = groups.version, groups.layout
-        variants = [(group.hyper.l2_on, group.hyper.amsgrad) for group in groups]
-        if layout == self._layout and variants == self._variants:
+        flags = [flags_of(group.hyper) for group in groups]
+        if layout == self._layout and flags == self._flags:
             for work in (self.in_pieces, self.by_member, *self._patterns):
                 work.write_options()
         else:
             self._layout = -1
             self._build()
-            self._layout, self._variants = layout, variants
+            self._layout, self._flags = layout, flags
         self.version = version
 
     def _build(self) -> None:
+        self.groups.check_unchanged()  # before the memory that steps write is told from it
         self.written = self.groups.written()
         self._patterns.clear()
         self.in_pieces = self.by_member = self._work_list(in_pieces=True)

@@ -18,7 +18,7 @@ from fastadam.memory.device import Device
 from fastadam.memory.devices import device_of
 from fastadam.memory.structs import SLOT, SPAN
 from fastadam.step.counters import counters_in
-from fastadam.step.variants import variants_of
+from fastadam.step.variants import flags_of, variants_of
 
 
 class Columns(NamedTuple):
@@ -71,32 +71,29 @@ class GroupSlots:
     def __init__(self, group: Group, one_piece: bool) -> None:
         # Everything as the optimizer took it; the next step finds out whether it is so still.
         if one_piece:
-            assert group.packed is not None
-            whole, label = group.packed.param, f"the packed {group.members[0].label} and its group"
-            columns = Columns([whole], [whole], [label], [group.packed.grad], [device_of(whole)], [whole.dtype])
-            sizes, offsets = [whole.size], [0]
-            self.starts = ALL_DTYPES[whole.dtype].reals * np.array(group.offsets, np.int64)
+            assert group.whole is not None
+            members, offsets = [group.whole], [0]
+            self.starts = ALL_DTYPES[group.whole.dtype].reals * np.array(group.offsets, np.int64)
         else:
-            each = [(m.owner, m.array, m.label, m.grad_source, m.device, m.dtype) for m in group.members]
-            columns = Columns(*map(list, zip(*each, strict=True)))
-            sizes, offsets = [member.size for member in group.members], group.offsets
+            members, offsets = group.members, group.offsets
             self.starts = np.zeros(0, np.int64)
-        self.columns = columns
+        each = [(m.owner, m.array, m.label, m.grad_source, m.device, m.dtype) for m in members]
+        self.columns = columns = Columns(*map(list, zip(*each, strict=True)))
+        sizes = [member.size for member in members]
         elements = [ALL_DTYPES[dtype] for dtype in columns.dtypes]
         self.formats = np.array([element.format.code for element in elements], np.int64)
         self.objects = np.zeros(len(sizes), SLOT.dtype)
         self.objects["param_object"] = [id(owner) for owner in columns.owners]
         self.objects["dtype_object"] = [id(dtype) for dtype in columns.dtypes]
+        self.objects["elements"] = sizes
         self.spans = np.zeros(len(sizes), SPAN.dtype)
         self.spans["size"] = [size * element.reals for size, element in zip(sizes, elements, strict=True)]
         if one_piece:
             self.spans["starts"], self.spans["n_starts"] = address(self.starts), len(self.starts)
-        self.spans["param"] = [
-            device.address(array) for device, array in zip(columns.devices, columns.arrays, strict=True)
-        ]
+        self.spans["param"] = [member.address for member in members]
         self.moments = list(group.moments.values())
         for name, buffers in group.moments.items():
-            bases = {place: device_of(buffer).address(buffer) for place, buffer in buffers.items()}
+            bases = {key: device_of(buffer).address(buffer) for key, buffer in buffers.items()}
             self.spans[name] = [
                 bases[dtype, device] + offset * dtype.itemsize
                 for dtype, device, offset in zip(columns.dtypes, columns.devices, offsets, strict=True)
@@ -135,7 +132,7 @@ class StepSlots:
     variants : ndarray of int64
         The compiled variant of each span.
     rows : list of (Group, ndarray, int)
-        Each row's group, the group's step counters, and the place in them.
+        Each row's group, the group's step counters, and its index in them.
     counters : ndarray of COUNTER
         Where these counters are.
     starts : list of ndarray
@@ -153,16 +150,15 @@ class StepSlots:
             kept: Array = np.ones(len(slots.spans), bool)
             if active is not None:
                 kept, active = active[: len(kept)], active[len(kept) :]
-            column: Any
-            for column, more in zip(self.columns, slots.columns, strict=True):
-                column += compress(more, kept.tolist())
+            for name in Columns._fields:
+                getattr(self.columns, name).extend(compress(getattr(slots.columns, name), kept.tolist()))
             row_of: Array = np.zeros(1, np.int64) if one_piece else group.row_of
             rows, local = np.unique(row_of[kept], return_inverse=True)
             spans.append(slots.spans[kept])
             spans[-1]["row"] = local.reshape(-1) + len(self.rows)
             objects.append(slots.objects[kept])
             self.starts.append(slots.starts)
-            variants.append(variants_of(slots.formats[kept], group.hyper.l2_on, group.hyper.amsgrad))
+            variants.append(variants_of(slots.formats[kept], flags_of(group.hyper)))
             counters.append(counters_in(group.row_steps)[rows])
             self.rows += [(group, group.row_steps, row) for row in rows.tolist()]
         self.spans, self.objects = np.concatenate(spans), np.concatenate(objects)

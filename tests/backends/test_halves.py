@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastadam.backends.numpy import narrow, widen
+from tests.support.eager import narrow, widen
 from tests.support.plans import HALVES
 
 

@@ -81,7 +81,7 @@ def test_an_older_package_is_measured_with_the_contenders_of_today(tmp_path: Pat
 @pytest.mark.parametrize("what", ["'c', 'packed'", "'numpy', 'torch face'"])
 def test_what_an_older_package_lacks_is_skipped(tmp_path: Path, what: str) -> None:
     old = tmp_path / "old" / "fastadam"
-    ignored = shutil.ignore_patterns("torch.py", "_c.*", "__pycache__")
+    ignored = shutil.ignore_patterns("torch", "torch.py", "_c.*", "__pycache__")
     shutil.copytree(Path(fastadam.__file__).parent, old, ignore=ignored)
     code = f"""
 from suite.measured import maker

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks import quick, sweep
+from benchmarks import denormal, quick, sweep
 
 
 def linear_times() -> dict[int, dict[str, float]]:
@@ -73,3 +74,35 @@ def test_a_bar_is_a_ratio_within_the_same_run(capsys: pytest.CaptureFixture[str]
     assert not quick.report(case, times)
     assert "MISSED" in capsys.readouterr().out
     assert quick.report(case, {"packed c": [1.0]})  # nothing to compare with
+
+
+def test_numbers_of_the_callers_own_have_no_bar() -> None:
+    usual = dict.fromkeys(denormal.kinds(np.float32), 1.0)
+    with_bar = [name for name, kind in denormal.kinds(np.float32).items() if kind.bar]
+    assert len(with_bar) == 2
+    for name in usual:
+        found = {"c": {**usual, name: 1.2}, "torch fused": {**usual, name: 9.0}}
+        assert denormal.verdict(found, np.float32) == ([f"c: {name} 1.20"] if name in with_bar else [])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_kinds_of_numbers_are_what_they_are_called(dtype: Any) -> None:
+    tiny = np.finfo(dtype).smallest_normal
+    grads, params = {}, {}
+    for name, kind in denormal.kinds(dtype).items():
+
+        def make(param: np.ndarray, lr: float, name: str = name) -> denormal.Stepped:
+            stepped = denormal.arrays("numpy", param, lr)
+            grads[name], params[name] = stepped.grad, param
+            return stepped
+
+        denormal.prepare(make, kind._replace(steps_of_zero=min(kind.steps_of_zero, 1)), dtype)
+    sizes = {name: float(np.median(np.abs(grad))) for name, grad in grads.items()}
+    assert sizes[denormal.USUAL] > 0.1
+    assert 0 < sizes["denormal gradients"] < tiny
+    assert tiny < sizes["gradients whose squares are denormal"] < float(tiny) ** 0.5
+    assert [name for name, size in sizes.items() if size == 0] == [
+        name for name, kind in denormal.kinds(dtype).items() if kind.bar
+    ]
+    for name, param in params.items():
+        assert np.all((param > 0) & (param < tiny)) == (name == "denormal parameters")

@@ -196,3 +196,12 @@ def test_the_house_is_shown() -> None:
             assert "not taken" in way
         else:
             assert "work" in way or "torch" in way, what
+
+
+@needs_source
+def test_every_package_is_installed() -> None:
+    """In a checkout that is installed as editable, a package that is missing in the list would not show."""
+    tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "fastadam").rglob("__init__.py")}
+    assert set(listed) == found

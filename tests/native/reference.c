@@ -1,5 +1,6 @@
 #include "reference.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -85,35 +86,45 @@ uint64_t bits_from_double(int format, double number)
 }
 
 /* Each operation is a statement of its own, as in the formula of the documentation. */
-#define ONE(REAL, ROOT)                                                                                           \
-    static void one_##REAL(REAL numbers[N_ROLES], const fastadam_row *row, int l2, int amsgrad)                   \
+#define ONE(REAL, ROOT, SMALLEST)                                                                                 \
+    static void one_##REAL(REAL numbers[N_ROLES], const fastadam_row *row, int l2, int decoupled, int amsgrad)    \
     {                                                                                                             \
         REAL grad = numbers[GRAD] * (REAL)row->grad_scale;                                                        \
         if (l2) {                                                                                                 \
             const REAL pull = (REAL)row->l2 * numbers[PARAM];                                                     \
             grad += pull;                                                                                         \
         }                                                                                                         \
-        numbers[PARAM] *= (REAL)row->decay;                                                                       \
         numbers[EXP_AVG] *= (REAL)row->beta1;                                                                     \
         const REAL first = (REAL)row->one_minus_beta1 * grad;                                                     \
         numbers[EXP_AVG] += first;                                                                                \
+        const REAL tiny = (REAL)row->tiny * SMALLEST;                                                             \
+        if (numbers[EXP_AVG] > -tiny && numbers[EXP_AVG] < tiny)                                                  \
+            numbers[EXP_AVG] = 0;                                                                                 \
         numbers[EXP_AVG_SQ] *= (REAL)row->beta2;                                                                  \
         REAL square = (REAL)row->one_minus_beta2 * grad;                                                          \
         square *= grad;                                                                                           \
         numbers[EXP_AVG_SQ] += square;                                                                            \
+        if (numbers[EXP_AVG_SQ] > -tiny && numbers[EXP_AVG_SQ] < tiny)                                            \
+            numbers[EXP_AVG_SQ] = 0;                                                                              \
         if (amsgrad && !isnan(numbers[MAX_EXP_AVG_SQ]) && !(numbers[MAX_EXP_AVG_SQ] >= numbers[EXP_AVG_SQ]))      \
             numbers[MAX_EXP_AVG_SQ] = numbers[EXP_AVG_SQ];                                                        \
+        if (amsgrad && numbers[MAX_EXP_AVG_SQ] > -tiny && numbers[MAX_EXP_AVG_SQ] < tiny)                         \
+            numbers[MAX_EXP_AVG_SQ] = 0;                                                                          \
         REAL denominator = ROOT(numbers[amsgrad ? MAX_EXP_AVG_SQ : EXP_AVG_SQ]);                                  \
         denominator *= (REAL)row->inv_sqrt_bias_correction2;                                                      \
         denominator += (REAL)row->eps;                                                                            \
         REAL update = (REAL)row->step_size * numbers[EXP_AVG];                                                    \
         update /= denominator;                                                                                    \
+        if (decoupled) {                                                                                          \
+            const REAL decay = (REAL)row->decay_rate * numbers[PARAM];                                            \
+            update += decay;                                                                                      \
+        }                                                                                                         \
         numbers[PARAM] -= update;                                                                                 \
     }
-ONE(float, sqrtf)
-ONE(double, sqrt)
+ONE(float, sqrtf, FLT_MIN)
+ONE(double, sqrt, DBL_MIN)
 
-void reference_step(const int *formats, int l2, int amsgrad, const fastadam_row *row, int64_t size,
+void reference_step(const int *formats, int l2, int decoupled, int amsgrad, const fastadam_row *row, int64_t size,
                     void *const *arrays)
 {
     const int format = formats[PARAM];
@@ -125,9 +136,9 @@ void reference_step(const int *formats, int l2, int amsgrad, const fastadam_row 
             singles[role] = (float)numbers[role];
         }
         if (format == FLOAT64)
-            one_double(numbers, row, l2, amsgrad);
+            one_double(numbers, row, l2, decoupled, amsgrad);
         else
-            one_float(singles, row, l2, amsgrad);
+            one_float(singles, row, l2, decoupled, amsgrad);
         for (int role = 0; role < N_ROLES; role++)
             if (role != GRAD && (amsgrad || role != MAX_EXP_AVG_SQ))
                 store_bits(formats[role], arrays[role], i,

@@ -27,7 +27,7 @@ uint64_t bits_from_double(int format, double number);
 
 /* Step `size` elements of the arrays, each in a format of its own, in the order of the roles above; all in double
  * precision, or none. */
-void reference_step(const int *formats, int l2, int amsgrad, const fastadam_row *row, int64_t size,
+void reference_step(const int *formats, int l2, int decoupled, int amsgrad, const fastadam_row *row, int64_t size,
                     void *const *arrays);
 
 #endif

@@ -38,20 +38,22 @@ enum {
 };
 
 /* The checksum of DEFAULT_PLANS plans from the seed 0. */
-#define GOLDEN UINT64_C(0x3f636493287c8dd0)
+#define GOLDEN UINT64_C(0xb878e0019744e0ce)
 
-/* What fastadam/step/coefficients.py makes of: the usual options at step 1; coupled decay at step 10; decoupled
- * decay, up the gradient, at step 1000; betas, eps and rate of zero. They are written out, as logarithms and roots
- * may differ between C libraries. */
+/* What fastadam/step/coefficients.py makes of: the usual options at step 1 (but with small moments set to zero);
+ * coupled decay at step 10; decoupled decay, up the gradient, at step 1000; betas, eps and rate of zero. They are
+ * written out, so that the kernels are tested apart from what computes them. */
 static const fastadam_row rows[N_ROWS] = {
-    {0x1.47ae147ae147cp-7, 0x1.f9f6e4990f224p+4, 0x1.0000000000000p+0, 0x1.ccccccccccccdp-1, 0x1.9999999999998p-4,
-     0x1.ff7ced916872bp-1, 0x1.0624dd2f1aa00p-10, 0x1.5798ee2308c3ap-27, 0x0.0p+0, 0x1.0000000000000p+0},
-    {0x1.f719a5ff71b0ep-7, 0x1.40b8734fb3f4ep+3, 0x1.0000000000000p+0, 0x1.ccccccccccccdp-1, 0x1.9999999999998p-4,
+    {0x1.47ae147ae147cp-7, 0x1.f9f6e4990f224p+4, 0x0.0p+0, 0x1.0000000000000p+0, 0x1.ccccccccccccdp-1,
+     0x1.9999999999998p-4, 0x1.ff7ced916872bp-1, 0x1.0624dd2f1aa00p-10, 0x1.5798ee2308c3ap-27, 0x0.0p+0,
+     0x1.0000000000000p+0},
+    {0x1.f719a5ff71b0ep-7, 0x1.40b8734fb3f4ep+3, 0x0.0p+0, 0x0.0p+0, 0x1.ccccccccccccdp-1, 0x1.9999999999998p-4,
      0x1.ff7ced916872bp-1, 0x1.0624dd2f1aa00p-10, 0x1.5798ee2308c3ap-27, 0x1.999999999999ap-4,
      0x1.0000000000000p+0},
-    {0x1.47ae147ae147bp-7, 0x1.00016a288cbe2p+0, 0x1.fff2e48e8a71ep-1, 0x1.e666666666666p-1, 0x1.99999999999a0p-5,
-     0x1.fae147ae147aep-1, 0x1.47ae147ae1480p-7, 0x1.0c6f7a0b5ed8dp-20, 0x0.0p+0, -0x1.0000000000000p+0},
-    {0x0.0p+0, 0x1.0000000000000p+0, 0x1.0000000000000p+0, 0x0.0p+0, 0x1.0000000000000p+0, 0x0.0p+0,
+    {0x1.47ae147ae147bp-7, 0x1.00016a288cbe2p+0, 0x1.a36e2eb1c432dp-14, 0x1.0000000000000p+0, 0x1.e666666666666p-1,
+     0x1.99999999999a0p-5, 0x1.fae147ae147aep-1, 0x1.47ae147ae1480p-7, 0x1.0c6f7a0b5ed8dp-20, 0x0.0p+0,
+     -0x1.0000000000000p+0},
+    {0x0.0p+0, 0x1.0000000000000p+0, 0x0.0p+0, 0x0.0p+0, 0x0.0p+0, 0x1.0000000000000p+0, 0x0.0p+0,
      0x1.0000000000000p+0, 0x0.0p+0, 0x1.0000000000000p+1, -0x1.0000000000000p+0},
 };
 
@@ -73,13 +75,14 @@ typedef struct {
 enum {
     DTYPE = 3,
     ARRAY_TYPE = 77,
+    PACKED_TYPE = 91,
     PLAIN = FASTADAM_C_CONTIGUOUS | FASTADAM_ALIGNED | FASTADAM_WRITEABLE,
     WHOLE_STEP = FASTADAM_INSPECT | FASTADAM_REDUCE | FASTADAM_APPLY,
 };
 
 /* One span: its arrays, and what they should hold. */
 typedef struct {
-    int formats[N_ROLES], l2, amsgrad;
+    int formats[N_ROLES], l2, decoupled, amsgrad;
     int64_t starts[MOST_STARTS];
     memory arrays[N_ROLES];
     void *expected[N_ROLES];
@@ -206,10 +209,11 @@ static void describe(object *array, const memory *numbers, int64_t size, int ndi
     array->dims = (intptr_t)(uintptr_t)array->shape;
 }
 
-static int64_t variant_of(const int *formats, int l2, int amsgrad)
+static int64_t variant_of(const int *formats, int l2, int decoupled, int amsgrad)
 {
     const int64_t compute = formats[PARAM] == FLOAT64 ? FLOAT64 : FLOAT32;
-    int64_t variant = FASTADAM_L2 * l2 + FASTADAM_AMSGRAD * amsgrad + (compute << FASTADAM_COMPUTE_AT);
+    int64_t variant = FASTADAM_L2 * l2 + FASTADAM_DECOUPLED * decoupled + FASTADAM_AMSGRAD * amsgrad +
+                      (compute << FASTADAM_COMPUTE_AT);
     for (int role = 0; role < N_ROLES; role++) {
         const int64_t format = formats[role == MAX_EXP_AVG_SQ && !amsgrad ? EXP_AVG_SQ : role];
         variant += format << (FASTADAM_FORMATS_AT + FASTADAM_FORMAT_BITS * role);
@@ -235,13 +239,14 @@ static work *make(uint64_t seed, const work *lender)
     const int n_batches = 1 + (int)below(state, MOST_BATCHES);
     for (int b = 0; b < n_batches; b++) {
         fastadam_batch *batch = &made->batches[b];
-        const int drawn = (int)below(state, 4 * N_FORMATS), l2 = drawn / 2 % 2, amsgrad = drawn % 2;
+        const int drawn = (int)below(state, 6 * N_FORMATS), amsgrad = drawn % 2;
+        const int l2 = drawn / 2 % 3 == 1, decoupled = drawn / 2 % 3 == 2;
         int formats[N_ROLES];
         for (int role = 0; role < N_ROLES; role++) {
             static const int narrow[] = {FLOAT32, BFLOAT16, FLOAT16};
-            formats[role] = mixed ? narrow[below(state, 3)] : drawn / 4;
+            formats[role] = mixed ? narrow[below(state, 3)] : drawn / 6;
         }
-        batch->variant = variant_of(formats, l2, amsgrad);
+        batch->variant = variant_of(formats, l2, decoupled, amsgrad);
         batch->first = made->n;
         batch->count = 1 + below(state, MOST_SPANS / MOST_BATCHES);
         batch->threads = 1 + below(state, most_threads);
@@ -249,7 +254,7 @@ static work *make(uint64_t seed, const work *lender)
             part *each = &made->parts[made->n];
             fastadam_span *span = &made->spans[made->n];
             memcpy(each->formats, formats, sizeof formats);
-            each->l2 = l2, each->amsgrad = amsgrad;
+            each->l2 = l2, each->decoupled = decoupled, each->amsgrad = amsgrad;
             const int64_t size = draw_size(state);
             span->size = size, span->row = below(state, N_ROWS), span->slot = made->n;
             batch->elements += size;
@@ -277,7 +282,7 @@ static work *make(uint64_t seed, const work *lender)
             describe(&each->param_object, &each->arrays[PARAM], size, ndim);
             describe(&each->grad_object, &each->arrays[GRAD], size, ndim);
             each->grad_object.flags &= ~0x400; /* gradients may be read-only */
-            made->slots[made->n] = (fastadam_slot){address(&each->param_object), DTYPE};
+            made->slots[made->n] = (fastadam_slot){address(&each->param_object), DTYPE, size};
             made->grad_objects[made->n] = address(&each->grad_object);
         }
     }
@@ -286,6 +291,7 @@ static work *make(uint64_t seed, const work *lender)
     made->plan.slots = address(made->slots), made->plan.grad_objects = address(made->grad_objects);
     made->plan.offsets = (fastadam_array_offsets){
         ARRAY_TYPE,
+        PACKED_TYPE,
         offsetof(object, type),
         offsetof(object, data),
         offsetof(object, ndim),
@@ -317,8 +323,11 @@ static void compare(const work *made, uint64_t *checksum)
             for (int64_t j = 0; each->arrays[role].at != NULL && j < made->spans[i].size; j++) {
                 const uint64_t found = load_bits(each->formats[role], each->arrays[role].at, j);
                 if (found != load_bits(each->formats[role], each->expected[role], j) && differences++ < 5)
-                    fprintf(stderr, "format %d, l2 %d, amsgrad %d, role %d: element %" PRId64 " of %" PRId64 "\n",
-                            each->formats[role], each->l2, each->amsgrad, role, j, made->spans[i].size);
+                    fprintf(stderr,
+                            "format %d, l2 %d, decoupled %d, amsgrad %d, role %d: element %" PRId64 " of %" PRId64
+                            "\n",
+                            each->formats[role], each->l2, each->decoupled, each->amsgrad, role, j,
+                            made->spans[i].size);
                 for (int byte = 0; checksum != NULL && byte < 8; byte++) /* FNV-1a */
                     *checksum = (*checksum ^ (found >> 8 * byte & 0xff)) * UINT64_C(0x100000001b3);
             }
@@ -373,8 +382,9 @@ static void expect(work *made)
 {
     for (int step = 0; step < STEPS; step++)
         for (int i = 0; i < made->n; i++)
-            reference_step(made->parts[i].formats, made->parts[i].l2, made->parts[i].amsgrad,
-                           &rows[made->spans[i].row], made->spans[i].size, made->parts[i].expected);
+            reference_step(made->parts[i].formats, made->parts[i].l2, made->parts[i].decoupled,
+                           made->parts[i].amsgrad, &rows[made->spans[i].row], made->spans[i].size,
+                           made->parts[i].expected);
 }
 
 static void *step(void *plan)

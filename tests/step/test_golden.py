@@ -18,6 +18,10 @@ def test_instruction_sets_give_the_known_bits(instruction_set: str, what: str) -
     assert golden.takes(what, "c") == golden.STEPS[what]
 
 
+def test_scalars_have_the_known_bits() -> None:
+    assert golden.coefficients() == golden.COEFFICIENTS
+
+
 def test_a_checkpoint_of_another_machine_goes_on(backend: str) -> None:
     pytest.importorskip("safetensors")
     assert golden.resume(backend) == golden.STEPS["resumed"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -51,7 +52,30 @@ def shared_states(draw: st.DrawFn, numbers: Any = strategies.magnitudes) -> tupl
             "exp_avg_sq": exp_avg_sq,
             "max_exp_avg_sq": draw(again) ** 2 + exp_avg_sq,
         }
-    return dtype, draw(strategies.options()), draw(st.integers(0, 10**6)), param, grad, moments
+    steps = st.one_of(st.integers(0, 10**6), st.integers(1, 10**5).map(lambda eighth: 8 * eighth - 1))
+    return dtype, draw(strategies.options()), draw(steps), param, grad, moments
+
+
+@settings(max_examples=300)
+@given(shared_states(strategies.smallest))
+def test_moments_are_zero_or_normal_and_updates_close_to_exact(state: tuple[Any, ...]) -> None:
+    """What rounding does below the smallest normal number is an absolute error; so is what is set to zero."""
+    dtype, options, step, param, grad, moments = state
+    optimizer = from_state(param, moments, step, options, REFERENCE)
+    optimizer.step(grad)
+    new, (new_param,) = optimizer.state[0], optimizer.param_groups[0]["params"]
+    tiny = np.finfo(dtype).tiny
+    if (step + 1) % 8 == 0:
+        for name in MOMENTS[: 3 if options["amsgrad"] else 2]:
+            assert np.all((new[name] == 0) | (np.abs(new[name]) >= tiny)), name
+    for i in range(param.size):
+        exact = exact_step(param[i], grad[i], *(moments[name][i] for name in MOMENTS), step + 1, **options)
+        for name in ("exp_avg", "exp_avg_sq"):
+            scale = getattr(exact, f"{name}_scale")
+            assert abs(mpmath.mpf(float(new[name][i])) - getattr(exact, name)) <= 1.01 * tiny + 1e-5 * scale, name
+        # A step that is lost is far smaller than eps lets any step be.
+        lost = options["lr"] * 2 * tiny**0.5 / options["eps"]
+        assert abs(mpmath.mpf(float(new_param[i])) - exact.param) <= 1e-5 * exact.param_scale + lost
 
 
 @settings(max_examples=150)
@@ -64,8 +88,12 @@ def test_one_step_is_within_4_ulp_of_exact_arithmetic(state: tuple[Any, ...]) ->
     new = optimizer.state[0]
     coupled = options["weight_decay"] and not options["decoupled_weight_decay"]
     worst = WORST_ULPS_WITH_L2 if coupled else WORST_ULPS
+    smallest = float(np.finfo(dtype).smallest_normal) if (step + 1) % 8 == 0 else 0.0
     for i in range(param.size):
-        exact = exact_step(param[i], grad[i], *(moments[name][i] for name in MOMENTS), step + 1, **options)
+        olds = (param[i], grad[i], *(moments[name][i] for name in MOMENTS))
+        exact = exact_step(*olds, step + 1, **options, smallest=smallest)
+        if exact.is_near_smallest:
+            continue
         assert ulps(new["exp_avg"][i], exact.exp_avg, exact.exp_avg_scale, dtype) <= worst
         assert ulps(new["exp_avg_sq"][i], exact.exp_avg_sq, exact.exp_avg_sq_scale, dtype) <= worst
         if options["amsgrad"]:
@@ -73,7 +101,7 @@ def test_one_step_is_within_4_ulp_of_exact_arithmetic(state: tuple[Any, ...]) ->
         assert ulps(new_param[i], exact.param, exact.param_scale, dtype) <= worst
 
 
-@pytest.mark.parametrize("numbers", [strategies.magnitudes, strategies.anything], ids=["finite", "anything"])
+@pytest.mark.parametrize("numbers", [strategies.magnitudes, strategies.smallest, strategies.anything])
 @settings(max_examples=100)
 @given(data=st.data())
 def test_backends_give_the_same_bits(backend: str, numbers: Any, data: st.DataObject) -> None:
@@ -208,14 +236,14 @@ def test_special_values_in_every_combination(backend: str, dtype: Any) -> None:
     values += [-info.max, np.inf, -np.inf, np.nan]
     grid = np.array(np.meshgrid(*[np.array(values, dtype)] * 4)).reshape(4, -1)
     for amsgrad in (False, True):
-        for weight_decay in (0.0, 0.1):
-            options = {"amsgrad": amsgrad, "weight_decay": weight_decay}
+        for weight_decay, decoupled in ((0.0, False), (0.1, False), (0.1, True)):
+            options = {"amsgrad": amsgrad, "weight_decay": weight_decay, "decoupled_weight_decay": decoupled}
             # Zeros keep their sign: a loaded state may hold negative ones.
             second, largest = (np.where(numbers == 0, numbers, np.abs(numbers)) for numbers in grid[[3, 2]])
             moments = {"exp_avg": grid[2], "exp_avg_sq": second, "max_exp_avg_sq": largest}
             results = []
             for name in (REFERENCE, backend):
-                optimizer = from_state(grid[0], moments, 3, options, name)
+                optimizer = from_state(grid[0], moments, 6, options, name)
                 optimizer.step(grid[1])
                 optimizer.step(grid[1])
                 results.append(snapshot(optimizer))
@@ -231,11 +259,61 @@ def test_non_finite_gradients_propagate(backend: str) -> None:
     assert np.isfinite(params[1]).all()
 
 
-def test_zero_weight_decay_never_touches_infinite_parameters(backend: str) -> None:
-    """0 * inf would be NaN: without decay there must be no such product."""
-    param = np.array([np.inf, 1.0])
-    fastadam.Adam(param, backend=backend).step(np.ones(2))
-    assert param[0] == np.inf
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_zero_weight_decay_never_touches_infinite_parameters(backend: str, decoupled: bool, amsgrad: bool) -> None:
+    """0 * inf would be NaN: without decay there must be no such product, before or after an edit."""
+    param = np.array([np.inf, -np.inf, 1.0])
+    options: dict[str, Any] = {"decoupled_weight_decay": decoupled, "amsgrad": amsgrad, "backend": backend}
+    optimizer = fastadam.Adam(param, **options)
+    optimizer.step(np.ones(3))
+    assert param[:2].tolist() == [np.inf, -np.inf]
+    optimizer = fastadam.Adam(param, weight_decay=0.1, **options)
+    optimizer.param_groups[0]["weight_decay"] = 0.0
+    optimizer.step(np.ones(3))
+    assert param[:2].tolist() == [np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("eps", [1e-8, 0.0])
+@pytest.mark.parametrize("dtype", strategies.DTYPES)
+def test_moments_whose_gradients_stay_zero_end_as_zero(backend: str, dtype: Any, eps: float) -> None:
+    """Rounding would keep them alive as denormal numbers for ever; without eps, which outweighs them, it does."""
+    param = np.ones(40, dtype)
+    optimizer = fastadam.Adam(param, betas=(0.5, 0.75), eps=eps, amsgrad=True, backend=backend)
+    optimizer.step(np.full(40, 1e-3, dtype))
+    zero = np.zeros(40, dtype)
+    seen = set()
+    for step in range(2, 2600 if np.finfo(dtype).bits == 64 else 400):
+        optimizer.step(zero)
+        if step % 8 == 0:
+            seen.add(optimizer.state[0]["exp_avg"].real[0])
+    state = optimizer.state[0]
+    least = min(number for number in seen if number)
+    assert (least >= np.finfo(dtype).tiny) == (eps > 0)
+    assert np.all(state["exp_avg"] == 0)
+    assert np.all((state["exp_avg_sq"] == 0) if eps else (state["exp_avg_sq"].real > 0))
+    assert np.all(state["max_exp_avg_sq"].real > 0)
+    assert not eps or np.isfinite(param).all()
+
+
+def test_moments_that_were_left_denormal_become_zero_in_the_eighth_step(backend: str) -> None:
+    """As in checkpoints from before they did; the running maximum, too, which no gradient of zero would end."""
+    for dtype in strategies.REALS:
+        tiny = np.finfo(dtype).tiny
+        moments = {name: np.array([tiny / 2, -tiny / 4, tiny, 0], dtype) for name in MOMENTS}
+        moments["max_exp_avg_sq"] = np.abs(moments["max_exp_avg_sq"])
+        moments["exp_avg_sq"] = np.abs(moments["exp_avg_sq"])
+        options: dict[str, Any] = {**fastadam.Adam(np.ones(1)).defaults, "amsgrad": True}
+        optimizer = from_state(np.ones(4, dtype), moments, 6, options, backend)
+        optimizer.step(np.zeros(4, dtype))
+        state = optimizer.state[0]
+        assert_same_bits(state["max_exp_avg_sq"], moments["max_exp_avg_sq"])
+        assert np.all(state["exp_avg"][:2] != 0)
+        optimizer.step(np.zeros(4, dtype))
+        state = optimizer.state[0]
+        assert_same_bits(state["exp_avg"], np.zeros(4, dtype))
+        assert_same_bits(state["exp_avg_sq"], np.zeros(4, dtype))
+        assert_same_bits(state["max_exp_avg_sq"], np.array([0, 0, tiny, 0], dtype))
 
 
 def test_complex_numbers_are_pairs_of_reals(backend: str) -> None:

@@ -11,17 +11,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastadam import backends
-from fastadam.backends.numpy import narrow, step_span, widen
 from fastadam.memory.arrays import address
 from fastadam.memory.formats import FORMATS
-from fastadam.memory.structs import BLOCK, CHUNK, ROLES, ROW, SPAN, TAKEN, Varying
+from fastadam.memory.structs import AMSGRAD, BLOCK, CHUNK, ROLES, ROW, SPAN, TAKEN, Varying
 from fastadam.step.coefficients import Coefficients, varying
 from fastadam.step.counters import COUNTER_TYPES, counters_in
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.plan import Plan
-from fastadam.step.variants import variant_of, variants_of
+from fastadam.step.variants import flags_of, variant_of, variants_of
 from tests.conftest import AVAILABLE, STATES
 from tests.support import strategies
+from tests.support.eager import narrow, step_span, widen
 from tests.support.plans import HALVES, HYPERS, bits_of, numbers
 
 
@@ -40,7 +40,7 @@ def step(
         span["size"] = each[0].size
     steps = [np.array([6 + i], dtype) for i, dtype in enumerate(COUNTER_TYPES.values())]
     counters = np.concatenate([counters_in(each) for each in steps])
-    variants = variants_of(np.full(len(sizes), number_format.code), hyper.l2_on, hyper.amsgrad)
+    variants = variants_of(np.full(len(sizes), number_format.code), flags_of(hyper))
     plan = Plan(spans, variants, counters[:1], counters, [backends.load(backend)], limit, True)
     plan.write_options([Coefficients(hyper)])
     for _ in range(2):
@@ -141,8 +141,8 @@ def test_halves_on_every_instruction_set(instruction_set: str, number_format: An
 @pytest.mark.parametrize("number_format", HALVES, ids=[each.name for each in HALVES])
 def test_halves_on_several_threads(backend: str, number_format: Any) -> None:
     sizes = [100, 1, 31, 4000, 7]
-    expected = step(number_format, backend, HYPERS["both"], sizes, 1)
-    for array, wanted in zip(step(number_format, backend, HYPERS["both"], sizes, 3), expected, strict=True):
+    expected = step(number_format, backend, HYPERS["amsgrad l2"], sizes, 1)
+    for array, wanted in zip(step(number_format, backend, HYPERS["amsgrad l2"], sizes, 3), expected, strict=True):
         np.testing.assert_array_equal(bits_of(array, number_format.name), bits_of(wanted, number_format.name))
 
 
@@ -170,7 +170,7 @@ def take_mixed(backend: str, formats: list[Any], hyper: Hyperparameters, limit: 
     codes = np.array([[each.code] * len(SIZES) for each in formats])
     steps = np.array([6])
     counters = counters_in(steps)
-    variants = variants_of(codes, hyper.l2_on, hyper.amsgrad)
+    variants = variants_of(codes, flags_of(hyper))
     plan = Plan(spans, variants, counters, counters, [backends.load(backend)], limit, True)
     plan.write_options([Coefficients(hyper)])
     assert plan.take() == TAKEN
@@ -206,7 +206,7 @@ def test_a_step_in_any_formats_is_the_rounded_step_in_float32(formats: list[Any]
             span[role] = address(array)
         span["size"] = SIZES[i]
         with np.errstate(all="ignore"):
-            (number,) = variants_of([0], hyper.l2_on, hyper.amsgrad).tolist()
+            (number,) = variants_of([0], flags_of(hyper)).tolist()
             step_span(variant_of(number), span, scalars)
             for j, (role, array, own) in enumerate(zip(ROLES, kept, formats, strict=True)):
                 written = role != "grad" and (hyper.amsgrad or role != "max_exp_avg_sq")
@@ -217,11 +217,11 @@ def test_a_step_in_any_formats_is_the_rounded_step_in_float32(formats: list[Any]
 def test_variants_are_numbered_both_ways() -> None:
     for codes in itertools.product(range(len(FORMATS)), repeat=len(ROLES)):
         formats = [FORMATS[code] for code in codes]
-        for l2_on, amsgrad_on in itertools.product((False, True), repeat=2):
-            needed = formats if amsgrad_on else [*formats[:-1], formats[-2]]
+        for flags in {flags_of(hyper) for hyper in HYPERS.values()}:
+            needed = formats if flags & AMSGRAD else [*formats[:-1], formats[-2]]
             if len({each.compute for each in needed}) > 1:
                 with pytest.raises(ValueError, match="are in formats that are computed with in other dtypes"):
-                    variants_of(np.array(codes).reshape(-1, 1), l2_on, amsgrad_on)
+                    variants_of(np.array(codes).reshape(-1, 1), flags)
                 continue
-            (number,) = variants_of(np.array(codes).reshape(-1, 1), l2_on, amsgrad_on).tolist()
-            assert variant_of(number) == (needed[0].compute, tuple(needed), l2_on, amsgrad_on)
+            (number,) = variants_of(np.array(codes).reshape(-1, 1), flags).tolist()
+            assert variant_of(number) == (needed[0].compute, tuple(needed), flags)

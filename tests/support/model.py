@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from fastadam.step.bias_correction import bias_correction, log_of
+
 
 class Model:
     """One parameter, its moments and its step counter.
@@ -50,7 +52,7 @@ class Model:
         lr = options["lr"](self.steps) if callable(options["lr"]) else options["lr"]
         decay = options["weight_decay"]
         decoupled = options["decoupled_weight_decay"]
-        correction1, correction2 = (-math.expm1(self.steps * math.log(b)) if b else 1.0 for b in (beta1, beta2))
+        correction1, correction2 = (bias_correction(*log_of(b), self.steps) for b in (beta1, beta2))
         p, m, v, v_max = (
             np.atleast_1d(each).reshape(-1).view(real)
             for each in (self.param, self.exp_avg, self.exp_avg_sq, self.max_exp_avg_sq)
@@ -59,12 +61,18 @@ class Model:
             g = np.array(grad, order="C").reshape(-1).view(real) * real(-1.0 if options["maximize"] else 1.0)
             if decay and not decoupled:
                 g = g + real(decay) * p
-            q = p * real(1.0 - lr * (decay if decoupled else 0.0))
             m[:] = real(beta1) * m + real(1.0 - beta1) * g
             v[:] = real(beta2) * v + (real(1.0 - beta2) * g) * g
+            if self.steps % 8 == 0 and options["eps"] >= 2.0**-51:
+                m[np.abs(m) < np.finfo(real).tiny] = 0
+                v[np.abs(v) < np.finfo(real).tiny] = 0
+                v_max[np.abs(v_max) < np.finfo(real).tiny] = 0
             second = v
             if options["amsgrad"]:
                 v_max[:] = np.where((v_max >= v) | (v_max != v_max), v_max, v)
                 second = v_max
             root = np.sqrt(second) * real(1.0 / math.sqrt(correction2)) + real(options["eps"])
-            p[:] = q - (real(lr / correction1) * m) / root
+            update = (real(lr / correction1) * m) / root
+            if decay and decoupled:
+                update = update + real(lr * decay) * p
+            p[:] = p - update

@@ -21,6 +21,7 @@ class Exact(NamedTuple):
     exp_avg: mpmath.mpf
     exp_avg_sq: mpmath.mpf
     max_exp_avg_sq: mpmath.mpf
+    is_near_smallest: bool
     param_scale: mpmath.mpf
     exp_avg_scale: mpmath.mpf
     exp_avg_sq_scale: mpmath.mpf
@@ -46,8 +47,11 @@ def exact_step(
     amsgrad: bool = False,
     maximize: bool = False,
     decoupled_weight_decay: bool = False,
+    smallest: float = 0.0,
 ) -> Exact:
     """Take one step of Kingma and Ba's Algorithm 1 (Loshchilov and Hutter's Algorithm 2) for one real number.
+
+    Moments below `smallest` become zero; `is_near_smallest` says whether rounding may decide about that for one.
 
     The scales are what the result would be if nothing cancelled: a sum of two large numbers that nearly cancel
     cannot be accurate to an ulp of the small rest, only to an ulp of the large numbers.
@@ -57,15 +61,20 @@ def exact_step(
     if maximize:
         g = -g
     g_scale = abs(g)
-    theta_before = theta
+    decay = mpmath.mpf(0)
     if decoupled_weight_decay:
-        theta = theta * (1 - mpmath.mpf(lr) * mpmath.mpf(weight_decay))
+        decay = mpmath.mpf(lr) * mpmath.mpf(weight_decay) * theta
     elif weight_decay:
         g = g + mpmath.mpf(weight_decay) * theta
-        g_scale = g_scale + abs(mpmath.mpf(weight_decay) * theta_before)
+        g_scale = g_scale + abs(mpmath.mpf(weight_decay) * theta)
     new_m = beta1 * m + (1 - beta1) * g
     new_v = beta2 * v + (1 - beta2) * g**2
-    new_max = max(mpmath.mpf(float(max_exp_avg_sq)), new_v)
+    is_near = any(0 < abs(abs(moment) - smallest) < 1e-5 * smallest for moment in (new_m, new_v))
+    new_m, new_v, old_max = (
+        mpmath.mpf(0) if abs(moment) < smallest else moment
+        for moment in (new_m, new_v, mpmath.mpf(float(max_exp_avg_sq)))
+    )
+    new_max = max(old_max, new_v)
     m_scale = abs(beta1 * m) + (1 - beta1) * g_scale
     v_scale = beta2 * v + (1 - beta2) * g_scale**2
     under_root = new_max if amsgrad else new_v
@@ -75,7 +84,7 @@ def exact_step(
     # What cancels in either moment costs the update that many digits.
     lost = (m_scale / abs(new_m) if new_m else 1) * (v_scale / new_v if new_v else 1)
     param_scale = max(abs(theta), abs(update) * lost)
-    return Exact(theta - update, new_m, new_v, new_max, param_scale, m_scale, v_scale)
+    return Exact(theta - (update + decay), new_m, new_v, new_max, is_near, param_scale, m_scale, v_scale)
 
 
 def ulps(actual: Any, exact: mpmath.mpf, scale: mpmath.mpf, dtype: Any) -> float:

@@ -69,6 +69,7 @@ class OtherProcess:
         self.environment = environment
         self.base = folder / path.stem
         self.started_here: subprocess.Popen[bytes] | None = None
+        self.watch: threading.Thread
 
     def at(self, what: str) -> Path:
         return self.base.with_suffix(f".{what}")
@@ -84,13 +85,14 @@ class OtherProcess:
                 command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
         self.started_here = process
-        threading.Thread(target=lambda: say(self.at("ended"), process.wait()), daemon=True).start()
+        self.watch = threading.Thread(target=lambda: say(self.at("ended"), process.wait()), daemon=True)
+        self.watch.start()
 
     def stop(self) -> None:
-        """End the process, if it was started here and has not ended yet."""
-        if self.started_here is not None and self.started_here.poll() is None:
+        """End the process, if it was started here; what it has said is complete then."""
+        if self.started_here is not None:
             self.started_here.kill()
-            self.started_here.wait()
+            self.watch.join()
 
     def wait_for(self, look: Callable[[], Any]) -> Any:
         """Return what `look` finds, once it is not None; None if the process ends, or is silent, before."""

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.backends.numpy import narrow
 from fastadam.memory.formats import BFLOAT16, FLOAT16
 from fastadam.step.hyperparameters import Hyperparameters
+from tests.support.eager import narrow
 
 HALVES = [BFLOAT16, FLOAT16]
 
@@ -29,7 +29,7 @@ def bits_of(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def numbers(number_format: Any, size: int, seed: int, *, positive: bool = False) -> np.ndarray:
-    """Return numbers of a format: normal ones of all sizes, and every special one."""
+    """Return numbers of a format: normal ones of all sizes, small ones around the least, and every special one."""
     rng = np.random.default_rng(seed)
     if number_format.stored.itemsize == 2:
         found = rng.integers(0, 2**16, size).astype(np.uint16).view(number_format.stored)
@@ -38,7 +38,9 @@ def numbers(number_format: Any, size: int, seed: int, *, positive: bool = False)
         found = rng.integers(0, 2 ** (8 * number_format.stored.itemsize), size, dtype=np.uint64)
         found = found.astype(f"u{number_format.stored.itemsize}").view(number_format.stored)
         usual = rng.standard_normal(size).astype(number_format.stored)
-    found = np.where(rng.random(size) < 0.5, found, usual)
+    least = 2.0**-14 if number_format is FLOAT16 else float(np.finfo(number_format.compute).smallest_normal)
+    small = narrow((rng.standard_normal(size) * least).astype(number_format.compute), number_format)
+    found = np.choose(rng.integers(0, 3, size), [found, usual, small])
     if positive:
         sign = found.dtype.itemsize * 8 - 1
         unsigned = found.view(f"u{found.itemsize}")
@@ -46,9 +48,12 @@ def numbers(number_format: Any, size: int, seed: int, *, positive: bool = False)
     return np.ascontiguousarray(found)
 
 
+# One of each variant. Without eps, small moments stay what they are.
 HYPERS = {
     "plain": Hyperparameters(lr=0.1),
     "l2": Hyperparameters(lr=0.1, weight_decay=0.1, maximize=True),
-    "amsgrad": Hyperparameters(lr=0.1, weight_decay=0.1, amsgrad=True, decoupled_weight_decay=True),
-    "both": Hyperparameters(lr=0.1, weight_decay=0.1, amsgrad=True),
+    "decoupled": Hyperparameters(lr=0.1, weight_decay=0.1, eps=0.0, decoupled_weight_decay=True),
+    "amsgrad": Hyperparameters(lr=0.1, amsgrad=True),
+    "amsgrad l2": Hyperparameters(lr=0.1, weight_decay=0.1, amsgrad=True),
+    "amsgrad decoupled": Hyperparameters(lr=0.1, weight_decay=0.1, amsgrad=True, decoupled_weight_decay=True),
 }

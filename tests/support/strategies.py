@@ -22,9 +22,14 @@ shapes = st.one_of(
 seeds = st.integers(0, 2**32 - 1)
 
 betas = st.one_of(
-    st.just(0.0), st.sampled_from([0.5, 0.9, 0.99, 0.999, 1 - 1e-6, 1 - 1e-9]), st.floats(0.0, 1 - 1e-9)
+    st.just(0.0),
+    st.sampled_from([0.5, 0.9, 0.99, 0.999, 1 - 1e-6, 1 - 1e-9, 1 - 2**-53]),
+    st.floats(1e-300, 1 - 2**-53),
+    st.floats(0.0, 53.0).map(lambda digits: 1 - 2**-digits),
 )
-steps = st.one_of(st.integers(1, 1000), st.integers(1, 10**9))
+steps = st.one_of(
+    st.integers(1, 1000), st.integers(1, 2**53), st.floats(0.0, 53.0).map(lambda digits: int(2**digits))
+)
 
 
 @st.composite
@@ -49,6 +54,15 @@ def magnitudes(dtype: Any) -> st.SearchStrategy[float]:
     low, high = (1e-14, 1e14) if np.dtype(dtype) == np.float32 else (1e-100, 1e100)
     numbers = st.floats(low, high).map(lambda x: float(np.dtype(dtype).type(x)))
     return st.one_of(st.just(0.0), numbers, numbers.map(lambda x: -x))
+
+
+def smallest(dtype: Any) -> st.SearchStrategy[float]:
+    """Draw numbers around the smallest normal one, below which they are denormal, and those whose squares are."""
+    tiny = float(np.finfo(dtype).tiny)
+    around, root = st.floats(2.0**-20, 2.0**20), st.floats(2.0**-10, 2.0**10)
+    numbers = st.one_of(around.map(lambda x: x * tiny), root.map(lambda x: x * tiny**0.5))
+    signed = st.one_of(numbers, numbers.map(lambda x: -x)).map(lambda x: float(np.dtype(dtype).type(x)))
+    return st.one_of(st.just(0.0), signed, magnitudes(dtype))
 
 
 def anything(dtype: Any) -> st.SearchStrategy[float]:

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastadam.torch  # noqa: E402
+from fastadam.step.backend import Prepared  # noqa: E402
 from fastadam.step.plan import MOMENTS, Plan  # noqa: E402
 from fastadam.torch import attempts, python_attempt, staging  # noqa: E402
 
@@ -37,18 +38,12 @@ def test_same_bits_and_only_aligned_memory(
     ran: list[Plan] = []
 
     class Watched(Plan):
-        def bind(self) -> None:
-            super().bind()
-            take = self.take
-
-            def watch() -> int:
-                ran.append(self)
-                places = np.stack([self.spans[name] for name in ("param", "grad", *MOMENTS)])
-                size = torch.zeros((), dtype=dtype).real.element_size()
-                assert not np.any(places % size), "an address that is not aligned is given to compiled code"
-                return take()
-
-            self.take = watch
+        def prepare(self) -> Prepared:
+            ran.append(self)
+            places = np.stack([self.spans[name] for name in ("param", "grad", *MOMENTS)])
+            size = torch.zeros((), dtype=dtype).real.element_size()
+            assert not np.any(places % size), "an address that is not aligned is given to compiled code"
+            return super().prepare()
 
     monkeypatch.setattr(staging, "Plan", Watched)
     results = []
@@ -64,7 +59,7 @@ def test_same_bits_and_only_aligned_memory(
                 optimizer.state[param][odd] = at_odd_address(optimizer.state[param][odd])
             optimizer.step()
             # Native code of the C backend runs the plan itself, so what it has read is looked at afterwards.
-            if (known := optimizer._attempts) is not None and known.current is not None:
+            if (known := optimizer._memo.attempts) is not None and known.current is not None:
                 spans = known.current.active.plan.spans
                 size = param.element_size() // (2 if dtype.is_complex else 1)
                 assert not any(np.any(spans[name] % size) for name in ("param", "grad", *MOMENTS))

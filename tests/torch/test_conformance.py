@@ -139,39 +139,6 @@ def test_bad_params(name: str, bad: str) -> None:
     assert str(ours) == str(theirs)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("option", ["capturable", "differentiable"])
-@pytest.mark.parametrize("way", ["constructor", "group", "add_param_group", "edited", "loaded"])
-def test_what_cannot_be_had_is_refused_with_the_reason(name: str, option: str, way: str) -> None:
-    adam = getattr(fastadam.torch, name)
-    if way in ("constructor", "group"):
-        given, options = (params((2,)), {option: True}) if way == "constructor" else ([], {})
-        given = given or [{"params": params((2,)), option: True}]
-        with pytest.raises((RuntimeError, ValueError), match=option):
-            adam(given, **options)
-        return
-    optimizer = adam(params((2,)))
-    give_grads(optimizer, 1)
-    optimizer.step()
-    saved = optimizer.state_dict()
-    saved["param_groups"][0][option] = True
-    before = [param.detach().clone() for param in members(optimizer)]
-
-    def change_and_step() -> None:
-        if way == "add_param_group":
-            optimizer.add_param_group({"params": params((3,)), option: True})
-        elif way == "edited":
-            optimizer.param_groups[0][option] = True
-        else:
-            optimizer.load_state_dict(saved)
-        optimizer.step()
-
-    with pytest.raises((RuntimeError, ValueError), match=option):
-        change_and_step()
-    for param, expected in zip(members(optimizer), before, strict=False):
-        assert_same_bits(param, expected)
-
-
 @pytest.mark.parametrize(
     "chosen", [{"foreach": True}, {"foreach": False}, {"fused": True}, {"fused": False}], ids=str
 )

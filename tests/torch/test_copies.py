@@ -101,3 +101,134 @@ def test_a_pickle_of_an_old_version() -> None:
         side.optimizer = new
         group["foreach"] = False
     twins.steps(2).check()
+
+
+# Copies that go past the optimizer's own methods.
+
+
+class Whole(fastadam.torch.Adam):
+    """A subclass whose state is all that it has."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+class HalfWhole(fastadam.torch.Adam):
+    """A subclass that gives all that it has, and leaves the rest to its base."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, roundtrip], ids=["copy", "deepcopy", "pickle"])
+@pytest.mark.parametrize("kind", [Whole, HalfWhole])
+def test_subclasses_that_copy_their_dict(kind: Any, how: Callable[[Any], Any]) -> None:
+    twins = Twins(lambda: params(*FEW_SHAPES))
+    twins.ours.optimizer = kind(twins.ours.params)
+    twins.ours.optimizer.threads = 2
+    twins.ours.optimizer.backend = "numpy"
+    twins.steps(2)
+    twins.each(lambda side: setattr(side, "optimizer", how(side.optimizer)))
+    copied = twins.ours.optimizer
+    assert (type(copied), copied.threads, copied.backend) == (kind, 2, "numpy")
+    twins.steps(3).check()
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, roundtrip], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("stepped", [0, 2])
+def test_all_that_an_optimizer_has(stepped: int, how: Callable[[Any], Any]) -> None:
+    """`vars(optimizer)`, beside what torch's has: and an optimizer can be made of it."""
+    twins = Twins(lambda: params(*FEW_SHAPES)).steps(stepped)
+    twins.ours.optimizer.backend = "numpy"
+    for side in (twins.ours, twins.theirs):
+        copied = how(vars(side.optimizer))
+        assert copied.keys() == vars(side.optimizer).keys()
+        side.optimizer = object.__new__(type(side.optimizer))
+        side.optimizer.__dict__.update(copied)
+    assert twins.ours.optimizer.backend == "numpy"
+    twins.steps(2).check()
+
+
+class Wrapper:
+    """Wraps an optimizer as Lightning does: its class is made of the optimizer's, and has the same attributes."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.__dict__ = dict(optimizer.__dict__)
+        self.__class__ = type("Wrapped", (type(self), type(optimizer)), {})
+        self.optimizer = optimizer
+
+    def step(self, closure: Any = None) -> Any:
+        return self.optimizer.step(closure)
+
+
+class Forwarding(fastadam.torch.Adam):
+    """A subclass that has nothing of its own, and asks the optimizer within for what it lacks."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.__dict__["optimizer"] = optimizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["optimizer"], name)
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        return self.optimizer.step(closure)
+
+
+@pytest.mark.parametrize("wrap", [Wrapper, Forwarding])
+def test_settings_through_wrappers(wrap: Any) -> None:
+    """Read and set, on either of the two, after steps and before."""
+    optimizer = fastadam.torch.Adam(params(*FEW_SHAPES))
+    wrapper = wrap(optimizer)
+    for _ in range(2):
+        optimizer.backend, optimizer.threads = "numpy", 2
+        assert (wrapper.backend, wrapper.threads) == ("numpy", 2)
+        wrapper.backend, wrapper.threads = "auto", 3
+        assert (optimizer.backend, optimizer.threads) == ("auto", 3)
+        give_grads(optimizer, 1)
+        wrapper.step()
+        wrapper.step()
+        assert wrapper.last_step == optimizer.last_step == "fastadam"
+    assert optimizer.state[members(optimizer)[0]]["step"] == 4
+
+
+# Loads that fail.
+
+SPOILED: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no counter": lambda saved: saved["state"][1].pop("step"),
+    "a counter that is a str": lambda saved: saved["state"][1].update(step="two"),
+    "a state that is a list": lambda saved: saved["state"].update({1: [torch.ones(3)]}),
+    "one group more": lambda saved: saved["param_groups"].append(saved["param_groups"][0]),
+    "groups without params": lambda saved: saved["param_groups"][0].pop("params"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("what", SPOILED)
+def test_a_load_that_fails_leaves_all_as_it_was(name: str, what: str) -> None:
+    optimizer = getattr(fastadam.torch, name)(two_groups(), lr=0.3)
+    give_grads(optimizer, 1)
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["param_groups"][0]["lr"] = 0.7
+    SPOILED[what](saved)
+    before, state, groups = snapshot(optimizer), optimizer.state, optimizer.param_groups
+    with pytest.raises(Exception):  # noqa: B017, PT011 - which one is torch's affair
+        optimizer.load_state_dict(saved)
+    assert optimizer.state is state
+    assert optimizer.param_groups is groups
+    assert groups[0]["lr"] == 0.3
+    assert_same_snapshot(snapshot(optimizer), before)
+    optimizer.step()
+
+
+def test_a_load_of_whole_numbers_that_fails_spoils_nothing_of_what_was_loaded() -> None:
+    optimizer = fastadam.torch.Adam(params((3,)))
+    saved = {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": optimizer.state_dict()["param_groups"]}
+    before = copy.deepcopy(saved)
+    with pytest.raises(KeyError):
+        optimizer.load_state_dict(saved)
+    assert saved.keys() == before.keys()
+    assert saved["param_groups"] == before["param_groups"]

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 import fastadam.torch as face  # noqa: E402 - it needs torch
 from fastadam.backends import BackendUnavailableError  # noqa: E402
-from fastadam.torch import devices, staging  # noqa: E402
+from fastadam.torch import devices, part  # noqa: E402
 from tests.conftest import STATES  # noqa: E402
 from tests.support.torch_cases import (  # noqa: E402
     assert_same_bits,
@@ -56,7 +56,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def test_a_missing_cuda_backend_is_named_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     if STATES["cuda"] == "available":
         pytest.skip("it is not missing")
-    monkeypatch.setattr(staging, "ordinal_of", lambda tensor: 0)
+    monkeypatch.setattr(part, "ordinal_of", lambda tensor: 0)
     monkeypatch.setattr(devices, "is_capturing", lambda: False)
     optimizer = face.Adam(params((3,)))
     give_grads(optimizer, 0)
@@ -135,7 +135,7 @@ def test_the_layout_of_device_tensors_is_what_it_is_on_the_host() -> None:
     for t in range(2):
         give_same_grads(ours, theirs, t)
         ours.step()
-    known = ours._attempts.cache.params
+    known = ours._memo.attempts.cache.params
     assert (known["fingerprints"] != 0)[known["nbytes"] > 0].all()
 
 
@@ -292,3 +292,50 @@ def test_a_captured_graph_is_refused() -> None:
         error = error_of(ours.step)
     assert "a CUDA graph cannot capture this step" in str(error)
     assert_same_snapshot(snapshot(ours), before)
+
+
+@gpu
+@pytest.mark.parametrize("warm", [False, True], ids=["from the first step", "after steps of our own"])
+def test_a_captured_graph_of_torchs_own_step(warm: bool) -> None:
+    """With capturable=True; counters that our steps left on the CPU are taken to the device, and back again."""
+    ours, host = pair("cuda")
+    theirs = torch.optim.Adam([torch.nn.Parameter(param.detach().clone()) for param in members(ours)], lr=0.1)
+    give_same_grads(ours, host, 0)
+    give_same_grads(theirs, host, 0)
+    if warm:
+        for optimizer in (ours, theirs):
+            optimizer.step()
+        for state in theirs.state.values():
+            state["step"] = state["step"].cuda()
+    for optimizer in (ours, theirs):
+        optimizer.param_groups[0]["capturable"] = True
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            optimizer.step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            optimizer.step()
+        for _ in range(3):
+            graph.replay()
+        torch.cuda.synchronize()
+    assert ours.last_step == "torch: param_groups[0]: capturable=True"
+    for mine, its in zip(members(ours), members(theirs), strict=True):
+        torch.testing.assert_close(mine, its)
+        assert ours.state[mine]["step"].item() == theirs.state[its]["step"].item()
+    ours.param_groups[0]["capturable"] = False
+    ours.step()
+    assert ours.last_step == "fastadam"
+
+
+@gpu
+def test_a_scale_set_on_the_optimizer() -> None:
+    ours, theirs = pair("cuda")
+    give_same_grads(ours, theirs, 0)
+    grads = [param.grad.clone() for param in members(ours)]
+    ours.grad_scale = torch.tensor(64.0, device="cuda")
+    ours.step()
+    assert ours.last_step == "torch: grad_scale"
+    for param, grad in zip(members(ours), grads, strict=True):
+        assert torch.equal(param.grad, grad / 64)

@@ -102,24 +102,6 @@ def test_parameters_without_memory() -> None:
             }
 
 
-def test_fake_tensors() -> None:
-    """They say that they are on the CPU, and have no memory; they may be refused."""
-    fake = pytest.importorskip("torch._subclasses.fake_tensor")
-    for outside in (False, True):
-        with fake.FakeTensorMode():
-            param = Parameter(torch.ones(4))
-            param.grad = torch.ones(4)
-            optimizer = fastadam.torch.Adam([param])
-            error = None if outside else error_of(optimizer.step)
-        if outside:
-            error = error_of(optimizer.step)
-        if error is None:
-            assert set(optimizer.state[param]) == {"step", "exp_avg", "exp_avg_sq"}
-        else:
-            assert isinstance(error, RuntimeError)
-            assert "torch.optim.Adam" in str(error)
-
-
 def test_real_tensors_under_a_mode_that_fakes_new_ones() -> None:
     """Either an error, or no harm."""
     fake = pytest.importorskip("torch._subclasses.fake_tensor")
@@ -133,34 +115,6 @@ def test_real_tensors_under_a_mode_that_fakes_new_ones() -> None:
         expected.step()
     for param, other in zip(members(optimizer), members(expected), strict=True):
         assert_same_bits(param, other)
-
-
-def test_tensors_made_of_tensors() -> None:
-    """A subclass with ``__torch_dispatch__`` has no memory of its own; it may be refused."""
-    two = pytest.importorskip("torch.testing._internal.two_tensor").TwoTensor
-
-    def make() -> list[Any]:
-        return [Parameter(draw((4,))), Parameter(two(draw((4,), seed=1), draw((4,), seed=2)))]
-
-    twins = Twins(make, weight_decay=0.1)
-    for step in range(3):
-        for side in (twins.ours, twins.theirs):
-            first, second = side.params
-            first.grad = draw((4,), seed=3 + step)
-            second.grad = two(draw((4,), seed=10 + step), draw((4,), seed=20 + step))
-            error = error_of(side.optimizer.step)
-            if error is not None:
-                assert side is twins.ours
-                assert "torch.optim.Adam" in str(error)
-                assert_same_bits(first, draw((4,)))
-                return
-    (a, ours), (b, theirs) = twins.ours.params, twins.theirs.params
-    assert_close(a, b, "plain")
-    for half in ("a", "b"):
-        assert_close(getattr(ours, half), getattr(theirs, half), half)
-        for key in ("exp_avg", "exp_avg_sq"):
-            moments = (side.state[p][key] for side, p in ((twins.ours, ours), (twins.theirs, theirs)))
-            assert_close(*(getattr(moment, half) for moment in moments), key)
 
 
 class Mine(Parameter):

@@ -278,8 +278,10 @@ SPOILED: dict[str, Callable[[dict[str, Any]], object]] = {
     "a moment that is missing": lambda saved: saved["state"][4].pop("exp_avg_sq"),
     "a moment that is no tensor": lambda saved: saved["state"][4].update(exp_avg=1.0),
     "steps of two": lambda saved: saved["state"][4].update(step=torch.ones(2)),
-    "an lr below zero": lambda saved: saved["param_groups"][0].update(lr=-1.0),
-    "a beta that is NaN": lambda saved: saved["param_groups"][0].update(betas=(0.9, float("nan"))),
+    "an lr that is a str": lambda saved: saved["param_groups"][0].update(lr="-1.0"),
+    "a beta beyond one": lambda saved: saved["param_groups"][0].update(betas=(0.9, 1.5)),
+    "a step that is missing": lambda saved: saved["state"][4].pop("step"),
+    "a step that is a str": lambda saved: saved["state"][4].update(step="two"),
     "no betas": lambda saved: saved["param_groups"][0].pop("betas"),
 }
 

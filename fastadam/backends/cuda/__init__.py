@@ -4,6 +4,9 @@ A batch of one span, such as a packed group, is one launch whose arguments descr
 one launch too: its kernel reads a table of the spans and the rows of coefficients from device memory. They are
 copied there from pinned host memory, which is used again only after the launch that reads it is done, so that the
 host never has to wait for the device; the table is copied only when addresses have changed.
+
+A step is a row of the driver's own calls, which no signal's handler comes between. Under the simulator of Numba,
+kernels are Python code, which an interrupt stops midway.
 """
 
 from __future__ import annotations
@@ -15,11 +18,8 @@ from typing import Any
 
 from fastadam.memory.cuda import available
 from fastadam.memory.cuda.arrays import LEGACY_STREAM
-from fastadam.memory.structs import APPLY, INSPECT, REDUCE, TAKEN
-from fastadam.step.backend import PartOfPlan, Run
+from fastadam.step.backend import Call, PartOfPlan, Prepare, Prepared
 from fastadam.step.counters import Counting
-from fastadam.step.interrupts import in_one_go, uninterrupted
-from fastadam.step.reduce import reduce
 
 _CALL = methodcaller("__call__")
 
@@ -29,9 +29,13 @@ def why_missing() -> str | None:
     return available.why_missing()
 
 
-def bind(part: PartOfPlan) -> Run:
-    """Return the function that runs a part of a plan (see `fastadam.step.backend.Backend`) on the first device."""
-    return On(0).bind(part)
+def bind(part: PartOfPlan) -> None:
+    """Return None: a step is what `bind_calls` makes ready (see `fastadam.step.backend.Backend`)."""
+
+
+def bind_calls(part: PartOfPlan) -> Prepare:
+    """Return the function that makes a part's calls on the first device ready."""
+    return On(0).bind_calls(part)
 
 
 def on_device(number: int) -> On:
@@ -78,8 +82,11 @@ class On:
         """Return why the device cannot be used, or None if it can."""
         return why_missing()
 
-    def bind(self, part: PartOfPlan) -> Run:
-        """Return the function that runs a part of a plan (see `fastadam.step.backend.Backend`).
+    def bind(self, part: PartOfPlan) -> None:
+        """Return None: a step is what `bind_calls` makes ready (see `fastadam.step.backend.Backend`)."""
+
+    def bind_calls(self, part: PartOfPlan) -> Prepare:
+        """Return the function that makes a part's calls ready (see `fastadam.step.backend.Backend`).
 
         Python checks the gradients. Kernels are compiled here, and the memory that steps need is reserved.
 
@@ -107,53 +114,39 @@ class On:
             own = [(variant, first - low, count) for variant, first, count in tabled]
             launched.append(Tables(self._gpu, spans[low:high], rows, own))
 
-        is_flat = not tabled and len(flat) == 1
         counting = Counting(part)
+        return lambda: self._prepare(launched, counting)
 
-        def run(stages: int) -> int:
-            if stages & INSPECT:
-                return 0
-            if stages & REDUCE:
-                reduce(part)
-            if stages & APPLY:
-                self._apply(launched, is_flat, counting)
-            return TAKEN
-
-        return run
-
-    def _apply(self, launched: list[Any], is_flat: bool, counting: Counting) -> None:
+    def _prepare(self, launched: list[Any], counting: Counting) -> Prepared:
         device, stream = self._gpu, self._stream
         others = [other for other in self._producers if (other or LEGACY_STREAM) != stream]
+        calls: list[Call] = []
         entered = device.enter()
         try:
-            if is_flat and not others:
-                # What letting signals wait takes is longer than all the rest; native calls in a row need not.
-                launches = launched[0].launches(stream)
-                (code, *_), *_ = list(map(_CALL, [*launches, *counting.calls()])) if launches else [(0,)]
-                if code:
-                    counting.take_back()
-                    device.fail(code)
-                if not launches:
-                    in_one_go(counting.calls())
-            else:
-                uninterrupted(functools.partial(self._apply_all, launched, counting, stream, others))
+            for other in others:
+                calls += self._chain(other, stream)
+            for each in launched:
+                calls += each.launches(stream)
+            for other in others:
+                calls += self._chain(stream, other)
         finally:
             if entered:
                 device.leave()
+        if entered:
+            calls = [*device.enter_calls(), *calls, *device.leave_calls()]
+        returned: list[Any] = []
 
-    def _apply_all(self, launched: list[Any], counting: Counting, stream: int, others: list[int]) -> None:
-        for other in others:
-            self._chain(other, stream)
-        for each in launched:
-            each.launch(stream)
-        for other in others:
-            self._chain(stream, other)
-        in_one_go(counting.calls())
+        def check() -> None:
+            for code, *_ in filter(None, returned):
+                if code:
+                    counting.take_back()
+                    device.fail(code)
 
-    def _chain(self, earlier: int, later: int) -> None:
-        """Let what a stream gets from now on wait for all that another one holds."""
+        return Prepared([functools.partial(returned.extend, map(_CALL, calls)), *counting.calls()], check)
+
+    def _chain(self, earlier: int, later: int) -> list[Call]:
+        """Return what lets a stream, with what it gets from then on, wait for all that another one holds."""
         mark = self._marks.get(earlier)
         if mark is None:
             mark = self._marks[earlier] = self._gpu.event()
-        self._gpu.record(mark, earlier)
-        self._gpu.stall(later, mark)
+        return [self._gpu.record_call(mark, earlier), self._gpu.stall_call(later, mark)]

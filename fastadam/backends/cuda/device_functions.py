@@ -37,20 +37,20 @@ if SIMULATED:
 
     SINGLE = DOUBLE = (operator.mul, operator.add, operator.sub, operator.truediv, np.sqrt)
 
-    def _place(address: Any, dtype: Any, count: int) -> Any:
+    def _numbers_at(address: Any, dtype: Any, count: int) -> Any:
         return np.frombuffer(
             (ctypes.c_char * (count * np.dtype(dtype).itemsize)).from_address(int(address)), dtype
         )
 
     def make_load(kind: Any, count: int) -> Callable[[Any], Any]:
         """Return a function that reads `count` numbers at an address."""
-        return lambda address: tuple(_place(address, kind, count))
+        return lambda address: tuple(_numbers_at(address, kind, count))
 
     def make_store(kind: Any, count: int) -> Callable[[Any, Any], Any]:
         """Return a function that writes `count` numbers to an address."""
 
         def store(address: Any, numbers: Any) -> None:
-            _place(address, kind, count)[:] = numbers
+            _numbers_at(address, kind, count)[:] = numbers
 
         return store
 
@@ -119,8 +119,8 @@ else:
 
             def codegen(context, builder, signature, arguments):
                 element = context.get_value_type(kind)
-                place, pointed = _pointer(builder, arguments[0], element, count)
-                loaded = builder.load(place, align=count * kind.bitwidth // 8, typ=pointed)
+                pointer, pointed = _pointer(builder, arguments[0], element, count)
+                loaded = builder.load(pointer, align=count * kind.bitwidth // 8, typ=pointed)
                 numbers = [loaded]
                 if count > 1:
                     numbers = [
@@ -141,14 +141,14 @@ else:
 
             def codegen(context, builder, signature, arguments):
                 element = context.get_value_type(kind)
-                place, pointed = _pointer(builder, arguments[0], element, count)
+                pointer, pointed = _pointer(builder, arguments[0], element, count)
                 value = builder.extract_value(arguments[1], 0)
                 if count > 1:
                     value = ir.Constant(pointed, ir.Undefined)
                     for i in range(count):
                         number = builder.extract_value(arguments[1], i)
                         value = builder.insert_element(value, number, ir.Constant(ir.IntType(32), i))
-                builder.store(value, place, align=count * kind.bitwidth // 8)
+                builder.store(value, pointer, align=count * kind.bitwidth // 8)
                 return context.get_dummy_value()
 
             return types.none(types.int64, given), codegen

@@ -14,18 +14,11 @@ class Flat:
     """A batch of one span: its description goes along with the launch."""
 
     def __init__(self, device: Any, variant: int, spans: Array, index: int, rows: Array) -> None:
-        self._device, self._spans, self._index, self._rows = device, spans, index, rows
+        self._spans, self._index, self._rows = spans, index, rows
         self._layout = Layout(variant)
         self._launcher = launcher(device)
         self._kernel = self._launcher.kernel(variant, FLAT)
         self._arguments = arguments_of(variant, FLAT)
-
-    def launch(self, stream: int) -> None:
-        """Launch the kernel."""
-        for launch in self.launches(stream):
-            (code,) = launch()
-            if code:
-                self._device.fail(code)
 
     def launches(self, stream: int) -> list[Callable[[], tuple[Any]]]:
         """Return the launch as a call of the driver, or nothing where there is nothing to step."""

@@ -27,6 +27,7 @@ from fastadam.backends.cuda.device_functions import (
     SINGLE,
     WORD,
     Access,
+    chosen,
     compiled_apart,
     make_load,
     maximum,
@@ -35,8 +36,9 @@ from fastadam.backends.cuda.device_functions import (
 from fastadam.memory.cuda.driver import SIMULATED
 from fastadam.memory.formats import Format
 from fastadam.memory.structs import ROLES
-from fastadam.step.coefficients import Row
+from fastadam.step.coefficients import SMALLEST_NORMAL, Row
 from fastadam.step.element import make_element
+from fastadam.step.rounding import make_flush
 from fastadam.step.variants import Variant, variant_of
 
 # Threads of a block. Each thread of the simulator is one of Python's.
@@ -99,8 +101,9 @@ def _make_element(variant: Variant) -> Any:
     """Return a function of five numbers and a row of coefficients, which returns four new numbers."""
     single = variant.compute == np.float32
     operations = SINGLE if single else DOUBLE
-    flags = {"l2_on": variant.l2_on, "amsgrad_on": variant.amsgrad_on}
-    element = on_device(make_element(*operations, maximum, **flags))
+    flags = {"l2_on": variant.l2_on, "decoupled_on": variant.decoupled_on, "amsgrad_on": variant.amsgrad_on}
+    flush = on_device(make_flush(chosen, abs, variant.compute.type(0)))
+    element = on_device(make_element(*operations, maximum, flush, **flags))
 
     def of_tuples(numbers, row):
         param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq = numbers
@@ -151,6 +154,7 @@ def make_kernels(number: int) -> tuple[Callable[..., None], Callable[..., None]]
     load_word = make_load(WORD, 1)
     load_scalar = make_load(FLOAT32 if single else FLOAT64, 1)
     scalar_at = Row(*(variant.compute.itemsize * i for i in range(N_COEFFICIENTS)))
+    mul, smallest_normal = (SINGLE if single else DOUBLE)[0], SMALLEST_NORMAL[variant.compute]
     row_bytes = variant.compute.itemsize * N_COEFFICIENTS
 
     @on_device
@@ -191,7 +195,8 @@ def make_kernels(number: int) -> tuple[Callable[..., None], Callable[..., None]]
         vectors,
         step_size,
         inv_sqrt_bias_correction2,
-        decay,
+        decay_rate,
+        tiny,
         beta1,
         one_minus_beta1,
         beta2,
@@ -204,7 +209,8 @@ def make_kernels(number: int) -> tuple[Callable[..., None], Callable[..., None]]
         row = Row(
             step_size=step_size,
             inv_sqrt_bias_correction2=inv_sqrt_bias_correction2,
-            decay=decay,
+            decay_rate=decay_rate,
+            tiny=mul(tiny, smallest_normal),
             beta1=beta1,
             one_minus_beta1=one_minus_beta1,
             beta2=beta2,
@@ -231,7 +237,8 @@ def make_kernels(number: int) -> tuple[Callable[..., None], Callable[..., None]]
         row = Row(
             step_size=load_scalar(scalars + scalar_at.step_size)[0],
             inv_sqrt_bias_correction2=load_scalar(scalars + scalar_at.inv_sqrt_bias_correction2)[0],
-            decay=load_scalar(scalars + scalar_at.decay)[0],
+            decay_rate=load_scalar(scalars + scalar_at.decay_rate)[0],
+            tiny=mul(load_scalar(scalars + scalar_at.tiny)[0], smallest_normal),
             beta1=load_scalar(scalars + scalar_at.beta1)[0],
             one_minus_beta1=load_scalar(scalars + scalar_at.one_minus_beta1)[0],
             beta2=load_scalar(scalars + scalar_at.beta2)[0],

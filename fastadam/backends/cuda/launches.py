@@ -14,6 +14,7 @@ from numba import cuda
 from fastadam.backends.cuda.kernels import BLOCK, N_COEFFICIENTS, N_WORDS, make_kernels, quiet, signatures
 from fastadam.memory.arrays import address
 from fastadam.memory.cuda.driver import SIMULATED, Gpu
+from fastadam.step.quiet import Quiet
 from fastadam.step.variants import variant_of
 
 FLAT, TABLE = 0, 1  # the two kernels of a variant, in the order of make_kernels
@@ -54,8 +55,7 @@ class Arguments:
         try:
             self._pack(self._bytes, 0, *values)
         except OverflowError:  # what is too large for a float32 is infinite, as everywhere else
-            with np.errstate(over="ignore"):
-                reals = np.array(values[self._words :]).astype(self._real)
+            reals = Quiet().do(np.ndarray.astype, np.array(values[self._words :]), self._real)
             self._memory[: 8 * self._words].view(np.int64)[:] = values[: self._words]
             self._memory[8 * self._words :].view(self._real)[:] = reals
 
@@ -86,7 +86,7 @@ class SimulatedLauncher:
 
     @functools.cache  # noqa: B019 - there is one of each device
     def kernel(self, variant: int, which: int) -> Any:
-        """Return a kernel, for `launch`."""
+        """Return a kernel, for `launch_call`."""
         return cuda.jit(quiet(make_kernels(variant)[which]))
 
     def launch(self, kernel: Any, blocks: int, stream: int, arguments: Arguments) -> tuple[int]:
@@ -105,7 +105,7 @@ class Launcher:
     Parameters
     ----------
     device : Gpu
-        Has to be entered for `launch`.
+        Has to be entered for what `launch_call` returns.
     """
 
     def __init__(self, device: Gpu) -> None:
@@ -113,7 +113,7 @@ class Launcher:
         self._modules: list[Any] = []
 
     def kernel(self, variant: int, which: int) -> Any:
-        """Return a kernel, for `launch`, compiling it at first use."""
+        """Return a kernel, for `launch_call`, compiling it at first use."""
         with _compiling:
             return self._kernel(variant, which)
 
@@ -127,10 +127,6 @@ class Launcher:
             function = int(device.call(device.driver.cuKernelGetFunction(handle)))
         self._modules.append(module)  # which unloads the kernel when it goes
         return function
-
-    def launch(self, kernel: Any, blocks: int, stream: int, arguments: Arguments) -> None:
-        """Launch a kernel into a stream."""
-        self._device.call(self.launch_call(kernel, blocks, stream, arguments)())
 
     def launch_call(self, kernel: Any, blocks: int, stream: int, arguments: Arguments) -> Callable[[], tuple[Any]]:
         """Return the driver's own call that launches a kernel; it returns an error's code in a tuple."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
+import operator
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from fastadam.backends.cuda.launches import TABLE, arguments_of, launcher
 from fastadam.backends.cuda.layout import Layout
 from fastadam.memory.arrays import Array, address
 from fastadam.memory.structs import ROLES
+from fastadam.step.backend import Call
+from fastadam.step.quiet import Quiet
 
 # Steps that may be under way at once before the host waits for the oldest.
 MOST_UNDER_WAY = 64
@@ -38,6 +42,7 @@ class Tables:
     def __init__(self, device: Any, spans: Array, rows: Array, batches: list[tuple[int, int, int]]) -> None:
         self._device, self._spans, self._rows = device, spans, rows
         self._launcher = launcher(device)
+        self._quiet = Quiet()
         self._noted: Array | None = None
         self._version = self._n_rows = 0
         self._batches = []
@@ -62,33 +67,37 @@ class Tables:
         self._nbytes = end + self._table.nbytes
         self._slots = collections.deque(_StagingSlot(device, self._nbytes) for _ in range(2))
 
-    def launch(self, stream: int) -> None:
-        """Copy what the kernels read, and launch them."""
+    def launches(self, stream: int) -> list[Call]:
+        """Return the driver's calls that copy what the kernels read, and launch them."""
         self._refresh()
         device, slot = self._device, self._take_slot()
         values = self._rows.view(np.float64)[: self._n_rows * len(self._rows.dtype.names or ())]
-        with np.errstate(over="ignore"):
-            for real, at in self._sections.items():
-                slot.pinned[at : at + values.size * real.itemsize].view(real)[:] = values
+        for real, at in self._sections.items():
+            section = slot.pinned[at : at + values.size * real.itemsize].view(real)
+            self._quiet.do(operator.setitem, section, ..., values)  # too large for a float32: infinite
         if slot.version != self._version:
             slot.pinned[self._table_at :] = self._table.view(np.uint8)
-            slot.version = self._version
-            device.copy(slot.target, slot.source, self._nbytes, stream)
+            calls = [
+                device.copy_call(slot.target, slot.source, self._nbytes, stream),
+                functools.partial(setattr, slot, "version", self._version),
+            ]
         else:
-            for real, at in self._sections.items():
-                device.copy(slot.target + at, slot.source + at, values.size * real.itemsize, stream)
+            calls = [
+                device.copy_call(slot.target + at, slot.source + at, values.size * real.itemsize, stream)
+                for real, at in self._sections.items()
+            ]
         for batch in self._batches:
             if batch.blocks:
                 spans = slot.target + self._table_at + batch.where.start * self._table.itemsize
                 count = batch.where.stop - batch.where.start
                 batch.arguments.write(spans, count, slot.target + self._sections[batch.layout.real])
-                self._launcher.launch(batch.kernel, batch.blocks, stream, batch.arguments)
-        device.record(slot.event, stream)
+                calls.append(self._launcher.launch_call(batch.kernel, batch.blocks, stream, batch.arguments))
+        return [*calls, device.record_call(slot.event, stream)]
 
     def _refresh(self) -> None:
         """Describe the spans anew, if one of them has changed."""
         words = self._spans.view(np.int64)
-        if self._noted is not None and np.array_equal(words, self._noted):
+        if self._noted is not None and (words == self._noted).all():
             return
         self._noted = words.copy()
         self._n_rows = int(self._spans["row"].max()) + 1  # there may be room for many more

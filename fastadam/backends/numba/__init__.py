@@ -16,10 +16,12 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from fastadam.backends.numba.teams import on_a_team, team_is_there
+from fastadam.backends.numba.teams import threading_layer as threading_layer
 from fastadam.memory.array_offsets import array_offsets
 from fastadam.memory.structs import APPLY, INSPECT, REDUCE, TAKEN
-from fastadam.step.backend import PartOfPlan, Run
-from fastadam.step.interrupts import in_one_go
+from fastadam.step.backend import Call, PartOfPlan, Prepare, Prepared, Run
+from fastadam.step.interrupts import in_one_go, in_one_go_while
 
 Kernel = Callable[[int, int, int], int]  # see fastadam.backends.numba.kernels.make_kernel
 
@@ -56,19 +58,6 @@ def why_missing() -> str | None:
     return None
 
 
-@functools.cache
-def threading_layer() -> str:
-    """Start Numba's threads, unless they run already, and return their layer's name or ``"none"``."""
-    import numba
-    from numba.np.ufunc.parallel import _launch_threads
-
-    try:
-        _launch_threads()
-        return str(numba.threading_layer())
-    except (ImportError, ValueError):  # the layer that was asked for cannot be loaded
-        return "none"
-
-
 def cache_folder() -> str | None:
     """Return the folder in which compiled kernels are kept, or None where Numba finds none to write to."""
     from numba.core.caching import FunctionCache
@@ -85,29 +74,50 @@ def bind(part: PartOfPlan) -> Run:
     """Return the function that runs a part of a plan (see `fastadam.step.backend.Backend`)."""
     can_inspect = array_offsets() is not None
     on_threads = [_may_use_threads(threads, part.limit_given) for threads in part.batches["threads"].tolist()]
-    kernels = [kernel(*each) for each in zip(part.batches["variant"].tolist(), on_threads, strict=True)]
-    take_turns = any(on_threads) and threading_layer() == "workqueue"
-    runs = [functools.partial(each, part.memory.address, batch) for batch, each in enumerate(kernels)]
-    if can_inspect and len(runs) == 1 and not take_turns:
+    uses_threads = any(on_threads)
+    runs = _kernel_calls(part, on_threads)
+    if can_inspect and len(runs) == 1 and not uses_threads:
         return runs[0]
 
-    def run(stages: int) -> int:
-        if stages & INSPECT:
-            outcome = runs[0](INSPECT) if can_inspect else 0
-            if outcome != TAKEN:
-                return outcome
+    takes_turns = uses_threads and threading_layer() == "workqueue"
+
+    def calls(stages: int) -> list[Callable[[], int]]:
         # What is computed from the whole is so before the first batch.
-        calls = [functools.partial(runs[0], stages & (REDUCE | APPLY))]
-        if stages & APPLY:
-            calls += [functools.partial(each, APPLY) for each in runs[1:]]
-        if take_turns:
-            with _taking_turns:
-                in_one_go(calls)
-        else:
-            in_one_go(calls)
-        return TAKEN
+        rest = runs[1:] if stages & APPLY else []
+        return [functools.partial(runs[0], stages), *[functools.partial(each, APPLY) for each in rest]]
+
+    def run(stages: int) -> int:
+        if stages & INSPECT and not can_inspect:
+            return 0
+        with _taking_turns if takes_turns else contextlib.nullcontext():
+            if not uses_threads or team_is_there():
+                return in_one_go_while(TAKEN, calls(stages))
+            outcome = runs[0](stages & INSPECT)
+            if outcome == TAKEN:
+                in_one_go(on_a_team(calls(stages & (REDUCE | APPLY))))
+            return outcome
 
     return run
+
+
+def bind_calls(part: PartOfPlan) -> Prepare:
+    """Return the function that makes a part's calls ready (see `fastadam.step.backend.Backend`).
+
+    On Numba's workqueue layer they take one thread: steps that take turns have to wait for each other, which is
+    not to be done in the middle of others' work.
+    """
+    may = threading_layer() != "workqueue" if part.batches["threads"].max(initial=1) > 1 else False
+    on_threads = [
+        may and _may_use_threads(threads, part.limit_given) for threads in part.batches["threads"].tolist()
+    ]
+    calls: list[Call] = [functools.partial(each, APPLY) for each in _kernel_calls(part, on_threads)]
+    return lambda: Prepared(on_a_team(calls) if any(on_threads) else calls)
+
+
+def _kernel_calls(part: PartOfPlan, on_threads: list[bool]) -> list[Callable[[int], int]]:
+    """Return the kernel of each batch, to be called with stages."""
+    kernels = [kernel(*each) for each in zip(part.batches["variant"].tolist(), on_threads, strict=True)]
+    return [functools.partial(each, part.memory.address, batch) for batch, each in enumerate(kernels)]
 
 
 def _may_use_threads(threads: int, threads_given: bool) -> bool:

@@ -51,12 +51,12 @@ def written_below(plan, high, below):
 
 @register_jitable
 def is_plain(plan, span, grad):
-    """Whether a gradient's object is plain and its span's parameter still where it was, and writable."""
+    """Whether a gradient's object is plain, and its span's parameter where it was, of its size and writable."""
     at = plan.offsets
     slot = record(plan.slots, span.slot, SLOT_DTYPE)
     param, dtype = slot.param_object, slot.dtype_object
     if (
-        word(grad + at.type) != at.array_type
+        (word(grad + at.type) != at.array_type and word(grad + at.type) != at.packed_type)
         or word(grad + at.dtype) != dtype
         or word(param + at.dtype) != dtype
         or word(param + at.data) != span.param
@@ -71,10 +71,13 @@ def is_plain(plan, span, grad):
     if ndim != integer(param + at.ndim):
         return False
     grad_dims, param_dims = word(grad + at.dims), word(param + at.dims)
-    for i in range(ndim):  # noqa: SIM110 - Numba compiles loops better than generators
-        if word(grad_dims + WORD * i) != word(param_dims + WORD * i):
+    elements = 1
+    for i in range(ndim):
+        dim = word(param_dims + WORD * i)
+        if word(grad_dims + WORD * i) != dim:
             return False
-    return True
+        elements *= dim
+    return elements == slot.elements
 
 
 @register_jitable

@@ -39,12 +39,15 @@ from fastadam.memory.structs import (
     SHARES_PER_THREAD,
     TAKEN,
 )
+from fastadam.step import bias_correction as corrections
 from fastadam.step import coefficients, element, rounding
-from fastadam.step.coefficients import Row
+from fastadam.step.coefficients import SMALLEST_NORMAL, Row
 from fastadam.step.element import make_element
-from fastadam.step.rounding import make_maximum
+from fastadam.step.rounding import keep, make_flush, make_maximum
 from fastadam.step.variants import variant_of, variants_of
 
+bias_correction = register_jitable(corrections.bias_correction)
+flushes_at = register_jitable(coefficients.flushes_at)
 PLAN_DTYPE, ROW_DTYPE, ROW_INPUTS_DTYPE, COUNTER_DTYPE = PLAN.dtype, ROW.dtype, ROW_INPUTS.dtype, COUNTER.dtype
 BATCH_BYTES, NEXT_SHARE = BATCH_DTYPE.itemsize, BATCH_DTYPE.fields["next_share"][1]
 PARAM, GRAD, EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ = range(len(ROLES))
@@ -56,12 +59,14 @@ ANY = formats.BFLOAT16
 def _version() -> int:
     """Return a number that is another one when any source of the kernels or the structs' layout has changed.
 
-    Numba's cache knows when the file of a kernel changes, but not of what that file imports.
+    Numba's cache knows when the file of a kernel changes, but not of what that file imports. Where there are no
+    files to read, there is no cache either.
     """
     sources = (__file__, *(module.__file__ for module in (codecs, inspect, memory, formats, native, structs)))
-    sources += tuple(module.__file__ for module in (coefficients, element, rounding))
+    sources += tuple(module.__file__ for module in (corrections, coefficients, element, rounding))
     layouts = repr([struct.dtype for struct in native.TABLE.values()]).encode()
-    return zlib.crc32(b"".join([layouts, *(Path(source or "").read_bytes() for source in sources)]))
+    found = [Path(source) for source in sources if source is not None]
+    return zlib.crc32(b"".join([layouts, *(path.read_bytes() for path in found if path.is_file())]))
 
 
 def kernel_variant(number: int) -> int:
@@ -70,13 +75,7 @@ def kernel_variant(number: int) -> int:
     plain = variant.common_format
     if plain is None or plain.stored != variant.compute:
         plain = ANY
-    return int(variants_of(plain.code, variant.l2_on, variant.amsgrad_on))
-
-
-@register_jitable
-def bias_correction(log_beta, step):
-    """Return 1 - beta**step, without cancellation."""
-    return -math.expm1(step * log_beta)
+    return int(variants_of(plain.code, variant.flags))
 
 
 @register_jitable
@@ -92,14 +91,15 @@ def next_step(counter):
 @register_jitable
 def reduce(plan):
     """Compute the scalars that move with the step (see fastadam/step/coefficients.py)."""
-    # Where the counters are is known only on the way, so that this loop cannot be vectorised. With Intel's SVML,
-    # which some builds of Numba use, that would be with another expm1 than the C library's.
     for i in range(plan.n_row_inputs):
         row, inputs = record(plan.rows, i, ROW_DTYPE), record(plan.row_inputs, i, ROW_INPUTS_DTYPE)
         step = next_step(inputs.counter)
-        row.step_size = inputs.lr / bias_correction(inputs.log_beta1, step)
-        row.inv_sqrt_bias_correction2 = 1.0 / math.sqrt(bias_correction(inputs.log_beta2, step))
-        row.decay = 1.0 - inputs.lr * inputs.weight_decay
+        row.step_size = inputs.lr / bias_correction(inputs.log_beta1_high, inputs.log_beta1_low, step)
+        row.inv_sqrt_bias_correction2 = 1.0 / math.sqrt(
+            bias_correction(inputs.log_beta2_high, inputs.log_beta2_low, step)
+        )
+        row.decay_rate = inputs.lr * inputs.weight_decay
+        row.tiny = inputs.tiny if flushes_at(step) else 0.0
 
 
 @register_jitable
@@ -167,8 +167,10 @@ def make_kernel(number: int, parallel: bool) -> Callable[[int, int, int], int]:
         unlike that of any other: Numba's cache does not tell apart functions that differ in their options only.
     """
     variant = variant_of(number)
-    l2_on, amsgrad_on = variant.l2_on, variant.amsgrad_on
+    amsgrad_on = variant.amsgrad_on
+    flags = {"l2_on": variant.l2_on, "decoupled_on": variant.decoupled_on, "amsgrad_on": amsgrad_on}
     real = variant.compute.type
+    smallest_normal = SMALLEST_NORMAL[variant.compute]
     itemsize = variant.compute.itemsize
     needs_room = variant.formats[0] is ANY
     version = _version()
@@ -182,20 +184,37 @@ def make_kernel(number: int, parallel: bool) -> Callable[[int, int, int], int]:
         return function
 
     maximum = register_jitable(named(make_maximum(select)))
+    flush = register_jitable(named(make_flush(select, abs, real(0))))
     operations = (operator.mul, operator.add, operator.sub, operator.truediv, math.sqrt, maximum)
-    element = register_jitable(named(make_element(*operations, l2_on=l2_on, amsgrad_on=amsgrad_on)))
+
+    def loop(name, flush):
+        """Return the loop over elements that lie in memory as they are computed with."""
+        element = make_element(*operations, flush, **flags)
+        element.__name__ = f"element_{name}"
+        element = register_jitable(named(element))
+
+        def elements(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, row):
+            for i in range(params.size):
+                old_max = max_exp_avg_sqs[i] if amsgrad_on else real(0)
+                params[i], exp_avgs[i], exp_avg_sqs[i], max_exp_avg_sq = element(
+                    params[i], grads[i], exp_avgs[i], exp_avg_sqs[i], old_max, row
+                )
+                if amsgrad_on:
+                    max_exp_avg_sqs[i] = max_exp_avg_sq
+
+        elements.__name__ = f"elements_{name}"
+        return register_jitable(named(elements))
+
+    plain, flushing = loop("plain", register_jitable(keep)), loop("flushing", flush)
 
     @register_jitable
     @named
     def elements(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, row):
-        """Step elements that lie in memory as they are computed with."""
-        for i in range(params.size):
-            old_max = max_exp_avg_sqs[i] if amsgrad_on else real(0)
-            params[i], exp_avgs[i], exp_avg_sqs[i], max_exp_avg_sq = element(
-                params[i], grads[i], exp_avgs[i], exp_avg_sqs[i], old_max, row
-            )
-            if amsgrad_on:
-                max_exp_avg_sqs[i] = max_exp_avg_sq
+        """Step elements; loops are apart for steps that set small moments to zero, and those that do not."""
+        if row.tiny > 0:
+            flushing(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, row)
+        else:
+            plain(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, row)
 
     @register_jitable
     @named
@@ -204,7 +223,8 @@ def make_kernel(number: int, parallel: bool) -> Callable[[int, int, int], int]:
         return Row(
             step_size=real(found.step_size),
             inv_sqrt_bias_correction2=real(found.inv_sqrt_bias_correction2),
-            decay=real(found.decay),
+            decay_rate=real(found.decay_rate),
+            tiny=real(found.tiny) * smallest_normal,
             beta1=real(found.beta1),
             one_minus_beta1=real(found.one_minus_beta1),
             beta2=real(found.beta2),

@@ -7,6 +7,7 @@ has no interface; there, its arrays are known by their type.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from fastadam.memory.arrays import ALL_DTYPES, Array, name_of
 from fastadam.memory.cuda import available
+from fastadam.memory.device import Call
 
 SUPPORTED = ", ".join(str(dtype) for dtype in ALL_DTYPES)
 LEGACY_STREAM = 1  # the default stream, in which the library steps and copies
@@ -35,13 +37,15 @@ class CudaArray:
         Of the first element, in the device's memory.
     """
 
-    __slots__ = ("__weakref__", "_owner", "address", "device", "dtype", "shape")
+    __slots__ = ("__weakref__", "_owner", "address", "device", "dtype", "place", "shape")
 
     def __init__(
         self, owner: Any, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], device: int
     ) -> None:
         self._owner = owner  # keeps the memory alive
         self.address, self.shape, self.dtype, self.device = address, shape, dtype, device
+        # Of a packed buffer's views: the buffer, and which view. Copies and pickles of these keep together.
+        self.place: tuple[Any, int | None] | None = None
 
     @property
     def size(self) -> int:
@@ -142,7 +146,30 @@ class CudaArray:
                 gpu.copy(target, source, self.nbytes, LEGACY_STREAM)
                 gpu.finish(LEGACY_STREAM)
 
+    def copy_calls(self, numbers: Array) -> list[Call]:
+        """Return the driver's calls that copy numbers of the host, of this shape and dtype, and keep them."""
+        if not self.nbytes:
+            return []
+        gpu, numbers = _gpu(self.device), np.ascontiguousarray(numbers)
+        copy = gpu.copy_call(self.address, numbers.__array_interface__["data"][0], self.nbytes, LEGACY_STREAM)
+        copy.keeps = numbers
+        return [*gpu.enter_calls(), copy, gpu.finish_call(LEGACY_STREAM), *gpu.leave_calls()]
+
+    def clear_calls(self) -> list[Call]:
+        """Return the driver's calls that fill the array with zeros."""
+        if not self.nbytes:
+            return []
+        gpu = _gpu(self.device)
+        clear = gpu.clear_call(self.address, self.nbytes, LEGACY_STREAM)
+        return [*gpu.enter_calls(), clear, gpu.finish_call(LEGACY_STREAM), *gpu.leave_calls()]
+
+    def __copy__(self) -> CudaArray:
+        return _from_host(self.copy_to_host(), self.device)
+
     def __reduce__(self) -> Any:
+        if self.place is not None:
+            buffer, index = self.place
+            return operator.methodcaller("view", index), (buffer,)
         return _from_host, (self.copy_to_host(), self.device)
 
     def __repr__(self) -> str:
@@ -161,6 +188,13 @@ def _gpu(device: int) -> Any:
     from fastadam.memory.cuda import driver
 
     return driver.gpu(device)
+
+
+def check_returned(returned: Sequence[Any], device: int) -> None:
+    """Raise the error that the driver's calls have returned, if one has."""
+    for code, *_ in (each for each in returned if isinstance(each, tuple)):
+        if code:
+            _gpu(device).fail(code)
 
 
 def device_at(address: int, asked: int = 0) -> int:

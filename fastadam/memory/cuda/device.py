@@ -10,8 +10,17 @@ import numpy as np
 
 from fastadam.memory.arrays import ALL_DTYPES, Array, Dtypes, name_of
 from fastadam.memory.cuda import available
-from fastadam.memory.cuda.arrays import CudaArray, Description, describe, device_at, is_on_cuda, wrap, zeros
-from fastadam.memory.device import CheckGradient, Device, Slots, Watch
+from fastadam.memory.cuda.arrays import (
+    CudaArray,
+    Description,
+    check_returned,
+    describe,
+    device_at,
+    is_on_cuda,
+    wrap,
+    zeros,
+)
+from fastadam.memory.device import Call, CheckGradient, Device, Slots, Watch
 from fastadam.memory.host import Host
 
 
@@ -152,9 +161,18 @@ class CudaDevice(Device):
         return array.as_reals()
 
     @classmethod
-    def room_on_host(cls, target: Any) -> Array:
-        """Return memory of the host of the shape of `target`, uninitialised."""
-        return np.empty(target.shape, target.dtype)
+    def copy_calls(cls, target: Any, numbers: Array) -> list[Call]:
+        """Return the driver's calls for it, which keep the numbers."""
+        return wrap(target, "the array").copy_calls(numbers)
+
+    @classmethod
+    def clear_calls(cls, target: Any) -> list[Call]:
+        """Return the driver's calls for it."""
+        return wrap(target, "the array").clear_calls()
+
+    def check_returned(self, returned: Sequence[Any]) -> None:
+        """Raise what the first code of the driver stands for that is an error's."""
+        check_returned(returned, self.number)
 
     def owns(self, address: int) -> bool:
         """Whether the driver says that an address is in this device's memory."""

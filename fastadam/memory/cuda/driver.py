@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,10 @@ from numba.cuda.core import config
 from fastadam.memory.arrays import Array, address
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
+
+
+# Driver's calls return an error's code, and what else there is, in a tuple; those that stand in for them None.
+Call = Callable[[], Any]
 
 
 class CudaError(RuntimeError):
@@ -40,6 +44,10 @@ def gpu(ordinal: int) -> Any:
     if not 0 <= ordinal < count:
         raise ValueError(f"there is no CUDA device {ordinal}; there are {count}, counted from 0")
     return SimulatedGpu(ordinal) if SIMULATED else Gpu(ordinal)
+
+
+def _nothing() -> None:
+    """Stand in for a call that has nothing to do."""
 
 
 class SimulatedGpu:
@@ -76,23 +84,44 @@ class SimulatedGpu:
         """Return host memory from which copies can go on while the host does something else."""
         return np.empty(nbytes, np.uint8)
 
+    def enter_calls(self) -> list[Call]:
+        """There is no context to make current."""
+        return []
+
+    def leave_calls(self) -> list[Call]:
+        """There is no context to leave."""
+        return []
+
     def copy(self, target: int, source: int, nbytes: int, stream: int) -> None:
         """Copy between addresses of the host or the device."""
         ctypes.memmove(target, source, nbytes)
+
+    def copy_call(self, target: int, source: int, nbytes: int, stream: int) -> Call:
+        """Return the call that does what `copy` does."""
+        return functools.partial(self.copy, target, source, nbytes, stream)
 
     def clear(self, target: int, nbytes: int, stream: int) -> None:
         """Fill memory of the device with zeros."""
         ctypes.memset(target, 0, nbytes)
 
+    def clear_call(self, target: int, nbytes: int, stream: int) -> Call:
+        """Return the call that does what `clear` does."""
+        return functools.partial(self.clear, target, nbytes, stream)
+
     def finish(self, stream: int) -> None:
         """Wait until all that a stream holds is done."""
+
+    def finish_call(self, stream: int) -> Call:
+        """Return the call that does what `finish` does."""
+        return functools.partial(self.finish, stream)
 
     def event(self) -> Any:
         """Return an event, a mark in a stream."""
         return cuda.event()
 
-    def record(self, event: Any, stream: int) -> None:
-        """Set the mark behind all that the stream holds now."""
+    def record_call(self, event: Any, stream: int) -> Call:
+        """Return the call that sets the mark behind all that the stream holds then."""
+        return _nothing
 
     def passed(self, event: Any) -> bool:
         """Whether all before the mark is done."""
@@ -101,8 +130,9 @@ class SimulatedGpu:
     def wait(self, event: Any) -> None:
         """Wait until all before the mark is done."""
 
-    def stall(self, stream: int, event: Any) -> None:
-        """Let a stream wait for the mark."""
+    def stall_call(self, stream: int, event: Any) -> Call:
+        """Return the call that lets a stream wait for the mark."""
+        return _nothing
 
 
 class Gpu:
@@ -159,6 +189,14 @@ class Gpu:
         """Make the context current that was current before `enter`."""
         self.call(self.driver.cuCtxPopCurrent())
 
+    def enter_calls(self) -> list[Call]:
+        """Return the driver's call that makes the context current, for `leave_calls` to leave it."""
+        return [functools.partial(self.driver.cuCtxPushCurrent, self._context)]
+
+    def leave_calls(self) -> list[Call]:
+        """Return the driver's call that makes the context current that was so before `enter_calls`."""
+        return [self.driver.cuCtxPopCurrent]
+
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """Make the device current, for Numba's functions too."""
@@ -195,24 +233,36 @@ class Gpu:
 
     def copy(self, target: int, source: int, nbytes: int, stream: int) -> None:
         """Copy between addresses of the host or the device."""
-        self.call(self.driver.cuMemcpyAsync(target, source, nbytes, stream))
+        self.call(self.copy_call(target, source, nbytes, stream)())
+
+    def copy_call(self, target: int, source: int, nbytes: int, stream: int) -> Call:
+        """Return the driver's call that does what `copy` does."""
+        return functools.partial(self.driver.cuMemcpyAsync, target, source, nbytes, stream)
 
     def clear(self, target: int, nbytes: int, stream: int) -> None:
         """Fill memory of the device with zeros."""
-        self.call(self.driver.cuMemsetD8Async(target, 0, nbytes, stream))
+        self.call(self.clear_call(target, nbytes, stream)())
+
+    def clear_call(self, target: int, nbytes: int, stream: int) -> Call:
+        """Return the driver's call that does what `clear` does."""
+        return functools.partial(self.driver.cuMemsetD8Async, target, 0, nbytes, stream)
 
     def finish(self, stream: int) -> None:
         """Wait until all that a stream holds is done."""
-        self.call(self.driver.cuStreamSynchronize(stream))
+        self.call(self.finish_call(stream)())
+
+    def finish_call(self, stream: int) -> Call:
+        """Return the driver's call that does what `finish` does."""
+        return functools.partial(self.driver.cuStreamSynchronize, stream)
 
     def event(self) -> Any:
         """Return an event, a mark in a stream."""
         with self.active():
             return cuda.event(timing=False)
 
-    def record(self, event: Any, stream: int) -> None:
-        """Set the mark behind all that the stream holds now."""
-        self.call(self.driver.cuEventRecord(event.handle, stream))
+    def record_call(self, event: Any, stream: int) -> Call:
+        """Return the driver's call that sets the mark behind all that the stream holds then."""
+        return functools.partial(self.driver.cuEventRecord, event.handle, stream)
 
     def passed(self, event: Any) -> bool:
         """Whether all before the mark is done."""
@@ -227,6 +277,6 @@ class Gpu:
         """Wait until all before the mark is done."""
         self.call(self.driver.cuEventSynchronize(event.handle))
 
-    def stall(self, stream: int, event: Any) -> None:
-        """Let a stream wait for the mark."""
-        self.call(self.driver.cuStreamWaitEvent(stream, event.handle, 0))
+    def stall_call(self, stream: int, event: Any) -> Call:
+        """Return the driver's call that lets a stream wait for the mark."""
+        return functools.partial(self.driver.cuStreamWaitEvent, stream, event.handle, 0)

@@ -77,7 +77,7 @@ def test_bits_of_halves(number_format: str, name: str, split: bool) -> None:
     from fastadam.step.coefficients import Coefficients
     from fastadam.step.counters import counters_in
     from fastadam.step.plan import Plan
-    from fastadam.step.variants import variants_of
+    from fastadam.step.variants import flags_of, variants_of
     from tests.support.plans import numbers
 
     each = next(each for each in FORMATS if each.name == number_format)
@@ -95,7 +95,7 @@ def test_bits_of_halves(number_format: str, name: str, split: bool) -> None:
             devices.append(device)
         for table in tables:
             table[i]["size"] = size
-    variants = variants_of(np.full(len(sizes), each.code), hyper.l2_on, hyper.amsgrad)
+    variants = variants_of(np.full(len(sizes), each.code), flags_of(hyper))
     places = (backends.load(AVAILABLE[0]), backends.on_device(0))
     for table, place in zip(tables, places, strict=True):
         steps = np.zeros(1, np.int64)

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from fastadam.memory.formats import FORMATS
+from fastadam.memory.structs import AMSGRAD, DECOUPLED, L2
 from fastadam.step.variants import variant_of, variants_of
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
@@ -18,10 +19,10 @@ from fastadam.backends.cuda import launches  # noqa: E402
 
 CAPABILITIES = [(7, 5), (8, 0), (9, 0), (10, 0)]
 VARIANTS = [
-    int(variants_of(each.code, l2_on, amsgrad_on))
+    int(variants_of(each.code, decay + amsgrad))
     for each in FORMATS
-    for l2_on in (False, True)
-    for amsgrad_on in (False, True)
+    for decay in (0, L2, DECOUPLED)
+    for amsgrad in (0, AMSGRAD)
 ]
 # The loads and stores of 16 bytes by which each format goes through memory; newer targets name no type in them.
 VECTORS = {"float32": r"v4\.[fb]32", "float64": r"v2\.[fb]64", "bfloat16": r"v4\.[ub]32", "float16": r"v4\.[ub]32"}
@@ -70,12 +71,12 @@ def test_arguments_lie_where_their_pointers_say() -> None:
     import ctypes
 
     arguments = launches.Arguments(2, "f")
-    arguments.write(1, 2**40, *range(9), 1e300)
-    pointers = (ctypes.c_uint64 * 12).from_address(arguments.pointers)
+    arguments.write(1, 2**40, *range(10), 1e300)
+    pointers = (ctypes.c_uint64 * 13).from_address(arguments.pointers)
     assert [ctypes.c_int64.from_address(place).value for place in pointers[:2]] == [1, 2**40]
     reals = [ctypes.c_float.from_address(place).value for place in pointers[2:]]
-    assert reals == [*range(9), float("inf")]
+    assert reals == [*range(10), float("inf")]
     assert list(arguments.values()) == [1, 2**40, *reals]
     double = launches.Arguments(7, "d")
-    double.write(*range(7), *[0.1] * 10)
-    assert list(double.values()) == [*range(7), *[0.1] * 10]
+    double.write(*range(7), *[0.1] * 11)
+    assert list(double.values()) == [*range(7), *[0.1] * 11]

@@ -22,7 +22,7 @@ from fastadam.step.coefficients import Coefficients
 from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.plan import Plan
-from fastadam.step.variants import variants_of
+from fastadam.step.variants import flags_of, variants_of
 from tests.support.plans import HYPERS, bits_of, numbers
 
 assert os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", "set NUMBA_ENABLE_CUDASIM=1"
@@ -68,8 +68,7 @@ class Work:
         each = [hypers[row] for row in self.spans["row"]]
         variants = variants_of(
             np.array([number_format.code for number_format in self.formats]),
-            np.array([hyper.l2_on for hyper in each]),
-            np.array([hyper.amsgrad for hyper in each]),
+            [flags_of(hyper) for hyper in each],
         )
         self.steps = 2 + np.arange(len(hypers))  # rows differ in them
         counters = counters_in(self.steps)

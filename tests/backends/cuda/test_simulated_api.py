@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import pickle
 from typing import Any
@@ -262,6 +263,22 @@ def test_copies_and_pickles() -> None:
         assert_same(again, optimizer_again)
 
 
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))])
+@pytest.mark.parametrize("order", [1, -1])
+def test_views_stay_together_with_their_optimizer(how: Any, order: int) -> None:
+    flat = fastadam.pack({"w": np.arange(4.0), "b": np.ones(3)}, device="cuda")
+    model = [flat.params, flat.param, flat.grads["w"], fastadam.Adam(flat)]
+    twin = how(model[::order])[::order]
+    for params, whole, grad, optimizer in (twin, model):
+        grad.fill(0.5)
+        optimizer.step()
+        assert (host(params["w"]) < np.arange(4.0)).all()
+        assert_same_bits(host(params["w"]), host(whole)[:4])
+    assert_same_bits(host(twin[1]), host(flat.param))
+    assert twin[1].address != flat.param.address  # type: ignore[attr-defined]
+    assert copy.copy(twin[1]).address != twin[1].address
+
+
 def test_gradients_are_cleared() -> None:
     flat = fastadam.pack([np.ones(3)], device="cuda")
     flat.grad.fill(2.0)
@@ -421,8 +438,12 @@ def test_streams_are_waited_for_on_the_device(
     gpu = type(cuda_arrays._gpu(0))
     launcher = launches.SimulatedLauncher
     monkeypatch.setattr(gpu, "event", lambda self: object())
-    monkeypatch.setattr(gpu, "record", lambda self, event, stream: calls.append(("record", event, stream)))
-    monkeypatch.setattr(gpu, "stall", lambda self, stream, event: calls.append(("stall", event, stream)))
+    monkeypatch.setattr(
+        gpu, "record_call", lambda self, event, stream: functools.partial(calls.append, ("record", event, stream))
+    )
+    monkeypatch.setattr(
+        gpu, "stall_call", lambda self, stream, event: functools.partial(calls.append, ("stall", event, stream))
+    )
     monkeypatch.setattr(
         launcher, "launch", lambda *arguments: (calls.append(("launch", None, arguments[3])), (0,))[1]
     )

@@ -22,7 +22,7 @@ import fastadam.torch  # noqa: E402 - it needs torch
 from fastadam.backends.cuda import kernels as cuda_kernels  # noqa: E402
 from fastadam.backends.cuda import launches  # noqa: E402
 from fastadam.memory.cuda import driver as cuda_driver  # noqa: E402
-from fastadam.torch import devices, staging  # noqa: E402
+from fastadam.torch import devices, part  # noqa: E402
 from tests.support.torch_cases import (  # noqa: E402
     assert_same_bits,
     assert_same_snapshot,
@@ -100,7 +100,7 @@ def places(monkeypatch: pytest.MonkeyPatch) -> Places:
 
     monkeypatch.setattr(launches.SimulatedLauncher, "launch", recorded)
     monkeypatch.setattr(cuda_driver, "gpu", functools.cache(Recorded))
-    monkeypatch.setattr(staging, "ordinal_of", lambda tensor: found.on.get(id(tensor)))
+    monkeypatch.setattr(part, "ordinal_of", lambda tensor: found.on.get(id(tensor)))
     monkeypatch.setattr(devices, "current_stream", lambda ordinal: found.streams.get(ordinal, STREAM + ordinal))
     monkeypatch.setattr(devices, "is_capturing", lambda: found.capturing)
     monkeypatch.setattr(devices, "is_on_cuda", lambda tensor: id(tensor) in found.counters)
@@ -238,7 +238,7 @@ def test_many_tensors_are_one_launch_and_only_what_changed_is_copied(places: Pla
     for _ in range(3):
         ours.step()
     assert places.launches == [(0, STREAM)] * 3
-    assert places.copied == [10 * 4] * 3, "one row of coefficients in float32"
+    assert places.copied == [11 * 4] * 3, "one row of coefficients in float32"
     kept = [param.grad for param in members(ours)]  # so that the new ones are elsewhere
     give_grads(ours, 1)
     ours.step()
@@ -341,7 +341,7 @@ def test_counters_on_devices_come_to_the_host(places: Places, careful: list[int]
         optimizer.step()
     steps = [state["step"] for state in ours.state.values()]
     places.counters = set(map(id, steps))
-    ours._attempts = None  # as after load_state_dict
+    ours._memo.attempts = None  # as after load_state_dict
     for t in range(1, 4):
         for optimizer in (ours, theirs):
             give_grads(optimizer, t)

@@ -1,0 +1,160 @@
+"""The reference backend: the formula over NumPy's ufuncs, in chunks.
+
+All that a step writes is written in one go of native calls (see `fastadam.step.interrupts`), made ready before:
+arrays over the chunks, scratch memory, scalars. What stays the same from step to step is kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from fastadam.backends.numpy.formulas import program_of
+from fastadam.backends.numpy.recording import Constant, Place
+from fastadam.memory.arrays import Array, array_at
+from fastadam.memory.structs import ROLES, SPAN
+from fastadam.step.backend import PartOfPlan, Prepare, Prepared
+from fastadam.step.coefficients import SMALLEST_NORMAL, Row
+from fastadam.step.counters import Counting
+from fastadam.step.quiet import Quiet
+from fastadam.step.variants import variant_of
+
+# Elements per chunk: what is computed on the way stays in the cache and never reaches the size of the parameters.
+CHUNK = 8192
+# Where the words of a span are.
+_FIELDS = SPAN.dtype.names or ()
+_AT = {role: _FIELDS.index(role) for role in ROLES}
+_SIZE, _ROW = _FIELDS.index("size"), _FIELDS.index("row")
+_TINY = Row._fields.index("tiny")
+
+
+def why_missing() -> str | None:
+    """Return None: NumPy is always there."""
+    return None
+
+
+def bind(part: PartOfPlan) -> None:
+    """Return None: a step is what `bind_calls` makes ready (see `fastadam.step.backend.Backend`)."""
+
+
+def bind_calls(part: PartOfPlan) -> Prepare:
+    """Return the function that makes a part's calls ready (see `fastadam.step.backend.Backend`)."""
+    counting, quiet = Counting(part), Quiet()
+    batches = [
+        _Batch(part, variant, slice(first, first + count), quiet)
+        for variant, first, count in part.batches[["variant", "first", "count"]].tolist()
+    ]
+
+    def prepare() -> Prepared:
+        return Prepared([*quiet.calls([each.call() for each in batches]), *counting.calls()])
+
+    return prepare
+
+
+class _Batch:
+    """The spans of one variant, cut into chunks.
+
+    Parameters
+    ----------
+    part : PartOfPlan
+    number : int
+        The variant.
+    where : slice
+        Its spans.
+    quiet : Quiet
+    """
+
+    def __init__(self, part: PartOfPlan, number: int, where: slice, quiet: Quiet) -> None:
+        self._quiet = quiet
+        variant = variant_of(number)
+        self._programs = [program_of(number, flushes) for flushes in (False, True)]
+        self._compute, self._smallest_normal = variant.compute, SMALLEST_NORMAL[variant.compute]
+        self._stored = dict(zip(ROLES, (each.stored for each in variant.formats), strict=True))
+        self._spans = part.spans[where].view(np.int64).reshape(-1, len(_FIELDS))
+        self._rows = part.rows.view(np.float64).reshape(len(part.rows), -1)
+        self._known: Array = np.full_like(self._spans, -1)
+        self._lengths: list[int] = []
+        self._chunk_rows: Array = np.zeros(0, np.int64)
+        self._columns: dict[Place, list[Array]] = {}
+
+    def call(self) -> Callable[[], object]:
+        """Return the native call that steps all chunks."""
+        self._look()
+        (scalars, flushes), n = self._scalars(), len(self._lengths)
+
+        def column(of: Place | Constant) -> Iterable[Any]:
+            if isinstance(of, Constant):
+                return itertools.repeat(of.value, n)
+            if of.kind == "scalar":
+                return scalars(Row._fields.index(of.which), of.dtype)
+            return self._column(of)
+
+        return functools.partial(deque, self._programs[flushes].replay(column), 0)
+
+    def _look(self) -> None:
+        """Forget the arrays over chunks that are not where they were."""
+        words, known = self._spans, self._known
+        same = words == known  # (np.array_equal would take what a signal's handler raises for "not equal".)
+        if same.all():
+            return
+        self._known = np.full_like(words, -1)  # an interrupt on the way leaves nothing that is half known
+        if not same[:, _SIZE].all():
+            self._columns.clear()
+            self._lengths = [
+                min(CHUNK, size - low) for size in words[:, _SIZE].tolist() for low in range(0, size, CHUNK)
+            ]
+            longest = max(self._lengths, default=0)
+            rooms = itertools.zip_longest(*(program.rooms for program in self._programs), fillvalue=0)
+            self._memory = [np.empty(longest * max(widths), np.uint8) for widths in rooms]
+        changed = {role for role, at in _AT.items() if not same[:, at].all()}
+        for place in [place for place in self._columns if place.which in changed]:
+            del self._columns[place]
+        chunks = -(-words[:, _SIZE] // CHUNK)
+        self._chunk_rows = np.repeat(words[:, _ROW], chunks.astype(np.intp))  # 32 bits where pointers have them
+        self._known = words.copy()
+
+    def _column(self, place: Place) -> list[Array]:
+        """Return the arrays over all chunks of a role's memory, or of scratch memory."""
+        found = self._columns.get(place)
+        if found is None:
+            found = self._columns[place] = self._room(place) if place.kind == "room" else self._chunks(place)
+        return found
+
+    def _chunks(self, place: Place) -> list[Array]:
+        stored = place._replace(dtype=self._stored[place.which])
+        if place != stored:
+            return [each.view(place.dtype) for each in self._column(stored)]
+        found: list[Array] = []
+        for where, size in self._known[:, [_AT[place.which], _SIZE]].tolist():
+            array = array_at(where, size, place.dtype)
+            whole = size // CHUNK * CHUNK
+            found.extend(array[:whole].reshape(-1, CHUNK))
+            if whole < size:
+                found.append(array[whole:])
+        return found
+
+    def _room(self, place: Place) -> list[Array]:
+        room = self._memory[place.which].view(place.dtype)
+        parts = {length: room[:length] for length in set(self._lengths)}
+        return [parts[length] for length in self._lengths]
+
+    def _scalars(self) -> tuple[Callable[[int, np.dtype[Any]], Iterable[Any]], bool]:
+        """Return the function from a field of the rows, and how it is seen, to its number in each chunk.
+
+        And whether small moments become zero in any of them.
+        """
+        rows, n = self._chunk_rows, len(self._chunk_rows)
+        first, last = (rows.min(), rows.max()) if n else (0, 0)
+        # What is too large for a float32 is infinite, as everywhere else.
+        numbers = self._quiet.do(np.ndarray.astype, self._rows[first : last + 1], self._compute)
+        numbers[:, _TINY] *= self._smallest_normal
+        flushes = bool(numbers[:, _TINY].any())
+        if first != last:
+            return lambda field, dtype: numbers[rows - first, field].view(dtype), flushes
+        one = [numbers[0, field : field + 1].reshape(()) for field in range(len(Row._fields))]
+        return lambda field, dtype: itertools.repeat(one[field].view(dtype), n), flushes

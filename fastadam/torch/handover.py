@@ -1,0 +1,93 @@
+"""Steps that are handed over to torch's own code: when, and how they are taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import optimizer as torch_optimizer
+
+from fastadam.step.plan import MOMENTS
+from fastadam.torch.tensors import has_own_dispatch
+
+# Another class may be put in its place later, even ours.
+_TORCHS = torch.optim.Adam
+# Where our kernels step tensors. (Those on the meta device have nothing to step.)
+DEVICES = ("cpu", "cuda", "meta")
+
+
+def reason_in_tensors(
+    groups: Sequence[Mapping[str, Any]], grads: Iterable[Tensor | None], state: Any
+) -> str | None:
+    """Say why our kernels cannot step these tensors and torch may; None where they can.
+
+    Parameters
+    ----------
+    groups : sequence of mapping
+        The optimizer's `param_groups`.
+    grads : iterable of Tensor or None
+        The gradient of each parameter.
+    state : mapping
+        The optimizer's.
+
+    Returns
+    -------
+    str or None
+        Such as ``"a parameter is a DTensor"``.
+    """
+    params = [(param, group) for group in groups for param in group["params"]]
+    for (param, group), grad in zip(params, grads, strict=False):
+        if grad is None:
+            continue
+        if param.is_meta and group.get("fused"):
+            return "a parameter with fused=True is on the meta device"
+        if param.device.type not in DEVICES:
+            return f"a parameter is on the device {param.device}"
+        if param.dtype == torch.complex32:
+            return "a parameter has dtype torch.complex32"
+        known = state.get(param)
+        moments = [known.get(name) for name in ("step", *MOMENTS)] if isinstance(known, dict) else []
+        for what, tensor in (("parameter", param), ("gradient", grad), *(("state", each) for each in moments)):
+            if isinstance(tensor, Tensor) and has_own_dispatch(tensor):
+                return f"a {what} is a {type(tensor).__name__}"
+    return None
+
+
+def take(optimizer: torch.optim.Adam) -> None:
+    """Take a step with torch's own code, over the same groups and state, without hooks and closure.
+
+    What torch's step raises is raised; as in torch, it may then be half taken.
+    """
+    _suit(optimizer.param_groups, optimizer.state)
+    _unhooked(_TORCHS.step)(optimizer)
+
+
+def _unhooked(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method without the wrapper that torch puts around it when it makes the first optimizer."""
+    while getattr(step, "hooked", False):
+        step = step.__wrapped__  # type: ignore[attr-defined]
+    return step
+
+
+def _suit(groups: Sequence[Mapping[str, Any]], state: Any) -> None:
+    """Bring the state to what torch's step takes; ours takes counters that are numbers, or elsewhere, too."""
+    for group in groups:
+        there = bool(group["capturable"] or group["fused"])  # else the host counts
+        dtype = torch_optimizer._get_scalar_dtype(is_fused=group["fused"])
+        for param in group["params"]:
+            known = state.get(param)
+            if param.grad is None or not isinstance(known, dict) or "step" not in known:
+                continue
+            step = known["step"]
+            if isinstance(step, int | float):
+                known["step"] = torch.tensor(float(step), dtype=dtype, device=param.device if there else "cpu")
+            elif (
+                there
+                and isinstance(step, Tensor)
+                and (step.device != param.device or (group["fused"] and step.dtype != dtype))
+            ):
+                known["step"] = step.to(param.device, dtype if group["fused"] else step.dtype)
+            if group["amsgrad"] and MOMENTS[2] not in known:  # switched on in mid-training
+                known[MOMENTS[2]] = torch.zeros_like(param, memory_format=torch.preserve_format)

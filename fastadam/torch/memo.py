@@ -1,0 +1,85 @@
+"""What an optimizer keeps for its own steps: what was asked for, and what is remembered from step to step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastadam.groups.edits import Edits
+from fastadam.step.locks import Guard
+from fastadam.torch import options
+from fastadam.torch.attempts import Attempts
+from fastadam.torch.devices import ChosenBackends
+
+
+class Memo:
+    """All that an optimizer has beside what torch's has, in one object.
+
+    So a wrapper that takes over an optimizer's `__dict__`, as Lightning's does, has the same settings, and changes
+    those of the optimizer. Copies and pickles have the settings alone, whoever makes them: those of
+    `vars(optimizer)`, too.
+
+    Parameters
+    ----------
+    backend : str, default "auto"
+    threads : int, optional
+
+    Attributes
+    ----------
+    backend, threads : str, int or None
+        What the user asked for; whoever changes them calls `changed`.
+    scaling : dict of str to object
+        ``"grad_scale"`` and ``"found_inf"``, as far as they were set; see `fastadam.torch.scaling`.
+    guard : Guard
+    edits : Edits
+    attempts : Attempts or None
+        What the next step is attempted with.
+    chosen : ChosenBackends or None
+    last_step : str or None
+        Which way the last step went; see `fastadam.torch.Adam`.
+    version : object
+        Another one after each change of those.
+    """
+
+    __slots__ = ("attempts", "backend", "chosen", "edits", "guard", "last_step", "scaling", "threads", "version")
+
+    def __init__(self, backend: str = "auto", threads: int | None = None) -> None:
+        self.backend, self.threads = backend, threads
+        self.scaling: dict[str, Any] = {}
+        self.guard, self.edits = Guard(), Edits(options.read)
+        self.attempts: Attempts | None = None
+        self.chosen: ChosenBackends | None = None
+        self.last_step: str | None = None
+        self.version = object()
+
+    @property
+    def settings(self) -> tuple[str, int | None]:
+        """What copies have in common with this one, as the class takes it."""
+        return self.backend, self.threads
+
+    def __reduce__(self) -> tuple[type[Memo], tuple[str, int | None]]:
+        return Memo, self.settings
+
+    def changed(self) -> None:
+        """Tell steps, from any thread, what was changed; one that is under way goes on with what it has read."""
+        self.version = object()
+        self.attempts = None  # after the version: see `remember`
+
+    def remember(self, attempts: Attempts | None, version: object) -> None:
+        """Keep what a step has found, unless something was changed since it began.
+
+        Parameters
+        ----------
+        attempts : Attempts or None
+        version : object
+            What `version` was before the step read the settings.
+        """
+        self.attempts = attempts
+        if self.version is not version:  # looked at last: another thread may change it at any moment
+            self.attempts = None
+
+    def chooser(self, backend: str) -> ChosenBackends:
+        """Return what chooses the backends when this one is asked for."""
+        chosen = self.chosen
+        if chosen is None or chosen.asked_for != backend:
+            chosen = self.chosen = ChosenBackends(backend)
+        return chosen

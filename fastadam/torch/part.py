@@ -1,0 +1,101 @@
+"""One parameter of a step that is taken with care: its tensors, and how they lie in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadam.memory.structs import COUNTER_FLOAT32, COUNTER_FLOAT64
+from fastadam.torch.devices import ordinal_of
+from fastadam.torch.tensors import (
+    apart,
+    extent,
+    has_its_memory,
+    is_aligned,
+    is_dense,
+    is_plain,
+    same_layout,
+)
+
+# The types of step counters that native code counts, by dtype.
+COUNTERS = {torch.float32: COUNTER_FLOAT32, torch.float64: COUNTER_FLOAT64}
+
+
+class Part:
+    """One parameter of a step, checked: its tensors have its shape, dtype and device.
+
+    What was checked, and is stepped then, are views. Nobody else has them, so that no code that runs in between
+    can exchange what lies behind them, and they keep the memory alive.
+
+    Parameters
+    ----------
+    position : int
+        Among all parameters of the optimizer.
+    group : int
+    param : Tensor
+    state : dict
+    step : Tensor
+        The counter.
+    moments : tuple of Tensor
+        Two, or three with amsgrad.
+    written : tuple of Tensor
+        Views (see `fastadam.torch.tensors.view_of`) of the parameter and the moments, which a step writes.
+    read, counter : Tensor
+        Views of the gradient and of the step counter.
+    label : str
+        How error messages call it.
+
+    Attributes
+    ----------
+    extents : list of (int, int)
+        The addresses between which `written` lie.
+    has_memory : bool
+        Whether there are numbers to step; meta tensors have none.
+    ordinal : int or None
+        The number of the CUDA device that the tensors are on, None for the host.
+    lies_plainly : bool
+        Whether parameter and moments can be stepped where they are.
+    counts_plainly : bool
+        Whether native code can count the step.
+    """
+
+    def __init__(
+        self,
+        position: int,
+        group: int,
+        param: Tensor,
+        state: dict[str, Any],
+        step: Tensor,
+        moments: tuple[Tensor, ...],
+        written: tuple[Tensor, ...],
+        read: Tensor,
+        counter: Tensor,
+        label: str,
+    ) -> None:
+        self.position, self.group, self.label = position, group, label
+        self.param, self.state, self.step, self.moments = param, state, step, moments
+        self.written, self.read, self.counter = written, read, counter
+        self.extents = [extent(tensor) for tensor in written]
+        like = written[0]
+        self.has_memory: bool = like.device.type != "meta"
+        self.ordinal = ordinal_of(param)
+        self.lies_plainly = is_dense(like) and all(
+            is_plain(tensor) and is_aligned(tensor) and same_layout(tensor, like) for tensor in written
+        )
+        self.counts_plainly = (
+            counter.numel() == 1
+            and counter.device.type == "cpu"
+            and counter.dtype in COUNTERS
+            and is_aligned(counter)
+            and has_its_memory(counter)
+        )
+
+
+def all_apart(parts: Sequence[Part]) -> bool:
+    """Whether no two written tensors or counters of these parts lie in each other's range of memory."""
+    written = [each for part in parts if part.has_memory for each in part.extents]
+    counters = [extent(part.counter) for part in parts if part.counter.device.type == "cpu"]
+    return apart([*written, *counters])

@@ -1,0 +1,169 @@
+"""Tensors of types with a dispatch of their own: torch's own code steps them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import fastadam.torch  # noqa: E402
+from tests.support.torch_cases import (  # noqa: E402
+    Parameter,
+    Twins,
+    assert_close,
+    assert_same_bits,
+    draw,
+    give_grads,
+    params,
+)
+
+
+class Listening(torch.Tensor):
+    """A type with a `__torch_function__` of its own."""
+
+    heard: ClassVar[list[str]] = []
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        cls.heard.append(func.__name__)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+class Plain(torch.Tensor):
+    """A type without any."""
+
+
+class Mine(Parameter):
+    """A parameter's type without any."""
+
+
+def two(seed: int) -> Any:
+    pair = pytest.importorskip("torch.testing._internal.two_tensor").TwoTensor
+    return pair(draw((4,), seed=seed), draw((4,), seed=seed + 1))
+
+
+KINDS: dict[str, tuple[Callable[[int], Any], str | None]] = {
+    "TwoTensor": (two, "a {} is a TwoTensor"),
+    "Listening": (lambda seed: draw((4,), seed=seed).as_subclass(Listening), "a {} is a Listening"),
+    "Plain": (lambda seed: draw((4,), seed=seed).as_subclass(Plain), None),
+    "Mine": (lambda seed: Mine(draw((4,), seed=seed)).data, None),
+}
+
+
+def halves(tensor: Any) -> list[Any]:
+    """Return the plain tensors that a tensor is made of."""
+    tensor = tensor.detach()
+    return [tensor.a, tensor.b] if hasattr(tensor, "a") else [tensor.as_subclass(torch.Tensor)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("where", ["parameter", "gradient"])
+def test_types_with_a_dispatch_of_their_own(kind: str, where: str) -> None:
+    """Among plain ones, from the first step on, and a gradient in later steps only."""
+    make, reason = KINDS[kind]
+    if where == "gradient" and kind == "TwoTensor":
+        pytest.skip("torch itself mixes no plain parameter with such a gradient")
+
+    def given() -> list[Any]:
+        return [Parameter(draw((3,))), Parameter(make(1) if where == "parameter" else draw((4,), seed=1))]
+
+    twins = Twins(given, weight_decay=0.1)
+    for step in range(4):
+        special = where == "parameter" or step % 2
+        for side in (twins.ours, twins.theirs):
+            first, second = side.params
+            first.grad = draw((3,), seed=step)
+            second.grad = make(10 + step) if special else draw((4,), seed=10 + step)
+            side.optimizer.step()
+        way = twins.ours.optimizer.last_step
+        assert way == ("fastadam" if reason is None or not special else "torch: " + reason.format(where))
+    for a, b in zip(twins.ours.params, twins.theirs.params, strict=True):
+        assert type(a) is type(b)
+        for ours, theirs in zip(halves(a), halves(b), strict=True):
+            assert_close(ours, theirs, kind)
+
+
+def test_states_with_a_dispatch_of_their_own() -> None:
+    twins = Twins(lambda: params((4,))).steps(1)
+    for side in (twins.ours, twins.theirs):
+        state = side.state[side.params[0]]
+        state["exp_avg"] = state["exp_avg"].as_subclass(Listening)
+    twins.steps(2)
+    assert twins.ours.optimizer.last_step == "torch: a state is a Listening"
+    assert_close(twins.ours.params[0], twins.theirs.params[0], "parameter")
+
+
+def test_what_listens_hears_torchs_step() -> None:
+    Listening.heard.clear()
+    optimizer = fastadam.torch.Adam([Parameter(draw((4,)).as_subclass(Listening))])
+    give_grads(optimizer, 1)
+    Listening.heard.clear()
+    optimizer.step()
+    assert {"lerp_", "addcdiv_"} <= set(Listening.heard)
+
+
+def test_fake_tensors() -> None:
+    fake = pytest.importorskip("torch._subclasses.fake_tensor")
+    with fake.FakeTensorMode():
+        param = Parameter(torch.ones(4))
+        param.grad = torch.ones(4)
+        optimizer = fastadam.torch.Adam([param])
+        optimizer.step()
+    assert optimizer.last_step.startswith("torch: a parameter is a ")
+    assert set(optimizer.state[param]) == {"step", "exp_avg", "exp_avg_sq"}
+
+
+@pytest.fixture
+def mesh() -> Iterator[Any]:
+    """Make a mesh of one device, without any communication."""
+    store = pytest.importorskip("torch.testing._internal.distributed.fake_pg").FakeStore()
+    torch.distributed.init_process_group("fake", store=store, rank=0, world_size=1)
+    yield torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="a build of torch without torch.distributed")
+def test_dtensors(mesh: Any) -> None:
+    from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+    twins = Twins(lambda: [Parameter(distribute_tensor(draw((4, 3)), mesh, [Shard(0)])), *params((3,))])
+    for step in range(3):
+        for side in (twins.ours, twins.theirs):
+            side.params[0].grad = distribute_tensor(draw((4, 3), seed=step), mesh, [Shard(0)])
+            side.params[1].grad = draw((3,), seed=step)
+            side.optimizer.step()
+    assert twins.ours.optimizer.last_step == "torch: a parameter is a DTensor"
+    assert isinstance(twins.ours.state[twins.ours.params[0]]["exp_avg"], DTensor)
+    assert_same_bits(twins.ours.params[0].detach().to_local(), twins.theirs.params[0].detach().to_local())
+    assert_same_bits(twins.ours.params[1], twins.theirs.params[1])
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+def test_a_dtype_of_torch_alone() -> None:
+    twins = Twins(lambda: [draw((3,), torch.complex64).to(torch.complex32)], eps=1e-3)
+    for step, side in itertools.product(range(3), (twins.ours, twins.theirs)):
+        side.params[0].grad = draw((3,), torch.complex64, seed=step).to(torch.complex32)
+        side.optimizer.step()
+    assert twins.ours.optimizer.last_step == "torch: a parameter has dtype torch.complex32"
+    assert_same_bits(*(torch.view_as_real(side.params[0]) for side in (twins.ours, twins.theirs)))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_tensors_of_functional_transforms() -> None:
+    """Those under `torch.func.vmap` have no memory of their own."""
+
+    def train(adam: Any) -> Any:
+        def one(weight: Any) -> Any:
+            param = (weight * 1.0).detach()
+            param.grad = weight * 2.0
+            adam([param]).step()
+            return param
+
+        return torch.func.vmap(one)(draw((5, 3)))
+
+    ours, theirs = (train(adam) for adam in (fastadam.torch.Adam, torch.optim.Adam))
+    assert_same_bits(ours, theirs)
