@@ -9,8 +9,8 @@ from typing import Any, SupportsIndex
 
 from fastadam.groups.clearing import clear_gradients
 from fastadam.groups.contents import Contents
-from fastadam.groups.copies import shallow_copy, with_witnesses
-from fastadam.groups.given import split_groups, take_as_own
+from fastadam.groups.copies import groups_again, shallow_copy, with_witnesses
+from fastadam.groups.given import split_groups
 from fastadam.groups.groups import Groups
 from fastadam.groups.state import State
 from fastadam.step import hyperparameters
@@ -304,7 +304,7 @@ class Adam:
     # Native code holds addresses, so copies and pickles are made from the arrays and built anew.
     def __getstate__(self) -> dict[str, Any]:
         return {
-            "groups": [{**group.options, "params": group.given} for group in self._groups],
+            **self._groups.described(),
             "defaults": self.defaults,
             "backend": self._choice.asked_for,
             "threads": self.threads,
@@ -318,20 +318,19 @@ class Adam:
         return with_witnesses(super().__reduce_ex__(protocol), self, self._groups)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        groups = [{k: v for k, v in group.items() if k != "param_names"} for group in state["groups"]]
-        if "witnesses" in state:
-            take_as_own(groups)
+        groups = groups_again(state)
         Adam.__init__(self, groups, **state["defaults"], backend=state["backend"], threads=state["threads"])
+        self._groups.set_trees(state.get("trees"))
         self.load_state_dict(state["state"])
         self.__dict__.update(state["subclass"])
 
     def _add(self, given: Iterable[Mapping[str, Any]]) -> None:
         """Add the groups that these dicts describe, or none if one is refused."""
         new = self._groups.make(given, self.defaults)
-        chosen = self._choice.choose(member for group in new for member in group.members)
+        chosen = self._choice.choose(member for group in new.groups for member in group.members)
         if not isinstance(self.param_groups, list):
             raise TypeError(f"param_groups must be the list that the optimizer made, got {self.param_groups!r}")
-        extend = functools.partial(list.extend, self.param_groups, [group.options for group in new])
+        extend = functools.partial(list.extend, self.param_groups, [group.options for group in new.groups])
         in_one_go([*self._choice.add_calls(chosen), *self._groups.add_calls(new), extend])
 
     @contextlib.contextmanager

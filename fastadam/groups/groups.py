@@ -4,15 +4,38 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastadam.groups.edits import Edits
+from fastadam.groups.given import read_group
 from fastadam.groups.group import Group
 from fastadam.groups.members import Member
+from fastadam.memory.nesting import Nesting
 from fastadam.memory.written import Written
 from fastadam.step.backend import Call
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import in_one_go
+
+
+class Tree(NamedTuple):
+    """The parameters that were given together, in the order in which they were.
+
+    Attributes
+    ----------
+    nesting : Nesting
+    positions : tuple of int
+        In the optimizer, of each leaf.
+    """
+
+    nesting: Nesting
+    positions: tuple[int, ...]
+
+
+class New(NamedTuple):
+    """Groups that `Groups.make` has made, and how their parameters were given."""
+
+    groups: list[Group]
+    trees: list[Tree]
 
 
 class Groups(Sequence[Group]):
@@ -26,6 +49,8 @@ class Groups(Sequence[Group]):
         Of each parameter: its group, and its index in there.
     positions : dict of str to int
         Of the parameters, by name; empty where they have none.
+    trees : list of Tree
+        How the parameters were given: one for each group dict, of which options by name make several groups.
     version : int
         Grows with each change of options, groups or rows: who has built something from them compares it.
     layout : int
@@ -40,6 +65,7 @@ class Groups(Sequence[Group]):
         self.where: list[tuple[Group, int]] = []
         self.edits = Edits()
         self.positions: dict[str, int] = {}
+        self.trees: list[Tree] = []
         self.version = self.layout = 0
 
     def __len__(self) -> int:
@@ -73,7 +99,7 @@ class Groups(Sequence[Group]):
             self._written_for = n_moments
         return self._written
 
-    def make(self, given: Iterable[Mapping[str, Any]], defaults: Mapping[str, Any]) -> list[Group]:
+    def make(self, given: Iterable[Mapping[str, Any]], defaults: Mapping[str, Any]) -> New:
         """Return new groups, which `add_calls` enters.
 
         Parameters
@@ -89,12 +115,19 @@ class Groups(Sequence[Group]):
             If something in them is wrong, or does not go together with the groups that are there: names that are
             missing or appear twice, or shared memory.
         """
-        new: list[Group] = []
+        new, trees = New([], [])
         start = len(self.where)
         for i, one in enumerate(given, len(self)):
-            where = f"param_groups[{i}]: " if i or "lr" in one or len(one) > 1 else ""
-            new.append(Group(one, defaults, start, where))
-            start += len(new[-1].members)
+            where = f"param_groups[{i}]: " if i or len(one) > 1 else ""
+            read, shares = read_group(one, defaults, where)
+            positions = [0] * len(read.values)
+            for hyper, places in shares:
+                where = f"param_groups[{len(self) + len(new)}]: " if where else ""
+                new.append(Group(read if len(shares) == 1 else read.at(places), hyper, start, where))
+                for position, place in enumerate(places, start):
+                    positions[place] = position
+                start += len(places)
+            trees.append(Tree(read.nesting, tuple(positions)))
         groups = [*self, *new]
         for group in groups:  # reading what was given can have run foreign code
             group.check_unchanged()
@@ -106,24 +139,43 @@ class Groups(Sequence[Group]):
             if id(member.owner) in seen:  # not noticed above where the array is empty
                 raise ValueError(f"{member.label} is the same array as {seen[id(member.owner)]}; give it once")
             seen[id(member.owner)] = member.label
-        return new
+        return New(new, trees)
 
-    def add_calls(self, new: Sequence[Group]) -> list[Call]:
+    def add_calls(self, new: New) -> list[Call]:
         """Return native calls that enter groups which `make` has returned."""
         position_of, positions, where = dict(self._position_of), dict(self.positions), list(self.where)
-        for group in new:
+        for group in new.groups:
             for index, member in enumerate(group.members):
                 position_of[id(member.given)] = position_of[id(member.owner)] = len(where)
                 if member.name is not None:
                     positions[member.name] = len(where)
                 where.append((group, index))
-        groups = [*self._groups, *new]
-        changed = {"_position_of": position_of, "positions": positions, "where": where, "_groups": groups}
+        groups, trees = [*self._groups, *new.groups], [*self.trees, *new.trees]
+        changed = {
+            "_position_of": position_of,
+            "positions": positions,
+            "where": where,
+            "_groups": groups,
+            "trees": trees,
+        }
         return [
             *self.renew_calls(),
             *(functools.partial(setattr, self, name, value) for name, value in changed.items()),
             *self.edits.note_calls([group.accepted() for group in groups], [group.params for group in groups]),
         ]
+
+    def described(self) -> dict[str, Any]:
+        """Return what the groups can be made of again: arrays and options in ``"groups"``, the nesting in ``"trees"``."""
+        groups = [{**group.options, "params": group.given} for group in self]
+        if len(self.trees) == len(self) and not any(tree.nesting.is_nested for tree in self.trees):
+            return {"groups": groups}
+        return {"groups": groups, "trees": [(tree.nesting.plain(), tree.positions) for tree in self.trees]}
+
+    def set_trees(self, trees: Sequence[Any] | None) -> None:
+        """Have parameters given as it was `described`, where that was in ``"trees"``."""
+        if trees is not None:
+            self.trees = [Tree(Nesting(*nesting), positions) for nesting, positions in trees]
+            self.renew()
 
     def renew(self) -> None:
         """Have everything built anew that was built from the groups: their number or rows are about to change."""
@@ -181,5 +233,8 @@ def _check_names(members: Sequence[Member]) -> None:
     positions: dict[str | None, int] = {}
     for position, name in enumerate(names):
         if name is not None and name in positions:
-            raise ValueError(f"the name {name!r} is given to parameters {positions[name]} and {position}")
+            raise ValueError(
+                f"the name {name!r} is given to parameters {positions[name]} and {position}; give them names that "
+                f"differ, such as by a key around one group's: {{'params': {{'more': ...}}}}"
+            )
         positions[name] = position

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from fastadam.groups.given import Given
 from fastadam.memory.arrays import Array
 from fastadam.memory.device import Device
 from fastadam.memory.devices import check_parameter, device_of
@@ -98,3 +100,26 @@ class Member:
     def buffer_key(self) -> BufferKey:
         """Which of the group's flat buffers its moments are in."""
         return self.dtype, self.device
+
+
+def members_of(given: Given, start: int) -> list[Member]:
+    """Return the members of a group.
+
+    Parameters
+    ----------
+    given : Given
+    start : int
+        Position of the first one in the optimizer; it appears in labels.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If something in it is no parameter.
+    """
+    count = len(given.values)
+    names: Sequence[str | None] = given.names or [None] * count
+    homes = [None] * count if given.packed is None else given.packed.grad_views
+    return [
+        Member(value, name, f"parameter {position}" if name is None else f"parameter {name!r}", home)
+        for position, (value, name, home) in enumerate(zip(given.values, names, homes, strict=True), start)
+    ]

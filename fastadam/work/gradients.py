@@ -36,7 +36,7 @@ def sort_gradients(grads: Any, planner: Planner) -> tuple[WorkList, tuple[Any, .
         if isinstance(grads, np.ndarray | np.generic) or is_array(grads):
             return _sort_array(grads, planner)
         if isinstance(grads, Mapping):
-            return work, _sort_names(grads, planner.groups.positions)
+            return work, planner.reader.read_mapping(grads)
         if isinstance(grads, Packed):
             raise TypeError("grads is a packed buffer; step() without arguments uses its gradients")
         if callable(grads):
@@ -47,6 +47,11 @@ def sort_gradients(grads: Any, planner: Planner) -> tuple[WorkList, tuple[Any, .
             or hasattr(grads, "__array__")
         ):
             raise TypeError(f"grads must be a list of arrays or a mapping of names to arrays, got {grads!r}")
+        grads = tuple(grads)
+    if planner.reader.reads_lists:
+        found = planner.reader.read_list(grads)
+        if found is not None:
+            return work, found
     grads = tuple(grads)  # a list could change while native code reads it
     if len(grads) != len(work.owners):
         raise ValueError(f"grads has {len(grads)} items, but there are {len(work.owners)} parameters")
@@ -66,17 +71,3 @@ def _sort_array(grad: Any, planner: Planner) -> tuple[WorkList, tuple[Any, ...]]
         # Its members have taken different numbers of steps.
         return work, tuple(packed.views_of(kind_of(grad).own_view(grad)))
     raise TypeError(f"grads is one array, but there are {len(work.owners)} parameters; pass a list of gradients")
-
-
-def _sort_names(grads: Mapping[str, Any], positions: Mapping[str, int]) -> tuple[Any, ...]:
-    """Return named gradients in the order of the parameters."""
-    if not positions:
-        raise TypeError("grads is a mapping, but the parameters have no names; pass a list in their order")
-    if grads.keys() != positions.keys():
-        missing = [name for name in positions if name not in grads]
-        unexpected = [name for name in grads if name not in positions]
-        raise ValueError(
-            f"grads has other names than the parameters: missing {missing}, unexpected {unexpected}; use "
-            f"None for a parameter without a gradient"
-        )
-    return tuple(grads[name] for name in positions)
