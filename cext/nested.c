@@ -1,7 +1,7 @@
 /* Reads gradients that lie in nested containers.
  *
- * No code of anyone's runs meanwhile: containers are exact dicts with strings as keys, exact lists, and tuples, whose
- * items are taken from where they lie. So what is borrowed from them stays, while Python's lock is held. */
+ * No code of anyone's runs meanwhile: containers are exact dicts with strings as keys, exact lists, and tuples,
+ * whose items are taken from where they lie. So what is borrowed from them stays, while Python's lock is held. */
 #include "nested.h"
 
 #include "objects.h"

@@ -196,7 +196,7 @@ typedef struct {
     int64_t tuple_type;
 } fastadam_container;
 
-/* A container that is still to be read: its object, and its number. */
+/* A container that is to be read: its object, and its number. */
 typedef struct {
     int64_t object;
     int64_t number;

@@ -74,8 +74,8 @@ def groups_again(state: Mapping[str, Any]) -> list[dict[str, Any]]:
     Parameters
     ----------
     state : mapping
-        What ``__getstate__`` returned for it. If it was pickled or deep-copied, arrays that an unpickler made read-only
-        get memory of their own (see `fastadam.memory.arrived`).
+        What ``__getstate__`` returned for it. If it was pickled or deep-copied, arrays that an unpickler made
+        read-only get memory of their own (see `fastadam.memory.arrived`).
     """
     groups = [{key: value for key, value in group.items() if key != "param_names"} for group in state["groups"]]
     if "witnesses" in state:

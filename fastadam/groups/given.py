@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from fastadam.groups.rules import by_name
+from fastadam.groups.rules import by_name, is_by_name
 from fastadam.memory import nesting
-from fastadam.memory.arrays import name_of
 from fastadam.memory.devices import is_array
 from fastadam.memory.nesting import Nesting, is_container
 from fastadam.memory.packed import Packed
@@ -65,13 +64,13 @@ def split_groups(params: Any) -> list[dict[str, Any]]:
     for i, item in enumerate(items):
         if isinstance(item, Mapping) and not groups[i] and (any(groups) or _has_options(item)):
             raise ValueError(
-                f"param_groups[{i}]: the group has no 'params'; it has {sorted(map(str, item))}. A list of dicts is "
-                f"one of group dicts, each with 'params', or a nesting of arrays, in which no dict has 'params'"
+                f"param_groups[{i}]: the group has no 'params'; it has {sorted(map(str, item))}. A list of dicts "
+                f"is one of group dicts, each with 'params', or a nesting of arrays, in which no dict has 'params'"
             )
     if any(groups):
         raise TypeError(
-            "params mixes group dicts and arrays; put each array into a group: {'params': [array]}. (Or, if it is a "
-            "nesting of arrays, give the key 'params' another name)"
+            "params mixes group dicts and arrays; put each array into a group: {'params': [array]}; or, if it is "
+            "a nesting of arrays, give the key 'params' another name"
         )
     return [{"params": params if isinstance(params, tuple) else items}]
 
@@ -119,7 +118,7 @@ def read_group(
         nested = ", or, for a nesting of arrays, give the key 'params' another name" if holds else ""
         raise ValueError(f"{where}unknown option {unknown[0]!r}; known are {', '.join(known)}{nested}")
     options = {**defaults, **given}
-    if not any(isinstance(options[key], Mapping) for key in KEYS):
+    if not any(is_by_name(options[key]) for key in KEYS):
         hyper = hyperparameters.check(options, where)
         read = read_params(given["params"], where)
         return read, [(hyper, list(range(len(read.values))))]
@@ -138,8 +137,8 @@ def read_params(params: Any, where: str) -> Given:
     Parameters
     ----------
     params : object
-        The group's ``"params"``: an array, a `Parameter`, a `Packed`, ``(name, value)`` pairs, or nested containers
-        of arrays.
+        The group's ``"params"``: an array, a `Parameter`, a `Packed`, ``(name, value)`` pairs, or nested
+        containers of arrays.
     where : str
         Prefix of error messages.
 
@@ -166,14 +165,7 @@ def read_params(params: Any, where: str) -> Given:
     found, leaves, _ = nesting.read(params, name)
     if not leaves:
         raise ValueError(f"{name} is empty; a group needs at least one array")
-    for place, leaf in enumerate(leaves):
-        remedy = nesting.why_no_leaf(leaf)
-        path = found.paths[place]
-        if isinstance(leaf, Packed):
-            remedy = "give a packed buffer by itself, or as the 'params' of a group of its own"
-        if remedy is not None and not (isinstance(leaf, Parameter) or is_array(leaf)):
-            label = f"parameter {place}" if found.names is None else f"parameter {path!r}"
-            raise TypeError(f"{where}{label} is a {name_of(leaf)}, not a NumPy array; {remedy}")
+    for place, path in enumerate(found.paths):
         if path.endswith(".params"):
             _refuse_leaf(found, place, name)
     return Given(found, found.names, tuple(leaves), None)
@@ -183,8 +175,8 @@ def _refuse_group(value: Any, name: str) -> None:
     """Refuse what can be read as a group dict, where none can be."""
     if isinstance(value, Mapping) and "params" in value:
         raise TypeError(
-            f"{name} is a single dict with the key 'params'; put group dicts in a list, [{{'params': ...}}], at the "
-            f"top, or, if it is a nesting of arrays, give what is under the key, or give the key another name"
+            f"{name} is a single dict with the key 'params'; put group dicts in a list, [{{'params': ...}}], at "
+            f"the top; or, if it is a nesting of arrays, give what is under the key, or give the key another name"
         )
 
 
@@ -193,8 +185,8 @@ def _refuse_leaf(found: Nesting, place: int, name: str) -> None:
     for each in found.containers:
         if place in each.children and each.is_mapping and each.keys[each.children.index(place)] == "params":
             raise TypeError(
-                f"{name} at {each.path!r} is a dict with the key 'params', and an array under it; put group dicts in "
-                f"a list at the top, or, if it is a nesting of arrays, give the key another name"
+                f"{name} at {each.path!r} is a dict with the key 'params', and an array under it; put group dicts "
+                f"in a list at the top; or, if it is a nesting of arrays, give the key another name"
             )
 
 
@@ -204,7 +196,7 @@ def _items(params: Any, name: str) -> list[Any]:
         raise TypeError(f"{name} is a set, which has no order; use a list or a mapping of names")
     if isinstance(params, str | bytes) or not isinstance(params, Iterable):
         raise TypeError(
-            f"{name} must be an array, an iterable of arrays, a mapping of names to arrays, containers of these, or a "
-            f"list of group dicts; got {params!r} of type {type(params).__name__}"
+            f"{name} must be an array, an iterable of arrays, a mapping of names to arrays, containers of these, "
+            f"or a list of group dicts; got {params!r} of type {type(params).__name__}"
         )
     return list(params)

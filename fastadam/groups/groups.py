@@ -165,7 +165,7 @@ class Groups(Sequence[Group]):
         ]
 
     def described(self) -> dict[str, Any]:
-        """Return what the groups can be made of again: arrays and options in ``"groups"``, the nesting in ``"trees"``."""
+        """Return what the groups can be made of again: ``"groups"`` and, where it is nested, ``"trees"``."""
         groups = [{**group.options, "params": group.given} for group in self]
         if len(self.trees) == len(self) and not any(tree.nesting.is_nested for tree in self.trees):
             return {"groups": groups}

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from fastadam.groups.given import Given
-from fastadam.memory.arrays import Array
+from fastadam.memory.arrays import Array, name_of
 from fastadam.memory.device import Device
-from fastadam.memory.devices import check_parameter, device_of
+from fastadam.memory.devices import check_parameter, device_of, is_array
+from fastadam.memory.nesting import why_no_leaf
+from fastadam.memory.packed import Packed
 from fastadam.memory.parameter import Parameter
 
 # Tells the flat buffers of moments apart.
@@ -116,10 +118,20 @@ def members_of(given: Given, start: int) -> list[Member]:
     TypeError, ValueError
         If something in it is no parameter.
     """
-    count = len(given.values)
+    labels = [
+        f"parameter {position}" if given.names is None else f"parameter {given.names[position - start]!r}"
+        for position in range(start, start + len(given.values))
+    ]
+    for value, label in zip(given.values, labels, strict=True):
+        remedy = None if isinstance(value, Parameter) or is_array(value) else why_no_leaf(value)
+        if isinstance(value, Packed):
+            remedy = "give a packed buffer by itself, or as the 'params' of a group of its own"
+        if remedy is not None:
+            raise TypeError(f"{label} is a {name_of(value)}, not a NumPy array; {remedy}")
+    count = len(labels)
     names: Sequence[str | None] = given.names or [None] * count
     homes = [None] * count if given.packed is None else given.packed.grad_views
     return [
-        Member(value, name, f"parameter {position}" if name is None else f"parameter {name!r}", home)
-        for position, (value, name, home) in enumerate(zip(given.values, names, homes, strict=True), start)
+        Member(value, name, label, home)
+        for value, name, label, home in zip(given.values, names, labels, homes, strict=True)
     ]

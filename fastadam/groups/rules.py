@@ -11,6 +11,11 @@ from fastadam.step import hyperparameters
 from fastadam.step.hyperparameters import KEYS, Hyperparameters
 
 
+def is_by_name(value: Any) -> bool:
+    """Whether an option's value is a mapping of patterns."""
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(key, str) for key in value)
+
+
 def matches(pattern: str, name: str) -> bool:
     """Whether a pattern stands for a parameter.
 
@@ -35,8 +40,8 @@ def by_name(
     Parameters
     ----------
     options : mapping
-        Of the group. Where a value is a mapping of patterns to values, the last pattern that stands for a parameter
-        counts, and the default where none does.
+        Of the group. Where a value is a mapping of patterns to values, the last pattern that stands for a
+        parameter counts, and the default where none does.
     defaults : mapping
         Values for those parameters.
     names : sequence of str, or None
@@ -52,19 +57,17 @@ def by_name(
     Raises
     ------
     TypeError, ValueError
-        If there are no names, a pattern is no string or stands for no parameter, or a value is not what it must be.
+        If there are no names, a pattern stands for no parameter, or a value is not what it must be.
     """
-    rules = {key: options[key] for key in KEYS if isinstance(options[key], Mapping)}
+    rules = {key: options[key] for key in KEYS if is_by_name(options[key])}
     if names is None:
         raise TypeError(
-            f"{where}{next(iter(rules))} is given by name, and the parameters have no names; give them in a mapping, "
-            f"or as (name, array) pairs"
+            f"{where}{next(iter(rules))} is given by name, and the parameters have no names; give them in a "
+            f"mapping, or as (name, array) pairs"
         )
     values = {key: [defaults[key]] * len(names) for key in rules}
     for key, rule in rules.items():
         for pattern, value in list(rule.items()):
-            if not isinstance(pattern, str):
-                raise TypeError(f"{where}{key} has the key {pattern!r}; patterns of names must be strings")
             hyperparameters.check({**defaults, key: value}, f"{where}{key}[{pattern!r}]: ")
             places = [place for place, name in enumerate(names) if matches(pattern, name)]
             if not places:

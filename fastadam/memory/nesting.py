@@ -1,13 +1,13 @@
 """Nested containers of arrays: the one place that says what is a container, and what lies in which.
 
-`read` takes what holds the parameters apart, into a `Nesting` and a list of what is in it. By the nesting, gradients
-in containers alike are read (`Nesting.read`), and others are made (`Nesting.build`). Nothing here recurses, so that no
-depth ends the process.
+`read` takes what holds the parameters apart, into a `Nesting` and a list of what is in it. By the nesting,
+gradients in containers alike are read (`Nesting.read`), and others are made (`Nesting.build`). Nothing here
+recurses, so no depth ends the process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Number
 from typing import Any, NamedTuple
 
@@ -23,8 +23,8 @@ MOST_LISTED = 10
 def is_container(value: Any) -> bool:
     """Whether `value` holds parameters or gradients, and is none itself: a mapping, a list, a tuple.
 
-    The types decide, subclasses included: named tuples, ``OrderedDict``, what `fastadam.Packed` has as ``params``. A
-    list of nothing but numbers is a parameter that was not made an array, and not taken for a container.
+    The types decide, subclasses included: named tuples, ``OrderedDict``, what `fastadam.Packed` has as ``params``.
+    A list of nothing but numbers is a parameter that was not made an array, and not taken for a container.
     """
     if not isinstance(value, _CONTAINERS):
         return False
@@ -51,8 +51,8 @@ class Container(NamedTuple):
     is_mapping : bool
         Whether items are found by key, else by position.
     keys : tuple of str
-        Of a mapping its keys, in the order in which they were given; of a named tuple, or of pairs with names, these
-        names; else ().
+        Of a mapping its keys, in the order in which they were given; of a named tuple, or of pairs with names,
+        these names; else ().
     children : tuple of int
         Of each item: the position of a leaf, or ``~n`` for the n-th container.
     """
@@ -135,8 +135,8 @@ class Nesting:
         Parameters
         ----------
         given : object
-            Mappings take the place of mappings, with the same keys in any order; lists and tuples of the same length
-            that of lists and tuples. None stands for a container full of None.
+            Mappings take the place of mappings, with the same keys in any order; lists and tuples of the same
+            length that of lists and tuples. None stands for a container full of None.
         name : str
             How messages call it.
 
@@ -190,8 +190,8 @@ def _items_of(container: Container, value: Any, name: str) -> list[Any]:
         return [value[key] for key in container.keys]
     if container.is_mapping or not isinstance(value, list | tuple | Views):
         raise TypeError(
-            f"{where} is a {name_of(value)}, and the parameters{there} are {container.describe()}; nest gradients as "
-            f"the parameters are, with None for a parameter without a gradient"
+            f"{where} is a {name_of(value)}, and the parameters{there} are {container.describe()}; nest gradients "
+            f"as the parameters are, with None for a parameter without a gradient"
         )
     items = list(tuple.__iter__(value) if isinstance(value, tuple) else value)
     fields = fields_of(value)
@@ -224,8 +224,8 @@ class Read(NamedTuple):
     leaves : list
         What is in the containers, one for each path.
     classes : list of type or None
-        Of each container its type, where it is a tuple; the outermost only where there are others in it, or it is a
-        named one.
+        Of each container its type, where it is a tuple; the outermost only where there are others in it, or it is
+        a named one.
     """
 
     nesting: Nesting
@@ -239,7 +239,7 @@ def read(given: Any, name: str) -> Read:
     Parameters
     ----------
     given : object
-        A container, an array or another leaf; or ``(name, value)`` pairs in a list. What is no container is a leaf.
+        A container, an array or another leaf; or what `as_pairs` returned. What is no container is a leaf.
     name : str
         How messages call it.
 
@@ -361,7 +361,7 @@ def _check_paths(nesting: Nesting, name: str) -> None:
         if path in first:
             places = nesting.places()
             raise ValueError(
-                f"the name {path!r} would be that of {name}{places[first[path]]} and of {name}{places[position]}, as "
-                f"dots join the keys; rename one of the keys"
+                f"the name {path!r} would be that of {name}{places[first[path]]} and of {name}{places[position]}, "
+                f"as dots join the keys; rename one of the keys"
             )
         first[path] = position

@@ -107,7 +107,7 @@ class Packed:
     # Views lead to the same buffers: whichever is copied or pickled first, each buffer is so once.
     def __getstate__(self) -> dict[str, Any]:
         param, grad = self._buffers
-        state = {"names": self.names, "param": param, "grad": grad}
+        state: dict[str, Any] = {"names": self.names, "param": param, "grad": grad}
         if self.nesting.is_nested or any(self._classes):
             state |= {"nesting": self.nesting.plain(), "classes": list(self._classes)}
         return state

@@ -193,18 +193,18 @@ PLAN = Struct(
 
 CONTAINER = Struct(
     "container",
-    "A container of a nesting: whether items are found by key, the first of its children and how many it has, and a "
-    "subclass of tuple that may take its place, or 0.",
+    "A container of a nesting: whether items are found by key, the first of its children and how many it has, and "
+    "a subclass of tuple that may take its place, or 0.",
     *("is_mapping", "first", "n", "tuple_type"),
 )
 
-PENDING = Struct("pending", "A container that is still to be read: its object, and its number.", "object", "number")
+PENDING = Struct("pending", "A container that is to be read: its object, and its number.", "object", "number")
 
 NESTING = Struct(
     "nesting",
-    "Which containers lie in which, the outermost first, and how many leaves there are. children has a leaf's position, or ~n for the n-th container; "
-    "keys are the string objects by which mappings have them; both are kept in the order of the mappings last read. "
-    "pending has room for all containers.",
+    "Which containers lie in which, the outermost first, and how many leaves there are. children has a leaf's "
+    "position, or ~n for the n-th container; keys are the string objects by which mappings have them; both are "
+    "kept in the order of the mappings last read. pending has room for all containers.",
     "n",
     Field("containers", points_to=CONTAINER.dtype),
     Field("children", points_to=INT64),

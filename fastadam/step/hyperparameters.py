@@ -117,6 +117,8 @@ def _as_scalar(value: Any) -> Any:
 def _real(name: str, value: Any) -> float:
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         remedy = f"; try float({name})" if getattr(value, "ndim", None) == 0 else ""
+        if isinstance(value, Mapping):
+            remedy = "; values by name are given in a group dict, {'params': ..., 'lr': {'layers.0': 0.01}}"
         raise TypeError(f"{name} must be a real number, got {value!r} of type {type(value).__name__}{remedy}")
     try:
         return float(value)

@@ -1,8 +1,8 @@
 """Gradients that are nested as the parameters are, or under their names.
 
-Where native code can be used, it reads exact dicts, lists and tuples in one call, without running any code of anyone's;
-all others, and whatever is wrong, Python reads (`fastadam.memory.nesting.Nesting.read`). Either way each gradient is
-looked at later, together with all others.
+Where native code can be used, it reads exact dicts, lists and tuples in one call, without running any code of
+anyone's; all others, and whatever is wrong, Python reads (`fastadam.memory.nesting.Nesting.read`). Either way each
+gradient is looked at later, together with all others.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Reader:
 
     @functools.cached_property
     def _by_position(self) -> Way | None:
-        """How lists are read: as the parameters', or one that has all groups'; None where these are in mappings."""
+        """How lists are read: as the parameters', or all groups'; None where these are in a mapping."""
         if len(self.trees) > 1:
             return Way(_in_a_list(self.trees))
         (tree,) = self.trees
@@ -98,8 +98,8 @@ class Reader:
                 return way.read(grads)
         if self._is_shared_out:
             raise TypeError(
-                "grads is a list without the nesting of the parameters, which options by name have put into groups in "
-                "another order; nest gradients as the parameters are, or give them under their names"
+                "grads is a list without the nesting of the parameters, which options by name have put into "
+                "groups in another order; nest gradients as the parameters are, or give them under their names"
             )
         return None
 
