@@ -178,11 +178,6 @@ def _not_an_array(value: Any) -> str:
             f"is a {name}, not a NumPy array; use fastadam.torch.Adam for torch tensors "
             f"(or pass tensor.detach().numpy(), which shares a CPU tensor's memory)"
         )
-    if is_jax_array(value):
-        return (
-            f"is a {name}, which cannot be updated in place; make NumPy arrays of all of them, "
-            f"jax.tree.map(np.array, params), and go on with these: JAX takes them, too"
-        )
     if hasattr(value, "__cuda_array_interface__"):
         return f"is a {name} on a CUDA device, where a NumPy array is needed; copy it to the host"
     if hasattr(value, "__array__"):

@@ -1,4 +1,4 @@
-"""JAX arrays as gradients: on the CPU, NumPy sees their memory. JAX itself is not imported."""
+"""JAX arrays: no parameters, but gradients, where NumPy sees their memory. JAX itself is not imported."""
 
 from __future__ import annotations
 
@@ -11,6 +11,21 @@ from numpy.typing import NDArray
 def is_jax_array(value: Any) -> bool:
     """Whether `value` is an array of JAX, or a tracer that stands for one."""
     return type(value).__module__.partition(".")[0] in ("jax", "jaxlib") and hasattr(value, "aval")
+
+
+def refuse_parameter(value: Any, label: str) -> None:
+    """Refuse a JAX array as a parameter, wherever it is: JAX supposes that nobody writes to it.
+
+    Raises
+    ------
+    TypeError
+        If it is one.
+    """
+    if is_jax_array(value):
+        raise TypeError(
+            f"{label} is a JAX array, not a NumPy array, and cannot be updated in place; make NumPy arrays of all "
+            f"of them, params = jax.tree.map(np.array, params), and go on with these, which JAX takes, too"
+        )
 
 
 def view_on_host(value: Any, label: str) -> NDArray[Any]:

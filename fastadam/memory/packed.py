@@ -13,6 +13,7 @@ from fastadam.memory.arrays import DTYPES, Array
 from fastadam.memory.device import Device
 from fastadam.memory.devices import device_of, kind_of, named, on_host
 from fastadam.memory.host import HOST
+from fastadam.memory.jax_arrays import refuse_parameter
 from fastadam.memory.nesting import Nesting
 from fastadam.memory.packed_arrays import PackedBuffer
 from fastadam.memory.views import refuse_exchange
@@ -172,6 +173,8 @@ def pack(params: Any, *, device: str | None = None) -> Packed:
         params = nesting.as_pairs(params if isinstance(params, tuple) else list(params), "params")
     nested, values, classes = nesting.read(params, "params")
     labels = [f"params{place}" for place in nested.places()]
+    for value, label in zip(values, labels, strict=True):
+        refuse_parameter(value, label)
     dtypes = DTYPES if target is None else target.DTYPES
     arrays = [
         kind_of(value).check_array(value, label, dtypes) for value, label in zip(values, labels, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -147,3 +147,58 @@ def test_a_jax_array_that_shares_a_parameters_memory_is_refused(jax: Any) -> Non
         pytest.skip("this version of JAX copies")
     with pytest.raises(ValueError, match="shares memory with"):
         fastadam.Adam(flat).step(shared)
+
+
+class Layer(NamedTuple):
+    """Arrays of a layer."""
+
+    w: Any
+    b: Any
+
+
+def test_nested_containers_of_jax(jax: Any, backend: str) -> None:
+    """Lists, tuples, dicts, whose keys JAX sorts, named tuples, and containers with nothing in them."""
+    params = {
+        "layers": [Layer(np.ones((2, 3), np.float32), np.zeros(3, np.float32)), ()],
+        "a": ({"z": np.ones(3, np.float32), "c": np.ones((), np.float32)},),
+    }
+
+    def loss(p: Any) -> Any:
+        layer, _ = p["layers"]
+        hidden = jax.numpy.tanh(jax.numpy.arange(2.0) @ layer.w + layer.b)
+        return (hidden @ p["a"][0]["z"] - 0.25 + p["a"][0]["c"]) ** 2
+
+    gradient = jax.jit(jax.grad(loss))
+    optimizer = fastadam.Adam(params, lr=0.05, backend=backend)
+    flat = fastadam.pack(params)
+    packed = fastadam.Adam(flat, lr=0.05, backend=backend)
+    assert list(optimizer.param_groups[0]["param_names"]) == ["layers.0.w", "layers.0.b", "a.0.z", "a.0.c"]
+    for _ in range(200):
+        grads = gradient(jax.tree.map(np.copy, params))
+        optimizer.step(grads)
+        packed.step(grads)
+    assert loss(params) < 1e-3
+    assert_same_bits(flat.params["layers"][0].w, params["layers"][0].w)
+    assert_same_bits(np.asarray(flat.params["a"][0]["c"]), params["a"][0]["c"])
+
+
+def test_nested_containers_of_autograd(backend: str) -> None:
+    autograd = pytest.importorskip("autograd")
+    anp = pytest.importorskip("autograd.numpy")
+    from autograd import builtins
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((50, 3))
+    y = np.tanh(x @ [1.0, -2.0, 0.5])
+    params: Any = [[rng.standard_normal((3, 4)), np.zeros(4)], (rng.standard_normal(4), {"b": np.zeros(())})]
+
+    def loss(params: Any) -> Any:
+        (w, b), (v, rest) = params
+        return anp.mean((anp.dot(anp.tanh(anp.dot(x, w) + b), v) + rest["b"] - y) ** 2)
+
+    found = fastadam.minimize(autograd.value_and_grad(loss), params, steps=300, lr=0.05, backend=backend)
+    assert found.loss < 0.01
+    own = builtins.dict({"layers": builtins.list([builtins.tuple((np.ones(2), np.ones(1)))])})
+    optimizer = fastadam.Adam(own, backend=backend)
+    optimizer.step(autograd.grad(lambda p: anp.sum(p["layers"][0][0] ** 2) + anp.sum(p["layers"][0][1]))(own))
+    assert optimizer.state["layers.0.1"]["step"] == 1

@@ -214,12 +214,24 @@ def test_parameters_may_be_called_like_options() -> None:
 def test_jax_arrays_are_refused_with_what_to_do() -> None:
     jax = pytest.importorskip("jax")
     params = {"layers": [{"w": jax.numpy.ones(3)}]}
-    remedy = r"make NumPy arrays of all of them, jax.tree.map\(np.array, params\), and go on with these"
-    with pytest.raises(
-        TypeError, match=f"parameter 'layers.0.w' is a jax.*, which cannot be updated in place; {remedy}"
+    remedy = (
+        r" is a JAX array, not a NumPy array, and cannot be updated in place; make NumPy arrays of all of them, "
+    )
+    remedy += r"params = jax.tree.map\(np.array, params\), and go on with these"
+    for make, given, label in (
+        (fastadam.Adam, params, "parameter 'layers.0.w'"),
+        (fastadam.Adam, params["layers"][0]["w"], "parameter 0"),
+        (fastadam.Adam, [params["layers"][0]["w"]], "parameter 0"),
+        (fastadam.pack, params, r"params\['layers'\]\[0\]\['w'\]"),
+        (fastadam.Parameter, params["layers"][0]["w"], "data"),
     ):
-        fastadam.Adam(params)
-    fastadam.Adam(jax.tree.map(np.array, params)).step(params)
+        with pytest.raises(TypeError, match=label + remedy):
+            make(given)
+    ours = jax.tree.map(np.array, params)
+    optimizer = fastadam.Adam(ours, lr=0.5)
+    optimizer.step(params)  # as gradients
+    optimizer.step(jax.grad(lambda p: (p["layers"][0]["w"] ** 2).sum())(jax.tree.map(np.copy, ours)))
+    assert ours["layers"][0]["w"].max() < 0.6
 
 
 def test_deep_nestings_end_no_process() -> None:
