@@ -30,11 +30,12 @@ class Adam:
     Parameters
     ----------
     params : ndarray, Parameter, Packed, iterable, mapping or list of dict
-        What to optimize: one array or several (any iterable, generators included), `Parameter` objects,
-        a mapping of names to arrays, ``(name, array)`` pairs, a buffer made by `pack`, or a list of group
-        dicts with the key ``"params"`` and any of the options below. Arrays are float32, float64, complex64
-        or complex128, of any shape, C-contiguous and writable; dtypes can be mixed. They can be on CUDA
-        devices too (CuPy's, Numba's and all others with ``__cuda_array_interface__``; float16 too there).
+        What to optimize: one array or several (any iterable, generators included), `Parameter` objects, a
+        mapping of names to arrays, ``(name, array)`` pairs, dicts, lists, tuples and named tuples of these to any
+        depth (names are paths, ``"layers.0.w"``), a buffer made by `pack`, or a list of group dicts with the key
+        ``"params"`` and any of the options below, each also by name, ``{"layers.0": 0.01, "*.b": 0}``. Arrays are
+        float32, float64, complex64 or complex128, of any shape, C-contiguous and writable; dtypes can be mixed.
+        They can be on CUDA devices too (all with ``__cuda_array_interface__``; float16 too there).
     lr : float or callable, default 1e-3
         Learning rate; or a function of the 1-based step number of a parameter that returns it. It may be
         called more than once for the same step.
@@ -194,11 +195,11 @@ class Adam:
         Parameters
         ----------
         grads : iterable, mapping or ndarray, optional
-            Gradients in the order of the parameters (over all groups), or a mapping under their names; one
-            array for a single parameter, or a 1-D array for a whole packed buffer. Each has the dtype and
-            shape of its parameter and any strides; it is not written to. None in place of one skips that
-            parameter: its values, moments and step counter stay as they are. Without `grads` they are taken
-            from where they live: ``flat.grad`` of packed buffers, ``grad`` of `Parameter` objects.
+            Gradients in the order of the parameters (over all groups), nested as they are, or in a mapping under
+            their names; one array for a single parameter, or a 1-D array for a whole packed buffer. Each has the
+            dtype and shape of its parameter and any strides; it is not written to. None in place of one (or of a
+            container) skips that parameter: its values, moments and step counter stay as they are. Without
+            `grads` they are where they live: ``flat.grad`` of packed buffers, ``grad`` of `Parameter` objects.
         closure : callable, optional
             Called first, without arguments; it recomputes the loss and the gradients.
 
@@ -326,12 +327,12 @@ class Adam:
 
     def _add(self, given: Iterable[Mapping[str, Any]]) -> None:
         """Add the groups that these dicts describe, or none if one is refused."""
-        new = self._groups.make(given, self.defaults)
-        chosen = self._choice.choose(member for group in new.groups for member in group.members)
+        new, trees = self._groups.make(given, self.defaults)
+        chosen = self._choice.choose(member for group in new for member in group.members)
         if not isinstance(self.param_groups, list):
             raise TypeError(f"param_groups must be the list that the optimizer made, got {self.param_groups!r}")
-        extend = functools.partial(list.extend, self.param_groups, [group.options for group in new.groups])
-        in_one_go([*self._choice.add_calls(chosen), *self._groups.add_calls(new), extend])
+        extend = functools.partial(list.extend, self.param_groups, [group.options for group in new])
+        in_one_go([*self._choice.add_calls(chosen), *self._groups.add_calls(new, trees), extend])
 
     @contextlib.contextmanager
     def _exclusive(self, what: str) -> Iterator[Contents]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from fastadam.groups.rules import by_name, is_by_name
 from fastadam.memory import nesting
 from fastadam.memory.devices import is_array
 from fastadam.memory.nesting import Nesting, is_container
@@ -118,7 +117,8 @@ def read_group(
         nested = ", or, for a nesting of arrays, give the key 'params' another name" if holds else ""
         raise ValueError(f"{where}unknown option {unknown[0]!r}; known are {', '.join(known)}{nested}")
     options = {**defaults, **given}
-    if not any(is_by_name(options[key]) for key in KEYS):
+    keys = [key for key in KEYS if _is_by_name(options[key])]
+    if not keys:
         hyper = hyperparameters.check(options, where)
         read = read_params(given["params"], where)
         return read, [(hyper, list(range(len(read.values))))]
@@ -128,7 +128,14 @@ def read_group(
             f"{where}options by name are not possible over a packed buffer, which is stepped in one piece; pack "
             f"each group by itself"
         )
-    return read, by_name(options, defaults, read.names, where)
+    from fastadam.groups.rules import by_name  # not imported where there are none
+
+    return read, by_name(keys, options, defaults, read.names, where)
+
+
+def _is_by_name(value: Any) -> bool:
+    """Whether an option's value is a mapping of patterns."""
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(key, str) for key in value)
 
 
 def read_params(params: Any, where: str) -> Given:

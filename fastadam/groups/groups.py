@@ -31,13 +31,6 @@ class Tree(NamedTuple):
     positions: tuple[int, ...]
 
 
-class New(NamedTuple):
-    """Groups that `Groups.make` has made, and how their parameters were given."""
-
-    groups: list[Group]
-    trees: list[Tree]
-
-
 class Groups(Sequence[Group]):
     """The groups of one optimizer, in order.
 
@@ -99,8 +92,10 @@ class Groups(Sequence[Group]):
             self._written_for = n_moments
         return self._written
 
-    def make(self, given: Iterable[Mapping[str, Any]], defaults: Mapping[str, Any]) -> New:
-        """Return new groups, which `add_calls` enters.
+    def make(
+        self, given: Iterable[Mapping[str, Any]], defaults: Mapping[str, Any]
+    ) -> tuple[list[Group], list[Tree]]:
+        """Return new groups, and how their parameters were given, which `add_calls` enters.
 
         Parameters
         ----------
@@ -115,7 +110,8 @@ class Groups(Sequence[Group]):
             If something in them is wrong, or does not go together with the groups that are there: names that are
             missing or appear twice, or shared memory.
         """
-        new, trees = New([], [])
+        new: list[Group] = []
+        trees: list[Tree] = []
         start = len(self.where)
         for i, one in enumerate(given, len(self)):
             where = f"param_groups[{i}]: " if i or len(one) > 1 else ""
@@ -139,24 +135,24 @@ class Groups(Sequence[Group]):
             if id(member.owner) in seen:  # not noticed above where the array is empty
                 raise ValueError(f"{member.label} is the same array as {seen[id(member.owner)]}; give it once")
             seen[id(member.owner)] = member.label
-        return New(new, trees)
+        return new, trees
 
-    def add_calls(self, new: New) -> list[Call]:
-        """Return native calls that enter groups which `make` has returned."""
+    def add_calls(self, new: Sequence[Group], trees: Sequence[Tree]) -> list[Call]:
+        """Return native calls that enter what `make` has returned."""
         position_of, positions, where = dict(self._position_of), dict(self.positions), list(self.where)
-        for group in new.groups:
+        for group in new:
             for index, member in enumerate(group.members):
                 position_of[id(member.given)] = position_of[id(member.owner)] = len(where)
                 if member.name is not None:
                     positions[member.name] = len(where)
                 where.append((group, index))
-        groups, trees = [*self._groups, *new.groups], [*self.trees, *new.trees]
+        groups = [*self._groups, *new]
         changed = {
             "_position_of": position_of,
             "positions": positions,
             "where": where,
             "_groups": groups,
-            "trees": trees,
+            "trees": [*self.trees, *trees],
         }
         return [
             *self.renew_calls(),

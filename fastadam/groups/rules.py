@@ -8,12 +8,7 @@ from typing import Any
 
 from fastadam.memory.nesting import MOST_LISTED
 from fastadam.step import hyperparameters
-from fastadam.step.hyperparameters import KEYS, Hyperparameters
-
-
-def is_by_name(value: Any) -> bool:
-    """Whether an option's value is a mapping of patterns."""
-    return isinstance(value, Mapping) and bool(value) and all(isinstance(key, str) for key in value)
+from fastadam.step.hyperparameters import Hyperparameters
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -33,15 +28,21 @@ def matches(pattern: str, name: str) -> bool:
 
 
 def by_name(
-    options: Mapping[str, Any], defaults: Mapping[str, Any], names: Sequence[str] | None, where: str
+    keys: Sequence[str],
+    options: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    names: Sequence[str] | None,
+    where: str,
 ) -> list[tuple[Hyperparameters, list[int]]]:
     """Share options out among the parameters of a group.
 
     Parameters
     ----------
+    keys : sequence of str
+        The options that are given so. The last pattern that stands for a parameter counts, and the default where
+        none does.
     options : mapping
-        Of the group. Where a value is a mapping of patterns to values, the last pattern that stands for a
-        parameter counts, and the default where none does.
+        All options of the group.
     defaults : mapping
         Values for those parameters.
     names : sequence of str, or None
@@ -59,10 +60,10 @@ def by_name(
     TypeError, ValueError
         If there are no names, a pattern stands for no parameter, or a value is not what it must be.
     """
-    rules = {key: options[key] for key in KEYS if is_by_name(options[key])}
+    rules = {key: options[key] for key in keys}
     if names is None:
         raise TypeError(
-            f"{where}{next(iter(rules))} is given by name, and the parameters have no names; give them in a "
+            f"{where}{keys[0]} is given by name, and the parameters have no names; give them in a "
             f"mapping, or as (name, array) pairs"
         )
     values = {key: [defaults[key]] * len(names) for key in rules}

@@ -215,25 +215,7 @@ def flat(names: Sequence[str] | None, count: int) -> Nesting:
     return Nesting([outermost], keys or map(str, range(count)))
 
 
-class Read(NamedTuple):
-    """What `read` returns.
-
-    Attributes
-    ----------
-    nesting : Nesting
-    leaves : list
-        What is in the containers, one for each path.
-    classes : list of type or None
-        Of each container its type, where it is a tuple; the outermost only where there are others in it, or it is
-        a named one.
-    """
-
-    nesting: Nesting
-    leaves: list[Any]
-    classes: list[type | None]
-
-
-def read(given: Any, name: str) -> Read:
+def read(given: Any, name: str) -> tuple[Nesting, list[Any], list[type | None]]:
     """Take nested containers apart.
 
     Parameters
@@ -242,6 +224,15 @@ def read(given: Any, name: str) -> Read:
         A container, an array or another leaf; or what `as_pairs` returned. What is no container is a leaf.
     name : str
         How messages call it.
+
+    Returns
+    -------
+    nesting : Nesting
+    leaves : list
+        What is in the containers, one for each path.
+    classes : list of type or None
+        Of each container its type, where it is a tuple; the outermost only where there are others in it, or it is
+        a named one.
 
     Raises
     ------
@@ -301,7 +292,7 @@ def read(given: Any, name: str) -> Read:
         _check_paths(nesting, name)
     elif containers and not containers[0].keys:
         classes[0] = None  # a tuple of arrays is a list of them
-    return Read(nesting, leaves, classes)
+    return nesting, leaves, classes
 
 
 class _Pairs:
