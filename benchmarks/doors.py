@@ -3,8 +3,8 @@
 ``python -m benchmarks.doors`` measures all of them, ``python -m benchmarks.doors scipy --check`` one, with exit
 code 1 if its bar is missed.
 
-- nested: how much longer a step over 1,000 arrays in nested containers takes than over the flat list, gradients nested
-  alike: a list of 500 dicts (wide), and dicts within dicts, two in each (deep).
+- nested: how much longer a step over 1,000 arrays in nested containers takes than over the flat list, gradients
+  nested alike: a list of 500 dicts (wide), and dicts within dicts, two in each (deep).
 - scipy: the overhead of an iteration over Rosenbrock's function in 10,000 dimensions, beside the objective and the
   step.
 - sklearn: how many times as fast MLPClassifier's fit on the digits is as with its own optimizer, on one thread.

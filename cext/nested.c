@@ -4,31 +4,29 @@
  * whose items are taken from where they lie. So what is borrowed from them stays, while Python's lock is held. */
 #include "nested.h"
 
+#include "fetch.h"
 #include "objects.h"
 
 /* How far from where it was a key is looked for. */
 enum { AHEAD = 16 };
 
-/* A nesting that is being read: the containers still to be read are kept in its memory, not in nested calls. */
+/* A nesting that is being read: what has been found is kept in its memory, not in nested calls. */
 typedef struct {
     const fastadam_nesting *nesting;
-    PyObject *leaves; /* a tuple, with NULL for what has not been read */
-    int64_t n_pending, n_read;
+    int64_t n_pending;
 } reading;
 
-static int take(reading *now, int64_t child, PyObject *item)
+/* Note an item. What it is has to be read from memory soon, and there may be thousands, so that is fetched. */
+static void take(reading *now, int64_t child, PyObject *item)
 {
+    FETCH(item);
     if (child >= 0) {
-        Py_IncRef(item);
-        now->n_read++;
-        return PyTuple_SetItem(now->leaves, (Py_ssize_t)child, item) == 0;
-    }
-    if (item != Py_None) { /* with None for a container, its leaves are not read */
+        MEMORY(int64_t, now->nesting->leaves)[child] = ADDRESS(item);
+    } else if (item != Py_None) { /* else its leaves stay None */
         fastadam_pending *next = MEMORY(fastadam_pending, now->nesting->pending) + now->n_pending++;
         next->object = ADDRESS(item);
         next->number = ~child;
     }
-    return 1;
 }
 
 static int read_sequence(reading *now, const fastadam_container *container, const int64_t *children,
@@ -41,8 +39,7 @@ static int read_sequence(reading *now, const fastadam_container *container, cons
         return 0;
     for (int64_t i = 0; i < container->n; i++) {
         const Py_ssize_t at = (Py_ssize_t)i;
-        if (!take(now, children[i], is_list ? PyList_GetItem(object, at) : PyTuple_GetItem(object, at)))
-            return 0;
+        take(now, children[i], is_list ? PyList_GetItem(object, at) : PyTuple_GetItem(object, at));
     }
     return 1;
 }
@@ -91,15 +88,15 @@ static int read_mapping(reading *now, const fastadam_container *container, int64
             swap(keys, i, j);
             swap(children, i, j);
         }
-        if (!take(now, children[i], value))
-            return 0;
+        take(now, children[i], value);
     }
     if (i < n && !has_string_keys(object))
         return 0;
     for (; i < n; i++) {
         value = PyDict_GetItemWithError(object, OBJECT(keys[i]));
-        if (value == NULL || !take(now, children[i], value))
+        if (value == NULL)
             return 0;
+        take(now, children[i], value);
     }
     return 1;
 }
@@ -109,7 +106,10 @@ static int read_all(reading *now, PyObject *grads)
     const fastadam_nesting *nesting = now->nesting;
     const fastadam_container *containers = MEMORY(const fastadam_container, nesting->containers);
     const fastadam_pending *pending = MEMORY(const fastadam_pending, nesting->pending);
-    int good = take(now, ~(int64_t)0, grads);
+    int good = 1;
+    for (int64_t i = 0; i < nesting->n; i++)
+        MEMORY(int64_t, nesting->leaves)[i] = ADDRESS(Py_None);
+    take(now, ~(int64_t)0, grads);
     for (int64_t done = 0; good && done < now->n_pending; done++) {
         const fastadam_container *container = containers + pending[done].number;
         int64_t *children = MEMORY(int64_t, nesting->children) + container->first;
@@ -118,21 +118,25 @@ static int read_all(reading *now, PyObject *grads)
         good = container->is_mapping ? read_mapping(now, container, children, keys, object)
                                      : read_sequence(now, container, children, object);
     }
-    for (int64_t i = 0; good && now->n_read < nesting->n; i++)
-        if (PyTuple_GetItem(now->leaves, (Py_ssize_t)i) == NULL)
-            good = take(now, i, Py_None);
     return good;
 }
 
 int64_t fastadam_read_nested(const fastadam_nesting *nesting, int64_t grads, int64_t found)
 {
     const PyGILState_STATE gil = PyGILState_Ensure();
-    reading now = {nesting, PyTuple_New((Py_ssize_t)nesting->n), 0, 0};
-    int good = now.leaves != NULL && read_all(&now, OBJECT(grads));
+    /* Made first: making it may start a collection of garbage, which runs anyone's finalizers. */
+    PyObject *tuple = PyTuple_New((Py_ssize_t)nesting->n);
+    const int64_t *leaves = MEMORY(const int64_t, nesting->leaves);
+    reading now = {nesting, 0};
+    int good = tuple != NULL && read_all(&now, OBJECT(grads));
+    for (int64_t i = 0; good && i < nesting->n; i++) {
+        Py_IncRef(OBJECT(leaves[i]));
+        good = PyTuple_SetItem(tuple, (Py_ssize_t)i, OBJECT(leaves[i])) == 0;
+    }
     if (good)
-        good = PyList_SetItem(OBJECT(found), 0, now.leaves) == 0;
+        good = PyList_SetItem(OBJECT(found), 0, tuple) == 0;
     else
-        Py_XDECREF(now.leaves);
+        Py_XDECREF(tuple);
     PyErr_Clear();
     PyGILState_Release(gil);
     return good;

@@ -204,13 +204,14 @@ typedef struct {
 
 /* Which containers lie in which, the outermost first, and how many leaves there are. children has a leaf's
  * position, or ~n for the n-th container; keys are the string objects by which mappings have them; both are kept
- * in the order of the mappings last read. pending has room for all containers. */
+ * in the order of the mappings last read. pending has room for all containers, and leaves for all leaves. */
 typedef struct {
     int64_t n;
     int64_t containers;
     int64_t children;
     int64_t keys;
     int64_t pending;
+    int64_t leaves;
 } fastadam_nesting;
 
 /* Where the parts of a torch tensor lie, in bytes: in its object, in its TensorImpl (the compared bytes: first and

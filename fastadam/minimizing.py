@@ -66,8 +66,8 @@ def minimize(
     ----------
     fun : callable
         ``fun(params)`` or, with `batches`, ``fun(params, batch)``; returns ``(loss, gradients)``, the gradients in
-        any form that `Adam.step` takes: None where they live with the parameters (``flat.grads`` of packed
-        buffers, ``grad`` of `Parameter` objects).
+        any form that `Adam.step` takes, nested as the parameters are: None where they live with the parameters
+        (``flat.grads`` of packed buffers, ``grad`` of `Parameter` objects).
     params : object
         Where to start: whatever `Adam` takes, and handed to `fun` as it is. It is updated in place; give a copy to
         keep it.

@@ -163,19 +163,25 @@ class Nesting:
             items = _items_of(each, value, name)
             if isinstance(value, tuple) and type(value) is not tuple:
                 tuples[index] = type(value)
+            inner = []
             for child, item in zip(each.children, items, strict=True):
                 if child >= 0:
                     found[child] = item
-            pending += [
-                (~child, item)
-                for child, item in zip(reversed(each.children), reversed(items), strict=True)
-                if child < 0 and item is not None
-            ]
+                elif item is not None:
+                    inner.append((~child, item))
+            pending += reversed(inner)
         return found, tuples
 
 
-def _items_of(container: Container, value: Any, name: str) -> list[Any]:
+def _items_of(container: Container, value: Any, name: str) -> Sequence[Any]:
     """Return the items of what is given in the place of a container, in the container's order."""
+    kind = type(value)
+    if kind is dict and container.is_mapping and len(value) == len(container.keys):
+        found = [value[key] for key in container.keys if key in value]
+        if len(found) == len(value):
+            return found
+    elif (kind is list or kind is tuple) and not container.is_mapping and len(value) == len(container.children):
+        return tuple(value)
     where = f"{name} at {container.path!r}" if container.path else name
     there = " there" if container.path else ""
     if container.is_mapping and isinstance(value, Mapping):

@@ -204,12 +204,13 @@ NESTING = Struct(
     "nesting",
     "Which containers lie in which, the outermost first, and how many leaves there are. children has a leaf's "
     "position, or ~n for the n-th container; keys are the string objects by which mappings have them; both are "
-    "kept in the order of the mappings last read. pending has room for all containers.",
+    "kept in the order of the mappings last read. pending has room for all containers, and leaves for all leaves.",
     "n",
     Field("containers", points_to=CONTAINER.dtype),
     Field("children", points_to=INT64),
     Field("keys", points_to=INT64),
     Field("pending", points_to=PENDING.dtype),
+    Field("leaves", points_to=INT64),
 )
 
 

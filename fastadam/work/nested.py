@@ -60,6 +60,12 @@ class Reader:
         tree = _in_a_mapping(self.trees)
         return None if tree is None else Way(tree)
 
+    @functools.cached_property
+    def _by_path(self) -> Way:
+        """How mappings of all names are read."""
+        outermost = Container("", True, tuple(self._positions), tuple(range(len(self._positions))))
+        return Way(Tree(Nesting([outermost], self._positions), tuple(self._positions.values())))
+
     def read_mapping(self, grads: Mapping[Any, Any]) -> tuple[Any, ...]:
         """Return the gradients in the order of the parameters, from a mapping.
 
@@ -70,14 +76,12 @@ class Reader:
         """
         if not self._positions:
             raise TypeError("grads is a mapping, but the parameters have no names; pass a list in their order")
-        way = self._by_key
-        if way is not None:
+        way = self._by_key or self._by_path
+        found = way.try_native(grads)
+        if found is None and self._is_nested and grads.keys() == self._positions.keys():
+            way = self._by_path
             found = way.try_native(grads)
-            if found is not None:
-                return found
-        if way is None or (self._is_nested and grads.keys() == self._positions.keys()):
-            return Way(_by_name(self._positions)).read(grads)
-        return way.read(grads)
+        return way.read(grads) if found is None else found
 
     def read_list(self, grads: list[Any] | tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Return the gradients in the order of the parameters, from a list that may be nested as they are.
@@ -144,6 +148,7 @@ class Way:
         block.point("children", np.array(children, np.int64))
         block.point("keys", np.array(objects, np.int64))
         block.point("pending", np.zeros(len(containers), PENDING.dtype))
+        block.point("leaves", np.zeros(self._count, np.int64))
         self._described = described
         self._read_native = functools.partial(
             c.lib.fastadam_read_nested, c.ffi.cast("fastadam_nesting *", block.address)
@@ -217,12 +222,6 @@ def _moved(nesting: Nesting, containers: int, leaves: int, path: str) -> list[Co
         )
         for each in nesting.containers
     ]
-
-
-def _by_name(positions: Mapping[str, int]) -> Tree:
-    """Return the tree of one mapping of names to all parameters."""
-    outermost = Container("", True, tuple(positions), tuple(range(len(positions))))
-    return Tree(Nesting([outermost], positions), tuple(positions.values()))
 
 
 def _positions(trees: Sequence[Tree]) -> tuple[int, ...]:
