@@ -82,6 +82,6 @@ def by_name(
     for place in range(len(names)):
         own = {**options, **{key: values[key][place] for key in rules}}
         hyper = hyperparameters.check(own, where)
-        same = tuple(id(value) if callable(value) else value for value in hyper)
+        same = tuple((id(value),) if callable(value) else value for value in hyper)
         shared.setdefault(same, (hyper, []))[1].append(place)
     return list(shared.values())

@@ -172,6 +172,11 @@ def pack(params: Any, *, device: str | None = None) -> Packed:
     if not isinstance(params, Mapping):
         params = nesting.as_pairs(params if isinstance(params, tuple) else list(params), "params")
     nested, values, classes = nesting.read(params, "params")
+    keys = nested.containers[0].keys if nested.containers else ()
+    first: dict[str, int] = {}
+    for i, key in enumerate(keys):
+        if first.setdefault(key, i) < i:
+            raise ValueError(f"params has the name {key!r} at {first[key]} and at {i}; give each name once")
     labels = [f"params{place}" for place in nested.places()]
     for value, label in zip(values, labels, strict=True):
         refuse_parameter(value, label)

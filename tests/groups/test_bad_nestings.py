@@ -193,6 +193,12 @@ def test_bad_nesting_in_a_new_group(make: Callable[[], Any], error: Any, match: 
             id="dtype",
         ),
         pytest.param(lambda: {"a": [], "b": {}}, ValueError, "params is empty; pack needs", id="empty"),
+        pytest.param(
+            lambda: [("a", _a()), ("b", _a()), ("a", [_a()])],
+            ValueError,
+            "params has the name 'a' at 0 and at 2; give each name once",
+            id="pairs with one name",
+        ),
     ],
 )
 def test_bad_nesting_to_pack(make: Callable[[], Any], error: Any, match: str) -> None:
