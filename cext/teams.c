@@ -26,7 +26,8 @@ enum {
     MOST_YIELDS = 1000 /* for each thread that has ended and is still counted */
 };
 
-/* Freed by the last of its threads that ends. */
+/* Freed by the last of its threads that ends. asked and granted are those of the last region: threads beyond those
+ * that it was granted may be counted still, but are about to end. */
 struct fastadam_team {
     atomic_int threads;
     int asked, granted;
@@ -83,6 +84,7 @@ fastadam_team *fastadam_own_team(void)
         if (team == NULL)
             return NULL;
         atomic_init(&team->threads, 1);
+        team->granted = 1;
         if (pthread_setspecific(team_of_thread, team) != 0) {
             free(team);
             return NULL;
@@ -166,7 +168,8 @@ static int try_threads(int n)
 
 int fastadam_team_size(fastadam_team *team, int64_t wanted)
 {
-    const int there = atomic_load(&team->threads);
+    const int counted = atomic_load(&team->threads);
+    const int there = counted < team->granted ? counted : team->granted;
     const int needed = (wanted == team->asked ? team->granted : (int)wanted) - there;
     if (needed <= 0)
         return (int)wanted;

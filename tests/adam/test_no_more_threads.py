@@ -5,6 +5,7 @@ Each case limits the processes of a user, or the memory, of a process of its own
 
 from __future__ import annotations
 
+import ctypes.util
 import sys
 
 import pytest
@@ -20,7 +21,7 @@ pytestmark = [
 LIMITED = (
     COMMON
     + """
-import os, resource
+import ctypes, os, resource
 
 n_threads, how, before = int(sys.argv[2]), sys.argv[3], sys.argv[4]
 n = 131_072 * n_threads
@@ -31,6 +32,22 @@ def make(threads):
     return params, fastadam.Adam(params, backend=sys.argv[1], threads=threads)
 
 
+def end_slowly(n):
+    # Let each thread of this thread's team, made by libgomp, take a second to end.
+    libc, gomp = ctypes.CDLL(None), ctypes.CDLL("libgomp.so.1")
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    def mark(_):
+        if threading.get_ident() != main:
+            libc.pthread_setspecific(slow, ctypes.c_void_p(999_999))
+
+    main = threading.get_ident()
+    gomp.GOMP_parallel(mark, None, n, 0)
+
+
+# Made before the library has one, so that it is the first thing that an ending thread comes to.
+slow = ctypes.c_uint()
+ctypes.CDLL(None).pthread_key_create(ctypes.byref(slow), ctypes.CDLL(None).usleep)
 rng = np.random.default_rng(0)
 grads = [rng.standard_normal(n, np.float32)]
 alone, one = make(1)
@@ -40,7 +57,9 @@ for _ in range(2):
     one.step(grads)
 if before != "nothing":
     opt.step(grads)
-if before == "a smaller team":  # which ends the threads that it does not need
+if before == "a team that ends slowly":
+    end_slowly(n_threads)
+if before in ("a smaller team", "a team that ends slowly"):  # which ends the threads that it does not need
     fewer.step(grads)
 if how == "processes":
     if os.getuid() == 0:  # for whom there is no such limit
@@ -67,6 +86,14 @@ def test_c_takes_the_threads_that_there_are(n_threads: int, how: str, before: st
     if "c" not in AVAILABLE:
         pytest.skip("the C extension is not available")
     assert python(LIMITED, "c", str(n_threads), how, before) == "stepped\n"
+
+
+def test_threads_that_are_about_to_end_do_not_count() -> None:
+    if "c" not in AVAILABLE:
+        pytest.skip("the C extension is not available")
+    if ctypes.util.find_library("gomp") is None:
+        pytest.skip("there is no libgomp")
+    assert python(LIMITED, "c", "24", "16", "a team that ends slowly") == "stepped\n"
 
 
 @pytest.mark.parametrize("how", ["processes", "60"])

@@ -37,7 +37,7 @@ def threading_layer() -> str:
 
 
 class _Known(threading.local):
-    """On how many threads the parallel kernels have run that this thread has called: OpenMP and TBB keep them."""
+    """On how many threads this thread's last parallel kernel has run: OpenMP and TBB keep them."""
 
     threads = 1
 
@@ -46,10 +46,10 @@ _known = _Known()
 
 
 def team_is_there() -> bool:
-    """Whether this thread's parallel kernels have run on as many threads before as they are about to ask for."""
+    """Whether this thread's last parallel kernel has run on as many threads as the next one will ask for."""
     from numba.np.ufunc import parallel
 
-    return threading_layer() == "workqueue" or bool(parallel._get_num_threads() <= _known.threads)
+    return threading_layer() == "workqueue" or bool(parallel._get_num_threads() == _known.threads)
 
 
 def on_a_team(calls: Sequence[Call]) -> list[Call]:
@@ -71,8 +71,8 @@ def on_a_team(calls: Sequence[Call]) -> list[Call]:
 
     wanted = parallel._get_num_threads()
     needed = wanted - _known.threads
-    found = can_be_started(needed)
-    if found == needed:
+    found = can_be_started(needed) if needed > 0 else needed
+    if found == needed:  # those that are not needed may end
         _known.threads = wanted
         return list(calls)
     fewer = functools.partial(parallel._set_num_threads, _known.threads + found // 2)
