@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, OptimizeResult, OptimizeWarning
 
 from fastadam.adam import Adam
-from fastadam.schedules import Schedule
+from fastadam.step.backend import BackendName
+from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real
 
 Vector = NDArray[Any]
 
@@ -41,9 +42,9 @@ def adam(
     constraints: Any = (),
     callback: Callable[..., Any] | None = None,
     *,
-    lr: float | Schedule | Callable[[int], float] = 1e-2,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
+    lr: LearningRate = 1e-2,
+    betas: tuple[Real, Real] = DEFAULTS.betas,
+    eps: Real = DEFAULTS.eps,
     amsgrad: bool = False,
     maxiter: int = MAXITER,
     gtol: float | None = None,
@@ -52,7 +53,7 @@ def adam(
     tol: float | None = None,
     keep_best: bool = False,
     disp: bool = False,
-    backend: str = "auto",
+    backend: BackendName = "auto",
     threads: int | None = None,
     **unknown_options: Any,
 ) -> OptimizeResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from fastadam.memory.devices import device_of, kind_of, named, on_host
 from fastadam.memory.host import HOST
 from fastadam.memory.packed_arrays import PackedBuffer
 from fastadam.memory.views import NamedViews, Views, refuse_exchange
+
+if TYPE_CHECKING:
+    from fastadam.memory.forms import Packable
 
 
 class Packed:
@@ -107,7 +110,7 @@ class Packed:
         return copy.deepcopy(self)
 
 
-def pack(params: Any, *, device: str | None = None) -> Packed:
+def pack(params: Packable, *, device: str | None = None) -> Packed:
     """Copy arrays into one flat, aligned buffer: the layout with the fastest step.
 
     Parameters

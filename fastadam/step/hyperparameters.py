@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat, TypeAlias
 
 import numpy as np
 
-LearningRate = float | Callable[[int], float]
+# What users give. Schedules of other libraries return arrays of one element, which are taken too.
+Real: TypeAlias = float | np.floating[Any] | np.integer[Any]
+Schedule: TypeAlias = Callable[[int], float]
+LearningRate: TypeAlias = Real | Schedule | Callable[[int], SupportsFloat]
 
 
 class Hyperparameters(NamedTuple):
     """Checked options of one group; the field defaults are the library's defaults (and torch's)."""
 
-    lr: LearningRate = 1e-3
+    lr: float | Callable[[int], SupportsFloat] = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0

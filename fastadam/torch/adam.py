@@ -13,6 +13,7 @@ from torch.optim import optimizer as torch_optimizer
 from fastadam import backends
 from fastadam.memory.structs import CHANGED, TAKEN
 from fastadam.step import threads
+from fastadam.step.backend import BackendName
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import in_one_go
 from fastadam.step.variants import flags_of
@@ -132,12 +133,12 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     found_inf = scaling.ScalingAttribute()
 
     @property
-    def backend(self) -> str:
+    def backend(self) -> BackendName:
         """Name of the backend that was asked for."""
         return self._memo.backend
 
     @backend.setter
-    def backend(self, name: str) -> None:
+    def backend(self, name: BackendName) -> None:
         backends.choose(name)
         self._memo.backend = name
         self._memo.changed()
@@ -334,7 +335,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     def _step_all(
         self,
         version: object,
-        settings: tuple[str, int | None],
+        settings: tuple[BackendName, int | None],
         scales: scaling.Scaling,
         attempts: Attempts | None,
         groups: list[dict[str, Any]],

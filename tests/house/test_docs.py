@@ -20,6 +20,9 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 DOORS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "doors.md").read_text(), flags=re.DOTALL)
 
+TYPES = (ROOT / "docs" / "types.md").read_text()
+ALIASES = {"Backend", "Grads", "Params", "Schedule"}  # which have no docstrings
+
 
 def need(*libraries: str) -> None:
     """Skip the test where a library is missing."""
@@ -91,7 +94,9 @@ def test_docstring_examples(name: str) -> None:
 
 def test_every_public_name_is_documented() -> None:
     for name in fastadam.__all__:
-        if not name.startswith("__"):
+        if name in ALIASES:
+            assert f"`{name}`" in TYPES
+        elif not name.startswith("__"):
             assert (getattr(fastadam, name).__doc__ or "").strip()
 
 
