@@ -11,11 +11,11 @@ import math
 import numbers
 import operator
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, SupportsFloat
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import Bounds, OptimizeResult, OptimizeWarning
 
 from fastadam.adam import Adam
@@ -32,15 +32,15 @@ CONVERGED, OUT_OF_STEPS, NOT_FINITE, STOPPED = 0, 1, 3, 99
 
 
 def adam(
-    fun: Callable[..., Any],
-    x0: Any,
-    args: tuple[Any, ...] = (),
-    jac: Any = None,
-    hess: Any = None,
-    hessp: Any = None,
-    bounds: Any = None,
-    constraints: Any = (),
-    callback: Callable[..., Any] | None = None,
+    fun: Callable[..., SupportsFloat | tuple[SupportsFloat, ArrayLike]],
+    x0: ArrayLike,
+    args: Any = (),
+    jac: Callable[..., ArrayLike] | bool | None = None,
+    hess: None = None,
+    hessp: None = None,
+    bounds: Bounds | Iterable[tuple[float | None, float | None]] | NDArray[Any] | None = None,
+    constraints: tuple[()] | None = (),
+    callback: Callable[..., object] | None = None,
     *,
     lr: LearningRate = 1e-2,
     betas: tuple[Real, Real] = DEFAULTS.betas,
@@ -55,7 +55,7 @@ def adam(
     disp: bool = False,
     backend: BackendName = "auto",
     threads: int | None = None,
-    **unknown_options: Any,
+    **unknown_options: object,
 ) -> OptimizeResult:
     r"""Minimize a function of several variables with Adam.
 

@@ -1,7 +1,11 @@
-"""JAX arrays as gradients: on the CPU, NumPy sees their memory. JAX itself is not imported."""
+"""JAX arrays as gradients: on the CPU, NumPy sees their memory. JAX itself is not imported.
+
+Waiting for an array runs JAX's code, and that of other threads: all that a step checks is checked afterwards.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +15,33 @@ from numpy.typing import NDArray
 def is_jax_array(value: Any) -> bool:
     """Whether `value` is an array of JAX, or a tracer that stands for one."""
     return type(value).__module__.partition(".")[0] in ("jax", "jaxlib") and hasattr(value, "aval")
+
+
+def with_views(grads: Sequence[Any], params: Sequence[Any], labels: Sequence[str]) -> Sequence[Any]:
+    """Return gradients with a view in the place of each JAX array that belongs to a parameter on the host.
+
+    Parameters
+    ----------
+    grads, params, labels : sequence
+        What was given, the parameters, and what error messages call these.
+
+    Returns
+    -------
+    sequence
+        `grads` itself where there is none.
+
+    Raises
+    ------
+    TypeError, RuntimeError
+        As by `view_on_host`.
+    """
+    found = [i for i, grad in enumerate(grads) if is_jax_array(grad) and isinstance(params[i], np.ndarray)]
+    if not found:
+        return grads
+    views = list(grads)
+    for i in found:
+        views[i] = view_on_host(views[i], f"the gradient of {labels[i]}")
+    return views
 
 
 def view_on_host(value: Any, label: str) -> NDArray[Any]:

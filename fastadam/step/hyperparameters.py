@@ -9,16 +9,17 @@ from typing import Any, NamedTuple, SupportsFloat, TypeAlias
 
 import numpy as np
 
-# What users give. Schedules of other libraries return arrays of one element, which are taken too.
+# What users give. Schedules of other libraries return arrays of one element, which are taken too; those of optax
+# are declared to return any number, complex ones among them.
 Real: TypeAlias = float | np.floating[Any] | np.integer[Any]
 Schedule: TypeAlias = Callable[[int], float]
-LearningRate: TypeAlias = Real | Schedule | Callable[[int], SupportsFloat]
+LearningRate: TypeAlias = Real | Schedule | Callable[[int], SupportsFloat | complex]
 
 
 class Hyperparameters(NamedTuple):
     """Checked options of one group; the field defaults are the library's defaults (and torch's)."""
 
-    lr: float | Callable[[int], SupportsFloat] = 1e-3
+    lr: float | Callable[[int], SupportsFloat | complex] = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0

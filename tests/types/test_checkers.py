@@ -22,13 +22,23 @@ NEEDED = {"arrays": None, "jax": "jax", "scipy": "scipy", "thinc": "thinc", "tor
 FILES = sorted(path.name for path in EXAMPLES.glob("*.py"))
 PACKAGE = str(Path(fastadam.__file__).parents[1])
 
+# The last ones have no types.
+MYPY = """
+[mypy]
+strict = true
+python_version = 3.10
+follow_imports = silent
+[mypy-optax.*,scipy.*,thinc.*]
+ignore_missing_imports = true
+"""
+
 # For each file, the codes of the errors in each line.
 Found = Mapping[str, Mapping[int, set[str]]]
 
 
 def run_mypy(files: list[str], folder: Path) -> Found:
     config = folder / "mypy.ini"
-    config.write_text("[mypy]\nstrict = true\npython_version = 3.10\nfollow_imports = silent\n")
+    config.write_text(MYPY)
     options = ["--config-file", str(config), "--cache-dir", str(folder / "cache"), "--no-error-summary"]
     done = _run(["mypy", *options, "--hide-error-context", "--no-pretty", *files], folder)
     found: dict[str, dict[int, set[str]]] = {}
@@ -50,11 +60,8 @@ def run_pyright(files: list[str], folder: Path) -> Found:
     result = json.loads(said[said.index("{") :])
     assert result["summary"]["filesAnalyzed"] == len(files), said
     for each in result["generalDiagnostics"]:
-        assert each["severity"] == "error", each
-        line = each["range"]["start"]["line"] + 1
-        found.setdefault(Path(each["file"]).name, {}).setdefault(line, set()).add(
-            each.get("rule", each["message"])
-        )
+        lines = found.setdefault(Path(each["file"]).name, {})
+        lines.setdefault(each["range"]["start"]["line"] + 1, set()).add(each.get("rule", each["message"]))
     return found
 
 
@@ -90,9 +97,10 @@ def expected(name: str, checker: str) -> dict[int, set[str]]:
     """Return the errors that the comments in a file announce."""
     found = {}
     for number, line in enumerate((EXAMPLES / name).read_text().splitlines(), 1):
-        match = re.search(rf"#.*\b{checker}: ([\w-]+(?:, [\w-]+\b(?!:))*)", line)
-        if match is not None:
-            found[number] = set(match[1].split(", "))
+        code, mark, comment = line.partition("  # ")
+        if code and mark:
+            codes = comment.split(" | ")[[*CHECKERS].index(checker)]
+            found[number] = set(codes.split(", "))
     return found
 
 
@@ -109,6 +117,3 @@ def test_the_checkers_find_what_is_wrong_and_no_more(checked: tuple[str, Found],
 
 def test_both_kinds_of_examples_are_there() -> None:
     assert {name.partition("_")[0] for name in FILES} == {"right", "wrong"}
-    for name in FILES:
-        mypy, pyright = (expected(name, checker) for checker in CHECKERS)
-        assert mypy.keys() == pyright.keys()
