@@ -104,6 +104,7 @@ def expected(name: str, checker: str) -> dict[int, set[str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_the_checkers_find_what_is_wrong_and_no_more(checked: tuple[str, Found], name: str) -> None:
     kind, _, library = name.removesuffix(".py").partition("_")
