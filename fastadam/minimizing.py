@@ -161,6 +161,10 @@ def minimize(
         inputs = ((batch,) for batch in batches)
     else:
         raise TypeError(f"batches must be an iterable with a batch for each step, got {batches!r}")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable or None, got {callback!r}")
+    if not isinstance(keep_best, bool | np.bool_):
+        raise TypeError(f"keep_best must be True or False, got {keep_best!r}")
     if isinstance(params, Iterator):
         params = list(params)
     optimizer = Adam(params, **options)

@@ -1,6 +1,7 @@
 """Adam for thinc and spaCy, under thinc's call: ``optimizer(key, weights, gradient)``."""
 
 # The annotations are no strings here: by those of a registered function, thinc checks what configs give it.
+import math
 from typing import Any, TypeAlias
 
 from thinc import optimizers as theirs
@@ -96,12 +97,14 @@ class Optimizer(theirs.Optimizer):  # type: ignore[misc]
         given = {"step": self.step, **self._schedule_args(key)}
         betas = (float(self.b1(**given)), float(self.b2(**given)))
         eps = float(self.eps(**given))
-        correction = (1.0 - betas[1] ** nr_upd) ** 0.5 / (1.0 - betas[0] ** nr_upd)
-        rate = float(self.learn_rate(**given) * correction * lr_scale)
+        rate = self.learn_rate(**given)
+        if not 0.0 <= rate < math.inf:
+            raise ValueError(f"learn_rate must be finite and at least 0, got {rate!r}")
         known = self._steppers.get(key)
         if known is None or known[0] is not weights:
             known = self._steppers[key] = weights, self._bind(key, weights, betas, eps)
-        known[1].step([gradient], rate, betas, eps)
+        correction = (1.0 - betas[1] ** nr_upd) ** 0.5 / (1.0 - betas[0] ** nr_upd)
+        known[1].step([gradient], float(rate * correction * lr_scale), betas, eps)
         gradient.fill(0)
         return weights, gradient
 
