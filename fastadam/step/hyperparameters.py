@@ -31,7 +31,10 @@ class Hyperparameters(NamedTuple):
         """Return the learning rate of the 1-based `step`, calling and checking a schedule."""
         if not callable(self.lr):
             return self.lr
-        return _number(f"lr({step})", _as_scalar(self.lr(step)))
+        rate = self.lr(step)
+        if type(rate) is float and 0.0 <= rate < math.inf:  # in most steps; to say which it was takes a while
+            return rate
+        return _number(f"lr({step})", _as_scalar(rate))
 
     @property
     def l2_on(self) -> bool:
