@@ -138,7 +138,7 @@ class Adam:
         backend: BackendName = "auto",
         threads: int | None = None,
     ) -> None:
-        self.defaults = hyperparameters.check(
+        self.defaults: dict[str, Any] = hyperparameters.check(
             {
                 "lr": lr,
                 "betas": betas,

@@ -40,6 +40,11 @@ class Packed:
     """
 
     Buffer = PackedBuffer  # pickles name this place
+    names: list[str] | None
+    shapes: list[tuple[int, ...]]
+    # NumPy's arrays, or `fastadam.memory.cuda.arrays.CudaArray`: which, is not known to checkers.
+    param_views: list[Any]
+    grad_views: list[Any]
 
     def __init__(
         self,
