@@ -103,7 +103,7 @@ def scipy_overhead(iterations: int = 3000) -> float:
     return statistics.median((end - begin) - (after - before) for (begin, before), (end, after) in pairs)
 
 
-def sklearn_ratio(rounds: int = 9, epochs: int = 40) -> float:
+def sklearn_ratio(rounds: int = 25, epochs: int = 40) -> float:
     """Return how many times as fast a fit is with this library's steps."""
     import contextlib
 

@@ -8,17 +8,30 @@ from fastadam.checkpoint import load, save
 from fastadam.memory.packed import Packed, pack
 from fastadam.memory.parameter import Parameter
 from fastadam.minimizing import Minimized, minimize
+from fastadam.step.backend import BackendName as Backend
+from fastadam.step.hyperparameters import Schedule
 
 if TYPE_CHECKING:
     from fastadam import schedules
+    from fastadam.groups.forms import Options, ParamGroup, Params
+    from fastadam.memory.forms import Grads
 else:
+    # What is not always needed is imported when it is first asked for.
+    _LATER = {
+        "Grads": "fastadam.memory.forms",
+        "Options": "fastadam.groups.forms",
+        "ParamGroup": "fastadam.groups.forms",
+        "Params": "fastadam.groups.forms",
+    }
 
     def __getattr__(name):
-        """Import what is not always needed when it is first asked for."""
-        if name == "schedules":
-            from importlib import import_module
+        """Import what has not been needed so far."""
+        from importlib import import_module
 
+        if name == "schedules":
             return import_module("fastadam.schedules")
+        if name in _LATER:
+            return getattr(import_module(_LATER[name]), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -27,10 +40,16 @@ __version__ = "0.1.0"
 __all__ = [
     "Adam",
     "AdamW",
+    "Backend",
     "BackendUnavailableError",
+    "Grads",
     "Minimized",
+    "Options",
     "Packed",
+    "ParamGroup",
     "Parameter",
+    "Params",
+    "Schedule",
     "__version__",
     "available_backends",
     "load",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
 from fastadam.groups.clearing import clear_gradients
 from fastadam.groups.contents import Contents
@@ -14,7 +14,8 @@ from fastadam.groups.given import split_groups
 from fastadam.groups.groups import Groups
 from fastadam.groups.state import State
 from fastadam.step import hyperparameters
-from fastadam.step.hyperparameters import DEFAULTS, LearningRate
+from fastadam.step.backend import BackendName
+from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real
 from fastadam.step.interrupts import in_one_go
 from fastadam.step.locks import Guard
 from fastadam.step.threads import check_limit
@@ -22,6 +23,12 @@ from fastadam.work.care import step_with_care
 from fastadam.work.choice import Choice
 from fastadam.work.gradients import sort_gradients
 from fastadam.work.planner import Planner
+
+if TYPE_CHECKING:
+    from fastadam.groups.forms import ParamGroup, Params
+    from fastadam.memory.forms import Grads, Tree
+
+Loss = TypeVar("Loss")
 
 
 class Adam:
@@ -120,19 +127,19 @@ class Adam:
 
     def __init__(
         self,
-        params: Any,
+        params: Params,
         lr: LearningRate = DEFAULTS.lr,
-        betas: tuple[float, float] = DEFAULTS.betas,
-        eps: float = DEFAULTS.eps,
-        weight_decay: float = DEFAULTS.weight_decay,
+        betas: tuple[Real, Real] = DEFAULTS.betas,
+        eps: Real = DEFAULTS.eps,
+        weight_decay: Real = DEFAULTS.weight_decay,
         amsgrad: bool = DEFAULTS.amsgrad,
         *,
         maximize: bool = DEFAULTS.maximize,
         decoupled_weight_decay: bool = DEFAULTS.decoupled_weight_decay,
-        backend: str = "auto",
+        backend: BackendName = "auto",
         threads: int | None = None,
     ) -> None:
-        self.defaults = hyperparameters.check(
+        self.defaults: dict[str, Any] = hyperparameters.check(
             {
                 "lr": lr,
                 "betas": betas,
@@ -169,7 +176,7 @@ class Adam:
         """Upper limit of threads, as it was given."""
         return self._threads
 
-    def add_param_group(self, param_group: Mapping[str, Any]) -> None:
+    def add_param_group(self, param_group: ParamGroup | Mapping[str, Tree]) -> None:
         """Add a group of parameters; their moments and step counters start at zero.
 
         Parameters
@@ -189,7 +196,11 @@ class Adam:
             self._guard.refuse_while_stepping("add_param_group")
             self._add([param_group])
 
-    def step(self, grads: Any = None, *, closure: Callable[[], Any] | None = None) -> Any:
+    @overload
+    def step(self, grads: Grads = None, *, closure: None = None) -> None: ...
+    @overload
+    def step(self, grads: Grads = None, *, closure: Callable[[], Loss]) -> Loss: ...
+    def step(self, grads: Grads = None, *, closure: Callable[[], Loss] | None = None) -> Loss | None:
         """Take one step: update the parameters in place.
 
         Parameters
@@ -351,22 +362,10 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    params : ndarray, Parameter, Packed, iterable, mapping or list of dict
-        See `Adam`, as for all others.
-    lr : float or callable, default 1e-3
-        Learning rate.
-    betas : pair of float, default (0.9, 0.999)
-        Decay rates of the two moments.
-    eps : float, default 1e-8
-        Added to the denominator.
+    params, lr, betas, eps, amsgrad, maximize, backend, threads
+        As in `Adam`.
     weight_decay : float, default 1e-2
         Each step takes ``lr * weight_decay * param`` off the parameter.
-    amsgrad, maximize : bool, default False
-        See `Adam`.
-    backend : str, default "auto"
-        See `Adam`.
-    threads : int, optional
-        See `Adam`.
 
     Notes
     -----
@@ -375,15 +374,15 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        params: Any,
+        params: Params,
         lr: LearningRate = DEFAULTS.lr,
-        betas: tuple[float, float] = DEFAULTS.betas,
-        eps: float = DEFAULTS.eps,
-        weight_decay: float = 1e-2,
+        betas: tuple[Real, Real] = DEFAULTS.betas,
+        eps: Real = DEFAULTS.eps,
+        weight_decay: Real = 1e-2,
         amsgrad: bool = DEFAULTS.amsgrad,
         *,
         maximize: bool = DEFAULTS.maximize,
-        backend: str = "auto",
+        backend: BackendName = "auto",
         threads: int | None = None,
     ) -> None:
         super().__init__(

@@ -6,13 +6,22 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat, TypeVar, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastadam.adam import Adam
-from fastadam.memory.arrays import Array
 from fastadam.memory.parameter import Parameter
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from fastadam.groups.forms import Options, Params
+    from fastadam.memory.forms import Grads
+
+Given = TypeVar("Given", bound="Params")
+Batch = TypeVar("Batch")
 
 
 class Minimized(NamedTuple):
@@ -38,7 +47,7 @@ class Minimized(NamedTuple):
 
     params: Any
     loss: float
-    losses: Array
+    losses: NDArray[np.float64]
     steps: int
     success: bool
     message: str
@@ -50,15 +59,37 @@ class Minimized(NamedTuple):
         )
 
 
+@overload
 def minimize(
-    fun: Callable[..., tuple[Any, Any]],
+    fun: Callable[[Given], tuple[SupportsFloat, Grads]],
+    params: Given,
+    *,
+    steps: int,
+    batches: None = None,
+    callback: Callable[[int, float], object] | None = None,
+    keep_best: bool = False,
+    **options: Unpack[Options],
+) -> Minimized: ...
+@overload
+def minimize(
+    fun: Callable[[Given, Batch], tuple[SupportsFloat, Grads]],
+    params: Given,
+    *,
+    steps: int | None = None,
+    batches: Iterable[Batch],
+    callback: Callable[[int, float], object] | None = None,
+    keep_best: bool = False,
+    **options: Unpack[Options],
+) -> Minimized: ...
+def minimize(
+    fun: Callable[..., tuple[SupportsFloat, Grads]],
     params: Any,
     *,
     steps: int | None = None,
     batches: Iterable[Any] | None = None,
     callback: Callable[[int, float], object] | None = None,
     keep_best: bool = False,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Minimized:
     """Minimize an objective that may be stochastic, over parameters in any form that `Adam` takes.
 
@@ -130,6 +161,10 @@ def minimize(
         inputs = ((batch,) for batch in batches)
     else:
         raise TypeError(f"batches must be an iterable with a batch for each step, got {batches!r}")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable or None, got {callback!r}")
+    if not isinstance(keep_best, bool | np.bool_):
+        raise TypeError(f"keep_best must be True or False, got {keep_best!r}")
     if isinstance(params, Iterator):
         params = list(params)
     optimizer = Adam(params, **options)

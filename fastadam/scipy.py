@@ -11,15 +11,16 @@ import math
 import numbers
 import operator
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, SupportsFloat
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import Bounds, OptimizeResult, OptimizeWarning
 
 from fastadam.adam import Adam
-from fastadam.schedules import Schedule
+from fastadam.step.backend import BackendName
+from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real
 
 Vector = NDArray[Any]
 
@@ -31,30 +32,30 @@ CONVERGED, OUT_OF_STEPS, NOT_FINITE, STOPPED = 0, 1, 3, 99
 
 
 def adam(
-    fun: Callable[..., Any],
-    x0: Any,
-    args: tuple[Any, ...] = (),
-    jac: Any = None,
-    hess: Any = None,
-    hessp: Any = None,
-    bounds: Any = None,
-    constraints: Any = (),
-    callback: Callable[..., Any] | None = None,
+    fun: Callable[..., SupportsFloat | tuple[SupportsFloat, ArrayLike]],
+    x0: ArrayLike,
+    args: Any = (),
+    jac: Callable[..., ArrayLike] | bool | None = None,
+    hess: None = None,
+    hessp: None = None,
+    bounds: Bounds | Iterable[tuple[float | None, float | None]] | NDArray[Any] | None = None,
+    constraints: tuple[()] | None = (),
+    callback: Callable[..., object] | None = None,
     *,
-    lr: float | Schedule | Callable[[int], float] = 1e-2,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
+    lr: LearningRate = 1e-2,
+    betas: tuple[Real, Real] = DEFAULTS.betas,
+    eps: Real = DEFAULTS.eps,
     amsgrad: bool = False,
-    maxiter: int = MAXITER,
+    maxiter: int | None = MAXITER,
     gtol: float | None = None,
     ftol: float | None = None,
     patience: int | None = PATIENCE,
     tol: float | None = None,
     keep_best: bool = False,
     disp: bool = False,
-    backend: str = "auto",
+    backend: BackendName = "auto",
     threads: int | None = None,
-    **unknown_options: Any,
+    **unknown_options: object,
 ) -> OptimizeResult:
     r"""Minimize a function of several variables with Adam.
 
@@ -87,7 +88,7 @@ def adam(
     betas, eps, amsgrad, backend, threads
         As in `fastadam.Adam`.
     maxiter : int, default 20000
-        The most iterations.
+        The most iterations; None stands for the default.
     gtol : float, default 1e-5
         Success: no component of the gradient, projected onto the bounds, is greater in magnitude.
     ftol : float, default 1e-9
@@ -144,8 +145,10 @@ def adam(
     _refuse(jac, hess, hessp, constraints)
     gtol = _tolerance("gtol", gtol, tol, GTOL)
     ftol = _tolerance("ftol", ftol, tol, FTOL)
-    maxiter = _iterations("maxiter", maxiter)
-    patience = None if patience is None else _iterations("patience", patience)
+    maxiter = MAXITER if maxiter is None else _iterations("maxiter", maxiter, 0)
+    patience = None if patience is None else _iterations("patience", patience, 1)
+    if not isinstance(keep_best, bool | np.bool_):
+        raise TypeError(f"keep_best must be True or False, got {keep_best!r}")
     x = _start(x0)
     box = None if bounds is None else _Box(bounds, x)
     objective = _Objective(fun, jac, args, x)
@@ -217,7 +220,10 @@ class _Objective:
     def __call__(self, x: Vector) -> tuple[float, Vector]:
         self.calls += 1
         if self._jac is None:
-            value, gradient = self._fun(x.copy(), *self._args)
+            found = self._fun(x.copy(), *self._args)
+            if not isinstance(found, tuple | list) or len(found) != 2:
+                raise TypeError(f"with jac=True, fun must return (value, gradient), got {found!r:.100}")
+            value, gradient = found
         else:
             value = self._fun(x.copy(), *self._args)
             gradient = self._jac(x.copy(), *self._args)
@@ -244,7 +250,10 @@ class _Box:
             given: tuple[Any, ...] = (bounds.lb, bounds.ub)
         else:
             try:
-                pairs = [(-math.inf if lo is None else lo, math.inf if up is None else up) for lo, up in bounds]
+                pairs = [
+                    (-math.inf if lo is None else float(lo), math.inf if up is None else float(up))
+                    for lo, up in bounds
+                ]
             except (TypeError, ValueError) as error:
                 raise TypeError(
                     f"bounds must be a scipy.optimize.Bounds or a sequence of (lower, upper), got {bounds!r:.100}"
@@ -259,6 +268,9 @@ class _Box:
         if not np.all(lower <= upper):
             i = int(np.argmin(lower <= upper))
             raise ValueError(f"bounds[{i}] must be a lower and an upper bound, got {lower[i]} and {upper[i]}")
+        if np.any(lower == np.inf) or np.any(upper == -np.inf):
+            i = int(np.argmax((lower == np.inf) | (upper == -np.inf)))
+            raise ValueError(f"bounds[{i}] holds no finite number, got {lower[i]} and {upper[i]}")
         self._lower, self._upper = lower.astype(x.dtype), upper.astype(x.dtype)
         # Where a bound is no number of that dtype, the next one inside takes its place.
         np.nextafter(self._lower, np.inf, out=self._lower, where=self._lower < lower, dtype=x.dtype)
@@ -297,6 +309,8 @@ def _start(x0: Any) -> Vector:
         raise ValueError(f"'x0' must only have one dimension, got the shape {given.shape}; try x0.ravel()")
     if given.dtype.kind == "c":
         raise TypeError("x0 is complex; minimize over real and imaginary parts: np.concatenate([z.real, z.imag])")
+    if given.dtype.kind not in "fiub":
+        raise TypeError(f"x0 must hold real numbers, got dtype {given.dtype}; give a list or an array of floats")
     return np.array(given, np.float32 if given.dtype == np.float32 else np.float64)
 
 
@@ -322,6 +336,8 @@ def _teller(callback: Callable[..., Any] | None) -> Callable[[Vector, float, Vec
     """Return a function that calls `callback` in the style that its signature asks for."""
     if callback is None:
         return lambda x, value, gradient, nit: None
+    if not callable(callback):
+        raise TypeError(f"callback must be callable or None, got {callback!r}")
     try:
         names = set(inspect.signature(callback).parameters)
     except (TypeError, ValueError):  # of functions written in C
@@ -351,9 +367,9 @@ def _tolerance(name: str, given: Any, tol: Any, default: float) -> float:
     return float(value)
 
 
-def _iterations(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 0:
-        raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}")
+def _iterations(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
     return operator.index(value)
 
 

@@ -1,11 +1,12 @@
 """Adam for thinc and spaCy, under thinc's call: ``optimizer(key, weights, gradient)``."""
 
-from __future__ import annotations
-
-from typing import Any
+# The annotations are no strings here: by those of a registered function, thinc checks what configs give it.
+import math
+from typing import Any, TypeAlias
 
 from thinc import optimizers as theirs
-from thinc.api import registry
+from thinc.api import Schedule, registry
+from thinc.types import Generator
 
 from fastadam.memory.arrays import Array
 from fastadam.uncorrected import UncorrectedAdam
@@ -14,6 +15,7 @@ __all__ = ["Adam", "Optimizer"]
 
 DEFAULTS = theirs.ADAM_DEFAULTS
 Key = tuple[int, str]
+Rate: TypeAlias = float | list[float] | Generator | Schedule
 
 
 class Optimizer(theirs.Optimizer):  # type: ignore[misc]
@@ -63,13 +65,13 @@ class Optimizer(theirs.Optimizer):  # type: ignore[misc]
 
     def __init__(
         self,
-        learn_rate: Any,
+        learn_rate: Rate,
         *,
-        L2: Any = DEFAULTS["L2"],  # noqa: N803
-        beta1: Any = DEFAULTS["beta1"],
-        beta2: Any = DEFAULTS["beta2"],
-        eps: Any = DEFAULTS["eps"],
-        grad_clip: Any = DEFAULTS["grad_clip"],
+        L2: Rate = DEFAULTS["L2"],  # noqa: N803
+        beta1: Rate = DEFAULTS["beta1"],
+        beta2: Rate = DEFAULTS["beta2"],
+        eps: Rate = DEFAULTS["eps"],
+        grad_clip: Rate = DEFAULTS["grad_clip"],
         use_averages: bool = True,
         use_radam: bool = False,
         L2_is_weight_decay: bool = True,  # noqa: N803
@@ -95,12 +97,14 @@ class Optimizer(theirs.Optimizer):  # type: ignore[misc]
         given = {"step": self.step, **self._schedule_args(key)}
         betas = (float(self.b1(**given)), float(self.b2(**given)))
         eps = float(self.eps(**given))
-        correction = (1.0 - betas[1] ** nr_upd) ** 0.5 / (1.0 - betas[0] ** nr_upd)
-        rate = float(self.learn_rate(**given) * correction * lr_scale)
+        rate = self.learn_rate(**given)
+        if not 0.0 <= rate < math.inf:
+            raise ValueError(f"learn_rate must be finite and at least 0, got {rate!r}")
         known = self._steppers.get(key)
         if known is None or known[0] is not weights:
             known = self._steppers[key] = weights, self._bind(key, weights, betas, eps)
-        known[1].step([gradient], rate, betas, eps)
+        correction = (1.0 - betas[1] ** nr_upd) ** 0.5 / (1.0 - betas[0] ** nr_upd)
+        known[1].step([gradient], float(rate * correction * lr_scale), betas, eps)
         gradient.fill(0)
         return weights, gradient
 
@@ -128,13 +132,13 @@ class Optimizer(theirs.Optimizer):  # type: ignore[misc]
 
 @registry.optimizers("fastadam.Adam.v1")  # type: ignore[untyped-decorator]
 def Adam(  # noqa: N802
-    learn_rate: Any = DEFAULTS["learn_rate"],
+    learn_rate: Rate = DEFAULTS["learn_rate"],
     *,
-    L2: Any = DEFAULTS["L2"],  # noqa: N803
-    beta1: Any = DEFAULTS["beta1"],
-    beta2: Any = DEFAULTS["beta2"],
-    eps: Any = DEFAULTS["eps"],
-    grad_clip: Any = DEFAULTS["grad_clip"],
+    L2: Rate = DEFAULTS["L2"],  # noqa: N803
+    beta1: Rate = DEFAULTS["beta1"],
+    beta2: Rate = DEFAULTS["beta2"],
+    eps: Rate = DEFAULTS["eps"],
+    grad_clip: Rate = DEFAULTS["grad_clip"],
     L2_is_weight_decay: bool = True,  # noqa: N803
     use_averages: bool = True,
 ) -> Optimizer:

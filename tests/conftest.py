@@ -88,7 +88,7 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 # Other libraries, without which their tests are skipped.
-LIBRARIES = ("torch", "jax", "optax", "keras", "scipy", "sklearn", "thinc", "autograd")
+LIBRARIES = ("torch", "jax", "optax", "keras", "scipy", "sklearn", "thinc", "autograd", "mypy", "pyright")
 
 
 def _installed(name: str) -> str:

@@ -56,7 +56,7 @@ class Groups(Sequence[Group]):
         self._written: Written
         self._written_for: list[int] = []  # how many moments each group had then
         self.where: list[tuple[Group, int]] = []
-        self.edits = Edits()
+        self.edits: Edits = Edits()
         self.positions: dict[str, int] = {}
         self.trees: list[Tree] = []
         self.version = self.layout = 0

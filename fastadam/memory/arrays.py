@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastadam.memory.formats import Element, by_dtype
-from fastadam.memory.jax_arrays import is_jax_array, view_on_host
 
 Array = NDArray[Any]
 
@@ -126,7 +125,7 @@ def check_gradient(value: Any, param: Array, label: str) -> Array:
     Parameters
     ----------
     value : object
-        An ndarray; a NumPy scalar for a 0-d `param`; or a JAX array on the CPU.
+        An ndarray; or a NumPy scalar for a 0-d `param`.
     param : ndarray
         The parameter it belongs to.
     label : str
@@ -146,8 +145,6 @@ def check_gradient(value: Any, param: Array, label: str) -> Array:
     """
     # By the type, as `isinstance` asks for `__class__`, which runs foreign code amid the checks of a step.
     grad = np.asarray(value) if issubclass(type(value), np.generic) else value
-    if is_jax_array(grad):
-        grad = view_on_host(grad, label)
     if not issubclass(type(grad), np.ndarray):
         raise TypeError(f"{label} {_not_an_array(value)}; use None for a parameter without a gradient")
     if issubclass(type(grad), np.ma.MaskedArray):

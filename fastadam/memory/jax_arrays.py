@@ -1,7 +1,11 @@
-"""JAX arrays: no parameters, but gradients, where NumPy sees their memory. JAX itself is not imported."""
+"""JAX arrays: no parameters, but gradients, where NumPy sees their memory. JAX itself is not imported.
+
+Waiting for an array runs JAX's code, and that of other threads: all that a step checks is checked afterwards.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +30,33 @@ def refuse_parameter(value: Any, label: str) -> None:
             f"{label} is a JAX array, not a NumPy array, and cannot be updated in place; make NumPy arrays of all "
             f"of them, params = jax.tree.map(np.array, params), and go on with these, which JAX takes, too"
         )
+
+
+def with_views(grads: Sequence[Any], params: Sequence[Any], labels: Sequence[str]) -> Sequence[Any]:
+    """Return gradients with a view in the place of each JAX array that belongs to a parameter on the host.
+
+    Parameters
+    ----------
+    grads, params, labels : sequence
+        What was given, the parameters, and what error messages call these.
+
+    Returns
+    -------
+    sequence
+        `grads` itself where there is none.
+
+    Raises
+    ------
+    TypeError, RuntimeError
+        As by `view_on_host`.
+    """
+    found = [i for i, grad in enumerate(grads) if is_jax_array(grad) and isinstance(params[i], np.ndarray)]
+    if not found:
+        return grads
+    views = list(grads)
+    for i in found:
+        views[i] = view_on_host(views[i], f"the gradient of {labels[i]}")
+    return views
 
 
 def view_on_host(value: Any, label: str) -> NDArray[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from fastadam.memory.jax_arrays import refuse_parameter
 from fastadam.memory.nesting import Nesting
 from fastadam.memory.packed_arrays import PackedBuffer
 from fastadam.memory.views import refuse_exchange
+
+if TYPE_CHECKING:
+    from fastadam.memory.forms import Packable
 
 
 class Packed:
@@ -44,6 +47,11 @@ class Packed:
     """
 
     Buffer = PackedBuffer  # pickles name this place
+    names: list[str] | None
+    shapes: list[tuple[int, ...]]
+    # NumPy's arrays, or `fastadam.memory.cuda.arrays.CudaArray`: which, is not known to checkers.
+    param_views: list[Any]
+    grad_views: list[Any]
 
     def __init__(
         self,
@@ -125,7 +133,7 @@ class Packed:
         return copy.deepcopy(self)
 
 
-def pack(params: Any, *, device: str | None = None) -> Packed:
+def pack(params: Packable, *, device: str | None = None) -> Packed:
     """Copy arrays into one flat, aligned buffer: the layout with the fastest step.
 
     Parameters

@@ -163,7 +163,7 @@ class Exponential(Schedule):
             try:
                 value *= self.factor ** (count // self.every if self.staircase else count / self.every)
             except OverflowError:
-                value = math.inf if value else 0.0
+                value = math.inf if value and self.factor > 1 else 0.0
         if self.end is None:
             return value
         return max(value, self.end) if self.factor < 1 else min(value, self.end)

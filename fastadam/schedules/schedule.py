@@ -37,7 +37,15 @@ class Schedule:
         ------
         TypeError
             If it, or a part of it, is of a class that is not in `fastadam.schedules`.
+        ValueError
+            If it is nested too deeply.
         """
+        try:
+            return self._definition()
+        except RecursionError as error:
+            raise ValueError("the schedule is nested too deeply to be written down") from error
+
+    def _definition(self) -> dict[str, Any]:
         name = type(self).__name__
         if BY_NAME.get(name) is not type(self):
             raise TypeError(f"{self!r} has no definition: its class is none of {', '.join(BY_NAME)}")
@@ -136,5 +144,5 @@ def half_cosine(count: int, steps: int) -> float:
 def _plain(value: Any) -> Any:
     """Return a field's value as JSON has it."""
     if isinstance(value, Schedule):
-        return value.to_dict()
+        return value._definition()
     return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -31,9 +31,11 @@ def sort_gradients(grads: Any, planner: Planner) -> tuple[WorkList, tuple[Any, .
     """
     work = planner.by_member
     if not isinstance(grads, list | tuple):
-        if is_jax_array(grads):
-            grads = view_on_host(grads, "grads")
-        if isinstance(grads, np.ndarray | np.generic) or is_array(grads):
+        if isinstance(grads, np.ndarray | np.generic):
+            return _sort_array(grads, planner)
+        if is_jax_array(grads) and isinstance(work.arrays[0], np.ndarray):
+            return _sort_array(view_on_host(grads, "grads"), planner)
+        if is_array(grads):
             return _sort_array(grads, planner)
         if isinstance(grads, Mapping):
             return work, planner.reader.read_mapping(grads)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 import fastadam
-from fastadam.memory.arrays import check_gradient
+from fastadam.memory.jax_arrays import view_on_host
 from tests.support.bits import assert_same_bits
 
 
@@ -86,7 +87,7 @@ def test_jax_arrays_in_each_form(jax: Any, backend: str) -> None:
 
 def test_a_jax_array_on_the_cpu_is_not_copied(jax: Any) -> None:
     grad = jax.numpy.arange(1000.0) * 2
-    seen = check_gradient(grad, np.zeros(1000, np.float32), "the gradient")
+    seen = view_on_host(grad, "the gradient")
     assert seen.__array_interface__["data"] == (grad.unsafe_buffer_pointer(), True)
 
 
@@ -138,6 +139,56 @@ def test_a_jax_array_on_another_device_is_refused() -> None:
         TypeError, match=r"is a JAX array on cuda:0, not on the CPU; copy it to the host with jax.device_"
     ):
         optimizer.step([OnDevice()])
+
+
+class Cpu:
+    platform = "cpu"
+
+
+class Meddling:
+    """Stands in for a JAX array: waiting for it runs code that changes a parameter in place."""
+
+    aval = None
+
+    def __init__(self, values: Any, meddle: Callable[[], object]) -> None:
+        self.values, self.meddle = values, meddle
+
+    def devices(self) -> set[Cpu]:
+        return {Cpu()}
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        self.meddle()
+        return self.values
+
+
+Meddling.__module__ = "jaxlib._jax"
+
+
+@pytest.mark.parametrize("count", [1, 2, 100])
+@pytest.mark.parametrize("place", [0, -1])
+def test_what_runs_while_jax_is_waited_for_is_seen(backend: str, count: int, place: int) -> None:
+    params = [np.ones(64) for _ in range(count)]
+    optimizer = fastadam.Adam(params, backend=backend)
+    # Stands for all that parameters are checked for, memory that was exchanged among them: here nothing breaks.
+    grads = [Meddling(np.ones(64), lambda: None) for _ in params]
+    grads[-1].meddle = lambda: params[place].setflags(write=False)
+    with pytest.raises(ValueError, match="is read-only"):
+        optimizer.step(grads)
+    assert all(each.tolist() == [1.0] * 64 for each in params)
+    assert len(optimizer.state) == 0
+
+
+def test_a_gradient_that_jax_computes_while_others_are_not_plain(backend: str) -> None:
+    """Views with strides, scalars, JAX's arrays and missing ones, in one step."""
+    values = [np.arange(6.0), np.arange(12.0)[::2], np.arange(6.0), np.float64(2.0), None, np.arange(6.0)[::-1]]
+    params, expected = ([np.ones(6), np.ones(6), np.ones(6), np.ones(()), np.ones(6), np.ones(6)] for _ in "12")
+    grads: list[Any] = list(values)
+    for i in (0, 2):
+        grads[i] = Meddling(values[i], lambda: None)
+    fastadam.Adam(params, backend=backend).step(grads)
+    fastadam.Adam(expected, backend=backend).step(values)
+    for one, other in zip(params, expected, strict=True):
+        assert_same_bits(one, other)
 
 
 def test_a_jax_array_that_shares_a_parameters_memory_is_refused(jax: Any) -> None:

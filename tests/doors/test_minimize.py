@@ -203,6 +203,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"steps": True}, "steps must be a whole number, got True"),
     ({"steps": -1}, "steps must be at least 0, got -1"),
     ({"batches": 3}, "batches must be an iterable with a batch for each step, got 3"),
+    ({"callback": 3}, "callback must be callable or None, got 3"),
+    ({"keep_best": "no"}, "keep_best must be True or False, got 'no'"),
     ({"fun": lambda x: 1.0}, r"fun must return \(loss, gradients\), got 1.0"),
     ({"fun": lambda x: (1.0, x, x)}, r"fun must return \(loss, gradients\), got "),
     ({"fun": lambda x: ("low", x)}, "the loss that fun returns must be a number, got 'low'"),

@@ -380,16 +380,24 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"bounds": optimize.Bounds([0, 0, 0])}, "bounds do not fit the 2 variables: "),
     ({"bounds": [(0, 1), (2, 1)]}, r"bounds\[1\] must be a lower and an upper bound, got 2.0 and 1.0"),
     ({"bounds": [(0, 1), (math.nan, 1)]}, r"bounds\[1\] must be a lower and an upper bound, got nan and 1.0"),
+    ({"bounds": [(0, 1), (math.inf, math.inf)]}, r"bounds\[1\] holds no finite number, got inf and inf"),
+    ({"bounds": optimize.Bounds(-np.inf, -np.inf)}, r"bounds\[0\] holds no finite number, got -inf and -inf"),
+    ({"bounds": [("low", 1), (0, 1)]}, "bounds must be a scipy.optimize.Bounds or a sequence of"),
     ({"bounds": [1, 2]}, "bounds must be a scipy.optimize.Bounds or a sequence of"),
     ({"bounds": 3}, "bounds must be a scipy.optimize.Bounds or a sequence of"),
     ({"options": {"lr": -1.0}}, "lr must be finite and at least 0, got -1.0"),
     ({"options": {"maxiter": 2.5}}, "maxiter must be a whole number of at least 0, got 2.5"),
     ({"options": {"maxiter": -1}}, "maxiter must be a whole number"),
     ({"options": {"patience": True}}, "patience must be a whole number"),
+    ({"options": {"patience": 0}}, "patience must be a whole number of at least 1, got 0"),
+    ({"options": {"keep_best": "no"}}, "keep_best must be True or False, got 'no'"),
+    ({"callback": 3}, "callback must be callable or None, got 3"),
     ({"options": {"gtol": -1.0}}, "gtol must be a number of at least 0, got -1.0"),
     ({"options": {"ftol": math.nan}}, "ftol must be a number of at least 0, got nan"),
     ({"tol": "small"}, "tol must be a number of at least 0, got 'small'"),
     ({"x0": np.ones(2, complex)}, r"x0 is complex; minimize over real and imaginary parts"),
+    ({"x0": [1.0, None]}, r"x0 must hold real numbers, got dtype object"),
+    ({"x0": "start"}, r"x0 must hold real numbers, got dtype <U5"),
     ({"fun": lambda x: x, "jac": rosen_der}, "must return a scalar value, got array"),
     ({"fun": lambda x: 1j, "jac": rosen_der}, "must return a scalar value, got 1j"),
     ({"jac": lambda x: [1.0]}, r"the gradient must have the shape \(2,\) of x, got \(1,\)"),
@@ -402,6 +410,27 @@ def test_bad_arguments_are_refused(change: dict[str, Any], message: str) -> None
     arguments = {"fun": rosen, "x0": np.ones(2) * 2, "jac": rosen_der, "method": adam, **change}
     with pytest.raises((TypeError, ValueError), match=message):
         optimize.minimize(**arguments)
+
+
+def test_nothing_is_evaluated_before_arguments_are_checked() -> None:
+    called: list[Any] = []
+    with pytest.raises(TypeError, match="callback must be callable or None, got 'each'"):
+        optimize.minimize(lambda x: called.append(x), [1.0], jac=True, method=adam, callback="each")
+    assert called == []
+
+
+@pytest.mark.parametrize("returned", [1.0, None, (1.0,), (1.0, [1.0], 0), np.ones(3)])
+def test_an_objective_without_its_gradient_is_refused(returned: Any) -> None:
+    with pytest.raises(TypeError, match=r"with jac=True, fun must return \(value, gradient\), got"):
+        adam(lambda x: returned, [1.0], jac=True)
+
+
+def test_the_limit_of_iterations_can_be_left_to_the_method() -> None:
+    with_none, without = (
+        optimize.minimize(bowl, [1.0], jac=True, method=adam, options=options)
+        for options in ({"maxiter": None}, {})
+    )
+    assert with_none.nit == without.nit
 
 
 def test_a_matrix_to_start_from_is_refused() -> None:

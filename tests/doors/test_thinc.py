@@ -178,6 +178,12 @@ def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="Invalid schedule for 'learn_rate'"):
         ours.Adam("fast")
     weights = np.ones((4, 3), np.float32)
+    for wrong in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"learn_rate must be finite and at least 0, got {wrong}"):
+            ours.Adam(wrong)(KEY, weights, np.ones((4, 3), np.float32))
+    with pytest.raises(ValueError, match=r"betas\[0\] must be in \[0, 1\), got 1.0"):
+        ours.Adam(0.1, beta1=1.0)(KEY, weights, np.ones((4, 3), np.float32))
+    assert weights.tolist() == [[1.0] * 3] * 4
     with pytest.raises(TypeError, match="has dtype float64, its parameter has float32"):
         ours.Adam(0.1, grad_clip=0.0)(KEY, weights, np.ones((4, 3)))
     assert (weights == 1).all()

@@ -18,7 +18,10 @@ from tests.house import graph
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-DOORS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "doors.md").read_text(), flags=re.DOTALL)
+PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("doors", "types")}
+DOORS = re.findall(r"```python\n(.*?)```", "".join(PAGES.values()), flags=re.DOTALL)
+
+ALIASES = {"Backend", "Grads", "Params", "Schedule"}  # which have no docstrings
 
 
 def need(*libraries: str) -> None:
@@ -46,7 +49,7 @@ def test_python_blocks_of_the_readme_run(block: str, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("block", DOORS, ids=[f"block {i}" for i in range(len(DOORS))])
 def test_python_blocks_of_the_doors_run(block: str, capsys: pytest.CaptureFixture[str]) -> None:
     need(*re.findall(r"(?m)^(?:import|from) (scipy|sklearn|thinc|jax)\b", block))
-    exec(compile(block, "docs/doors.md", "exec"), {})
+    exec(compile(block, "docs", "exec"), {})
     promised = re.findall(r"print\(.*\)  # (.*)", block)
     assert capsys.readouterr().out.splitlines() == promised
 
@@ -91,7 +94,9 @@ def test_docstring_examples(name: str) -> None:
 
 def test_every_public_name_is_documented() -> None:
     for name in fastadam.__all__:
-        if not name.startswith("__"):
+        if name in ALIASES:
+            assert f"`{name}`" in PAGES["types"]
+        elif not name.startswith("__"):
             assert (getattr(fastadam, name).__doc__ or "").strip()
 
 

@@ -8,6 +8,7 @@ import math
 import pickle
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -314,6 +315,19 @@ def test_a_step_below_1_is_refused(name: str) -> None:
         KNOWN[name][0](0)
 
 
+def test_a_schedule_nested_without_end_is_not_written_down(tmp_path: Path) -> None:
+    schedule: Schedule = Constant(1.0)
+    for _ in range(3000):
+        schedule = Warmup(schedule, 1)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        schedule.to_dict()
+    optimizer = fastadam.Adam(np.ones(2), lr=schedule)
+    pytest.importorskip("safetensors")
+    with pytest.raises(ValueError, match="nested too deeply"):
+        fastadam.save(tmp_path / "run", optimizer)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_definition_nested_without_end_is_refused() -> None:
     definition: dict[str, Any] = {"type": "Constant", "value": 1.0}
     for _ in range(100_000):
@@ -340,6 +354,7 @@ def test_a_rate_that_overflows_is_infinite_and_refused_by_the_optimizer() -> Non
     schedule = Exponential(1.0, 1e300)
     assert schedule(3) == math.inf
     assert Exponential(0.0, 1e300)(3) == 0.0
+    assert Exponential(1.0, 0.5)(10**400) == Exponential(1.0, 0.5, end=0.0)(10**400) == 0.0
     optimizer = fastadam.Adam(np.ones(2), lr=schedule)
     optimizer.step(np.ones(2))
     optimizer.step(np.ones(2))
