@@ -16,15 +16,15 @@ GroupParams: TypeAlias = Alone | Listed[Item] | Iterator[Item] | Iterated[Item]
 
 
 class GroupOptions(TypedDict, total=False):
-    """The options of a group, each of which can be left out."""
+    """The options of a group, each of which can be left out, or given by the names of parameters."""
 
-    lr: LearningRate
-    betas: tuple[Real, Real]
-    eps: Real
-    weight_decay: Real
-    amsgrad: bool
-    maximize: bool
-    decoupled_weight_decay: bool
+    lr: LearningRate | Mapping[str, LearningRate]
+    betas: tuple[Real, Real] | Mapping[str, tuple[Real, Real]]
+    eps: Real | Mapping[str, Real]
+    weight_decay: Real | Mapping[str, Real]
+    amsgrad: bool | Mapping[str, bool]
+    maximize: bool | Mapping[str, bool]
+    decoupled_weight_decay: bool | Mapping[str, bool]
 
 
 class ParamGroup(GroupOptions):
@@ -33,9 +33,16 @@ class ParamGroup(GroupOptions):
     params: GroupParams
 
 
-class Options(GroupOptions, total=False):
+class Options(TypedDict, total=False):
     """The options of an optimizer, as keyword arguments."""
 
+    lr: LearningRate
+    betas: tuple[Real, Real]
+    eps: Real
+    weight_decay: Real
+    amsgrad: bool
+    maximize: bool
+    decoupled_weight_decay: bool
     backend: BackendName
     threads: int | None
 
