@@ -34,7 +34,7 @@ MOST_OFF = 0.05
 Run = Callable[[float], float]
 
 
-def arrays(backend: str, dtype: Any, grads: np.ndarray) -> Run:
+def arrays(backend: fastadam.Backend, dtype: Any, grads: np.ndarray) -> Run:
     """Return runs of fastadam over NumPy arrays."""
 
     def run(weight_decay: float) -> float:
@@ -85,7 +85,7 @@ def optax_adamw(grads: np.ndarray) -> Run:
 def runs(grads: np.ndarray) -> dict[str, Run]:
     """Return the runs in float32, by name: fastadam's first."""
     states = fastadam.available_backends()
-    found = {name: arrays(name, np.float32, grads) for name in HOST if states[name] == "available"}
+    found: dict[str, Run] = {name: arrays(name, np.float32, grads) for name in HOST if states[name] == "available"}
     try:
         import torch
 

@@ -78,7 +78,7 @@ class Stepped(NamedTuple):
     moments: Callable[[], list[np.ndarray]]
 
 
-def arrays(backend: str, param: np.ndarray, lr: float) -> Stepped:
+def arrays(backend: fastadam.Backend, param: np.ndarray, lr: float) -> Stepped:
     """Return fastadam over a NumPy array."""
     optimizer, grad = fastadam.Adam([param], lr=lr, backend=backend, threads=1), np.zeros_like(param)
     return Stepped(
@@ -109,7 +109,7 @@ def tensors(backend: str | None, param: np.ndarray, lr: float) -> Stepped:
     )
 
 
-def contenders(backends: list[str]) -> dict[str, Callable[[np.ndarray, float], Stepped]]:
+def contenders(backends: list[fastadam.Backend]) -> dict[str, Callable[[np.ndarray, float], Stepped]]:
     """Return what makes each optimizer over an array with a learning rate, by name."""
     found: dict[str, Callable[[np.ndarray, float], Stepped]] = {}
     for name in backends:
@@ -158,7 +158,7 @@ def prepare(make: Callable[[np.ndarray, float], Stepped], kind: Kind, dtype: Any
     return made.step
 
 
-def measure(backends: list[str], dtype: Any, rounds: int) -> dict[str, dict[str, float]]:
+def measure(backends: list[fastadam.Backend], dtype: Any, rounds: int) -> dict[str, dict[str, float]]:
     """Return, by contender and kind, the median of its time in units of that over usual numbers."""
     steps = {
         name: {kind: prepare(make, each, dtype) for kind, each in kinds(dtype).items()}
@@ -188,7 +188,7 @@ def verdict(found: dict[str, dict[str, float]], dtype: Any) -> list[str]:
     ]
 
 
-def report(backends: list[str], rounds: int) -> bool:
+def report(backends: list[fastadam.Backend], rounds: int) -> bool:
     """Measure and print; return whether the bars are met."""
     met = True
     for dtype in (np.float32, np.float64):

@@ -24,6 +24,7 @@ from fastadam.cli.measure import timed
 from fastadam.memory.arrays import address
 from fastadam.memory.buffers import ALIGNMENT, PAGE, SPREAD
 from fastadam.memory.structs import ROLES, SPAN
+from fastadam.step.backend import BackendName
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
@@ -40,7 +41,7 @@ SECONDS_AT_ONCE = 2e-4
 class Steps:
     """Steps over buffers that can be put anywhere in memory that is theirs alone."""
 
-    def __init__(self, size: int, backend: str) -> None:
+    def __init__(self, size: int, backend: BackendName) -> None:
         pages = -(-size * ITEMSIZE // PAGE) + 1  # for one buffer, at any line of its first page
         self._room, self._places = pages * PAGE, PAGES // pages
         self._memory = np.full((PAGES + 1) * PAGE // ITEMSIZE, 0.5, np.float32)
@@ -63,7 +64,7 @@ class Steps:
         self._plan.take()
 
 
-def measure(size: int, backend: str, rounds: int) -> dict[int, list[float]]:
+def measure(size: int, backend: BackendName, rounds: int) -> dict[int, list[float]]:
     """Return the nanoseconds per parameter in each round, by the lag."""
     steps, rng = Steps(size, backend), np.random.default_rng(0)
     lags = [*LAGS, SPREAD // ALIGNMENT]

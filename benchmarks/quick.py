@@ -97,7 +97,7 @@ def seconds(step: Callable[[], object], steps: int) -> float:
     return (time.perf_counter() - start) / steps
 
 
-def make_steps(case: Case, backends: list[str]) -> dict[str, Callable[[], object]]:
+def make_steps(case: Case, backends: list[fastadam.Backend]) -> dict[str, Callable[[], object]]:
     """Return the step of each contender, by name."""
     if case is CASES["update"]:
         from benchmarks.suite import ppo
@@ -131,7 +131,7 @@ def parameters(case: Case) -> int:
     return sum(int(np.prod(s)) for s in case.shapes())
 
 
-def measure(case: Case, backends: list[str]) -> dict[str, list[float]]:
+def measure(case: Case, backends: list[fastadam.Backend]) -> dict[str, list[float]]:
     """Return the seconds per step of each contender in each round."""
     rng = np.random.default_rng(0)
     steps = make_steps(case, backends)
@@ -202,7 +202,7 @@ def report_backends(times: dict[str, list[float]]) -> bool:
     return met
 
 
-def report_overhead(backends: list[str]) -> bool:
+def report_overhead(backends: list[fastadam.Backend]) -> bool:
     """Print the cost of a packed step over one element beside that of one call of np.add."""
     a, b, c = np.ones(1), np.ones(1), np.empty(1)
     steps: dict[str, Callable[[], object]] = {"np.add": lambda: np.add(a, b, out=c)}
@@ -222,7 +222,7 @@ def report_overhead(backends: list[str]) -> bool:
     return met
 
 
-def report_startup(backends: list[str]) -> bool:
+def report_startup(backends: list[fastadam.Backend]) -> bool:
     """Print what the import and each backend's first step take in a fresh process."""
     from benchmarks import startup
 

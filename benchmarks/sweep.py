@@ -41,12 +41,12 @@ FIXED = 4e-6  # seconds that a step takes whatever its size
 STEP_UP = 1.15  # of the time, from just below the threshold to it
 
 
-def columns(backends: list[str]) -> list[tuple[str, str]]:
+def columns(backends: list[fastadam.Backend]) -> list[tuple[fastadam.Backend, str]]:
     """Return what is measured at each size: pairs of a backend and a limit of threads."""
     return [(backend, limit) for backend in backends for limit in LIMITS]
 
 
-def measure(size: int, backends: list[str]) -> dict[str, float]:
+def measure(size: int, backends: list[fastadam.Backend]) -> dict[str, float]:
     """Return the seconds per step of each contender at one size, by name."""
     flat = fastadam.pack([np.full(size, 0.5, np.float32)])
     flat.grad[...] = 0.1
@@ -74,7 +74,7 @@ def measure(size: int, backends: list[str]) -> dict[str, float]:
     return {name: float(np.quantile(own, 0.25)) for name, own in times.items()}
 
 
-def verdict(found: dict[int, dict[str, float]], backends: list[str]) -> list[tuple[str, bool]]:
+def verdict(found: dict[int, dict[str, float]], backends: list[fastadam.Backend]) -> list[tuple[str, bool]]:
     """Return statements about the curves, and whether each one holds."""
     said = []
     for backend in backends:
@@ -101,7 +101,7 @@ def verdict(found: dict[int, dict[str, float]], backends: list[str]) -> list[tup
     return said
 
 
-def show(found: dict[int, dict[str, float]], backends: list[str]) -> None:
+def show(found: dict[int, dict[str, float]], backends: list[fastadam.Backend]) -> None:
     """Print the table."""
     names = [*(f"{backend} {limit}" for backend, limit in columns(backends)), "copy"]
     print("ns per parameter, by backend and limit of threads")
@@ -113,7 +113,7 @@ def show(found: dict[int, dict[str, float]], backends: list[str]) -> None:
         print(f"{size:12,}{cells}{28e-9 * size / best:8.1f}{share}")
 
 
-def plot(found: dict[int, dict[str, float]], backends: list[str], path: Path) -> None:
+def plot(found: dict[int, dict[str, float]], backends: list[fastadam.Backend], path: Path) -> None:
     """Draw the cost of a parameter over the number of parameters."""
     import matplotlib
 

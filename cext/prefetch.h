@@ -5,18 +5,13 @@
 #ifndef FASTADAM_PREFETCH_H
 #define FASTADAM_PREFETCH_H
 
+#include "fetch.h"
 #include "fingerprints.h"
 
 /* Parameters between what is fetched and what is read. */
 enum { AHEAD = 8 };
 
 enum { LINE = 64 };
-
-#ifdef __GNUC__
-#define FETCH(address) __builtin_prefetch((const void *)(uintptr_t)(address))
-#else
-#define FETCH(address) ((void)(address))
-#endif
 
 /* Parameter i, if there is one and it has fingerprints, else NULL. */
 static inline const fastadam_cached_param *to_fetch(const fastadam_tensor_cache *cache, int64_t i)

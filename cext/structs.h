@@ -242,6 +242,33 @@ typedef struct {
     fastadam_array_offsets offsets;
 } fastadam_plan;
 
+/* A container of a nesting: whether items are found by key, the first of its children and how many it has, and a
+ * subclass of tuple that may take its place, or 0. */
+typedef struct {
+    int64_t is_mapping;
+    int64_t first;
+    int64_t n;
+    int64_t tuple_type;
+} fastadam_container;
+
+/* A container that is to be read: its object, and its number. */
+typedef struct {
+    int64_t object;
+    int64_t number;
+} fastadam_pending;
+
+/* Which containers lie in which, the outermost first, and how many leaves there are. children has a leaf's
+ * position, or ~n for the n-th container; keys are the string objects by which mappings have them; both are kept
+ * in the order of the mappings last read. pending has room for all containers, and leaves for all leaves. */
+typedef struct {
+    int64_t n;
+    int64_t containers;
+    int64_t children;
+    int64_t keys;
+    int64_t pending;
+    int64_t leaves;
+} fastadam_nesting;
+
 /* Where the parts of a torch tensor lie, in bytes: in its object, in its TensorImpl (the compared bytes: first and
  * how many, of which those from ndim on describe layout and dtype: number of dimensions, sizes, strides, offset
  * into the storage, and more up to the keys) and in its storage. All but object_impl are multiples of 8; the first

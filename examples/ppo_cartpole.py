@@ -170,7 +170,9 @@ def update(
             optimizer.step(actor_grads + critic_grads)
 
 
-def train(seed: int = 0, total_steps: int = 100_000, backend: str = "auto", progress: bool = True) -> list[float]:
+def train(
+    seed: int = 0, total_steps: int = 100_000, backend: fastadam.Backend = "auto", progress: bool = True
+) -> list[float]:
     """Train on CartPole-v1.
 
     Parameters

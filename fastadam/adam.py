@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
 from fastadam.groups.clearing import clear_gradients
 from fastadam.groups.contents import Contents
-from fastadam.groups.copies import shallow_copy, with_witnesses
-from fastadam.groups.given import split_groups, take_as_own
+from fastadam.groups.copies import groups_again, shallow_copy, with_witnesses
+from fastadam.groups.given import split_groups
 from fastadam.groups.groups import Groups
 from fastadam.groups.state import State
 from fastadam.step import hyperparameters
-from fastadam.step.hyperparameters import DEFAULTS, LearningRate
+from fastadam.step.backend import BackendName
+from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real
 from fastadam.step.interrupts import in_one_go
 from fastadam.step.locks import Guard
 from fastadam.step.threads import check_limit
@@ -23,6 +24,12 @@ from fastadam.work.choice import Choice
 from fastadam.work.gradients import sort_gradients
 from fastadam.work.planner import Planner
 
+if TYPE_CHECKING:
+    from fastadam.groups.forms import ParamGroup, Params
+    from fastadam.memory.forms import Grads, Tree
+
+Loss = TypeVar("Loss")
+
 
 class Adam:
     r"""Adam on NumPy arrays and arrays on CUDA devices, which are updated in place.
@@ -30,11 +37,12 @@ class Adam:
     Parameters
     ----------
     params : ndarray, Parameter, Packed, iterable, mapping or list of dict
-        What to optimize: one array or several (any iterable, generators included), `Parameter` objects,
-        a mapping of names to arrays, ``(name, array)`` pairs, a buffer made by `pack`, or a list of group
-        dicts with the key ``"params"`` and any of the options below. Arrays are float32, float64, complex64
-        or complex128, of any shape, C-contiguous and writable; dtypes can be mixed. They can be on CUDA
-        devices too (CuPy's, Numba's and all others with ``__cuda_array_interface__``; float16 too there).
+        What to optimize: one array or several (any iterable, generators included), `Parameter` objects, a
+        mapping of names to arrays, ``(name, array)`` pairs, dicts, lists, tuples and named tuples of these to any
+        depth (names are paths, ``"layers.0.w"``), a buffer made by `pack`, or a list of group dicts with the key
+        ``"params"`` and any of the options below, each also by name, ``{"layers.0": 0.01, "*.b": 0}``. Arrays are
+        float32, float64, complex64 or complex128, of any shape, C-contiguous and writable; dtypes can be mixed.
+        They can be on CUDA devices too (all with ``__cuda_array_interface__``; float16 too there).
     lr : float or callable, default 1e-3
         Learning rate; or a function of the 1-based step number of a parameter that returns it. It may be
         called more than once for the same step.
@@ -119,19 +127,19 @@ class Adam:
 
     def __init__(
         self,
-        params: Any,
+        params: Params,
         lr: LearningRate = DEFAULTS.lr,
-        betas: tuple[float, float] = DEFAULTS.betas,
-        eps: float = DEFAULTS.eps,
-        weight_decay: float = DEFAULTS.weight_decay,
+        betas: tuple[Real, Real] = DEFAULTS.betas,
+        eps: Real = DEFAULTS.eps,
+        weight_decay: Real = DEFAULTS.weight_decay,
         amsgrad: bool = DEFAULTS.amsgrad,
         *,
         maximize: bool = DEFAULTS.maximize,
         decoupled_weight_decay: bool = DEFAULTS.decoupled_weight_decay,
-        backend: str = "auto",
+        backend: BackendName = "auto",
         threads: int | None = None,
     ) -> None:
-        self.defaults = hyperparameters.check(
+        self.defaults: dict[str, Any] = hyperparameters.check(
             {
                 "lr": lr,
                 "betas": betas,
@@ -168,7 +176,7 @@ class Adam:
         """Upper limit of threads, as it was given."""
         return self._threads
 
-    def add_param_group(self, param_group: Mapping[str, Any]) -> None:
+    def add_param_group(self, param_group: ParamGroup | Mapping[str, Tree]) -> None:
         """Add a group of parameters; their moments and step counters start at zero.
 
         Parameters
@@ -188,17 +196,21 @@ class Adam:
             self._guard.refuse_while_stepping("add_param_group")
             self._add([param_group])
 
-    def step(self, grads: Any = None, *, closure: Callable[[], Any] | None = None) -> Any:
+    @overload
+    def step(self, grads: Grads = None, *, closure: None = None) -> None: ...
+    @overload
+    def step(self, grads: Grads = None, *, closure: Callable[[], Loss]) -> Loss: ...
+    def step(self, grads: Grads = None, *, closure: Callable[[], Loss] | None = None) -> Loss | None:
         """Take one step: update the parameters in place.
 
         Parameters
         ----------
         grads : iterable, mapping or ndarray, optional
-            Gradients in the order of the parameters (over all groups), or a mapping under their names; one
-            array for a single parameter, or a 1-D array for a whole packed buffer. Each has the dtype and
-            shape of its parameter and any strides; it is not written to. None in place of one skips that
-            parameter: its values, moments and step counter stay as they are. Without `grads` they are taken
-            from where they live: ``flat.grad`` of packed buffers, ``grad`` of `Parameter` objects.
+            Gradients in the order of the parameters (over all groups), nested as they are, or in a mapping under
+            their names; one array for a single parameter, or a 1-D array for a whole packed buffer. Each has the
+            dtype and shape of its parameter and any strides; it is not written to. None in place of one (or of a
+            container) skips that parameter: its values, moments and step counter stay as they are. Without
+            `grads` they are where they live: ``flat.grad`` of packed buffers, ``grad`` of `Parameter` objects.
         closure : callable, optional
             Called first, without arguments; it recomputes the loss and the gradients.
 
@@ -304,7 +316,7 @@ class Adam:
     # Native code holds addresses, so copies and pickles are made from the arrays and built anew.
     def __getstate__(self) -> dict[str, Any]:
         return {
-            "groups": [{**group.options, "params": group.given} for group in self._groups],
+            **self._groups.described(),
             "defaults": self.defaults,
             "backend": self._choice.asked_for,
             "threads": self.threads,
@@ -318,21 +330,20 @@ class Adam:
         return with_witnesses(super().__reduce_ex__(protocol), self, self._groups)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        groups = [{k: v for k, v in group.items() if k != "param_names"} for group in state["groups"]]
-        if "witnesses" in state:
-            take_as_own(groups)
+        groups = groups_again(state)
         Adam.__init__(self, groups, **state["defaults"], backend=state["backend"], threads=state["threads"])
+        self._groups.set_trees(state.get("trees"))
         self.load_state_dict(state["state"])
         self.__dict__.update(state["subclass"])
 
     def _add(self, given: Iterable[Mapping[str, Any]]) -> None:
         """Add the groups that these dicts describe, or none if one is refused."""
-        new = self._groups.make(given, self.defaults)
+        new, trees = self._groups.make(given, self.defaults)
         chosen = self._choice.choose(member for group in new for member in group.members)
         if not isinstance(self.param_groups, list):
             raise TypeError(f"param_groups must be the list that the optimizer made, got {self.param_groups!r}")
         extend = functools.partial(list.extend, self.param_groups, [group.options for group in new])
-        in_one_go([*self._choice.add_calls(chosen), *self._groups.add_calls(new), extend])
+        in_one_go([*self._choice.add_calls(chosen), *self._groups.add_calls(new, trees), extend])
 
     @contextlib.contextmanager
     def _exclusive(self, what: str) -> Iterator[Contents]:
@@ -351,22 +362,10 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    params : ndarray, Parameter, Packed, iterable, mapping or list of dict
-        See `Adam`, as for all others.
-    lr : float or callable, default 1e-3
-        Learning rate.
-    betas : pair of float, default (0.9, 0.999)
-        Decay rates of the two moments.
-    eps : float, default 1e-8
-        Added to the denominator.
+    params, lr, betas, eps, amsgrad, maximize, backend, threads
+        As in `Adam`.
     weight_decay : float, default 1e-2
         Each step takes ``lr * weight_decay * param`` off the parameter.
-    amsgrad, maximize : bool, default False
-        See `Adam`.
-    backend : str, default "auto"
-        See `Adam`.
-    threads : int, optional
-        See `Adam`.
 
     Notes
     -----
@@ -375,15 +374,15 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        params: Any,
+        params: Params,
         lr: LearningRate = DEFAULTS.lr,
-        betas: tuple[float, float] = DEFAULTS.betas,
-        eps: float = DEFAULTS.eps,
-        weight_decay: float = 1e-2,
+        betas: tuple[Real, Real] = DEFAULTS.betas,
+        eps: Real = DEFAULTS.eps,
+        weight_decay: Real = 1e-2,
         amsgrad: bool = DEFAULTS.amsgrad,
         *,
         maximize: bool = DEFAULTS.maximize,
-        backend: str = "auto",
+        backend: BackendName = "auto",
         threads: int | None = None,
     ) -> None:
         super().__init__(

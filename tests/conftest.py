@@ -87,6 +87,10 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     c.use_instruction_set(before)
 
 
+# Other libraries, without which their tests are skipped.
+LIBRARIES = ("torch", "jax", "optax", "keras", "scipy", "sklearn", "thinc", "autograd", "mypy", "pyright")
+
+
 def _installed(name: str) -> str:
     return "available" if importlib.util.find_spec(name) else "not installed"
 
@@ -94,7 +98,7 @@ def _installed(name: str) -> str:
 def pytest_report_header() -> list[str]:
     """Say which backends are tested, and fail where one that was promised is missing."""
     promised = os.environ.get("FASTADAM_PROMISED_BACKENDS", "").split()
-    states = {**STATES, **{name: _installed(name) for name in ("torch", "jax", "optax", "keras")}}
+    states = {**STATES, **{name: _installed(name) for name in LIBRARIES}}
     broken = {name: states[name] for name in promised if states[name] != "available"}
     if broken:
         pytest.exit(f"promised backends are missing: {broken}", returncode=1)

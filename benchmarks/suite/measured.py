@@ -13,6 +13,7 @@ import importlib.util
 import statistics
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ def need_backend(name: str) -> None:
     """Have asv skip the benchmark where the backend is missing."""
     import fastadam
 
-    states = fastadam.available_backends()
+    states: Mapping[Any, str] = fastadam.available_backends()
     if states.get(name) != "available":
         raise NotImplementedError(f"{name} is not available: {states.get(name, 'unknown')}")
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import fastadam
 
 BATCH = 64
 
@@ -45,7 +48,7 @@ def torch_update(**options: bool) -> Callable[[], None]:
     return ppo_update(functools.partial(torch.optim.Adam, **options))
 
 
-def face_update(backend: str) -> Callable[[], None]:
+def face_update(backend: fastadam.Backend) -> Callable[[], None]:
     """Return an update with fastadam.torch on a backend."""
     import fastadam.torch
 
@@ -57,7 +60,7 @@ def face_update(backend: str) -> Callable[[], None]:
     return ppo_update(make)
 
 
-def contenders(backends: list[str]) -> dict[str, Callable[[], None]]:
+def contenders(backends: Sequence[fastadam.Backend]) -> dict[str, Callable[[], None]]:
     """Return an update for each optimizer, by name."""
     found = {"torch fused": torch_update(fused=True), "torch": torch_update()}
     return found | {f"torch face {backend}": face_update(backend) for backend in backends}

@@ -11,21 +11,21 @@ import importlib
 from fastadam.memory import devices, host
 from fastadam.memory.device import Device
 from fastadam.memory.errors import BackendUnavailableError as BackendUnavailableError
-from fastadam.step.backend import Backend
+from fastadam.step.backend import Backend, BackendName
 
 # name -> module, in the order in which "auto" tries them. C comes first: it needs no compilation at run
 # time and has the shortest call; the bits are the same.
-MODULES = {
+MODULES: dict[BackendName, str] = {
     "c": "fastadam.backends.c",
     "numba": "fastadam.backends.numba",
     "numpy": "fastadam.backends.numpy",
     "cuda": "fastadam.backends.cuda",
 }
 # Those that step arrays in the host's memory; the other ones step arrays on devices of the same name.
-HOST = ("c", "numba", "numpy")
+HOST: tuple[BackendName, ...] = ("c", "numba", "numpy")
 
 
-def available_backends() -> dict[str, str]:
+def available_backends() -> dict[BackendName, str]:
     """Return, for each backend, ``"available"`` or the reason why it is not.
 
     Returns
@@ -43,14 +43,14 @@ def available_backends() -> dict[str, str]:
     return {name: why_missing(name) or "available" for name in MODULES}
 
 
-def why_missing(name: str) -> str | None:
+def why_missing(name: BackendName) -> str | None:
     """Return why a backend cannot be used here, or None if it can."""
     backend = devices.import_if_there(MODULES[name])
     reason: str | None = devices.NOT_INSTALLED if backend is None else backend.why_missing()
     return reason
 
 
-def load(name: str) -> Backend:
+def load(name: BackendName) -> Backend:
     """Import a backend's module, whether or not it can be used here."""
     return importlib.import_module(MODULES[name])
 
@@ -79,20 +79,21 @@ def choose(name: str) -> tuple[str, Backend]:
                 return each, load(each)
             if reason.startswith("FASTADAM_"):  # a wrong setting is not passed over in silence
                 raise BackendUnavailableError(f"backend {each!r} is not available: {reason}")
-    if name not in MODULES:
+    known = next((each for each in MODULES if each == name), None)
+    if known is None:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, MODULES))}, got {name!r}")
-    reason = why_missing(name)
+    reason = why_missing(known)
     if reason is not None:
-        raise BackendUnavailableError(f"backend {name!r} is not available: {reason}")
-    return name, load(name)
+        raise BackendUnavailableError(f"backend {known!r} is not available: {reason}")
+    return known, load(known)
 
 
-def serves(name: str, device: Device) -> bool:
+def serves(name: BackendName, device: Device) -> bool:
     """Whether the backend that was asked for, which may be ``"auto"``, steps arrays on a device."""
     return name == "auto" or (name in HOST if device is host.HOST else name == device.NAME)
 
 
-def check_serves(name: str, device: Device, label: str) -> None:
+def check_serves(name: BackendName, device: Device, label: str) -> None:
     """Refuse an array on a device where the backend that was asked for steps nothing.
 
     Raises
@@ -109,7 +110,7 @@ def check_serves(name: str, device: Device, label: str) -> None:
     raise ValueError(f"{label} is {device.ONE}, but the backend {name!r} steps {steps}; {remedy}")
 
 
-def on_device(device: Device, asked_for: str = "auto") -> tuple[str, Backend]:
+def on_device(device: Device, asked_for: BackendName = "auto") -> tuple[str, Backend]:
     """Return the name of the backend that steps arrays on a device, and the backend.
 
     Parameters

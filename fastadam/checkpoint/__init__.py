@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastadam.adam import Adam
-from fastadam.checkpoint.contents import NOTE, collect, encode_extra
+from fastadam.checkpoint.contents import NOTE, collect, definition_of, encode_extra
 from fastadam.checkpoint.fitting import Checkpoint
 from fastadam.checkpoint.format import FORMAT, VERSION, import_safetensors
 from fastadam.checkpoint.progress import bar, bar_of_its_own
@@ -62,7 +62,9 @@ def save(
     there are no names. Complex ones, for which the format has no dtype, are stored as reals with a last
     dimension of 2. The metadata hold ``format``, ``format_version`` and, as JSON, ``param_groups``: each
     group's options and, of each parameter, its name, shape, dtype and step counter; and `extra`. A parameter
-    that was never stepped has no moments. Where `lr` is a function, null is saved in its place.
+    that was never stepped has no moments. Where `lr` is a function, null is saved in its place, and where it is
+    one of `fastadam.schedules`, its definition besides, in ``schedules``, a JSON list with an entry for each
+    group. A version of this library that knows no schedules takes such a file for one with a function.
 
     Examples
     --------
@@ -95,7 +97,10 @@ def save(
     with opt._exclusive("save") as contents:
         tensors, groups = collect(contents, bool(params))
         metadata["param_groups"] = json.dumps(groups, allow_nan=False)
-        if any(group["lr"] is None for group in groups):
+        schedules = [definition_of(group.options["lr"]) for group in contents.groups]
+        if any(schedules):
+            metadata["schedules"] = json.dumps(schedules, allow_nan=False)
+        if any(group["lr"] is None and made is None for group, made in zip(groups, schedules, strict=True)):
             metadata["note"] = NOTE
         header = make_header(tensors, metadata)
         with bar(progress, sum(reals.nbytes for reals, _ in tensors.values()), "saving") as advance:
@@ -114,10 +119,10 @@ def load(path: str | os.PathLike[str], opt: Adam, *, progress: bool = False) -> 
     path : str or path-like
         The file.
     opt : Adam
-        An optimizer over parameters of the same shapes and dtypes, in as many groups. Where the file has null
-        for `lr`, because it was a function, the optimizer's must be one and stays; a number in the file
-        takes the place of a function. Parameters that the file does not hold (``params=False``) stay as they
-        are.
+        An optimizer over parameters of the same shapes and dtypes, in as many groups. A number or a schedule of
+        `fastadam.schedules` in the file takes the place of whatever `lr` was. Where the file has null for it,
+        because it was another function, the optimizer's must be one and stays. Parameters that the file does
+        not hold (``params=False``) stay as they are.
     progress : bool, default False
         Show a progress bar.
 

@@ -15,6 +15,18 @@ from fastadam.step.plan import MOMENTS
 NOTE = "lr is null where it was a function, which a file cannot hold"
 
 
+def definition_of(lr: Any) -> dict[str, Any] | None:
+    """Return the definition of a schedule that has one; None of numbers and other functions."""
+    if not callable(lr):
+        return None
+    from fastadam.schedules import Schedule  # not imported where there is none
+
+    try:
+        return lr.to_dict() if isinstance(lr, Schedule) else None
+    except TypeError:  # of a class of the user's own
+        return None
+
+
 def encode_extra(extra: Any) -> str:
     """Return what the user wants to save along as JSON.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from fastadam.checkpoint.format import (
@@ -68,6 +68,7 @@ class Checkpoint:
             raise ValueError("'extra' in its metadata is no mapping")
         saved = _decode(metadata.get("param_groups", "null"), "param_groups")
         _check_groups(saved)
+        schedules = _read_schedules(metadata, saved)
         entries = [entry for group in saved for entry in group["params"]]
         keys = [str(i) if entry["name"] is None else entry["name"] for i, entry in enumerate(entries)]
         has_params = any(name.startswith(f"{PARAM}/") for name in source.tensors)
@@ -90,10 +91,12 @@ class Checkpoint:
                             tuple(entry["shape"]), NAMES[entry["dtype"]], functools.partial(source.fill, tensor)
                         )
         rest = iter(matched)
-        for group, saved_group in zip(groups, saved, strict=True):
+        for group, saved_group, schedule in zip(groups, saved, schedules, strict=True):
             positions = [next(rest)[1] for _ in group.members]
             options = {name: saved_group[name] for name in hyperparameters.KEYS}
-            if options["lr"] is None:
+            if schedule is not None:
+                options["lr"] = schedule
+            elif options["lr"] is None:
                 options["lr"] = group.options.get("lr")
                 if not callable(options["lr"]):
                     raise ValueError(
@@ -150,6 +153,28 @@ def _check_groups(saved: Any) -> None:
             names.append(entry["name"])
     if any(name is not None for name in names) and (None in names or len(set(names)) < len(names)):
         raise ValueError("in its metadata, names are missing or appear twice")
+
+
+def _read_schedules(metadata: Mapping[str, str], saved: list[dict[str, Any]]) -> list[Any]:
+    """Return the schedule that a group's `lr` was, for each group; None where it was none."""
+    if "schedules" not in metadata:
+        return [None] * len(saved)
+    definitions = _decode(metadata["schedules"], "schedules")
+    if not isinstance(definitions, list) or len(definitions) != len(saved):
+        raise ValueError("'schedules' in its metadata is no list with an entry for each group")
+    from fastadam.schedules import from_dict  # not imported where there is none
+
+    made = []
+    for i, (definition, group) in enumerate(zip(definitions, saved, strict=True)):
+        if definition is not None and group["lr"] is not None:
+            raise ValueError(f"param_groups[{i}] in its metadata has a number and a schedule for lr")
+        try:
+            made.append(None if definition is None else from_dict(definition))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"schedules[{i}] in its metadata is none that this version of fastadam knows: {error}"
+            ) from error
+    return made
 
 
 def _match(saved: list[dict[str, Any]], groups: Sequence[Group], keys: list[str]) -> list[tuple[Member, int]]:

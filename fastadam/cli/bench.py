@@ -123,11 +123,11 @@ def read_size(text: str) -> int:
     return number
 
 
-def choose_backends(asked_for: list[str]) -> list[str]:
+def choose_backends(asked_for: list[str]) -> list[fastadam.Backend]:
     """Return the backends to measure: those asked for, which must be available, else all that are."""
     states = fastadam.available_backends()
-    for name in asked_for:
-        if states[name] != "available":
+    for name in HOST:
+        if name in asked_for and states[name] != "available":
             fail(f"--backend {name} is not available: {states[name]}")
     return [name for name in HOST if (name in asked_for if asked_for else states[name] == "available")]
 
@@ -145,7 +145,7 @@ def check_plot(path: Path) -> None:
 
 
 def line_up(
-    backends: list[str], without: list[str], limit: int | None
+    backends: list[fastadam.Backend], without: list[str], limit: int | None
 ) -> tuple[dict[str, Contender], dict[str, str]]:
     """Return the contenders by name, and why others do not take part."""
     installed = {peer: importlib.util.find_spec(peer) is not None for peer in PEERS}

@@ -78,7 +78,7 @@ def optax_adam(params: Arrays, grad_sets: list[Arrays]) -> Step:
     return step
 
 
-def fastadam_packed(backend: str, threads: int | None = None) -> Maker:
+def fastadam_packed(backend: fastadam.Backend, threads: int | None = None) -> Maker:
     """Fastadam over one packed buffer."""
 
     def make(params: Arrays, grad_sets: list[Arrays]) -> Step:
@@ -90,7 +90,7 @@ def fastadam_packed(backend: str, threads: int | None = None) -> Maker:
     return make
 
 
-def fastadam_in_place(backend: str, threads: int | None = None) -> Maker:
+def fastadam_in_place(backend: fastadam.Backend, threads: int | None = None) -> Maker:
     """Fastadam over separate arrays, with a fresh list of gradients in each step."""
 
     def make(params: Arrays, grad_sets: list[Arrays]) -> Step:
@@ -101,7 +101,7 @@ def fastadam_in_place(backend: str, threads: int | None = None) -> Maker:
     return make
 
 
-def torch_face(backend: str, threads: int | None = None) -> Maker:
+def torch_face(backend: fastadam.Backend, threads: int | None = None) -> Maker:
     """fastadam.torch.Adam, with the gradients set once, as for torch's own."""
 
     def make(params: Arrays, grad_sets: list[Arrays]) -> Step:

@@ -168,7 +168,7 @@ def _cuda() -> Finding:
     return _attention(*_split(reason))
 
 
-def _steps(backend: str) -> Finding:
+def _steps(backend: fastadam.Backend) -> Finding:
     """Take steps with a backend in all ways, and compare every bit with the reference."""
     ways = 0
     sets = c.instruction_sets() if backend == "c" else ("",)
@@ -198,7 +198,7 @@ _VARIANTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def _stepped(backend: str, dtype: str, options: dict[str, Any]) -> list[np.ndarray[Any, Any]]:
+def _stepped(backend: fastadam.Backend, dtype: str, options: dict[str, Any]) -> list[np.ndarray[Any, Any]]:
     """Return parameters and moments after three steps over arrays of odd sizes, some of them with denormals."""
     rng = np.random.default_rng(0)
     sizes = [1, 17, 1000]

@@ -42,7 +42,8 @@ def from_optax(source: Any, opt: Adam) -> None:
         ``inject_hyperparams`` make.
     opt : Adam
         The optimizer to write to. Where its parameters have names, these are the paths in the tree of
-        parameters, joined by ``"/"`` (``"layer/w"`` for ``{"layer": {"w": ...}}``), and matched as such;
+        parameters, joined by ``"/"`` (``"layer/w"`` for ``{"layer": {"w": ...}}``), or by dots, as they are
+        where `opt` was given the tree itself; and matched as such;
         else the parameters are in the order of JAX's leaves, in which dicts are sorted by key. Their values
         are not touched.
 
@@ -107,9 +108,10 @@ def from_optax(source: Any, opt: Adam) -> None:
             )
         # On the host, and found to be there (JAX deletes arrays that were donated), before anything is written.
         columns = zip(*([np.asarray(leaf) for leaf in leaves] for leaves in found.leaves), strict=True)
+        names = found.names_like(contents.members)
         sources = [
             Source(name, label, count, dict(zip(MOMENTS, column, strict=False)))
-            for name, label, column in zip(found.names, found.labels, columns, strict=True)
+            for name, label, column in zip(names, found.labels, columns, strict=True)
         ]
         take_over("from_optax", contents, [(_options(found), sources)], copy)
 
@@ -161,12 +163,12 @@ def to_optax(opt: Adam, state: Any) -> Any:
     check_optimizer(opt)
     found = Found(state, "to_optax")
     second = found.leaves[1]  # mu can have a dtype of its own
-    targets = [
-        Described(name, label, [describe(leaf)])
-        for name, label, leaf in zip(found.names, found.labels, second, strict=True)
-    ]
     with opt._exclusive("to_optax") as contents:
         members, current = contents.members, contents.saved(copy=False)
+        targets = [
+            Described(name, label, [describe(leaf)])
+            for name, label, leaf in zip(found.names_like(members), found.labels, second, strict=True)
+        ]
         _check_amsgrad(found, current, "to_optax", "take a state of optax's amsgrad where that is True")
         order = pair("to_optax", members, targets)
         count = common_step("to_optax", current, members, MOST_STEPS)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastadam.convert.exchange import describe
+from fastadam.groups.members import Member
 
 # The moments of optax's states, in the order of ours.
 FIELDS = {"ScaleByAdamState": ("mu", "nu"), "ScaleByAmsgradState": ("mu", "nu", "nu_max")}
@@ -89,7 +90,10 @@ class Found:
         self.treedef = trees[0][1]
         if any(treedef != self.treedef for _, treedef in trees):
             raise ValueError(f"{self.what}: {', '.join(fields)} are trees of different structures")
-        self.names = [tree_util.keystr(path, simple=True, separator="/") or None for path, _ in trees[0][0]]
+        self.names, self._dotted = (
+            [tree_util.keystr(path, simple=True, separator=separator) or None for path, _ in trees[0][0]]
+            for separator in "/."
+        )
         self.labels = [f"parameter {i if name is None else name!r}" for i, name in enumerate(self.names)]
         self.leaves = [[leaf for _, leaf in pairs] for pairs, _ in trees]
         for field, leaves in zip(fields, self.leaves, strict=True):
@@ -101,6 +105,10 @@ class Found:
                         f"{self.what}: {label} is complex; optax squares the modulus of a gradient and this "
                         f"library each part, so the state of one is of no use to the other"
                     )
+
+    def names_like(self, members: Sequence[Member]) -> Sequence[str | None]:
+        """Return the names; with dots for slashes where the parameters' are so, which were given as a tree."""
+        return self._dotted if {member.name for member in members} == set(self._dotted) else self.names
 
 
 def _walk(node: Any, what: str) -> Iterator[Any]:

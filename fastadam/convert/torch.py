@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastadam.adam import Adam
 from fastadam.convert.exchange import Source, check_optimizer, describe, pair, take_over
@@ -15,12 +15,15 @@ from fastadam.memory.devices import on_host
 from fastadam.step.hyperparameters import KEYS
 from fastadam.step.plan import MOMENTS
 
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
 MOST_IN_FLOAT32 = 2**24  # a float32 counter stops here
 # What torch's groups have beside our options.
 TORCH_DEFAULTS = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
 
 
-def from_torch(source: Any, opt: Adam) -> None:
+def from_torch(source: Optimizer | Mapping[str, Any] | str | os.PathLike[str], opt: Adam) -> None:
     """Take over the state and options of torch's Adam or AdamW, so that training goes on here.
 
     The counterpart of ``opt.load_state_dict(torch_optimizer.state_dict())`` that also reads files, tensors on
@@ -110,7 +113,7 @@ def from_torch(source: Any, opt: Adam) -> None:
         take_over("from_torch", contents, groups, copy)
 
 
-def to_torch(opt: Adam, optimizer: Any = None) -> dict[str, Any]:
+def to_torch(opt: Adam, optimizer: Optimizer | None = None) -> dict[str, Any]:
     """Return an optimizer's state and options as a state dict for torch's Adam or AdamW.
 
     ``optimizer.load_state_dict(to_torch(opt, optimizer))`` lets training go on in torch, and

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from fastadam.groups.given import read_params
 from fastadam.groups.group import Group
+from fastadam.memory.arrived import make_own
+from fastadam.memory.packed import Packed
 from fastadam.memory.packed_arrays import PackedArray
 
 
@@ -63,6 +66,24 @@ def with_witnesses(reduced: Any, optimizer: Any, groups: Iterable[Group]) -> Any
     witness = np.empty(1, object)
     witness[0] = Witness(optimizer)
     return make, args, {**state, "witnesses": (witness, witness) if plain else ()}, *rest
+
+
+def groups_again(state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the group dicts from which an optimizer is made again.
+
+    Parameters
+    ----------
+    state : mapping
+        What ``__getstate__`` returned for it. If it was pickled or deep-copied, arrays that an unpickler made
+        read-only get memory of their own (see `fastadam.memory.arrived`).
+    """
+    groups = [{key: value for key, value in group.items() if key != "param_names"} for group in state["groups"]]
+    if "witnesses" in state:
+        for group in groups:
+            if not isinstance(group["params"], Packed):
+                for value in read_params(group["params"], "").values:
+                    make_own(value)
+    return groups
 
 
 def shallow_copy(optimizer: Any) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.groups.given import read_members
-from fastadam.groups.members import BufferKey, Member
+from fastadam.groups.given import Given
+from fastadam.groups.members import BufferKey, Member, members_of
 from fastadam.memory.arrays import ALL_DTYPES, Array
 from fastadam.step import hyperparameters
 from fastadam.step.backend import Call
@@ -24,10 +24,10 @@ class Group:
 
     Parameters
     ----------
-    given : mapping
-        A group dict: ``"params"`` and any of the options.
-    defaults : mapping
-        Values of the options that `given` leaves out.
+    given : Given
+        Its parameters.
+    hyper : Hyperparameters
+        Its options.
     start : int
         Position of its first member in the optimizer.
     where : str
@@ -59,25 +59,20 @@ class Group:
     Raises
     ------
     TypeError, ValueError
-        If a member or an option is not what it must be.
+        If a member is not what it must be, or an option does not go with it.
     """
 
-    def __init__(self, given: Mapping[str, Any], defaults: Mapping[str, Any], start: int, where: str) -> None:
+    def __init__(self, given: Given, hyper: Hyperparameters, start: int, where: str) -> None:
         self.where = where
         self.start = start
-        if "params" not in given:
-            raise ValueError(f"{where}the group has no 'params'; it has {sorted(map(str, given))}")
-        known = ("params", *hyperparameters.KEYS)
-        unknown = [key for key in given if key not in known]
-        if unknown:
-            raise ValueError(f"{where}unknown option {unknown[0]!r}; known are {', '.join(known)}")
-        self.hyper = hyperparameters.check({**defaults, **given}, where)
-        self.given = given["params"]
-        self.members, self.packed = read_members(self.given, start, where)
+        self.hyper = hyper
+        self.packed = given.packed
+        self.members = members_of(given, start)
         self._check_eps(self.hyper, where)
-        if self.packed is None:  # a generator can be read only once
-            named = self.members[0].name is not None
-            self.given = [(m.name, m.given) if named else m.given for m in self.members]
+        # What an optimizer can be made of again.
+        self.given: Any = self.packed or list(
+            given.values if given.names is None else zip(given.names, given.values, strict=True)
+        )
         # All of a packed buffer, which can be stepped as if it were one parameter.
         self.whole: Member | None = None
         if self.packed is not None:

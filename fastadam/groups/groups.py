@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastadam.groups.edits import Edits
+from fastadam.groups.given import read_group
 from fastadam.groups.group import Group
 from fastadam.groups.members import Member
+from fastadam.memory.nesting import Nesting
 from fastadam.memory.written import Written
 from fastadam.step.backend import Call
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import in_one_go
+
+
+class Tree(NamedTuple):
+    """The parameters that were given together, in the order in which they were.
+
+    Attributes
+    ----------
+    nesting : Nesting
+    positions : tuple of int
+        In the optimizer, of each leaf.
+    """
+
+    nesting: Nesting
+    positions: tuple[int, ...]
 
 
 class Groups(Sequence[Group]):
@@ -26,6 +42,8 @@ class Groups(Sequence[Group]):
         Of each parameter: its group, and its index in there.
     positions : dict of str to int
         Of the parameters, by name; empty where they have none.
+    trees : list of Tree
+        How the parameters were given: one for each group dict, of which options by name make several groups.
     version : int
         Grows with each change of options, groups or rows: who has built something from them compares it.
     layout : int
@@ -38,8 +56,9 @@ class Groups(Sequence[Group]):
         self._written: Written
         self._written_for: list[int] = []  # how many moments each group had then
         self.where: list[tuple[Group, int]] = []
-        self.edits = Edits()
+        self.edits: Edits = Edits()
         self.positions: dict[str, int] = {}
+        self.trees: list[Tree] = []
         self.version = self.layout = 0
 
     def __len__(self) -> int:
@@ -73,8 +92,10 @@ class Groups(Sequence[Group]):
             self._written_for = n_moments
         return self._written
 
-    def make(self, given: Iterable[Mapping[str, Any]], defaults: Mapping[str, Any]) -> list[Group]:
-        """Return new groups, which `add_calls` enters.
+    def make(
+        self, given: Iterable[Mapping[str, Any]], defaults: Mapping[str, Any]
+    ) -> tuple[list[Group], list[Tree]]:
+        """Return new groups, and how their parameters were given, which `add_calls` enters.
 
         Parameters
         ----------
@@ -90,11 +111,19 @@ class Groups(Sequence[Group]):
             missing or appear twice, or shared memory.
         """
         new: list[Group] = []
+        trees: list[Tree] = []
         start = len(self.where)
         for i, one in enumerate(given, len(self)):
-            where = f"param_groups[{i}]: " if i or "lr" in one or len(one) > 1 else ""
-            new.append(Group(one, defaults, start, where))
-            start += len(new[-1].members)
+            where = f"param_groups[{i}]: " if i or len(one) > 1 else ""
+            read, shares = read_group(one, defaults, where)
+            positions = [0] * len(read.values)
+            for hyper, places in shares:
+                where = f"param_groups[{len(self) + len(new)}]: " if where else ""
+                new.append(Group(read if len(shares) == 1 else read.at(places), hyper, start, where))
+                for position, place in enumerate(places, start):
+                    positions[place] = position
+                start += len(places)
+            trees.append(Tree(read.nesting, tuple(positions)))
         groups = [*self, *new]
         for group in groups:  # reading what was given can have run foreign code
             group.check_unchanged()
@@ -106,10 +135,10 @@ class Groups(Sequence[Group]):
             if id(member.owner) in seen:  # not noticed above where the array is empty
                 raise ValueError(f"{member.label} is the same array as {seen[id(member.owner)]}; give it once")
             seen[id(member.owner)] = member.label
-        return new
+        return new, trees
 
-    def add_calls(self, new: Sequence[Group]) -> list[Call]:
-        """Return native calls that enter groups which `make` has returned."""
+    def add_calls(self, new: Sequence[Group], trees: Sequence[Tree]) -> list[Call]:
+        """Return native calls that enter what `make` has returned."""
         position_of, positions, where = dict(self._position_of), dict(self.positions), list(self.where)
         for group in new:
             for index, member in enumerate(group.members):
@@ -118,12 +147,31 @@ class Groups(Sequence[Group]):
                     positions[member.name] = len(where)
                 where.append((group, index))
         groups = [*self._groups, *new]
-        changed = {"_position_of": position_of, "positions": positions, "where": where, "_groups": groups}
+        changed = {
+            "_position_of": position_of,
+            "positions": positions,
+            "where": where,
+            "_groups": groups,
+            "trees": [*self.trees, *trees],
+        }
         return [
             *self.renew_calls(),
             *(functools.partial(setattr, self, name, value) for name, value in changed.items()),
             *self.edits.note_calls([group.accepted() for group in groups], [group.params for group in groups]),
         ]
+
+    def described(self) -> dict[str, Any]:
+        """Return what the groups can be made of again: ``"groups"`` and, where it is nested, ``"trees"``."""
+        groups = [{**group.options, "params": group.given} for group in self]
+        if len(self.trees) == len(self) and not any(tree.nesting.is_nested for tree in self.trees):
+            return {"groups": groups}
+        return {"groups": groups, "trees": [(tree.nesting.plain(), tree.positions) for tree in self.trees]}
+
+    def set_trees(self, trees: Sequence[Any] | None) -> None:
+        """Have parameters given as it was `described`, where that was in ``"trees"``."""
+        if trees is not None:
+            self.trees = [Tree(Nesting(*nesting), positions) for nesting, positions in trees]
+            self.renew()
 
     def renew(self) -> None:
         """Have everything built anew that was built from the groups: their number or rows are about to change."""
@@ -181,5 +229,8 @@ def _check_names(members: Sequence[Member]) -> None:
     positions: dict[str | None, int] = {}
     for position, name in enumerate(names):
         if name is not None and name in positions:
-            raise ValueError(f"the name {name!r} is given to parameters {positions[name]} and {position}")
+            raise ValueError(
+                f"the name {name!r} is given to parameters {positions[name]} and {position}; give them names that "
+                f"differ, such as by a key around one group's: {{'params': {{'more': ...}}}}"
+            )
         positions[name] = position

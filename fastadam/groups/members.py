@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from fastadam.memory.arrays import Array
+from fastadam.groups.given import Given
+from fastadam.memory.arrays import Array, name_of
 from fastadam.memory.device import Device
-from fastadam.memory.devices import check_parameter, device_of
+from fastadam.memory.devices import check_parameter, device_of, is_array
+from fastadam.memory.nesting import why_no_leaf
+from fastadam.memory.packed import Packed
 from fastadam.memory.parameter import Parameter
 
 # Tells the flat buffers of moments apart.
@@ -98,3 +102,36 @@ class Member:
     def buffer_key(self) -> BufferKey:
         """Which of the group's flat buffers its moments are in."""
         return self.dtype, self.device
+
+
+def members_of(given: Given, start: int) -> list[Member]:
+    """Return the members of a group.
+
+    Parameters
+    ----------
+    given : Given
+    start : int
+        Position of the first one in the optimizer; it appears in labels.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If something in it is no parameter.
+    """
+    labels = [
+        f"parameter {position}" if given.names is None else f"parameter {given.names[position - start]!r}"
+        for position in range(start, start + len(given.values))
+    ]
+    for value, label in zip(given.values, labels, strict=True):
+        remedy = None if isinstance(value, Parameter) or is_array(value) else why_no_leaf(value)
+        if isinstance(value, Packed):
+            remedy = "give a packed buffer by itself, or as the 'params' of a group of its own"
+        if remedy is not None:
+            raise TypeError(f"{label} is a {name_of(value)}, not a NumPy array; {remedy}")
+    count = len(labels)
+    names: Sequence[str | None] = given.names or [None] * count
+    homes = [None] * count if given.packed is None else given.packed.grad_views
+    return [
+        Member(value, name, label, home)
+        for value, name, label, home in zip(given.values, names, labels, homes, strict=True)
+    ]

@@ -134,7 +134,7 @@ def check_gradient(value: Any, param: Array, label: str) -> Array:
     Returns
     -------
     ndarray
-        `value` itself, or a base-class view of it.
+        `value` itself, or a base-class view of its memory.
 
     Raises
     ------

@@ -17,6 +17,7 @@ from fastadam.memory.arrays import Array
 from fastadam.memory.device import Device
 from fastadam.memory.errors import BackendUnavailableError
 from fastadam.memory.host import HOST, Host
+from fastadam.memory.jax_arrays import refuse_parameter
 
 # The module of each other kind of memory, by the name that `fastadam.pack` takes; its class is KIND.
 MODULES = {"cuda": "fastadam.memory.cuda.device"}
@@ -70,6 +71,7 @@ def is_array(value: Any) -> bool:
 
 def check_parameter(value: Any, label: str) -> Array:
     """Return `value` as an array that a kernel may update in place (see `fastadam.memory.arrays`)."""
+    refuse_parameter(value, label)
     return kind_of(value).check_parameter(value, label)
 
 

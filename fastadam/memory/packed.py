@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastadam.memory import nesting
 from fastadam.memory.arrays import DTYPES, Array
 from fastadam.memory.device import Device
 from fastadam.memory.devices import device_of, kind_of, named, on_host
 from fastadam.memory.host import HOST
+from fastadam.memory.jax_arrays import refuse_parameter
+from fastadam.memory.nesting import Nesting
 from fastadam.memory.packed_arrays import PackedBuffer
-from fastadam.memory.views import NamedViews, Views, refuse_exchange
+from fastadam.memory.views import refuse_exchange
+
+if TYPE_CHECKING:
+    from fastadam.memory.forms import Packable
 
 
 class Packed:
@@ -23,10 +29,14 @@ class Packed:
     ----------
     param, grad : ndarray, shape (n,)
         All parameters and all gradients, one after another, aligned to 64 bytes. `grad` starts at zero.
-    params, grads : sequence or mapping of ndarray
-        Views of `param` and `grad` in the arrays' own shapes, under their names where a mapping was packed.
+    params, grads : sequence, mapping or named tuple of ndarray
+        Views of `param` and `grad` in the arrays' own shapes, nested as the arrays that were packed: sequences for
+        lists, mappings for mappings, tuples and named tuples within others for tuples.
         Write to their elements (``flat.grads["w"][...] = g``, ``flat.params[0] *= 2``); no array can be
-        exchanged for another one, added or taken away, which an optimizer would not see.
+        exchanged for another one, added or taken away, which an optimizer would not see. ``flat.params.copy()``
+        is of lists, dicts and tuples that can be changed.
+    names : list of str or None
+        The arrays' paths, such as ``layers.0.w``; None where a list of arrays was packed.
 
     Notes
     -----
@@ -37,25 +47,33 @@ class Packed:
     """
 
     Buffer = PackedBuffer  # pickles name this place
+    names: list[str] | None
+    shapes: list[tuple[int, ...]]
+    # NumPy's arrays, or `fastadam.memory.cuda.arrays.CudaArray`: which, is not known to checkers.
+    param_views: list[Any]
+    grad_views: list[Any]
 
     def __init__(
         self,
         shapes: list[tuple[int, ...]],
-        names: list[str] | None,
+        nesting: Nesting,
+        classes: Sequence[type | None],
         dtype: np.dtype[Any],
         device: Device = HOST,
     ) -> None:
         buffers = (PackedBuffer(shapes, dtype, device, role) for role in ("param", "grad"))
-        self._take(names, *buffers)
+        self._take(nesting, classes, *buffers)
 
-    def _take(self, names: list[str] | None, param: PackedBuffer, grad: PackedBuffer) -> None:
-        self.names, self.shapes = names, param.shapes
+    def _take(
+        self, nesting: Nesting, classes: Sequence[type | None], param: PackedBuffer, grad: PackedBuffer
+    ) -> None:
+        self.nesting, self._classes = nesting, classes
+        self.names, self.shapes = None if nesting.names is None else list(nesting.names), param.shapes
         self._buffers = param, grad
         self._param, self._grad = param.view(None), grad.view(None)
         self.param_views, self.grad_views = param.views(), grad.views()
         self._params, self._grads = (
-            Views(views) if names is None else NamedViews(dict(zip(names, views, strict=True)))
-            for views in (self.param_views, self.grad_views)
+            nesting.build(views, classes) for views in (self.param_views, self.grad_views)
         )
 
     def views_of(self, flat: Array) -> list[Array]:
@@ -98,22 +116,31 @@ class Packed:
     # Views lead to the same buffers: whichever is copied or pickled first, each buffer is so once.
     def __getstate__(self) -> dict[str, Any]:
         param, grad = self._buffers
-        return {"names": self.names, "param": param, "grad": grad}
+        state: dict[str, Any] = {"names": self.names, "param": param, "grad": grad}
+        if self.nesting.is_nested or any(self._classes):
+            state |= {"nesting": self.nesting.plain(), "classes": list(self._classes)}
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._take(**state)
+        names, param = state["names"], state["param"]
+        if "nesting" in state:
+            nested, classes = Nesting(*state["nesting"]), state["classes"]
+        else:
+            nested, classes = nesting.flat(names, len(param.shapes)), [None]
+        self._take(nested, classes, param, state["grad"])
 
     def __copy__(self) -> Packed:
         return copy.deepcopy(self)
 
 
-def pack(params: Any, *, device: str | None = None) -> Packed:
+def pack(params: Packable, *, device: str | None = None) -> Packed:
     """Copy arrays into one flat, aligned buffer: the layout with the fastest step.
 
     Parameters
     ----------
-    params : mapping of str to ndarray, or iterable of ndarray
-        Arrays of one dtype (float32, float64, complex64 or complex128), of any shapes and strides. They are
+    params : mapping, iterable, or nested containers of ndarray
+        Arrays of one dtype (float32, float64, complex64 or complex128), of any shapes and strides, in a list, a
+        mapping, a named tuple, ``(name, array)`` pairs, or containers of these to any depth. They are
         copied and not changed. They can be on a CUDA device, where they are C-contiguous and can be float16 too.
     device : str, optional
         Where the buffers are to be: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. The default is where the first array
@@ -132,7 +159,7 @@ def pack(params: Any, *, device: str | None = None) -> Packed:
     TypeError
         If an item is no array of a supported dtype, or the dtypes differ.
     ValueError
-        If there is none.
+        If there is none, or a container is given twice.
     BackendUnavailableError, MemoryError
         If the device cannot be used, or has not enough memory.
 
@@ -147,18 +174,20 @@ def pack(params: Any, *, device: str | None = None) -> Packed:
     >>> flat.params["b"]
     array([0.1, 0.1])
     """
-    names: list[str] | None = None
     target = None if device is None else named(device)
     if isinstance(params, np.ndarray):
         raise TypeError("params is one array; pack takes several: fastadam.pack([array])")
-    if isinstance(params, Mapping):
-        names, values = list(params.keys()), list(params.values())
-        for name in names:
-            if not isinstance(name, str):
-                raise TypeError(f"params has the key {name!r}; names must be strings")
-    else:
-        values = list(params)
-    labels = [f"params[{name!r}]" for name in (names if names is not None else range(len(values)))]
+    if not isinstance(params, Mapping):
+        params = nesting.as_pairs(params if isinstance(params, tuple) else list(params), "params")
+    nested, values, classes = nesting.read(params, "params")
+    keys = nested.containers[0].keys if nested.containers else ()
+    first: dict[str, int] = {}
+    for i, key in enumerate(keys):
+        if first.setdefault(key, i) < i:
+            raise ValueError(f"params has the name {key!r} at {first[key]} and at {i}; give each name once")
+    labels = [f"params{place}" for place in nested.places()]
+    for value, label in zip(values, labels, strict=True):
+        refuse_parameter(value, label)
     dtypes = DTYPES if target is None else target.DTYPES
     arrays = [
         kind_of(value).check_array(value, label, dtypes) for value, label in zip(values, labels, strict=True)
@@ -174,7 +203,7 @@ def pack(params: Any, *, device: str | None = None) -> Packed:
     if target is None:
         target = device_of(arrays[0])
     target.check_dtype(arrays[0].dtype, labels[0])
-    packed = Packed([array.shape for array in arrays], names, arrays[0].dtype, target)
+    packed = Packed([array.shape for array in arrays], nested, classes, arrays[0].dtype, target)
     for view, array in zip(packed.param_views, arrays, strict=True):
         view[...] = array if target.holds(array) else on_host(array)
     return packed

@@ -100,6 +100,9 @@ class PackedBuffer:
     # Views hold the buffer. It only knows those that are alive, so that no circle keeps the memory.
     __slots__ = ("_ends", "_role", "_views", "flat", "shapes")
 
+    shapes: list[tuple[int, ...]]
+    flat: Array
+
     def __init__(self, shapes: list[tuple[int, ...]], dtype: np.dtype[Any], device: Device, role: str) -> None:
         self.shapes, self._role = shapes, role
         self._ends = np.cumsum([int(np.prod(shape)) for shape in shapes], dtype=np.int64).tolist()

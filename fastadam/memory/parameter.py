@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from fastadam.memory.arrays import Array
 from fastadam.memory.arrived import make_own
 from fastadam.memory.devices import check_parameter
+
+if TYPE_CHECKING:
+    from fastadam.memory.kinds import Parametric, Slope
 
 
 class Parameter:
@@ -43,12 +46,21 @@ class Parameter:
     array([0.9, 2.1])
     """
 
-    __slots__ = ("__weakref__", "_data", "grad")
+    if TYPE_CHECKING:  # what is read has the type of what was assigned, which is not known here
 
-    def __init__(self, data: Array) -> None:
+        @property
+        def grad(self) -> Any:
+            """The gradient."""
+
+        @grad.setter
+        def grad(self, value: Slope | None) -> None: ...
+    else:
+        __slots__ = ("__weakref__", "_data", "grad")
+
+    def __init__(self, data: Parametric) -> None:
         check_parameter(data, "data")
-        self._data = data
-        self.grad: Any = None
+        self._data: Array = data  # type: ignore[assignment]
+        self.grad = None
 
     @property
     def data(self) -> Array:

@@ -237,6 +237,30 @@ PLAN = Struct(
     Field("offsets", ARRAY_OFFSETS.dtype),
 )
 
+# Gradients in nested containers, as fastadam/work/nested.py and cext/nested.c know them.
+
+CONTAINER = Struct(
+    "container",
+    "A container of a nesting: whether items are found by key, the first of its children and how many it has, and "
+    "a subclass of tuple that may take its place, or 0.",
+    *("is_mapping", "first", "n", "tuple_type"),
+)
+
+PENDING = Struct("pending", "A container that is to be read: its object, and its number.", "object", "number")
+
+NESTING = Struct(
+    "nesting",
+    "Which containers lie in which, the outermost first, and how many leaves there are. children has a leaf's "
+    "position, or ~n for the n-th container; keys are the string objects by which mappings have them; both are "
+    "kept in the order of the mappings last read. pending has room for all containers, and leaves for all leaves.",
+    "n",
+    Field("containers", points_to=CONTAINER.dtype),
+    Field("children", points_to=INT64),
+    Field("keys", points_to=INT64),
+    Field("pending", points_to=PENDING.dtype),
+    Field("leaves", points_to=INT64),
+)
+
 
 # PyTorch's tensors, as fastadam/torch/ and cext/tensors.c know them. Fields named *_object are addresses of Python
 # objects, as are those that point to keys and values: fastadam.torch.cache.TensorCache holds a reference to each,

@@ -1,11 +1,9 @@
-"""The arrays of a packed buffer, as a sequence or a mapping in which none can be exchanged."""
+"""The arrays of a packed buffer, in sequences and mappings in which none can be exchanged."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
-
-from fastadam.memory.arrays import Array
 
 
 def refuse_exchange(value: Any, current: Any, name: str) -> None:
@@ -24,17 +22,25 @@ def _refuse_change() -> NoReturn:
     )
 
 
-class Views(Sequence[Array]):
+def _plain(value: Any) -> Any:
+    """Return containers of views as lists, dicts and tuples; views as they are."""
+    if isinstance(value, Views | NamedViews):
+        return value.copy()
+    return tuple.__new__(type(value), map(_plain, value)) if isinstance(value, tuple) else value
+
+
+class Views(Sequence[Any]):
     """Views by position: what a list can do, but for changing which arrays are in it.
 
     Parameters
     ----------
-    views : sequence of ndarray
+    views : sequence
+        Arrays, or containers of such: these classes, and tuples.
     """
 
     __slots__ = ("_views",)
 
-    def __init__(self, views: Sequence[Array]) -> None:
+    def __init__(self, views: Sequence[Any]) -> None:
         self._views = list(views)
 
     def __getitem__(self, key: Any) -> Any:
@@ -51,7 +57,7 @@ class Views(Sequence[Array]):
     def __len__(self) -> int:
         return len(self._views)
 
-    def __iter__(self) -> Iterator[Array]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self._views)
 
     def __eq__(self, other: Any) -> Any:
@@ -65,28 +71,31 @@ class Views(Sequence[Array]):
     def __getattr__(self, name: str) -> Any:
         return _missing(self, name, list)
 
-    def copy(self) -> list[Array]:
-        """Return a list of the views."""
-        return list(self._views)
+    def copy(self) -> list[Any]:
+        """Return a list of the views; what is nested becomes lists, dicts and tuples, too."""
+        return list(map(_plain, self._views))
+
+    __copy__ = copy
 
     def __reduce__(self) -> Any:
         return list, (self._views,)
 
 
-class NamedViews(Mapping[str, Array]):
+class NamedViews(Mapping[str, Any]):
     """Views by name: what a dict can do, but for changing which arrays are in it.
 
     Parameters
     ----------
-    views : mapping of str to ndarray
+    views : mapping of str
+        Arrays, or containers of such, as in `Views`.
     """
 
     __slots__ = ("_views",)
 
-    def __init__(self, views: Mapping[str, Array]) -> None:
+    def __init__(self, views: Mapping[str, Any]) -> None:
         self._views = dict(views)
 
-    def __getitem__(self, key: str) -> Array:
+    def __getitem__(self, key: str) -> Any:
         return self._views[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
@@ -118,9 +127,11 @@ class NamedViews(Mapping[str, Array]):
     def __getattr__(self, name: str) -> Any:
         return _missing(self, name, dict)
 
-    def copy(self) -> dict[str, Array]:
-        """Return a dict of the views."""
-        return dict(self._views)
+    def copy(self) -> dict[str, Any]:
+        """Return a dict of the views; what is nested becomes lists, dicts and tuples, too."""
+        return {name: _plain(view) for name, view in self._views.items()}
+
+    __copy__ = copy
 
     def __reduce__(self) -> Any:
         return dict, (self._views,)

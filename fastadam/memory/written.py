@@ -35,8 +35,8 @@ class Written:
             ((device_of(array).extent(array), label, array) for array, label in owned if array.size),
             key=lambda each: each[0][0],
         )
-        self.starts = np.array([start for (start, _), _, _ in extents], dtype=np.int64)
-        self.ends = np.array([end for (_, end), _, _ in extents], dtype=np.int64)
+        self.starts: Array = np.array([start for (start, _), _, _ in extents], dtype=np.int64)
+        self.ends: Array = np.array([end for (_, end), _, _ in extents], dtype=np.int64)
         self._labels = [label for _, label, _ in extents]
         self._arrays = [array for _, _, array in extents]
         for i in np.flatnonzero(self.ends[:-1] > self.starts[1:]):

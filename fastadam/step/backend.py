@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from fastadam.memory.arrays import Array
 from fastadam.memory.native import Block
 from fastadam.step.norm import Norm
 
+# What users call them; see `fastadam.backends`.
+BackendName: TypeAlias = Literal["auto", "c", "numba", "numpy", "cuda"]
 # ``run(stages)``, see `Backend.bind`.
 Run = Callable[[int], int]
 # One of those that `fastadam.step.interrupts.in_one_go` makes.

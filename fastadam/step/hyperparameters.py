@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat, TypeAlias
 
 import numpy as np
 
-LearningRate = float | Callable[[int], float]
+# What users give. Schedules of other libraries return arrays of one element, which are taken too; those of optax
+# are declared to return any number, complex ones among them.
+Real: TypeAlias = float | np.floating[Any] | np.integer[Any]
+Schedule: TypeAlias = Callable[[int], float]
+LearningRate: TypeAlias = Real | Schedule | Callable[[int], SupportsFloat | complex]
 
 
 class Hyperparameters(NamedTuple):
     """Checked options of one group; the field defaults are the library's defaults (and torch's)."""
 
-    lr: LearningRate = 1e-3
+    lr: float | Callable[[int], SupportsFloat | complex] = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
@@ -27,7 +31,10 @@ class Hyperparameters(NamedTuple):
         """Return the learning rate of the 1-based `step`, calling and checking a schedule."""
         if not callable(self.lr):
             return self.lr
-        return _number(f"lr({step})", _as_scalar(self.lr(step)))
+        rate = self.lr(step)
+        if type(rate) is float and 0.0 <= rate < math.inf:  # in most steps; to say which it was takes a while
+            return rate
+        return _number(f"lr({step})", _as_scalar(rate))
 
     @property
     def l2_on(self) -> bool:
@@ -117,6 +124,8 @@ def _as_scalar(value: Any) -> Any:
 def _real(name: str, value: Any) -> float:
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         remedy = f"; try float({name})" if getattr(value, "ndim", None) == 0 else ""
+        if isinstance(value, Mapping):
+            remedy = "; values by name are given in a group dict, {'params': ..., 'lr': {'layers.0': 0.01}}"
         raise TypeError(f"{name} must be a real number, got {value!r} of type {type(value).__name__}{remedy}")
     try:
         return float(value)

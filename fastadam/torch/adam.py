@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.optim import optimizer as torch_optimizer
 from fastadam import backends
 from fastadam.memory.structs import CHANGED, TAKEN
 from fastadam.step import threads
+from fastadam.step.backend import BackendName
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import in_one_go
 from fastadam.step.variants import flags_of
@@ -27,6 +28,7 @@ from fastadam.torch.staging import Staged, stage
 from fastadam.torch.tensors import raise_versions
 from fastadam.torch.visit import Visit
 
+Loss = TypeVar("Loss")
 # `last_step` of a step that went our way.
 OURS = "fastadam"
 
@@ -132,12 +134,12 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     found_inf = scaling.ScalingAttribute()
 
     @property
-    def backend(self) -> str:
+    def backend(self) -> BackendName:
         """Name of the backend that was asked for."""
         return self._memo.backend
 
     @backend.setter
-    def backend(self, name: str) -> None:
+    def backend(self, name: BackendName) -> None:
         backends.choose(name)
         self._memo.backend = name
         self._memo.changed()
@@ -159,18 +161,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         return self._memo.last_step
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters, as in torch.
-
-        Parameters
-        ----------
-        param_group : dict
-            ``"params"`` and any of the options.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If torch refuses it.
-        """
+        """Add a group of parameters, a dict with ``"params"`` and any of the options, as in torch."""
         self._equip()
         super().add_param_group(param_group)
 
@@ -210,6 +201,10 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
             for param in group["params"]:
                 param.grad = None
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], Loss]) -> Loss: ...
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step: update the parameters that have a gradient, in place.
 
@@ -334,7 +329,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     def _step_all(
         self,
         version: object,
-        settings: tuple[str, int | None],
+        settings: tuple[BackendName, int | None],
         scales: scaling.Scaling,
         attempts: Attempts | None,
         groups: list[dict[str, Any]],

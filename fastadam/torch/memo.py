@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastadam.groups.edits import Edits
+from fastadam.step.backend import BackendName
 from fastadam.step.locks import Guard
 from fastadam.torch import options
 from fastadam.torch.attempts import Attempts
@@ -42,7 +43,7 @@ class Memo:
 
     __slots__ = ("attempts", "backend", "chosen", "edits", "guard", "last_step", "scaling", "threads", "version")
 
-    def __init__(self, backend: str = "auto", threads: int | None = None) -> None:
+    def __init__(self, backend: BackendName = "auto", threads: int | None = None) -> None:
         self.backend, self.threads = backend, threads
         self.scaling: dict[str, Any] = {}
         self.guard, self.edits = Guard(), Edits(options.read)
@@ -52,11 +53,11 @@ class Memo:
         self.version = object()
 
     @property
-    def settings(self) -> tuple[str, int | None]:
+    def settings(self) -> tuple[BackendName, int | None]:
         """What copies have in common with this one, as the class takes it."""
         return self.backend, self.threads
 
-    def __reduce__(self) -> tuple[type[Memo], tuple[str, int | None]]:
+    def __reduce__(self) -> tuple[type[Memo], tuple[BackendName, int | None]]:
         return Memo, self.settings
 
     def changed(self) -> None:
@@ -77,7 +78,7 @@ class Memo:
         if self.version is not version:  # looked at last: another thread may change it at any moment
             self.attempts = None
 
-    def chooser(self, backend: str) -> ChosenBackends:
+    def chooser(self, backend: BackendName) -> ChosenBackends:
         """Return what chooses the backends when this one is asked for."""
         chosen = self.chosen
         if chosen is None or chosen.asked_for != backend:

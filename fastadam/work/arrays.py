@@ -15,6 +15,7 @@ from fastadam.groups.group import Group
 from fastadam.memory.array_offsets import TUPLE_ITEMS, array_offsets
 from fastadam.memory.arrays import Array
 from fastadam.memory.device import Device, Slots, Watch
+from fastadam.memory.jax_arrays import is_jax_array, with_views
 from fastadam.memory.parameter import Parameter
 from fastadam.memory.written import Written
 from fastadam.step import threads
@@ -181,16 +182,21 @@ class WorkList:
             # A few gradients that are right, but not plain, are made so one by one.
             ready = list(grads)
             for _ in range(MOST_ODD):
-                label = f"the gradient of {self.labels[unplain]}"
-                ready[unplain] = self._written.check_gradient(ready[unplain], self.arrays[unplain], label)
-                before, unplain = unplain, self.try_step(tuple(ready))
+                views = with_views(ready, self.arrays, self.labels) if is_jax_array(ready[unplain]) else ready
+                if views is ready:
+                    label = f"the gradient of {self.labels[unplain]}"
+                    ready[unplain] = self._written.check_gradient(ready[unplain], self.arrays[unplain], label)
+                before, unplain = unplain, self.try_step(tuple(views))
                 if unplain < 0:
                     return
-                if unplain == before:
+                if unplain == before and views is ready:
                     break
+                ready = list(views)
             grads = ready
         # Many of them, a parameter that was tampered with, or no native code to look at them.
-        kept = None if self._settled and grads is self.grad_sources else self._look(grads)
+        kept = None
+        if not (self._settled and grads is self.grad_sources):
+            kept = self._look(with_views(grads, self.arrays, self.labels))  # nothing foreign runs after the views
         for watch, _ in self._watches:
             watch.prepare()
         self.plan.take()

@@ -9,7 +9,7 @@ from fastadam import backends
 from fastadam.groups.members import Member
 from fastadam.memory.device import Device
 from fastadam.memory.host import HOST
-from fastadam.step.backend import Backend, Call
+from fastadam.step.backend import Backend, BackendName, Call
 
 
 class Choice:
@@ -34,7 +34,7 @@ class Choice:
         For each device that a parameter is on.
     """
 
-    def __init__(self, asked_for: str) -> None:
+    def __init__(self, asked_for: BackendName) -> None:
         backends.choose(asked_for)  # refuses what there is not
         self.asked_for = asked_for
         self.in_use: dict[Device, Backend] = {}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastadam.memory.devices import is_array, kind_of
+from fastadam.memory.jax_arrays import is_jax_array, view_on_host
 from fastadam.memory.packed import Packed
 from fastadam.work.arrays import WorkList
 from fastadam.work.planner import Planner
@@ -30,10 +31,14 @@ def sort_gradients(grads: Any, planner: Planner) -> tuple[WorkList, tuple[Any, .
     """
     work = planner.by_member
     if not isinstance(grads, list | tuple):
-        if isinstance(grads, np.ndarray | np.generic) or is_array(grads):
+        if isinstance(grads, np.ndarray | np.generic):
+            return _sort_array(grads, planner)
+        if is_jax_array(grads) and isinstance(work.arrays[0], np.ndarray):
+            return _sort_array(view_on_host(grads, "grads"), planner)
+        if is_array(grads):
             return _sort_array(grads, planner)
         if isinstance(grads, Mapping):
-            return work, _sort_names(grads, planner.groups.positions)
+            return work, planner.reader.read_mapping(grads)
         if isinstance(grads, Packed):
             raise TypeError("grads is a packed buffer; step() without arguments uses its gradients")
         if callable(grads):
@@ -44,6 +49,11 @@ def sort_gradients(grads: Any, planner: Planner) -> tuple[WorkList, tuple[Any, .
             or hasattr(grads, "__array__")
         ):
             raise TypeError(f"grads must be a list of arrays or a mapping of names to arrays, got {grads!r}")
+        grads = tuple(grads)
+    if planner.reader.reads_lists:
+        found = planner.reader.read_list(grads)
+        if found is not None:
+            return work, found
     grads = tuple(grads)  # a list could change while native code reads it
     if len(grads) != len(work.owners):
         raise ValueError(f"grads has {len(grads)} items, but there are {len(work.owners)} parameters")
@@ -63,17 +73,3 @@ def _sort_array(grad: Any, planner: Planner) -> tuple[WorkList, tuple[Any, ...]]
         # Its members have taken different numbers of steps.
         return work, tuple(packed.views_of(kind_of(grad).own_view(grad)))
     raise TypeError(f"grads is one array, but there are {len(work.owners)} parameters; pass a list of gradients")
-
-
-def _sort_names(grads: Mapping[str, Any], positions: Mapping[str, int]) -> tuple[Any, ...]:
-    """Return named gradients in the order of the parameters."""
-    if not positions:
-        raise TypeError("grads is a mapping, but the parameters have no names; pass a list in their order")
-    if grads.keys() != positions.keys():
-        missing = [name for name in positions if name not in grads]
-        unexpected = [name for name in grads if name not in positions]
-        raise ValueError(
-            f"grads has other names than the parameters: missing {missing}, unexpected {unexpected}; use "
-            f"None for a parameter without a gradient"
-        )
-    return tuple(grads[name] for name in positions)

@@ -12,6 +12,7 @@ from fastadam.memory.written import Written
 from fastadam.step.backend import Backend
 from fastadam.step.variants import flags_of
 from fastadam.work.arrays import WorkList
+from fastadam.work.nested import Reader
 
 
 class Planner:
@@ -35,11 +36,14 @@ class Planner:
         parameter. The same object where no group is in one piece.
     written : Written
         The memory that steps write.
+    reader : Reader
+        Reads gradients that are nested, or have names.
     """
 
     in_pieces: WorkList
     by_member: WorkList
     written: Written
+    reader: Reader
 
     def __init__(self, groups: Groups, backends: Mapping[Device, Backend], threads: int | None) -> None:
         self.groups = groups
@@ -49,6 +53,7 @@ class Planner:
         self._layout = -1
         self._flags: list[int] = []
         self._patterns: Patterns[WorkList] = Patterns()
+        self.reader = Reader([], {})
 
     def catch_up(self) -> None:
         """Take up what has changed in the groups; an interrupt on the way leaves it to be done again."""
@@ -68,6 +73,8 @@ class Planner:
         self.groups.check_unchanged()  # before the memory that steps write is told from it
         self.written = self.groups.written()
         self._patterns.clear()
+        if self.reader.trees is not self.groups.trees:
+            self.reader = Reader(self.groups.trees, self.groups.positions)
         self.in_pieces = self.by_member = self._work_list(in_pieces=True)
         if any(group.one_piece for group in self.groups):
             self.by_member = self._work_list(in_pieces=False)

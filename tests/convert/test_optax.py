@@ -350,3 +350,26 @@ def test_to_optax_refuses_what_optax_does_not_have() -> None:
         convert.to_optax(fastadam.Adam(groups), shown)
     with pytest.raises(TypeError, match=r"opt must be a fastadam.Adam, got tuple"):
         convert.to_optax(state, state)
+
+
+def test_the_tree_itself_as_parameters(dtype: str) -> None:
+    """Nested parameters go by their paths, in whatever order; the state comes back as it was."""
+    tree, state = trained(optax.adam(0.05), dtype)
+    tree, state = (
+        {"layers": [tree["layer"]], "head": tree["head"]},
+        optax.adam(0.05).init({"layers": [tree["layer"]], "head": tree["head"]}),
+    )
+    tree, state = go_on(optax.adam(0.05), tree, state, 0)
+    own = jax.tree.map(np.array, tree)
+    ours = fastadam.Adam({"layers": own["layers"], "head": own["head"]}, 0.05)
+    assert ours.param_groups[0]["param_names"][-1] == "head"
+    convert.from_optax(state, ours)
+    for name, moment in (
+        ("layers.0.w", state[0].mu["layers"][0]["w"]),
+        ("layers.0.b", state[0].mu["layers"][0]["b"]),
+        ("head", state[0].mu["head"]),
+    ):
+        assert_same_bits(ours.state[name]["exp_avg"], np.asarray(moment))
+    back = convert.to_optax(ours, optax.adam(0.05).init(tree))
+    for one, other in zip(jax.tree.leaves(back), jax.tree.leaves(state), strict=True):
+        assert_same_bits(np.asarray(one), np.asarray(other))

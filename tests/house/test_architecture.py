@@ -25,15 +25,21 @@ needs_source = pytest.mark.skipif(
 # the package's own module, which users import.
 MAY_IMPORT: dict[str, set[str]] = {
     "memory": set(),
+    "schedules": set(),
     "step": {"memory"},
     "groups": {"step", "memory"},
     "backends": {"step", "memory"},
     "work": {"groups", "backends", "step", "memory"},
     "adam": {"work", "groups", "backends", "step", "memory"},
     "torch": {"groups", "backends", "step", "memory"},
-    "checkpoint": {"adam", "groups", "step", "memory"},
+    "checkpoint": {"adam", "groups", "step", "memory", "schedules"},
     "convert": {"adam", "torch", "groups", "step", "memory"},
-    "fastadam": {"adam", "backends", "checkpoint", "memory"},
+    "minimizing": {"adam", "groups", "memory"},
+    "uncorrected": {"adam", "memory"},
+    "scipy": {"adam", "step"},
+    "sklearn": {"uncorrected", "memory"},
+    "thinc": {"uncorrected", "memory"},
+    "fastadam": {"adam", "backends", "checkpoint", "groups", "memory", "minimizing", "schedules", "step"},
     # Beside the public API: what `doctor` and `info` look into.
     "cli": {"fastadam", "torch", "backends", "step", "memory"},
     "__main__": {"cli"},
@@ -55,7 +61,10 @@ HEAVY: dict[str, set[str]] = {
     "typer": {"cli"},
     "rich": {"cli"},
     "click": {"cli"},
-    **{name: set() for name in ("scipy", "cupy", "mpmath", "gymnasium", "keras", "pandas", "sklearn")},
+    "scipy": {"scipy"},
+    "sklearn": {"sklearn"},
+    "thinc": {"thinc"},
+    **{name: set() for name in ("cupy", "mpmath", "gymnasium", "keras", "pandas", "autograd")},
 }
 
 
@@ -118,7 +127,7 @@ def test_no_module_is_too_large() -> None:
 
 def test_dir_shows_the_public_names() -> None:
     shown = {name for name in dir(fastadam) if not name.startswith("__")}
-    modules = {"backends", "convert", "torch"}  # shown once they are imported
+    modules = {"backends", "convert", "scipy", "sklearn", "thinc", "torch"}  # shown once they are imported
     assert {*fastadam.__all__} - {"__version__"} <= shown <= {*fastadam.__all__} | modules
     assert "__version__" in dir(fastadam)
 

@@ -18,6 +18,10 @@ from tests.house import graph
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("doors", "types")}
+DOORS = re.findall(r"```python\n(.*?)```", "".join(PAGES.values()), flags=re.DOTALL)
+
+ALIASES = {"Backend", "Grads", "Params", "Schedule"}  # which have no docstrings
 
 
 def need(*libraries: str) -> None:
@@ -39,6 +43,15 @@ def test_python_blocks_of_the_readme_run(block: str, capsys: pytest.CaptureFixtu
     promised = re.findall(r"print\(.*\)  # (\[.*)", block)
     if promised:
         assert capsys.readouterr().out.strip() == promised[0]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # in thinc
+@pytest.mark.parametrize("block", DOORS, ids=[f"block {i}" for i in range(len(DOORS))])
+def test_python_blocks_of_the_doors_run(block: str, capsys: pytest.CaptureFixture[str]) -> None:
+    need(*re.findall(r"(?m)^(?:import|from) (scipy|sklearn|thinc|jax)\b", block))
+    exec(compile(block, "docs", "exec"), {})
+    promised = re.findall(r"print\(.*\)  # (.*)", block)
+    assert capsys.readouterr().out.splitlines() == promised
 
 
 def test_the_readme_has_blocks_and_both_commands() -> None:
@@ -66,7 +79,10 @@ def test_examples_are_found() -> None:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_docstring_examples(name: str) -> None:
-    need(*{"torch", "jax", "optax"} & {*name.split("."), *re.findall(r"\w+", " ".join(EXAMPLES[name]))})
+    need(
+        *{"torch", "jax", "optax", "scipy", "sklearn", "thinc"}
+        & {*name.split("."), *re.findall(r"\w+", " ".join(EXAMPLES[name]))}
+    )
     module = importlib.import_module(name)
     # A class may give the package from which users import it as its own module.
     given = {each.__module__ for each in vars(module).values() if isinstance(each, type)}
@@ -78,7 +94,9 @@ def test_docstring_examples(name: str) -> None:
 
 def test_every_public_name_is_documented() -> None:
     for name in fastadam.__all__:
-        if not name.startswith("__"):
+        if name in ALIASES:
+            assert f"`{name}`" in PAGES["types"]
+        elif not name.startswith("__"):
             assert (getattr(fastadam, name).__doc__ or "").strip()
 
 

@@ -279,6 +279,25 @@ def test_views_stay_together_with_their_optimizer(how: Any, order: int) -> None:
     assert copy.copy(twin[1]).address != twin[1].address
 
 
+@pytest.mark.parametrize("layout", ["in place", "packed"])
+def test_nested_containers(layout: str) -> None:
+    def model(seed: int, move: Any) -> dict[str, Any]:
+        w, b, scale = random_arrays([(2, 3), (3,), ()], np.float32, seed)
+        return {"layers": [{"w": move(w), "b": move(b)}], "scale": (move(scale),)}
+
+    params = model(0, cuda.to_device if layout == "in place" else np.copy)
+    flat = fastadam.pack(params, device="cuda") if layout == "packed" else None
+    optimizer, reference = fastadam.Adam(flat or params, lr=0.1), fastadam.Adam(model(0, np.copy), lr=0.1)
+    for seed in range(1, 4):
+        optimizer.step(model(seed, cuda.to_device))
+        reference.step(model(seed, np.copy))
+        assert_same(optimizer, reference)
+    assert optimizer.state["layers.0.b"]["step"] == 3
+    if flat is not None:
+        assert_same_bits(host(flat.params["layers"][0]["w"]), reference._groups.members[0].array)
+        assert type(flat.params["scale"]) is tuple
+
+
 def test_gradients_are_cleared() -> None:
     flat = fastadam.pack([np.ones(3)], device="cuda")
     flat.grad.fill(2.0)
