@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from fastadam.adam import Adam, AdamW
+from fastadam.adam import Adam
+from fastadam.adamw import AdamW
 from fastadam.backends import BackendUnavailableError, available_backends
 from fastadam.checkpoint import load, save
 from fastadam.clipping import clip_grad_norm

@@ -1,4 +1,4 @@
-"""The face for arrays: the optimizers `Adam` and `AdamW`. What they do is done below."""
+"""The face for arrays: the optimizer `Adam`. What it does is done below."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from fastadam.groups.given import split_groups
 from fastadam.groups.groups import Groups
 from fastadam.groups.state import State
 from fastadam.step import hyperparameters
+from fastadam.memory.structs import TAKEN
+from fastadam.step import gradient_settings
 from fastadam.step.backend import BackendName
+from fastadam.step.gradient_settings import Choices, GradientSettings, Setting
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real
 from fastadam.step.interrupts import in_one_go
 from fastadam.step.locks import Guard
@@ -60,6 +63,13 @@ class Adam:
         Go up the gradient instead of down.
     decoupled_weight_decay : bool, default False
         Decay as AdamW does.
+    max_grad_norm : float, optional
+        Clip the norm of all gradients together: where it is larger, the step is taken as if they were multiplied by
+        ``max_grad_norm / (norm + 1e-6)``. They are only read.
+    skip_nonfinite : bool, default False
+        Take no step where a gradient is not finite: no parameter, moment or step counter changes.
+    error_if_nonfinite : bool, default False
+        Raise RuntimeError instead, with the names of the parameters.
     backend : str, default "auto"
         ``"c"``, ``"numba"``, ``"numpy"`` for NumPy arrays, ``"cuda"`` for arrays on CUDA devices, or ``"auto"``
         for the first that is available, wherever an array is. All give the same bits.
@@ -74,6 +84,14 @@ class Adam:
         The groups with their options, which can be edited between steps and are checked when used.
     state : State
         Live view of the moments and step counters, by position, name or array.
+    max_grad_norm, skip_nonfinite, error_if_nonfinite
+        As given; can be set between steps.
+    grad_norm : float or None
+        Norm of the last gradients, after division by `grad_scale` and before clipping, within 2 ulp of exact (see
+        `fastadam.step.norm`); None where none of the three above asks for it. With ``max_grad_norm=math.inf`` it
+        is computed, and nothing is clipped.
+    skipped_steps : int
+        How many steps `skip_nonfinite` has left out; the first one is logged.
     backend : str
         Name of the backend in use; where arrays are on the host and on CUDA devices, such as ``"c+cuda"``.
 
@@ -116,6 +134,7 @@ class Adam:
         "__dict__",
         "__weakref__",
         "_choice",
+        "_gradient_settings",
         "_groups",
         "_guard",
         "_planner",
@@ -124,6 +143,10 @@ class Adam:
         "defaults",
         "param_groups",
     )
+
+    max_grad_norm = Setting()
+    skip_nonfinite = Setting()
+    error_if_nonfinite = Setting()
 
     def __init__(
         self,
@@ -136,6 +159,9 @@ class Adam:
         *,
         maximize: bool = DEFAULTS.maximize,
         decoupled_weight_decay: bool = DEFAULTS.decoupled_weight_decay,
+        max_grad_norm: Real | None = gradient_settings.DEFAULTS.max_grad_norm,
+        skip_nonfinite: bool = gradient_settings.DEFAULTS.skip_nonfinite,
+        error_if_nonfinite: bool = gradient_settings.DEFAULTS.error_if_nonfinite,
         backend: BackendName = "auto",
         threads: int | None = None,
     ) -> None:
@@ -152,11 +178,12 @@ class Adam:
         )._asdict()
         check_limit(threads)
         self._threads = threads
+        self._gradient_settings = GradientSettings(Choices(max_grad_norm, skip_nonfinite, error_if_nonfinite))
         self._choice = Choice(backend)
         self._guard = Guard()
         self._groups = Groups()
         self._state = State(self._groups)
-        self._planner = Planner(self._groups, self._choice.in_use, threads)
+        self._planner = Planner(self._groups, self._choice.in_use, threads, self._gradient_settings)
         self.param_groups: list[dict[str, Any]] = []
         self._add(split_groups(params))
         self._planner.catch_up()
@@ -175,6 +202,16 @@ class Adam:
     def threads(self) -> int | None:
         """Upper limit of threads, as it was given."""
         return self._threads
+
+    @property
+    def grad_norm(self) -> float | None:
+        """Norm of the last gradients, or None where it is not computed."""
+        return self._gradient_settings.grad_norm
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps were left out."""
+        return self._gradient_settings.skipped_steps
 
     def add_param_group(self, param_group: ParamGroup | Mapping[str, Tree]) -> None:
         """Add a group of parameters; their moments and step counters start at zero.
@@ -197,10 +234,12 @@ class Adam:
             self._add([param_group])
 
     @overload
-    def step(self, grads: Grads = None, *, closure: None = None) -> None: ...
+    def step(self, grads: Grads = None, grad_scale: Real = 1.0, *, closure: None = None) -> None: ...
     @overload
-    def step(self, grads: Grads = None, *, closure: Callable[[], Loss]) -> Loss: ...
-    def step(self, grads: Grads = None, *, closure: Callable[[], Loss] | None = None) -> Loss | None:
+    def step(self, grads: Grads = None, grad_scale: Real = 1.0, *, closure: Callable[[], Loss]) -> Loss: ...
+    def step(
+        self, grads: Grads = None, grad_scale: Real = 1.0, *, closure: Callable[[], Loss] | None = None
+    ) -> Loss | None:
         """Take one step: update the parameters in place.
 
         Parameters
@@ -211,6 +250,8 @@ class Adam:
             dtype and shape of its parameter and any strides; it is not written to. None in place of one (or of a
             container) skips that parameter: its values, moments and step counter stay as they are. Without
             `grads` they are where they live: ``flat.grad`` of packed buffers, ``grad`` of `Parameter` objects.
+        grad_scale : float, default 1
+            The scale of the loss, by which gradients are divided on the way; positive.
         closure : callable, optional
             Called first, without arguments; it recomputes the loss and the gradients.
 
@@ -224,18 +265,22 @@ class Adam:
         TypeError, ValueError
             If a gradient or an edited option is not what it must be. All checks come before the first write:
             parameters, moments and step counters are as before then.
+        RuntimeError
+            If gradients are not finite, with `error_if_nonfinite`; all is as before then.
         """
         loss = None
         if closure is not None:
             if not callable(closure):
                 raise TypeError(f"closure must be callable, got {closure!r}")
             loss = closure()
-        guard, groups, planner = self._guard, self._groups, self._planner
+        guard, groups, planner, settings = self._guard, self._groups, self._planner, self._gradient_settings
         with guard.lock:
             if guard.stepping:
                 guard.refuse_while_stepping("step")
             try:
                 guard.stepping = True
+                if grad_scale != settings.divisor:
+                    settings.divide_by(grad_scale)
                 if groups.edits.noticed(self.param_groups):
                     groups.take_up(self.param_groups)
                 if planner.version != groups.version:
@@ -247,9 +292,9 @@ class Adam:
                     work, found = sort_gradients(grads, planner)
                 if work.schedules:
                     work.call_schedules()
-                unplain = work.try_step(found)
-                if unplain >= 0:
-                    step_with_care(planner, work, found, unplain)
+                outcome = work.try_step(found)
+                if outcome != TAKEN:
+                    step_with_care(planner, work, found, outcome)
             finally:
                 guard.stepping = False
         return loss
@@ -320,6 +365,8 @@ class Adam:
             "defaults": self.defaults,
             "backend": self._choice.asked_for,
             "threads": self.threads,
+            "gradient_settings": tuple(self._gradient_settings.choices),
+            "skipped_steps": self.skipped_steps,
             "state": self.state_dict(),
             "subclass": dict(self.__dict__),
         }
@@ -331,10 +378,16 @@ class Adam:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         groups = groups_again(state)
-        Adam.__init__(self, groups, **state["defaults"], backend=state["backend"], threads=state["threads"])
+        choices = Choices(*state.get("gradient_settings", ()))._asdict()
+        settings = {**choices, "backend": state["backend"], "threads": state["threads"]}
+        Adam.__init__(self, groups, **state["defaults"], **settings)
+        self._gradient_settings.skipped_steps = state.get("skipped_steps", 0)
         self._groups.set_trees(state.get("trees"))
         self.load_state_dict(state["state"])
         self.__dict__.update(state["subclass"])
+
+    def _settings_changed(self) -> None:
+        self._planner.version = -1  # what is wanted of the norm may need other plans
 
     def _add(self, given: Iterable[Mapping[str, Any]]) -> None:
         """Add the groups that these dicts describe, or none if one is refused."""
@@ -355,45 +408,3 @@ class Adam:
         with self._guard.lock:
             self._guard.refuse_while_stepping(what)
             yield Contents(self._groups, self.param_groups)
-
-
-class AdamW(Adam):
-    """Adam with decoupled weight decay: `Adam` with other defaults.
-
-    Parameters
-    ----------
-    params, lr, betas, eps, amsgrad, maximize, backend, threads
-        As in `Adam`.
-    weight_decay : float, default 1e-2
-        Each step takes ``lr * weight_decay * param`` off the parameter.
-
-    Notes
-    -----
-    Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101, Algorithm 2.
-    """
-
-    def __init__(
-        self,
-        params: Params,
-        lr: LearningRate = DEFAULTS.lr,
-        betas: tuple[Real, Real] = DEFAULTS.betas,
-        eps: Real = DEFAULTS.eps,
-        weight_decay: Real = 1e-2,
-        amsgrad: bool = DEFAULTS.amsgrad,
-        *,
-        maximize: bool = DEFAULTS.maximize,
-        backend: BackendName = "auto",
-        threads: int | None = None,
-    ) -> None:
-        super().__init__(
-            params,
-            lr,
-            betas,
-            eps,
-            weight_decay,
-            amsgrad,
-            maximize=maximize,
-            decoupled_weight_decay=True,
-            backend=backend,
-            threads=threads,
-        )

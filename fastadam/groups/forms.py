@@ -43,6 +43,9 @@ class Options(TypedDict, total=False):
     amsgrad: bool
     maximize: bool
     decoupled_weight_decay: bool
+    max_grad_norm: Real | None
+    skip_nonfinite: bool
+    error_if_nonfinite: bool
     backend: BackendName
     threads: int | None
 

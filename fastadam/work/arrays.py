@@ -20,6 +20,7 @@ from fastadam.memory.parameter import Parameter
 from fastadam.memory.written import Written
 from fastadam.step import threads
 from fastadam.step.backend import Backend
+from fastadam.step.norm import Norm
 from fastadam.step.plan import Plan
 from fastadam.work.devices import share_out
 from fastadam.work.slots import StepSlots
@@ -40,6 +41,8 @@ class WorkList:
         Those that run the work, each on its device.
     threads_given : int or None
         Upper limit of threads; None for the default.
+    norm : Norm
+        What is wanted of the gradients' norm.
     in_pieces : bool
         Whether packed groups are taken as one piece where they can be, else member by member.
     active : ndarray of bool or None
@@ -66,6 +69,7 @@ class WorkList:
         written: Written,
         backends: Mapping[Device, Backend],
         threads_given: int | None,
+        norm: Norm,
         *,
         in_pieces: bool,
         active: Array | None = None,
@@ -85,6 +89,7 @@ class WorkList:
             threads.check_limit(threads_given),
             threads_given is not None,
             backend_of,
+            norm,
         )
         self.write_options()
         # For native code, which looks at gradients by itself: what it needs to know of parameters.
@@ -156,13 +161,13 @@ class WorkList:
         Returns
         -------
         int
-            -1 if the step was taken; else a slot whose gradient is not plain, which does not mean that it is
-            wrong, only that Python has to look at it.
+            TAKEN if the step was taken; SKIPPED or REFUSED where gradients are not finite; else a slot whose
+            gradient is not plain, which does not mean that it is wrong, only that Python has to look at it.
         """
         self._grad_objects[0] = id(grads) + TUPLE_ITEMS
         return self.plan.attempt()
 
-    def step_with_care(self, grads: Sequence[Any], unplain: int) -> None:
+    def step_with_care(self, grads: Sequence[Any], unplain: int) -> int:
         """Take and count a step in which native code found something that Python has to look at.
 
         Parameters
@@ -171,6 +176,11 @@ class WorkList:
             One for each slot; none of them is None.
         unplain : int
             The slot that `try_step` has returned for them.
+
+        Returns
+        -------
+        int
+            TAKEN, SKIPPED or REFUSED, as by `try_step`.
 
         Raises
         ------
@@ -188,7 +198,7 @@ class WorkList:
                     ready[unplain] = self._written.check_gradient(ready[unplain], self.arrays[unplain], label)
                 before, unplain = unplain, self.try_step(tuple(views))
                 if unplain < 0:
-                    return
+                    return unplain
                 if unplain == before and views is ready:
                     break
                 ready = list(views)
@@ -199,8 +209,9 @@ class WorkList:
             kept = self._look(with_views(grads, self.arrays, self.labels))  # nothing foreign runs after the views
         for watch, _ in self._watches:
             watch.prepare()
-        self.plan.take()
+        outcome: int = self.plan.take()
         del kept
+        return outcome
 
     def _look(self, grads: Sequence[Any]) -> list[Any]:
         """Check all parameters and gradients, and write where the gradients are into the plan.

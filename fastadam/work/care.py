@@ -1,16 +1,19 @@
-"""The step in which some gradients are missing, or are not what native code takes as they are."""
+"""The step that native code has not taken: gradients are missing, not plain, or not finite."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from fastadam.memory.devices import on_host
+from fastadam.memory.structs import REFUSED, SKIPPED
 from fastadam.work.arrays import WorkList
 from fastadam.work.planner import Planner
 
 
-def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], unplain: int) -> None:
+def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], outcome: int) -> None:
     """Take a step in which native code found something that Python has to look at.
 
     Parameters
@@ -20,22 +23,38 @@ def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], unp
     work : WorkList
     grads : tuple
         What was given, or found, for each of its slots.
-    unplain : int
-        The slot that was found.
+    outcome : int
+        What `work.try_step` has returned for them.
 
     Raises
     ------
     TypeError, ValueError
         If a gradient is not what it must be, or a parameter cannot be updated in place any more; nothing has been
         written then.
+    RuntimeError
+        If gradients are not finite, and that is to be an error.
     """
-    active = [grad is not None for grad in grads]
-    if not all(active):
-        if not any(active):
-            return
-        work = planner.pattern(work is planner.in_pieces, np.array(active, bool))
-        work.call_schedules()
-        grads = tuple(grad for grad in grads if grad is not None)
-        unplain = work.try_step(grads)
-    if unplain >= 0:
-        work.step_with_care(grads, unplain)
+    if outcome >= 0:
+        active = [grad is not None for grad in grads]
+        if not all(active):
+            if not any(active):
+                planner.settings.note_no_gradient()
+                return
+            work = planner.pattern(work is planner.in_pieces, np.array(active, bool))
+            work.call_schedules()
+            grads = tuple(grad for grad in grads if grad is not None)
+            outcome = work.try_step(grads)
+    if outcome >= 0:
+        outcome = work.step_with_care(grads, outcome)
+    if outcome == SKIPPED:
+        planner.settings.count_skipped()
+    elif outcome == REFUSED:
+        _refuse(work.labels, grads)
+
+
+def _refuse(labels: Sequence[str], grads: Sequence[Any]) -> None:
+    which = [label for label, grad in zip(labels, grads, strict=True) if not np.isfinite(on_host(grad)).all()]
+    raise RuntimeError(
+        f"the gradients of {', '.join(which)} are not finite (error_if_nonfinite=True); no step was taken. Give "
+        f"finite ones, or set error_if_nonfinite=False and, to leave such steps out, skip_nonfinite=True"
+    )

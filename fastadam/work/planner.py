@@ -10,6 +10,7 @@ from fastadam.memory.arrays import Array
 from fastadam.memory.device import Device
 from fastadam.memory.written import Written
 from fastadam.step.backend import Backend
+from fastadam.step.gradient_settings import GradientSettings
 from fastadam.step.variants import flags_of
 from fastadam.work.arrays import WorkList
 from fastadam.work.nested import Reader
@@ -25,6 +26,7 @@ class Planner:
         The live one, in which devices are entered.
     threads : int or None
         Upper limit of threads, as it was given.
+    settings : GradientSettings
 
     Attributes
     ----------
@@ -45,13 +47,19 @@ class Planner:
     written: Written
     reader: Reader
 
-    def __init__(self, groups: Groups, backends: Mapping[Device, Backend], threads: int | None) -> None:
-        self.groups = groups
+    def __init__(
+        self,
+        groups: Groups,
+        backends: Mapping[Device, Backend],
+        threads: int | None,
+        settings: GradientSettings,
+    ) -> None:
+        self.groups, self.settings = groups, settings
         self.version = -1
         self._backends = backends
         self._threads = threads
         self._layout = -1
-        self._flags: list[int] = []
+        self._flags: list[int] = []  # those of the groups, and what is wanted of the norm
         self._patterns: Patterns[WorkList] = Patterns()
         self.reader = Reader([], {})
 
@@ -59,7 +67,7 @@ class Planner:
         """Take up what has changed in the groups; an interrupt on the way leaves it to be done again."""
         groups = self.groups
         version, layout = groups.version, groups.layout
-        flags = [flags_of(group.hyper) for group in groups]
+        flags = [*(flags_of(group.hyper) for group in groups), self.settings.norm.wanted]
         if layout == self._layout and flags == self._flags:
             for work in (self.in_pieces, self.by_member, *self._patterns):
                 work.write_options()
@@ -81,7 +89,9 @@ class Planner:
 
     def _work_list(self, in_pieces: bool, active: Array | None = None) -> WorkList:
         return WorkList(
-            self.groups, self.written, self._backends, self._threads, in_pieces=in_pieces, active=active
+            *(self.groups, self.written, self._backends, self._threads, self.settings.norm),
+            in_pieces=in_pieces,
+            active=active,
         )
 
     def pattern(self, in_pieces: bool, active: Array) -> WorkList:

@@ -1,0 +1,72 @@
+"""`AdamW` for arrays: `Adam` with decoupled weight decay."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastadam.adam import Adam
+from fastadam.step import gradient_settings
+from fastadam.step.backend import BackendName
+from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real
+
+if TYPE_CHECKING:
+    from fastadam.groups.forms import Params
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: `Adam` with other defaults.
+
+    Parameters
+    ----------
+    params : ndarray, Parameter, Packed, iterable, mapping or list of dict
+        See `Adam`, as for all others.
+    lr : float or callable, default 1e-3
+        Learning rate.
+    betas : pair of float, default (0.9, 0.999)
+        Decay rates of the two moments.
+    eps : float, default 1e-8
+        Added to the denominator.
+    weight_decay : float, default 1e-2
+        Each step takes ``lr * weight_decay * param`` off the parameter.
+    amsgrad, maximize : bool, default False
+        See `Adam`.
+    max_grad_norm : float, optional
+        See `Adam`.
+    skip_nonfinite, error_if_nonfinite : bool, default False
+        See `Adam`.
+    backend : str, default "auto"
+        See `Adam`.
+    threads : int, optional
+        See `Adam`.
+
+    Notes
+    -----
+    Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101, Algorithm 2.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = DEFAULTS.lr,
+        betas: tuple[Real, Real] = DEFAULTS.betas,
+        eps: Real = DEFAULTS.eps,
+        weight_decay: Real = 1e-2,
+        amsgrad: bool = DEFAULTS.amsgrad,
+        *,
+        maximize: bool = DEFAULTS.maximize,
+        max_grad_norm: Real | None = gradient_settings.DEFAULTS.max_grad_norm,
+        skip_nonfinite: bool = gradient_settings.DEFAULTS.skip_nonfinite,
+        error_if_nonfinite: bool = gradient_settings.DEFAULTS.error_if_nonfinite,
+        backend: BackendName = "auto",
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(
+            *(params, lr, betas, eps, weight_decay, amsgrad),
+            maximize=maximize,
+            decoupled_weight_decay=True,
+            max_grad_norm=max_grad_norm,
+            skip_nonfinite=skip_nonfinite,
+            error_if_nonfinite=error_if_nonfinite,
+            backend=backend,
+            threads=threads,
+        )

@@ -1,0 +1,153 @@
+"""What an optimizer does about all gradients together: clip their norm, leave out or refuse what is not finite."""
+
+from __future__ import annotations
+
+import logging
+import math
+import numbers
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastadam.memory.structs import MEASURES, REFUSES, SKIPS
+from fastadam.step.norm import Norm
+
+_log = logging.getLogger("fastadam")
+# What the block has as the norm before one was computed.
+NONE = -1.0
+
+
+class Choices(NamedTuple):
+    """What was asked for; see `fastadam.Adam`."""
+
+    max_grad_norm: float | None = None
+    skip_nonfinite: bool = False
+    error_if_nonfinite: bool = False
+
+
+DEFAULTS = Choices()
+
+
+def check(choices: Choices) -> Choices:
+    """Return the choices with plain numbers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is not what it must be.
+    """
+    limit = choices.max_grad_norm
+    if limit is not None:
+        limit = _number("max_grad_norm", limit)
+        if not limit >= 0:
+            raise ValueError(f"max_grad_norm must be a number from 0 on, or None, got {limit!r}")
+    for name in ("skip_nonfinite", "error_if_nonfinite"):
+        if not isinstance(getattr(choices, name), bool | np.bool_):
+            raise TypeError(f"{name} must be True or False, got {getattr(choices, name)!r}")
+    if choices.skip_nonfinite and choices.error_if_nonfinite:
+        raise ValueError(
+            "skip_nonfinite=True leaves out what error_if_nonfinite=True refuses; set one of them to False"
+        )
+    return Choices(limit, bool(choices.skip_nonfinite), bool(choices.error_if_nonfinite))
+
+
+def _number(name: str, value: Any) -> float:
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return float(value)
+
+
+class GradientSettings:
+    """The choices of one optimizer, and what came of them.
+
+    Parameters
+    ----------
+    choices : Choices
+
+    Attributes
+    ----------
+    choices : Choices
+        Checked.
+    norm : Norm
+        What its plans read and write.
+    divisor : float
+        What gradients are divided by in the step that comes next.
+    skipped_steps : int
+        How many were left out.
+    """
+
+    __slots__ = ("choices", "divisor", "norm", "skipped_steps")
+
+    def __init__(self, choices: Choices = DEFAULTS) -> None:
+        self.norm = Norm()
+        self.norm.block["norm"] = NONE
+        self.divisor = 1.0
+        self.skipped_steps = 0
+        self.choose(choices)
+
+    def choose(self, choices: Choices) -> None:
+        """Take over other choices.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If one is not what it must be; all is as before then.
+        """
+        self.choices = choices = check(choices)
+        wanted = MEASURES if choices != DEFAULTS else 0
+        wanted += SKIPS if choices.skip_nonfinite else REFUSES if choices.error_if_nonfinite else 0
+        block = self.norm.block
+        block["max_norm"] = math.inf if choices.max_grad_norm is None else choices.max_grad_norm
+        block["wanted"] = wanted
+        if not wanted:
+            block["norm"], block["coefficient"] = NONE, 1.0
+
+    def divide_by(self, grad_scale: Any) -> None:
+        """Let the gradients of the next step be divided by the scale of the loss.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no positive, finite number.
+        """
+        divisor = _number("grad_scale", grad_scale)
+        if not 0 < divisor < math.inf:
+            raise ValueError(f"grad_scale must be positive and finite, got {divisor!r}")
+        self.norm.block["divisor"] = self.divisor = divisor
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The norm of the last gradients, divided but not clipped; None where none was computed."""
+        norm = float(self.norm.block["norm"])
+        return None if norm == NONE else norm
+
+    def note_no_gradient(self) -> None:
+        """Note that a step had no gradient: their norm is 0."""
+        if self.norm.wanted:
+            self.norm.block["norm"] = 0.0
+
+    def count_skipped(self) -> None:
+        """Count a step that was left out."""
+        self.skipped_steps += 1
+        if self.skipped_steps == 1:
+            _log.warning(
+                "a step was skipped, as gradients were not finite (skip_nonfinite=True); more such steps are "
+                "counted in the optimizer's skipped_steps, and not logged"
+            )
+
+
+class Setting:
+    """An attribute of an optimizer that is one of its choices, in its `_gradient_settings`."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, optimizer: Any, owner: type | None = None) -> Any:
+        return self if optimizer is None else getattr(optimizer._gradient_settings.choices, self._name)
+
+    def __set__(self, optimizer: Any, value: Any) -> None:
+        settings = optimizer._gradient_settings
+        settings.choose(settings.choices._replace(**{self._name: value}))
+        optimizer._settings_changed()
