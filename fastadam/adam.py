@@ -13,9 +13,8 @@ from fastadam.groups.copies import groups_again, shallow_copy, with_witnesses
 from fastadam.groups.given import split_groups
 from fastadam.groups.groups import Groups
 from fastadam.groups.state import State
-from fastadam.step import hyperparameters
 from fastadam.memory.structs import TAKEN
-from fastadam.step import gradient_settings
+from fastadam.step import gradient_settings, hyperparameters
 from fastadam.step.backend import BackendName
 from fastadam.step.gradient_settings import Choices, GradientSettings, Setting
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real
@@ -64,7 +63,7 @@ class Adam:
     decoupled_weight_decay : bool, default False
         Decay as AdamW does.
     max_grad_norm : float, optional
-        Clip the norm of all gradients together: where it is larger, the step is taken as if they were multiplied by
+        Clip the norm of all gradients together: where it is larger, the step is as if they were multiplied by
         ``max_grad_norm / (norm + 1e-6)``. They are only read.
     skip_nonfinite : bool, default False
         Take no step where a gradient is not finite: no parameter, moment or step counter changes.
@@ -165,17 +164,9 @@ class Adam:
         backend: BackendName = "auto",
         threads: int | None = None,
     ) -> None:
-        self.defaults: dict[str, Any] = hyperparameters.check(
-            {
-                "lr": lr,
-                "betas": betas,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "amsgrad": amsgrad,
-                "maximize": maximize,
-                "decoupled_weight_decay": decoupled_weight_decay,
-            }
-        )._asdict()
+        given = (lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay)
+        options = dict(zip(hyperparameters.KEYS, given, strict=True))
+        self.defaults: dict[str, Any] = hyperparameters.check(options)._asdict()
         check_limit(threads)
         self._threads = threads
         self._gradient_settings = GradientSettings(Choices(max_grad_norm, skip_nonfinite, error_if_nonfinite))

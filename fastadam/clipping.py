@@ -11,11 +11,12 @@ import numpy as np
 from fastadam.memory.arrays import DTYPES, base_view, check_array
 from fastadam.memory.packed import Packed
 from fastadam.memory.structs import MEASURES, REFUSED, REFUSES
+from fastadam.step.hyperparameters import Real
 from fastadam.step.norm import Norm
 from fastadam.work.norms import measure
 
 
-def clip_grad_norm(grads: Any, max_norm: float, *, error_if_nonfinite: bool = False) -> float:
+def clip_grad_norm(grads: Any, max_norm: Real, *, error_if_nonfinite: bool = False) -> float:
     """Clip the norm of all gradients together, in place.
 
     They are multiplied by ``max_norm / (norm + 1e-6)``, if that is less than 1, as in torch.
@@ -53,7 +54,8 @@ def clip_grad_norm(grads: Any, max_norm: float, *, error_if_nonfinite: bool = Fa
     >>> grads[1].round(3)
     array([0.8])
     """
-    if isinstance(max_norm, bool) or not isinstance(max_norm, numbers.Real | np.number) or not max_norm >= 0:
+    limit: Any = max_norm
+    if isinstance(limit, bool) or not isinstance(limit, numbers.Real) or not limit >= 0:
         raise ValueError(f"max_norm must be a number from 0 on, got {max_norm!r}")
     named = _named(grads)
     for label, grad in named:

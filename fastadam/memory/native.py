@@ -145,3 +145,8 @@ def constants(says: str, **values: int) -> tuple[int, ...]:
 def reals(*names: str) -> tuple[Field, ...]:
     """Return fields that are numbers of type double."""
     return tuple(Field(name, FLOAT64) for name in names)
+
+
+def places_of(struct: Struct, *names: str) -> list[int]:
+    """Return the positions of fields among those of a struct, each of which is one word."""
+    return [[each.name for each in struct.fields].index(name) for name in names]

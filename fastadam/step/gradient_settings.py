@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastadam.memory.structs import MEASURES, REFUSES, SKIPS
+from fastadam.step.hyperparameters import Real
 from fastadam.step.norm import Norm
 
 _log = logging.getLogger("fastadam")
@@ -20,7 +21,7 @@ NONE = -1.0
 class Choices(NamedTuple):
     """What was asked for; see `fastadam.Adam`."""
 
-    max_grad_norm: float | None = None
+    max_grad_norm: Real | None = None
     skip_nonfinite: bool = False
     error_if_nonfinite: bool = False
 

@@ -6,6 +6,7 @@ import functools
 import math
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from fastadam.backends import c
 from fastadam.memory.arrays import Array
 from fastadam.memory.formats import FORMATS
-from fastadam.memory.native import Block
+from fastadam.memory.native import Block, places_of
 from fastadam.memory.structs import (
     BATCH,
     ELEMENT,
@@ -45,11 +46,9 @@ _ITEMSIZES = np.array([each.stored.itemsize for each in FORMATS])
 _DTYPES = [getattr(torch, each.name) for each in FORMATS]
 _GRAD_AT, _FORMAT_MASK = FORMATS_AT + FORMAT_BITS, (1 << FORMAT_BITS) - 1
 # Where the words of structs are; the variant is a batch's first.
-_N_BATCHES = [*PLAN.dtype.names].index("n_batches")
 _BATCH_WORDS = len(BATCH.fields)
-_WANTED, _MAX_NORM, _NORM, _SCALE = (
-    [*NORM.dtype.names].index(name) for name in ("wanted", "max_norm", "norm", "scale")
-)
+(_N_BATCHES,) = places_of(PLAN, "n_batches")
+_WANTED, _MAX_NORM, _NORM, _SCALE = places_of(NORM, "wanted", "max_norm", "norm", "scale")
 
 
 class NotNativeError(Exception):
@@ -99,10 +98,10 @@ class _Room:
         )
         self._run = functools.partial(c.lib.fastadam_run, c.ffi.cast("fastadam_plan *", self._plan.address))
         # Read and written faster than arrays.
-        self.numbers = self.norm.block.values.reshape(1).view(np.float64).data
-        self.words = self.norm.block.values.reshape(1).view(np.int64).data
-        self._plan_words = self._plan.values.reshape(1).view(np.int64).data
-        self._variants = self._batches.view(np.int64).data
+        self.numbers: Any = self.norm.block.values.reshape(1).view(np.float64).data
+        self.words: Any = self.norm.block.values.reshape(1).view(np.int64).data
+        self._plan_words: Any = self._plan.values.reshape(1).view(np.int64).data
+        self._variants: Any = self._batches.view(np.int64).data
 
     def run(self, grads: list[Tensor], stages: int) -> int:
         """Run stages over gradients, which the caller keeps; return what `fastadam.memory.structs` has for that.

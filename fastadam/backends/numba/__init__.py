@@ -83,7 +83,9 @@ def bind(part: PartOfPlan) -> Run:
     takes_turns = uses_threads and threading_layer() == "workqueue"
 
     def before(stages: int) -> list[Callable[[], int]]:
-        measured = [functools.partial(each, stages & (MEASURE | REDUCE)) for each in measures]
+        measured: list[Callable[[], int]] = [
+            functools.partial(each, stages & (MEASURE | REDUCE)) for each in measures
+        ]
         return [functools.partial(runs[0], INSPECT), *measured] if stages & INSPECT else measured
 
     def calls(stages: int) -> list[Callable[[], int]]:

@@ -14,7 +14,7 @@ from numba.extending import intrinsic, register_model
 from fastadam.memory.structs import LANES
 
 
-class LanesType(types.Type):
+class LanesType(types.Type):  # type: ignore[misc]
     """Numba's type of `LANES` float64 numbers that are computed with at once."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ _VECTOR = ir.VectorType(ir.DoubleType(), LANES)
 
 
 @register_model(LanesType)
-class _Model(models.PrimitiveModel):
+class _Model(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager, numba_type):
         super().__init__(manager, numba_type, _VECTOR)
 
