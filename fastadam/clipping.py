@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from fastadam.memory.arrays import DTYPES, base_view, check_array
 from fastadam.memory.packed import Packed
 from fastadam.memory.structs import MEASURES, REFUSED, REFUSES
+from fastadam.step.gradient_settings import as_limit
 from fastadam.step.hyperparameters import Real
 from fastadam.step.norm import Norm
 from fastadam.work.norms import measure
@@ -54,9 +54,7 @@ def clip_grad_norm(grads: Any, max_norm: Real, *, error_if_nonfinite: bool = Fal
     >>> grads[1].round(3)
     array([0.8])
     """
-    limit: Any = max_norm
-    if isinstance(limit, bool) or not isinstance(limit, numbers.Real) or not limit >= 0:
-        raise ValueError(f"max_norm must be a number from 0 on, got {max_norm!r}")
+    limit = as_limit("max_norm", max_norm)
     named = _named(grads)
     for label, grad in named:
         check_array(grad, label, DTYPES)
@@ -65,7 +63,7 @@ def clip_grad_norm(grads: Any, max_norm: Real, *, error_if_nonfinite: bool = Fal
     arrays = [base_view(grad) for _, grad in named]
     norm = Norm()
     norm.block["wanted"] = MEASURES | REFUSES if error_if_nonfinite else MEASURES
-    norm.block["max_norm"] = float(max_norm)
+    norm.block["max_norm"] = limit
     if measure(arrays, norm) == REFUSED:
         which = ", ".join(label for label, grad in named if not np.isfinite(grad).all())
         raise RuntimeError(

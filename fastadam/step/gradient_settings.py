@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import numbers
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fastadam.memory.structs import MEASURES, REFUSES, SKIPS
-from fastadam.step.hyperparameters import Real
+from fastadam.step.hyperparameters import Real, as_flag, as_real, as_scalar
 from fastadam.step.norm import Norm
 
 _log = logging.getLogger("fastadam")
@@ -39,25 +36,28 @@ def check(choices: Choices) -> Choices:
     """
     limit = choices.max_grad_norm
     if limit is not None:
-        limit = _number("max_grad_norm", limit)
-        if not limit >= 0:
-            raise ValueError(f"max_grad_norm must be a number from 0 on, or None, got {limit!r}")
-    for name in ("skip_nonfinite", "error_if_nonfinite"):
-        if not isinstance(getattr(choices, name), bool | np.bool_):
-            raise TypeError(f"{name} must be True or False, got {getattr(choices, name)!r}")
-    if choices.skip_nonfinite and choices.error_if_nonfinite:
+        limit = as_limit("max_grad_norm", limit)
+    skip = as_flag("skip_nonfinite", choices.skip_nonfinite)
+    refuse = as_flag("error_if_nonfinite", choices.error_if_nonfinite)
+    if skip and refuse:
         raise ValueError(
             "skip_nonfinite=True leaves out what error_if_nonfinite=True refuses; set one of them to False"
         )
-    return Choices(limit, bool(choices.skip_nonfinite), bool(choices.error_if_nonfinite))
+    return Choices(limit, skip, refuse)
 
 
-def _number(name: str, value: Any) -> float:
-    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    return float(value)
+def as_limit(name: str, value: Any) -> float:
+    """Return what a norm is to be at most.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no number from 0 on.
+    """
+    limit = as_real(name, as_scalar(value))
+    if not limit >= 0:
+        raise ValueError(f"{name} must be at least 0, got {value!r}; math.inf clips nothing")
+    return limit
 
 
 class GradientSettings:
@@ -113,7 +113,7 @@ class GradientSettings:
         TypeError, ValueError
             If it is no positive, finite number.
         """
-        divisor = _number("grad_scale", grad_scale)
+        divisor = as_real("grad_scale", as_scalar(grad_scale))
         if not 0 < divisor < math.inf:
             raise ValueError(f"grad_scale must be positive and finite, got {divisor!r}")
         self.norm.block["divisor"] = self.divisor = divisor

@@ -34,7 +34,7 @@ class Hyperparameters(NamedTuple):
         rate = self.lr(step)
         if type(rate) is float and 0.0 <= rate < math.inf:  # in most steps; to say which it was takes a while
             return rate
-        return _number(f"lr({step})", _as_scalar(rate))
+        return _number(f"lr({step})", as_scalar(rate))
 
     @property
     def l2_on(self) -> bool:
@@ -81,9 +81,9 @@ def check(options: Mapping[str, Any], where: str = "") -> Hyperparameters:
         betas=(_beta(f"{where}betas[0]", betas[0]), _beta(f"{where}betas[1]", betas[1])),
         eps=_number(f"{where}eps", options["eps"]),
         weight_decay=_number(f"{where}weight_decay", options["weight_decay"]),
-        amsgrad=_flag(f"{where}amsgrad", options["amsgrad"]),
-        maximize=_flag(f"{where}maximize", options["maximize"]),
-        decoupled_weight_decay=_flag(f"{where}decoupled_weight_decay", options["decoupled_weight_decay"]),
+        amsgrad=as_flag(f"{where}amsgrad", options["amsgrad"]),
+        maximize=as_flag(f"{where}maximize", options["maximize"]),
+        decoupled_weight_decay=as_flag(f"{where}decoupled_weight_decay", options["decoupled_weight_decay"]),
     )
 
 
@@ -116,12 +116,13 @@ def check_eps(eps: float, computed: Iterable[tuple[str, np.dtype[Any]]], where: 
             )
 
 
-def _as_scalar(value: Any) -> Any:
+def as_scalar(value: Any) -> Any:
     """Unpack a 0-d array (what JAX and optax schedules return), leave everything else."""
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
-def _real(name: str, value: Any) -> float:
+def as_real(name: str, value: Any) -> float:
+    """Return a real number as a float; what is too large for one is infinite."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         remedy = f"; try float({name})" if getattr(value, "ndim", None) == 0 else ""
         if isinstance(value, Mapping):
@@ -134,20 +135,21 @@ def _real(name: str, value: Any) -> float:
 
 
 def _number(name: str, value: Any) -> float:
-    number = _real(name, value)
+    number = as_real(name, value)
     if not 0.0 <= number < math.inf:
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
     return number
 
 
 def _beta(name: str, value: Any) -> float:
-    number = _real(name, value)
+    number = as_real(name, value)
     if not 0.0 <= number < 1.0:
         raise ValueError(f"{name} must be in [0, 1), got {value!r}")
     return number
 
 
-def _flag(name: str, value: Any) -> bool:
+def as_flag(name: str, value: Any) -> bool:
+    """Return a flag as a bool."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)

@@ -197,7 +197,7 @@ def test_every_form_of_gradients_can_be_clipped() -> None:
 @pytest.mark.parametrize("max_norm", [-1.0, math.nan, "1", None, True, 1j])
 def test_a_wrong_limit_is_refused(max_norm: Any) -> None:
     grad = np.full(2, 3.0)
-    with pytest.raises(ValueError, match="max_norm must be a number from 0 on"):
+    with pytest.raises((TypeError, ValueError), match="max_norm must be"):
         fastadam.clip_grad_norm([grad], max_norm)
     assert (grad == 3).all()
 
