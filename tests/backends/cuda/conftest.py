@@ -62,8 +62,9 @@ def processes(config: pytest.Config) -> dict[str, OtherProcess]:
             for name, environment in environments(folder).items()
             if why_missing(name) is None
         }
+        worker = getattr(config, "workerinput", {"workerid": "alone", "workercount": 1})
         for process in config.stash[PROCESSES].values():
-            config.add_cleanup(process.stop)
+            config.add_cleanup(functools.partial(process.stop, worker["workerid"], worker["workercount"]))
             process.start()
     return config.stash[PROCESSES]
 
