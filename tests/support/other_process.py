@@ -88,7 +88,7 @@ class OtherProcess:
         self.watch = threading.Thread(target=lambda: say(self.at("ended"), process.wait()), daemon=True)
         self.watch.start()
 
-    def stop(self, worker: str, workers: int) -> None:
+    def stop(self, worker: str = "alone", workers: int = 1) -> None:
         """Leave, and end the process if it was started here, once all workers have left; it has said all then.
 
         Parameters
