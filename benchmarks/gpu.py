@@ -233,10 +233,9 @@ def describe_device() -> dict[str, Any]:
     """Return what was measured on."""
     import torch
 
-    versions = {
-        name: importlib.metadata.version(name) for name in ("fastadam", "numba-cuda", "cuda-bindings", "torch")
-    }
-    return {"name": torch.cuda.get_device_name(), "cuda_of_torch": torch.version.cuda, **versions}
+    versions = {name: importlib.metadata.version(name) for name in ("numba-cuda", "cuda-bindings", "torch")}
+    device = {"name": torch.cuda.get_device_name(), "cuda_of_torch": torch.version.cuda}
+    return {**device, "fastadam": fastadam.__version__, **versions}
 
 
 def main(arguments: list[str] | None = None) -> int:

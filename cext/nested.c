@@ -2,10 +2,10 @@
  *
  * No code of anyone's runs meanwhile: containers are exact dicts with strings as keys, exact lists, and tuples,
  * whose items are taken from where they lie. So what is borrowed from them stays, while Python's lock is held. */
-#include "nested.h"
+#include "objects.h"
 
 #include "fetch.h"
-#include "objects.h"
+#include "nested.h"
 
 /* How far from where it was a key is looked for. */
 enum { AHEAD = 16 };

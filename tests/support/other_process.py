@@ -88,11 +88,24 @@ class OtherProcess:
         self.watch = threading.Thread(target=lambda: say(self.at("ended"), process.wait()), daemon=True)
         self.watch.start()
 
-    def stop(self) -> None:
-        """End the process, if it was started here; what it has said is complete then."""
+    def stop(self, worker: str = "alone", workers: int = 1) -> None:
+        """Leave, and end the process if it was started here, once all workers have left; it has said all then.
+
+        Parameters
+        ----------
+        worker : str
+            The name of this worker.
+        workers : int
+            How many there are.
+        """
+        say(self.base.with_name(f"{self.base.name}-left-{worker}"), True)
         if self.started_here is not None:
+            self.wait_for(lambda: True if self._left() >= workers else None)
             self.started_here.kill()
             self.watch.join()
+
+    def _left(self) -> int:
+        return len([*self.base.parent.glob(f"{self.base.name}-left-*")])
 
     def wait_for(self, look: Callable[[], Any]) -> Any:
         """Return what `look` finds, once it is not None; None if the process ends, or is silent, before."""

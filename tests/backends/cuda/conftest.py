@@ -62,8 +62,10 @@ def processes(config: pytest.Config) -> dict[str, OtherProcess]:
             for name, environment in environments(folder).items()
             if why_missing(name) is None
         }
+        worker = getattr(config, "workerinput", None)  # of pytest-xdist
+        names = (worker["workerid"], worker["workercount"]) if worker else ()
         for process in config.stash[PROCESSES].values():
-            config.add_cleanup(process.stop)
+            config.add_cleanup(functools.partial(process.stop, *names))
             process.start()
     return config.stash[PROCESSES]
 

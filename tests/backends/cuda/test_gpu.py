@@ -96,7 +96,7 @@ def test_bits_of_halves(number_format: str, name: str, split: bool) -> None:
         for table in tables:
             table[i]["size"] = size
     variants = variants_of(np.full(len(sizes), each.code), flags_of(hyper))
-    places = (backends.load(AVAILABLE[0]), backends.on_device(0))
+    places = (backends.load(AVAILABLE[0]), backends.load("cuda").on_device(0))
     for table, place in zip(tables, places, strict=True):
         steps = np.zeros(1, np.int64)
         plan = Plan(table, variants, counters_in(steps), counters_in(steps), [place], 1, False)
