@@ -166,6 +166,10 @@ class Plan:
         parts = [backend.bind_calls(part) for backend, part in zip(self._backends, self._parts, strict=True)]
         return parts[0] if len(parts) == 1 else functools.partial(_prepare_all, parts, Counting(self._whole))
 
+    def measure(self) -> int:
+        """Compute the norm and what it clips to, and nothing else; return TAKEN, or what stands in the way."""
+        return self._run(MEASURE | REDUCE)
+
     def prepare(self) -> Prepared:
         """Make a step ready, which `take` would take, for work that goes together with other work in one go.
 

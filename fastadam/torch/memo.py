@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastadam.groups.edits import Edits
 from fastadam.step.backend import BackendName
+from fastadam.step.gradient_settings import Choices, GradientSettings
 from fastadam.step.locks import Guard
 from fastadam.torch import options
 from fastadam.torch.attempts import Attempts
 from fastadam.torch.devices import ChosenBackends
+
+# `last_step` of steps that went our way, and of those that were left out.
+OURS = "fastadam"
+FOUND_INF = "skipped: found_inf"
+NOT_FINITE = "skipped: gradients are not finite"
 
 
 class Memo:
@@ -23,6 +30,9 @@ class Memo:
     ----------
     backend : str, default "auto"
     threads : int, optional
+    choices : sequence
+        The fields of `fastadam.step.gradient_settings.Choices`.
+    skipped_steps : int, default 0
 
     Attributes
     ----------
@@ -30,6 +40,8 @@ class Memo:
         What the user asked for; whoever changes them calls `changed`.
     scaling : dict of str to object
         ``"grad_scale"`` and ``"found_inf"``, as far as they were set; see `fastadam.torch.scaling`.
+    gradients : GradientSettings
+        What is done about all gradients together, and what came of it.
     guard : Guard
     edits : Edits
     attempts : Attempts or None
@@ -41,10 +53,29 @@ class Memo:
         Another one after each change of those.
     """
 
-    __slots__ = ("attempts", "backend", "chosen", "edits", "guard", "last_step", "scaling", "threads", "version")
+    __slots__ = (
+        "attempts",
+        "backend",
+        "chosen",
+        "edits",
+        "gradients",
+        "guard",
+        "last_step",
+        "scaling",
+        "threads",
+        "version",
+    )
 
-    def __init__(self, backend: BackendName = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        backend: BackendName = "auto",
+        threads: int | None = None,
+        choices: Sequence[Any] = (),
+        skipped_steps: int = 0,
+    ) -> None:
         self.backend, self.threads = backend, threads
+        self.gradients = GradientSettings(Choices(*choices))
+        self.gradients.skipped_steps = skipped_steps
         self.scaling: dict[str, Any] = {}
         self.guard, self.edits = Guard(), Edits(options.read)
         self.attempts: Attempts | None = None
@@ -53,11 +84,11 @@ class Memo:
         self.version = object()
 
     @property
-    def settings(self) -> tuple[BackendName, int | None]:
+    def settings(self) -> tuple[Any, ...]:
         """What copies have in common with this one, as the class takes it."""
-        return self.backend, self.threads
+        return self.backend, self.threads, tuple(self.gradients.choices), self.gradients.skipped_steps
 
-    def __reduce__(self) -> tuple[type[Memo], tuple[BackendName, int | None]]:
+    def __reduce__(self) -> tuple[type[Memo], tuple[Any, ...]]:
         return Memo, self.settings
 
     def changed(self) -> None:
