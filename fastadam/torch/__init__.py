@@ -19,9 +19,16 @@ not serve are torch's own: `handover`, and `scaling` for `grad_scale` and `found
 
 from fastadam.torch.adam import Adam
 from fastadam.torch.adamw import AdamW
+from fastadam.torch.clipping import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 
-__all__ = ["Adam", "AdamW"]
+__all__ = ["Adam", "AdamW", "clip_grad_norm_", "clip_grads_with_norm_", "get_total_norm"]
 
-for _each in (Adam, AdamW):  # pickles name the public place
+for _each in (
+    Adam,
+    AdamW,
+    clip_grad_norm_,
+    clip_grads_with_norm_,
+    get_total_norm,
+):  # pickles name the public place
     _each.__module__ = __name__
 del _each

@@ -18,7 +18,7 @@ from fastadam.step.variants import flags_of
 from fastadam.torch import options, scaling
 from fastadam.torch.attempts import Attempts
 from fastadam.torch.careful import CarefulStep, check_groups
-from fastadam.torch.memo import NOT_FINITE, OURS, Memo
+from fastadam.torch.memo import NOT_FINITE, OURS, Memo, new_memo
 from fastadam.torch.modes import in_grad_mode
 from fastadam.torch.signatures import with_choices
 
@@ -243,16 +243,17 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         stand_in.__dict__.update(self.__dict__)
         super(Adam, stand_in).__setstate__(given)
         if "_settings" in state:
-            stand_in.__dict__["_memo"] = Memo(*state["_settings"])
+            stand_in.__dict__["_memo"] = new_memo(*state["_settings"])
         elif "_memo" in state:  # of a subclass that copies all that it has
-            stand_in.__dict__["_memo"] = Memo(*state["_memo"].settings)
+            stand_in.__dict__["_memo"] = new_memo(*state["_memo"].settings)
         stand_in._equip()
         self.__dict__.update(stand_in.__dict__)
 
     def _equip(self) -> None:
         """Give the optimizer what each one has of its own, if it is new."""
         # (Not by attribute: a subclass may forward those to another optimizer.)
-        self.__dict__.setdefault("_memo", Memo())
+        if "_memo" not in self.__dict__:
+            self.__dict__["_memo"] = new_memo()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of all parameters.

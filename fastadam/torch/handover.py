@@ -98,7 +98,7 @@ def take(optimizer: torch.optim.Adam, settings: GradientSettings) -> bool:
     try:
         for param, grad in zip(params, grads, strict=True):
             if grad is not None:
-                param.grad = grad * scale.to(grad.device)
+                param.grad = (grad * scale.to(grad.device)).to(grad.dtype)
         step()
     finally:
         for param, grad in zip(params, grads, strict=True):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastadam.memory.structs import COUNTER, SPAN
 from fastadam.step.backend import Backend
+from fastadam.step.counters import counters_in
 from fastadam.step.norm import Norm
 from fastadam.step.plan import Plan
 from fastadam.step.variants import variants_of
@@ -38,8 +39,9 @@ def measure(parts: Sequence[Part], backends: Mapping[int | None, Backend], limit
     spans["size"] = list(map(count_reals, grads))
     variants = variants_of(np.array(list(map(format_code, grads)), np.int64), 0)
     used, backend_of = shares([part.ordinal for part in stepped], backends)
-    no_counters = np.zeros(0, COUNTER.dtype)
-    return Plan(spans, variants, no_counters, no_counters, used, limit, False, backend_of, norm).measure()
+    steps = np.zeros(1)  # that none of them has taken
+    nothing = np.zeros(0, COUNTER.dtype)
+    return Plan(spans, variants, counters_in(steps), nothing, used, limit, False, backend_of, norm).measure()
 
 
 def _as_stepped(part: Part) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from fastadam.groups.edits import Edits
 from fastadam.step.backend import BackendName
 from fastadam.step.gradient_settings import Choices, GradientSettings
@@ -115,3 +117,9 @@ class Memo:
         if chosen is None or chosen.asked_for != backend:
             chosen = self.chosen = ChosenBackends(backend)
         return chosen
+
+
+@torch._disable_dynamo  # type: ignore[untyped-decorator]
+def new_memo(*settings: Any) -> Memo:
+    """Return one with these settings; torch.compile cannot trace what it is made of, and breaks the graph."""
+    return Memo(*settings)
