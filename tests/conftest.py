@@ -15,10 +15,12 @@ import pytest
 import fastadam
 from fastadam.backends import HOST, c
 from fastadam.step import threads
+from tests.support.strategies import TIMES
 
-# Deterministic, without deadlines: no test depends on timing.
+# Deterministic, without deadlines: no test depends on timing. As many examples as where a test says nothing else.
 hypothesis.settings.register_profile(
     "fastadam",
+    max_examples=round(25 * TIMES),
     deadline=None,
     derandomize=True,
     print_blob=True,

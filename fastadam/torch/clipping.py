@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad
 
 from fastadam.step.norm import scale_of
-from fastadam.torch import gradients
+from fastadam.torch import gradients, originals
 from fastadam.torch.tensors import raise_versions
 
 
@@ -55,7 +54,7 @@ def clip_grad_norm_(
     grads = [grad for param in parameters if (grad := param.grad) is not None]
     found = _measure(grads, max_norm, norm_type, error_if_nonfinite)
     if found is None:
-        return clip_grad.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
+        return originals.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
     return found
 
 
@@ -82,7 +81,7 @@ def get_total_norm(
     tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
     found = _measure(tensors, None, norm_type, error_if_nonfinite)
     if found is None:
-        return clip_grad.get_total_norm(tensors, norm_type, error_if_nonfinite, foreach)
+        return originals.get_total_norm(tensors, norm_type, error_if_nonfinite, foreach)
     return found
 
 
@@ -113,7 +112,7 @@ def clip_grads_with_norm_(
         else:
             _count(grads, factor)
             return
-    clip_grad.clip_grads_with_norm_(parameters, max_norm, total_norm, foreach)
+    originals.clip_grads_with_norm_(parameters, max_norm, total_norm, foreach)
 
 
 def _is_ours(max_norm: Any) -> bool:

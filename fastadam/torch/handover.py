@@ -13,11 +13,9 @@ from torch.optim import optimizer as torch_optimizer
 
 from fastadam.step.gradient_settings import GradientSettings, not_finite
 from fastadam.step.plan import MOMENTS
+from fastadam.torch import originals
 from fastadam.torch.tensors import has_own_dispatch
 
-# Another class may be put in its place later, even ours.
-_TORCHS = torch.optim.Adam
-_get_total_norm = torch.nn.utils.get_total_norm
 # Where our kernels step tensors. (Those on the meta device have nothing to step.)
 DEVICES = ("cpu", "cuda", "meta")
 
@@ -81,7 +79,7 @@ def take(optimizer: torch.optim.Adam, settings: GradientSettings) -> bool:
         If they are not, and that is to be an error.
     """
     _suit(optimizer.param_groups, optimizer.state)
-    step = functools.partial(_unhooked(_TORCHS.step), optimizer)
+    step = functools.partial(_unhooked(originals.Adam.step), optimizer)
     if not settings.norm.wanted and settings.divisor == 1.0:
         step()
         return True
@@ -114,7 +112,7 @@ def _scale(grads: list[Tensor], settings: GradientSettings) -> Tensor | None:
     scale = torch.scalar_tensor(1.0 / settings.divisor, dtype=torch.float64)
     if not settings.norm.wanted:
         return scale
-    norm = _get_total_norm(grads)
+    norm = originals.get_total_norm(grads)
     norm = getattr(norm, "full_tensor", lambda: norm)().double() * scale.to(norm.device)
     settings.note_norm(norm.detach())
     choices = settings.choices

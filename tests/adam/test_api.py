@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import fastadam
 from tests.adam.arrays import F32, arrays, assert_equal
 from tests.support import strategies
 from tests.support.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
+from tests.support.strategies import examples
 
 
 def test_zero_grad() -> None:
@@ -33,7 +34,7 @@ def test_zero_grad() -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@settings(max_examples=40)
+@examples(12)
 @given(pattern=st.lists(st.tuples(*[st.booleans()] * 4), min_size=1, max_size=6), seed=strategies.seeds)
 def test_none_leaves_a_parameter_its_moments_and_its_counter_alone(
     backend: str, packed: bool, pattern: list[tuple[bool, ...]], seed: int
@@ -176,7 +177,7 @@ def test_repr_names_options_and_backend() -> None:
     assert "backend: numpy" in text
 
 
-@settings(max_examples=20)
+@examples(10)
 @given(seed=strategies.seeds)
 def test_it_finds_the_minimum_of_a_quadratic(backend: str, seed: int) -> None:
     (target,) = random_arrays([(6,)], np.float64, seed)

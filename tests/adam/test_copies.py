@@ -14,11 +14,12 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import fastadam
 from tests.support.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
+from tests.support.strategies import examples
 
 SHAPES: list[tuple[int, ...]] = [(4, 3), (), (0,), (150,)]
 NAMES = ["w", "scale", "none", "b"]
@@ -154,7 +155,7 @@ KEEP_SHARED: dict[str, Callable[[Any], Any]] = {
 LOADERS = {f"joblib, {mode}": through_joblib(mode) for mode in (None, "r", "c")}
 
 
-@settings(max_examples=60)
+@examples(15)
 @given(
     how=st.sampled_from(HOLDERS),
     way=st.sampled_from([*KEEP_SHARED, *LOADERS]),

@@ -16,6 +16,7 @@ import fastadam
 from fastadam.work import nested
 from tests.support.bits import assert_same_bits
 from tests.support.nestings import Layer, count, leaves, made_of, nestings
+from tests.support.strategies import examples
 
 OPTIONS: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.01, "amsgrad": True}
 
@@ -58,7 +59,7 @@ def gradients(draw: st.DrawFn, tree: Any, seed: int) -> tuple[Any, list[Any]]:
 
 
 @hypothesis.given(tree=nestings.filter(distinct), data=st.data(), native=st.booleans())
-@hypothesis.settings(max_examples=60)
+@examples(15)
 def test_the_bits_of_the_flat_optimizer(tree: Any, data: st.DataObject, native: bool, backend: str) -> None:
     params = arrays_of(tree, 1)
     flat = [leaf.copy() for _, leaf in leaves(params)]
@@ -85,7 +86,7 @@ def test_the_bits_of_the_flat_optimizer(tree: Any, data: st.DataObject, native: 
 
 
 @hypothesis.given(tree=nestings.filter(distinct), seed=st.integers(0, 9))
-@hypothesis.settings(max_examples=60)
+@examples(15)
 def test_packed_gives_the_nesting_back(tree: Any, seed: int, backend: str) -> None:
     params = arrays_of(tree, 1)
     flat = [leaf.copy() for _, leaf in leaves(params)]

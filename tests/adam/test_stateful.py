@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import hypothesis
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -24,6 +23,7 @@ from tests.conftest import AVAILABLE
 from tests.support import strategies
 from tests.support.bits import assert_same_bits
 from tests.support.model import Model
+from tests.support.strategies import examples
 
 try:
     import safetensors  # noqa: F401
@@ -431,5 +431,5 @@ def schedule(step: int) -> float:
     return 0.5 / (1 + step)
 
 
-Machine.TestCase.settings = hypothesis.settings(max_examples=25, stateful_step_count=30)
+Machine.TestCase.settings = examples(12, stateful_step_count=30)
 TestTheWholeAPI = Machine.TestCase

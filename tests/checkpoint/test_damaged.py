@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import fastadam
@@ -20,6 +20,7 @@ pytest.importorskip("safetensors")
 
 from tests.checkpoint.runs import ROOT, assert_refuses, join, split, trained
 from tests.support.processes import LONG
+from tests.support.strategies import examples
 
 
 def _load_damaged(path: Path, data: bytes) -> bool:
@@ -42,7 +43,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-@settings(max_examples=300)
+@examples(60)
 @given(data=st.data())
 def test_truncated_and_overlong_files_are_refused(tmp_path: Path, whole: bytes, data: st.DataObject) -> None:
     length = data.draw(st.integers(0, len(whole) - 1))
@@ -50,7 +51,7 @@ def test_truncated_and_overlong_files_are_refused(tmp_path: Path, whole: bytes, 
     assert not _load_damaged(tmp_path / "run", whole + data.draw(st.binary(min_size=1, max_size=40)))
 
 
-@settings(max_examples=1000)
+@examples(200)
 @given(flips=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=4), in_header=st.booleans())
 def test_flipped_bits_never_crash(tmp_path: Path, whole: bytes, flips: Any, in_header: bool) -> None:
     damaged = bytearray(whole)
@@ -64,7 +65,7 @@ def test_flipped_bits_never_crash(tmp_path: Path, whole: bytes, flips: Any, in_h
 HUGE = (0, 1, 2**31, 2**32, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 10**30, -1)
 
 
-@settings(max_examples=500)
+@examples(100)
 @given(data=st.data())
 def test_lying_headers_are_refused(tmp_path: Path, whole: bytes, data: st.DataObject) -> None:
     header, body = split(whole)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import fastadam
@@ -19,9 +19,10 @@ safetensors = pytest.importorskip("safetensors")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
 from tests.checkpoint.runs import LAYOUTS, SHAPES, assert_refuses, make, split, trained  # noqa: E402
+from tests.support.strategies import examples  # noqa: E402
 
 
-@settings(max_examples=40)
+@examples(12)
 @given(
     options=strategies.options(),
     dtype=st.sampled_from(strategies.DTYPES),
@@ -59,7 +60,7 @@ def test_a_saved_run_goes_on_with_the_same_bits_in_any_layout(
 
 
 @given(st.lists(st.tuples(strategies.shapes, st.sampled_from(strategies.DTYPES)), min_size=1, max_size=5))
-@settings(max_examples=30)
+@examples(10)
 def test_the_library_reads_every_byte_of_our_files(tmp_path: Path, drawn: Any) -> None:
     arrays = [random_arrays([shape], dtype, i)[0] for i, (shape, dtype) in enumerate(drawn)]
     optimizer = fastadam.Adam(arrays, amsgrad=True)

@@ -15,6 +15,7 @@ import fastadam
 from fastadam.groups.rules import matches
 from fastadam.schedules import Linear
 from tests.support.bits import assert_same_bits
+from tests.support.strategies import examples
 
 
 def model(seed: int = 0) -> dict[str, Any]:
@@ -112,7 +113,7 @@ patterns = st.sampled_from([pattern for pattern, found in MATCHES.items() if fou
     how=st.sampled_from(list(COPIES)),
     form=st.sampled_from(["nested", "by name"]),
 )
-@hypothesis.settings(max_examples=40)
+@examples(12)
 def test_each_parameter_is_stepped_with_its_options(rules: Any, how: str, form: str, backend: str) -> None:
     """The same bits as an optimizer for each parameter by itself."""
     params, defaults = model(), {"lr": 0.2, "weight_decay": 0.1}

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import fastadam
 from tests.support import strategies
 from tests.support.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
+from tests.support.strategies import examples
 
 SHAPES: list[tuple[int, ...]] = [(4, 3), (), (9,)]
 LAYOUTS = ("in place", "packed", "objects")
@@ -31,7 +32,7 @@ def make(params: list[np.ndarray], layout: str, **options: Any) -> tuple[fastada
     return fastadam.Adam(given_, **options), copies
 
 
-@settings(max_examples=40)
+@examples(12)
 @given(
     options=strategies.options(),
     dtype=st.sampled_from(strategies.DTYPES),

@@ -9,12 +9,13 @@ from pathlib import Path
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 
 from fastadam.backends import c
 from fastadam.step.bias_correction import bias_correction, log_of
 from tests.support import strategies
 from tests.support.oracle import exact_bias_correction
+from tests.support.strategies import examples
 
 
 def relative_error(actual: float, exact: mpmath.mpf) -> float:
@@ -25,7 +26,7 @@ def ulps(actual: float, exact: mpmath.mpf) -> float:
     return float(abs(mpmath.mpf(actual) - exact) / mpmath.mpf(math.ulp(float(exact))))
 
 
-@settings(max_examples=500)
+@examples(100)
 @given(strategies.betas.filter(bool), strategies.steps)
 @example(1 - 1e-9, 1)
 @example(1 - 1e-9, 10**9)

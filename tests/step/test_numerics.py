@@ -7,7 +7,7 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 
@@ -17,6 +17,7 @@ from tests.conftest import AVAILABLE
 from tests.support import strategies
 from tests.support.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
 from tests.support.oracle import exact_step, ulps
+from tests.support.strategies import examples
 
 REFERENCE = "numpy"
 WORST_ULPS = 4.0
@@ -56,7 +57,7 @@ def shared_states(draw: st.DrawFn, numbers: Any = strategies.magnitudes) -> tupl
     return dtype, draw(strategies.options()), draw(steps), param, grad, moments
 
 
-@settings(max_examples=300)
+@examples(60)
 @given(shared_states(strategies.smallest))
 def test_moments_are_zero_or_normal_and_updates_close_to_exact(state: tuple[Any, ...]) -> None:
     """What rounding does below the smallest normal number is an absolute error; so is what is set to zero."""
@@ -78,7 +79,7 @@ def test_moments_are_zero_or_normal_and_updates_close_to_exact(state: tuple[Any,
         assert abs(mpmath.mpf(float(new_param[i])) - exact.param) <= 1e-5 * exact.param_scale + lost
 
 
-@settings(max_examples=150)
+@examples(40)
 @given(shared_states())
 def test_one_step_is_within_4_ulp_of_exact_arithmetic(state: tuple[Any, ...]) -> None:
     dtype, options, step, param, grad, moments = state
@@ -102,7 +103,7 @@ def test_one_step_is_within_4_ulp_of_exact_arithmetic(state: tuple[Any, ...]) ->
 
 
 @pytest.mark.parametrize("numbers", [strategies.magnitudes, strategies.smallest, strategies.anything])
-@settings(max_examples=100)
+@examples(25)
 @given(data=st.data())
 def test_backends_give_the_same_bits(backend: str, numbers: Any, data: st.DataObject) -> None:
     _, options, step, param, grad, moments = data.draw(shared_states(numbers))
@@ -155,7 +156,7 @@ def run(problem: tuple[Any, ...], *, steps: int = 3, packed: bool = False, **cho
     return snapshot(optimizer)
 
 
-@settings(max_examples=60)
+@examples(15)
 @given(problem=problems())
 def test_groups_and_layouts_give_the_same_bits(backend: str, problem: tuple[Any, ...]) -> None:
     expected = run(problem, backend=REFERENCE)
@@ -164,7 +165,7 @@ def test_groups_and_layouts_give_the_same_bits(backend: str, problem: tuple[Any,
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
-@settings(max_examples=20)
+@examples(10)
 @given(problem=problems())
 def test_thread_counts_give_the_same_bits(
     backend: str, threads: int, problem: tuple[Any, ...], small_shares: None
@@ -173,7 +174,7 @@ def test_thread_counts_give_the_same_bits(
     assert_same_state(run(problem, backend=backend, threads=threads), expected)
 
 
-@settings(max_examples=40)
+@examples(12)
 @given(problem=problems())
 def test_instruction_sets_give_the_same_bits(
     instruction_set: str, problem: tuple[Any, ...], small_shares: None
@@ -183,7 +184,7 @@ def test_instruction_sets_give_the_same_bits(
     assert_same_state(run(problem, backend="c", packed=True, threads=1), expected)
 
 
-@settings(max_examples=30)
+@examples(10)
 @given(
     cuts=st.lists(st.integers(0, 4000), max_size=8),
     dtype=st.sampled_from(strategies.DTYPES),

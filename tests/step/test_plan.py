@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastadam import backends
@@ -23,6 +23,7 @@ from tests.conftest import AVAILABLE, STATES
 from tests.support import strategies
 from tests.support.eager import narrow, step_span, widen
 from tests.support.plans import HALVES, HYPERS, bits_of, numbers
+from tests.support.strategies import examples
 
 
 def step(
@@ -183,7 +184,7 @@ formats_of_arrays = st.lists(st.sampled_from(SHORT), min_size=len(ROLES), max_si
 
 
 @pytest.mark.usefixtures("small_shares")
-@settings(max_examples=150)
+@examples(40)
 @given(formats_of_arrays, st.sampled_from(list(HYPERS.values())), st.sampled_from([1, 3]))
 def test_each_array_has_a_format_of_its_own(backend: str, formats: list[Any], hyper: Any, limit: int) -> None:
     expected = take_mixed("numpy", formats, hyper, 1)

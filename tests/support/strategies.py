@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+import hypothesis
 import numpy as np
 from hypothesis import strategies as st
+
+# How many times as many examples are drawn as in a plain run.
+TIMES = float(os.environ.get("FASTADAM_EXAMPLES", "1"))
+
+
+def examples(usual: int, **others: Any) -> hypothesis.settings:
+    """Return the settings of a test that draws so many examples in a plain run, and others in longer ones."""
+    return hypothesis.settings(max_examples=max(1, round(usual * TIMES)), **others)
+
 
 REALS = (np.float32, np.float64)
 DTYPES = (np.float32, np.float64, np.complex64, np.complex128)

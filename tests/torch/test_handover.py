@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
 import fastadam.torch  # noqa: E402
+from tests.support.strategies import examples  # noqa: E402
 from tests.support.torch_cases import (  # noqa: E402
     FEW_SHAPES,
     NAMES,
@@ -92,7 +93,7 @@ NUMBERS = st.one_of(
 REST = st.floats(-0.1, 1.1)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(15)
 @given(
     st.lists(
         st.one_of(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import fastadam
@@ -14,6 +14,7 @@ from fastadam import adam, backends
 from fastadam.memory import array_offsets as offsets
 from fastadam.work import arrays as spans
 from tests.support.bits import assert_same_bits
+from tests.support.strategies import examples
 
 
 def test_array_offsets_are_known_here() -> None:
@@ -74,7 +75,7 @@ def test_work_lists_are_built_once(backend: str, monkeypatch: pytest.MonkeyPatch
 
 
 @given(data=st.data())
-@settings(max_examples=60)
+@examples(15)
 def test_the_native_check_finds_the_first_gradient_that_overlaps_what_is_written(
     backend: str, data: st.DataObject
 ) -> None:

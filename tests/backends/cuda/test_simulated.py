@@ -29,6 +29,7 @@ assert os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", "set NUMBA_ENABLE_CUDASIM=
 
 from fastadam.backends import cuda  # noqa: E402
 from fastadam.backends.cuda import kernels as cuda_kernels  # noqa: E402
+from tests.support.strategies import examples  # noqa: E402
 
 BLOCK = cuda_kernels.BLOCK
 # Around the ends of vectors, blocks of scalars and blocks of vectors.
@@ -118,7 +119,7 @@ def test_many_spans(number_format: Any, hyper: Any) -> None:
 
 
 @hypothesis.given(st.data())
-@hypothesis.settings(max_examples=60)
+@examples(15)
 def test_any_mixture(data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 12))
     draw = {

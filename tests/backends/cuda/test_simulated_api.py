@@ -20,6 +20,7 @@ from fastadam.backends.cuda import launches
 from fastadam.memory.cuda import arrays as cuda_arrays
 from tests.support import strategies
 from tests.support.bits import assert_same_bits, random_arrays
+from tests.support.strategies import examples
 
 assert os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", "set NUMBA_ENABLE_CUDASIM=1"
 
@@ -104,7 +105,7 @@ def test_bits_are_those_of_the_host(layout: str, dtype: Any) -> None:
 
 
 @hypothesis.given(options=strategies.options(), shapes=st.lists(strategies.shapes, min_size=1, max_size=4))
-@hypothesis.settings(max_examples=15)
+@examples(8)
 def test_any_options_and_shapes(options: dict[str, Any], shapes: list[tuple[int, ...]]) -> None:
     hypothesis.assume(sum(int(np.prod(shape)) for shape in shapes) < 500)
     arrays = random_arrays(shapes, np.float32, 0)
