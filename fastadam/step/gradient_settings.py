@@ -8,11 +8,9 @@ from typing import Any, NamedTuple
 
 from fastadam.memory.structs import MEASURES, REFUSES, SKIPS
 from fastadam.step.hyperparameters import Real, as_flag, as_real, as_scalar
-from fastadam.step.norm import Norm
+from fastadam.step.norm import NONE, Norm
 
 _log = logging.getLogger("fastadam")
-# What the block has as the norm before one was computed.
-NONE = -1.0
 
 
 class Choices(NamedTuple):
@@ -83,7 +81,6 @@ class GradientSettings:
 
     def __init__(self, choices: Choices = DEFAULTS) -> None:
         self.norm = Norm()
-        self.norm.block["norm"] = NONE
         self.divisor = 1.0
         self.skipped_steps = 0
         self.choose(choices)
@@ -121,8 +118,7 @@ class GradientSettings:
     @property
     def grad_norm(self) -> float | None:
         """The norm of the last gradients, divided but not clipped; None where none was computed."""
-        norm = float(self.norm.block["norm"])
-        return None if norm == NONE else norm
+        return self.norm.value
 
     def note_no_gradient(self) -> None:
         """Note that a step had no gradient: their norm is 0."""

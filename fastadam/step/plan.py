@@ -157,7 +157,9 @@ class Plan:
             self._set_run(run)
         else:
             prepare = self._bind_calls()  # once: on a device, it reserves memory
-            measures = [each.bind_measure(part) for each, part in zip(self._backends, self._parts, strict=True)]
+            measures = []
+            if self.norm.wanted & MEASURES:
+                measures = [each.bind_measure(part) for each, part in zip(self._backends, self._parts, strict=True)]
             measure = functools.partial(_call_all, measures)
             self._set_run(run_of(self._whole, prepare, measure, self._parts), prepare)
 

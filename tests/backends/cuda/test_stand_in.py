@@ -16,7 +16,7 @@ from numba import cuda as numba_cuda
 
 import fastadam
 from fastadam.backends.cuda import kernels as cuda_kernels
-from fastadam.backends.cuda import launches, table
+from fastadam.backends.cuda import launches, staging
 from fastadam.memory.cuda import available
 from fastadam.memory.cuda import driver as cuda_driver
 from fastadam.memory.cuda.arrays import CudaArray
@@ -155,10 +155,10 @@ def test_memory_under_way_is_not_written_to() -> None:
     optimizer = fastadam.Adam(flat.params)
     driver.stand_in_set_pending(1)
     marks = []
-    for _ in range(table.MOST_UNDER_WAY):
+    for _ in range(staging.MOST_UNDER_WAY):
         optimizer.step(flat.grads)
         marks += [line.split()[1] for line in log() if line.startswith("record ")]
-    assert len(set(marks)) == len(marks) == table.MOST_UNDER_WAY
+    assert len(set(marks)) == len(marks) == staging.MOST_UNDER_WAY
     optimizer.step(flat.grads)
     assert f"wait {marks[0]}" in log()
     driver.stand_in_set_memory(ctypes.c_size_t(0))  # and it does so too where memory is short
