@@ -62,7 +62,7 @@ def make_scale_of(add: Callable[..., Any], divide: Callable[..., Any]) -> Callab
     It returns the factor that makes a norm at most `max_norm`; a norm that is NaN gives NaN, as in torch.
     """
 
-    def scale_of(norm, max_norm):
+    def scale_of(norm: Any, max_norm: Any) -> Any:
         coefficient = 1.0
         if max_norm != math.inf:
             coefficient = divide(max_norm, add(norm, 1e-6))

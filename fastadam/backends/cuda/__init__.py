@@ -184,7 +184,7 @@ class On:
         return Prepared([functools.partial(returned.extend, map(_CALL, calls)), *counting.calls()], check)
 
     def _calls(self, launched: list[Any]) -> list[Call]:
-        """Return the driver's calls that launch something in the stream, between producers' work before and after."""
+        """Return the driver's calls that launch something in the stream, after producers' work."""
         device, stream = self._gpu, self._stream
         others = [other for other in self._producers if (other or LEGACY_STREAM) != stream]
         calls: list[Call] = []

@@ -18,7 +18,7 @@ from fastadam.memory.cuda.driver import SIMULATED, Gpu
 from fastadam.step.quiet import Quiet
 from fastadam.step.variants import variant_of
 
-# The two kernels of a variant, in the order of make_kernels; that of a format's squares, and the one of roots, whose
+# The two kernels of a variant, in the order of make_kernels; that of a format's squares; the one of roots, whose
 # number is 0.
 FLAT, TABLE, SQUARES, ROOT = range(4)
 
@@ -107,7 +107,7 @@ class _Quiet:
 
     def __init__(self, function: Callable[..., None]) -> None:
         self._function = function
-        self.__globals__ = function.__globals__  # type: ignore[attr-defined]
+        self.__globals__ = function.__globals__
         functools.update_wrapper(self, function)
 
     def __call__(self, *arguments: Any) -> None:
@@ -181,9 +181,7 @@ class Launcher:
 
 def compile_kernel(variant: int, which: int, compute_capability: tuple[int, int]) -> tuple[str, str]:
     """Return the PTX of a kernel, and the kernel's name in it; no device is needed."""
-    ptx, _ = cuda.compile_ptx(
-        _function_of(variant, which), _signature_of(variant, which), cc=compute_capability
-    )
+    ptx, _ = cuda.compile_ptx(_function_of(variant, which), _signature_of(variant, which), cc=compute_capability)
     name = ptx.partition(".visible .entry ")[2].partition("(")[0].strip()
     return ptx, name
 

@@ -33,7 +33,7 @@ class _Batch(NamedTuple):
     kernel: Any
     arguments: Arguments
     first: int
-    count: int
+    runs: int
     blocks: int
 
 
@@ -103,7 +103,7 @@ class Squares:
             ]
         for batch in self._batches:
             runs = slot.target + batch.first * RUN.itemsize
-            batch.arguments.write(runs, batch.count, batch.blocks, self.totals, self.n_totals)
+            batch.arguments.write(runs, batch.runs, batch.blocks, self.totals, self.n_totals)
             groups = -(-batch.blocks // AT_ONCE)
             calls.append(self._launcher.launch_call(batch.kernel, groups, stream, batch.arguments))
         return [*calls, device.record_call(slot.event, stream)]

@@ -34,19 +34,25 @@ from fastadam.step import totals as exact
 from fastadam.step.norm import EXPONENT_DOWN, EXPONENT_UP, GROUP, LARGE, SCALE_DOWN, SCALE_UP, SMALL
 from fastadam.step.totals import WORD_BITS, WORD_MASK
 
+
+def _offset(struct: np.dtype[Any], name: str) -> int:
+    """Return where a field is, in bytes."""
+    return int((struct.fields or {})[name][1])
+
+
 # Runs of numbers whose blocks are counted from their beginning: a parameter's gradient each. A run's blocks are
 # those from its first_block to the next one's.
 RUN = np.dtype([(name, np.int64) for name in ("grad", "size", "first_block")])
 RUN_BYTES = RUN.itemsize
-SIZE_AT, FIRST_BLOCK_AT = RUN.fields["size"][1], RUN.fields["first_block"][1]  # type: ignore[index]
+SIZE_AT, FIRST_BLOCK_AT = (_offset(RUN, name) for name in ("size", "first_block"))
 # How many blocks a block of threads adds up.
 AT_ONCE = THREADS // LANES
 # What becomes of the totals. Gradients are multiplied by the scale, in the dtype that they are computed with in.
 RESULT = np.dtype([("norm", np.float64), ("scale_float64", np.float64), ("scale_float32", np.float32)], align=True)
-SCALE64_AT, SCALE32_AT = RESULT.fields["scale_float64"][1], RESULT.fields["scale_float32"][1]  # type: ignore[index]
+SCALE64_AT, SCALE32_AT = (_offset(RESULT, name) for name in ("scale_float64", "scale_float32"))
 
 TOTAL_BYTES = TOTAL.dtype.itemsize
-IS_NAN_AT, IS_INFINITE_AT, WORDS_AT = (TOTAL.dtype.fields[name][1] for name in ("is_nan", "is_infinite", "words"))
+IS_NAN_AT, IS_INFINITE_AT, WORDS_AT = (_offset(TOTAL.dtype, name) for name in ("is_nan", "is_infinite", "words"))
 TOTAL_INTEGERS, BEFORE_WORDS = TOTAL_BYTES // 8, WORDS_AT // 8
 NAN_BEHIND, INFINITE_BEHIND = TOTAL_WORDS + IS_NAN_AT // 8, TOTAL_WORDS + IS_INFINITE_AT // 8
 INFINITY, NAN = np.inf, np.nan

@@ -32,7 +32,8 @@ from fastadam.memory.structs import (
     TOTAL_WORDS,
 )
 from fastadam.step import norm as norms
-from fastadam.step.norm import EXPONENT_DOWN, EXPONENT_UP, LARGE, SCALE_DOWN, SCALE_UP, SMALL, WORD_BITS
+from fastadam.step.norm import EXPONENT_DOWN, EXPONENT_UP, LARGE, SCALE_DOWN, SCALE_UP, SMALL
+from fastadam.step.totals import WORD_BITS
 
 PLAN_DTYPE, NORM_DTYPE, TOTAL_DTYPE = PLAN.dtype, NORM.dtype, TOTAL.dtype
 BATCH_BYTES = BATCH_DTYPE.itemsize
