@@ -9,11 +9,9 @@ from typing import Any, NamedTuple, SupportsFloat
 
 from fastadam.memory.structs import MEASURES, REFUSES, SKIPS
 from fastadam.step.hyperparameters import Real, as_flag, as_real, as_scalar
-from fastadam.step.norm import Norm
+from fastadam.step.norm import NONE, Norm
 
 _log = logging.getLogger("fastadam")
-# What the block has as the norm before one was computed.
-NONE = -1.0
 
 
 class Choices(NamedTuple):
@@ -84,7 +82,6 @@ class GradientSettings:
 
     def __init__(self, choices: Choices = DEFAULTS) -> None:
         self.norm = Norm()
-        self.norm.block["norm"] = NONE
         self._norm_elsewhere: SupportsFloat | None = None
         self.divisor = 1.0
         self.skipped_steps = 0
@@ -123,10 +120,7 @@ class GradientSettings:
     @property
     def grad_norm(self) -> float | None:
         """The norm of the last gradients, divided but not clipped; None where none was computed."""
-        if self._norm_elsewhere is not None:
-            return float(self._norm_elsewhere)
-        norm = float(self.norm.block["norm"])
-        return None if norm == NONE else norm
+        return self.norm.value if self._norm_elsewhere is None else float(self._norm_elsewhere)
 
     def note_norm(self, norm: SupportsFloat | None) -> None:
         """Note the norm that another library has computed; None where it is in the block again."""

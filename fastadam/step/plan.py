@@ -157,7 +157,8 @@ class Plan:
             self._set_run(run)
         else:
             prepare = self._bind_calls()  # once: on a device, it reserves memory
-            measures = [each.bind_measure(part) for each, part in zip(self._backends, self._parts, strict=True)]
+            parts = zip(self._backends, self._parts, strict=True) if self.norm.wanted & MEASURES else ()
+            measures = [each.bind_measure(part) for each, part in parts]
             measure = functools.partial(_call_all, measures)
             self._set_run(run_of(self._whole, prepare, measure, self._parts), prepare)
 
