@@ -87,8 +87,8 @@ class GradientSettings:
         self.skipped_steps = 0
         self.choose(choices)
 
-    def choose(self, choices: Choices) -> None:
-        """Take over other choices.
+    def choose(self, choices: Choices) -> bool:
+        """Take over other choices; return whether plans have to be bound anew.
 
         Raises
         ------
@@ -99,10 +99,12 @@ class GradientSettings:
         wanted = MEASURES if choices != DEFAULTS else 0
         wanted += SKIPS if choices.skip_nonfinite else REFUSES if choices.error_if_nonfinite else 0
         block = self.norm.block
+        is_other = block["wanted"] != wanted
         block["max_norm"] = math.inf if choices.max_grad_norm is None else choices.max_grad_norm
         block["wanted"] = wanted
         if not wanted:
             block["norm"], block["coefficient"] = NONE, 1.0
+        return bool(is_other)
 
     def divide_by(self, grad_scale: Any) -> None:
         """Let the gradients of the next step be divided by the scale of the loss.
@@ -160,5 +162,5 @@ class Setting:
 
     def __set__(self, optimizer: Any, value: Any) -> None:
         settings = optimizer._gradient_settings
-        settings.choose(settings.choices._replace(**{self._name: value}))
-        optimizer._settings_changed()
+        if settings.choose(settings.choices._replace(**{self._name: value})):
+            optimizer._settings_changed()

@@ -168,8 +168,10 @@ class Plan:
         return parts[0] if len(parts) == 1 else functools.partial(_prepare_all, parts, Counting(self._whole))
 
     def measure(self) -> int:
-        """Compute the norm and what it clips to, and nothing else; return TAKEN, or what stands in the way."""
-        return self._run(MEASURE | REDUCE)
+        """Let the host have the norm and what it clips to; return TAKEN, or what stands in the way of a step."""
+        for backend, part in zip(self._backends, self._parts, strict=True):
+            backend.bind_measure(part)()
+        return reduce(self._whole, self._parts)
 
     def prepare(self) -> Prepared:
         """Make a step ready, which `take` would take, for work that goes together with other work in one go.
