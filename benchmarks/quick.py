@@ -5,6 +5,7 @@ all of them; the figures are medians over rounds of the ratio within a round. Us
 
     python benchmarks/quick.py                 # every case, every backend
     python benchmarks/quick.py --cases ppo tiny
+    python benchmarks/quick.py --cases ppo-loop   # with clipping and averages: benchmarks/loop.py
     python benchmarks/quick.py --check         # exit code 1 if a bar is missed
 
 The copy-like loop (benchmarks/streams.py) stands for the memory bandwidth of the machine. docs/performance.md
@@ -17,7 +18,6 @@ import argparse
 import math
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +27,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import fastadam
-from benchmarks import denormal
+from benchmarks import denormal, interleaved, loop
+from benchmarks.interleaved import ratio, seconds
 from fastadam.backends import HOST
 from fastadam.cli import contenders, shapes
 
@@ -89,14 +90,6 @@ CASES = {
 }
 
 
-def seconds(step: Callable[[], object], steps: int) -> float:
-    """Return the time of one of `steps` consecutive steps."""
-    start = time.perf_counter()
-    for _ in range(steps):
-        step()
-    return (time.perf_counter() - start) / steps
-
-
 def make_steps(case: Case, backends: list[fastadam.Backend]) -> dict[str, Callable[[], object]]:
     """Return the step of each contender, by name."""
     if case is CASES["update"]:
@@ -133,20 +126,12 @@ def parameters(case: Case) -> int:
 
 def measure(case: Case, backends: list[fastadam.Backend]) -> dict[str, list[float]]:
     """Return the seconds per step of each contender in each round."""
-    rng = np.random.default_rng(0)
-    steps = make_steps(case, backends)
-    for step in steps.values():  # compile, make state, fault pages in
-        step()
-        step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(case.rounds):
-        for name in rng.permutation(list(steps)).tolist():  # so that none always follows the same one
-            step = steps[name]
-            if case.steps > 1:
-                step()  # not timed: brings the contender's own arrays back into the cache
-            few = name in ("numpy", "torch") and case.steps > 1 and len(case.shapes()) > 1000
-            times[name].append(seconds(step, 1 if few else case.steps))
-    return times
+    many = case.steps > 1 and len(case.shapes()) > 1000
+
+    def in_a_row(name: str) -> int:
+        return 1 if many and name in ("numpy", "torch") else case.steps
+
+    return interleaved.run(make_steps(case, backends), case.rounds, in_a_row, warm=case.steps > 1)
 
 
 def torch_threads() -> int:
@@ -159,13 +144,6 @@ def torch_threads() -> int:
 
 
 BASES = ("torch fused", "torch", "numpy", "copy")
-
-
-def ratio(times: dict[str, list[float]], base: str, name: str) -> float:
-    """Return how many times faster `name` is than `base`: the median over rounds; NaN without `base`."""
-    if base not in times:
-        return math.nan
-    return statistics.median(b / t for b, t in zip(times[base], times[name], strict=True))
 
 
 def report(case: Case, times: dict[str, list[float]]) -> bool:
@@ -238,7 +216,7 @@ def report_startup(backends: list[fastadam.Backend]) -> bool:
 def main() -> int:
     """Run the cases asked for; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cases = [*CASES, "denormal", "overhead", "startup"]
+    cases = [*CASES, *loop.CASES, "denormal", "overhead", "startup"]
     parser.add_argument("--cases", nargs="+", choices=cases, default=cases)
     states = fastadam.available_backends()
     known = [name for name in HOST if states[name] == "available"]
@@ -257,8 +235,10 @@ def main() -> int:
             met &= denormal.report(options.backends, rounds=100)
         elif name == "startup":
             met &= report_startup(options.backends)
-        elif name == "update" and not torch_threads():
-            print(f"\n{CASES[name].title}: torch is not installed")
+        elif (name == "update" or name in loop.CASES) and not torch_threads():
+            print(f"\n{name}: torch is not installed")
+        elif name in loop.CASES:
+            met &= loop.report(name, options.backends)
         else:
             met &= report(CASES[name], measure(CASES[name], options.backends))
     return 1 if options.check and not met else 0

@@ -31,6 +31,7 @@ DISCOUNT = 0.99
 GAE_LAMBDA = 0.95
 CLIP = 0.2
 VALUE_COEF = 0.5
+MAX_GRAD_NORM = 0.5  # of both networks together
 WINDOW = 20  # episodes in the reported mean
 
 Floats = NDArray[np.floating]
@@ -195,7 +196,7 @@ def train(
     actor = MLP([4, 64, 64, 2], rng)
     critic = MLP([4, 64, 64, 1], rng)
     params = list(actor.parameters()) + list(critic.parameters())
-    optimizer = fastadam.Adam(params, lr=LEARNING_RATE, backend=backend)
+    optimizer = fastadam.Adam(params, lr=LEARNING_RATE, max_grad_norm=MAX_GRAD_NORM, backend=backend)
 
     env = gym.make_vec("CartPole-v1", num_envs=NUM_ENVS, vectorization_mode="vector_entry_point")
     shape = (ROLLOUT_STEPS, NUM_ENVS)

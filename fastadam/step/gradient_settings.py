@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, SupportsFloat
 
 from fastadam.memory.structs import MEASURES, REFUSES, SKIPS
 from fastadam.step.hyperparameters import Real, as_flag, as_real, as_scalar
-from fastadam.step.norm import Norm
+from fastadam.step.norm import NONE, Norm
 
 _log = logging.getLogger("fastadam")
-# What the block has as the norm before one was computed.
-NONE = -1.0
 
 
 class Choices(NamedTuple):
@@ -79,11 +78,11 @@ class GradientSettings:
         How many were left out.
     """
 
-    __slots__ = ("choices", "divisor", "norm", "skipped_steps")
+    __slots__ = ("_norm_elsewhere", "choices", "divisor", "norm", "skipped_steps")
 
     def __init__(self, choices: Choices = DEFAULTS) -> None:
         self.norm = Norm()
-        self.norm.block["norm"] = NONE
+        self._norm_elsewhere: SupportsFloat | None = None
         self.divisor = 1.0
         self.skipped_steps = 0
         self.choose(choices)
@@ -121,8 +120,11 @@ class GradientSettings:
     @property
     def grad_norm(self) -> float | None:
         """The norm of the last gradients, divided but not clipped; None where none was computed."""
-        norm = float(self.norm.block["norm"])
-        return None if norm == NONE else norm
+        return self.norm.value if self._norm_elsewhere is None else float(self._norm_elsewhere)
+
+    def note_norm(self, norm: SupportsFloat | None) -> None:
+        """Note the norm that another library has computed; None where it is in the block again."""
+        self._norm_elsewhere = norm
 
     def note_no_gradient(self) -> None:
         """Note that a step had no gradient: their norm is 0."""
@@ -137,6 +139,14 @@ class GradientSettings:
                 "a step was skipped, as gradients were not finite (skip_nonfinite=True); more such steps are "
                 "counted in the optimizer's skipped_steps, and not logged"
             )
+
+
+def not_finite(names: Iterable[str]) -> RuntimeError:
+    """Return the error of a step whose gradients are not finite, where that is to be one."""
+    return RuntimeError(
+        f"the gradients of {', '.join(names)} are not finite (error_if_nonfinite=True); no step was taken. Give "
+        f"finite ones, or set error_if_nonfinite=False and, to leave such steps out, skip_nonfinite=True"
+    )
 
 
 class Setting:

@@ -21,12 +21,14 @@ float64 numbers whose squares are no float64 numbers are scaled before, block by
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from fastadam.memory.arrays import Array
-from fastadam.memory.native import Block
+from fastadam.memory.native import Block, places_of
 from fastadam.memory.structs import (
     BLOCK,
     LANES,
@@ -41,8 +43,10 @@ from fastadam.memory.structs import (
     TOTAL_LOWEST,
     TOTAL_WORDS,
 )
+from fastadam.step.totals import WORD_BITS
 
-WORD_BITS = 32
+# What a block has as the norm before one was computed, and where it has to be fetched from a device.
+NONE, ON_DEVICE = -1.0, -2.0
 # Numbers of a group for each lane.
 GROUP = {np.dtype(np.float32): 4, np.dtype(np.float64): 2}
 # A block of float64 numbers whose sum of squares is below the first, or not below the second of these, is summed
@@ -52,12 +56,24 @@ SCALE_UP, SCALE_DOWN = 2.0**600, 2.0**-600
 EXPONENT_UP, EXPONENT_DOWN = -1200, 1200
 
 
-def scale_of(norm: float, max_norm: float) -> float:
-    """Return the factor that makes a norm at most `max_norm`; a norm that is NaN gives NaN, as in torch."""
-    if max_norm == math.inf:
-        return 1.0
-    coefficient = max_norm / (norm + 1e-6)
-    return 1.0 if coefficient > 1.0 else coefficient
+def make_scale_of(add: Callable[..., Any], divide: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``scale_of(norm, max_norm)`` over a backend's operations on float64 numbers.
+
+    It returns the factor that makes a norm at most `max_norm`; a norm that is NaN gives NaN, as in torch.
+    """
+
+    def scale_of(norm: Any, max_norm: Any) -> Any:
+        coefficient = 1.0
+        if max_norm != math.inf:
+            coefficient = divide(max_norm, add(norm, 1e-6))
+            if coefficient > 1.0:
+                coefficient = 1.0
+        return coefficient
+
+    return scale_of
+
+
+scale_of: Callable[[float, float], float] = make_scale_of(operator.add, operator.truediv)
 
 
 def root_of(total: int) -> float:
@@ -87,14 +103,22 @@ class Norm:
     ----------
     block : Block of NORM
         What native code gets the address of.
+    found : memoryview of float64, shape (1,)
+        The block's norm, which is written to faster so.
     totals : ndarray of TOTAL
         One for each thread.
+    fetch : callable
+        ``fetch()`` returns the norm where the block says that it is on a device; the host waits for it.
     """
 
     def __init__(self) -> None:
         self.block = Block(NORM)
         self.block["divisor"] = self.block["coefficient"] = 1.0
         self.block["max_norm"] = math.inf
+        self.block["norm"] = NONE
+        (at,) = places_of(NORM, "norm")
+        self.found: Any = self.block.values.reshape(1).view(np.float64)[at : at + 1].data
+        self.fetch: Callable[[], float] = lambda: NONE
         self.totals: Array = np.zeros(0, TOTAL.dtype)
         self.reserve(1)
 
@@ -109,6 +133,14 @@ class Norm:
     def wanted(self) -> int:
         """A sum of MEASURES, SKIPS and REFUSES."""
         return int(self.block["wanted"])
+
+    @property
+    def value(self) -> float | None:
+        """The norm of the last gradients, divided but not clipped; None where none was computed."""
+        if self.found[0] == ON_DEVICE:
+            self.found[0] = self.fetch()
+        norm: float = self.found[0]
+        return None if norm == NONE else norm
 
     def clear(self) -> None:
         """Let all totals be zero."""

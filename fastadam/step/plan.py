@@ -157,7 +157,8 @@ class Plan:
             self._set_run(run)
         else:
             prepare = self._bind_calls()  # once: on a device, it reserves memory
-            measures = [each.bind_measure(part) for each, part in zip(self._backends, self._parts, strict=True)]
+            parts = zip(self._backends, self._parts, strict=True) if self.norm.wanted & MEASURES else ()
+            measures = [each.bind_measure(part) for each, part in parts]
             measure = functools.partial(_call_all, measures)
             self._set_run(run_of(self._whole, prepare, measure, self._parts), prepare)
 
@@ -165,6 +166,10 @@ class Plan:
         """Return what makes the whole step ready (see `fastadam.step.backend.Backend.bind_calls`)."""
         parts = [backend.bind_calls(part) for backend, part in zip(self._backends, self._parts, strict=True)]
         return parts[0] if len(parts) == 1 else functools.partial(_prepare_all, parts, Counting(self._whole))
+
+    def measure(self) -> int:
+        """Compute the norm and what it clips to, and nothing else; return TAKEN, or what stands in the way."""
+        return self._run(MEASURE | REDUCE)
 
     def prepare(self) -> Prepared:
         """Make a step ready, which `take` would take, for work that goes together with other work in one go.

@@ -33,7 +33,20 @@ def reduce(part: PartOfPlan, measured: Sequence[PartOfPlan] = ()) -> int:
     outcome = part.norm.reduce(totals)
     if outcome != TAKEN:
         return outcome
-    scale = float(part.norm.block["scale"])
+    write_rows(part, float(part.norm.block["scale"]))
+    return TAKEN
+
+
+def write_rows(part: PartOfPlan, scale: float) -> None:
+    """Compute the scalars that move with the step, for the one after those counted.
+
+    Parameters
+    ----------
+    part : PartOfPlan
+        Its first ``memory["n_row_inputs"]`` rows are written to.
+    scale : float
+        What gradients are multiplied by, as far as the host knows it.
+    """
     n = part.memory["n_row_inputs"].item()
     if n:
         # The fields that move come first.
@@ -41,4 +54,3 @@ def reduce(part: PartOfPlan, measured: Sequence[PartOfPlan] = ()) -> int:
             varying(Rates._make(inputs[:_N_RATES]), read(*inputs[_N_RATES]) + 1, scale)
             for inputs in part.row_inputs[:n].tolist()
         ]
-    return TAKEN

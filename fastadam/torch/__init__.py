@@ -7,19 +7,20 @@
     optimizer.zero_grad(); loss.backward(); optimizer.step()
 
 What is for others to import stands here: `Adam` and `AdamW`; `clip_grad_norm_`, `get_total_norm` and
-`clip_grads_with_norm_`, with torch's signatures; `patched`, `patch` and `unpatch`, which put all of these where torch
-has its own. Everything in this folder may import torch.
+`clip_grads_with_norm_`, with torch's signatures; `patched`, `patch` and `unpatch`, which put all of these where
+torch has its own. Everything in this folder may import torch.
 
-A step (`adam`, with the options as `options` reads them) is first attempted in one call: `attempts` compares
-all tensors with what `cache` knows of them, natively by their `fingerprints`, and takes the `active` plan if
-nothing has changed that matters. Otherwise nothing has been written, and the step is taken with care: `visit`
-looks at everything and makes a `part` of each parameter, `staging` steps them in whatever layout they are, and
-the cache is filled anew. `tensors` says what a tensor must be, `devices` where steps run, and `modes` what of
-torch's is switched off meanwhile. What an optimizer keeps for all that is its `memo`. Steps that our kernels do
-not serve are torch's own: `handover`, and `scaling` for `grad_scale` and `found_inf`.
+A step (`adam`, with the options as `options` reads them) is first attempted in one call: `attempts` compares all
+tensors with what `cache` knows of them, natively by their `fingerprints`, and takes the `active` plan if nothing
+has changed that matters. Otherwise nothing has been written, and the step is taken with care (`careful`):
+`visit` looks at everything and makes a `part` of each parameter, `staging` steps them in whatever layout they
+are, and the cache is filled anew. `tensors` says what a tensor must be, `devices` where steps run, and `modes`
+what of torch's is switched off meanwhile. What an optimizer keeps for all that is its `memo`. Steps that our
+kernels do not serve are torch's own: `handover`. `scaling` is about `grad_scale` and `found_inf`, `measuring`
+about the norm of gradients that are not plain.
 
-Gradients are clipped by `clipping`, over lists that `gradients` has read natively. `patching` exchanges torch's names;
-`originals` has what they stood for.
+Gradients are clipped by `clipping`, over lists that `gradients` has read natively. `patching` exchanges torch's
+names; `originals` has what they stood for.
 """
 
 from fastadam.torch.adam import Adam
@@ -38,6 +39,6 @@ __all__ = [
     "unpatch",
 ]
 
-for _each in (Adam, AdamW, clip_grad_norm_, clip_grads_with_norm_, get_total_norm):  # pickles name the public place
+for _each in (Adam, AdamW, clip_grad_norm_, clip_grads_with_norm_, get_total_norm):  # as pickles are to name them
     _each.__module__ = __name__
 del _each

@@ -15,6 +15,7 @@ from fastadam.step.backend import Backend
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.step.norm import Norm
 from fastadam.step.plan import MOMENTS, Plan
 from fastadam.step.variants import flags_of, variants_of
 from fastadam.torch.cache import TensorCache
@@ -42,6 +43,8 @@ class ActivePlan:
         Upper limit of threads.
     limit_given : bool
         Whether the user asked for that many.
+    norm : Norm
+        What is wanted of the norm of the gradients.
 
     Attributes
     ----------
@@ -76,6 +79,7 @@ class ActivePlan:
         backends: Mapping[int | None, Backend],
         limit: int,
         limit_given: bool,
+        norm: Norm,
     ) -> None:
         which = np.flatnonzero(active)
         self.which = which.tolist()
@@ -99,7 +103,7 @@ class ActivePlan:
         self.backend = used[0] if len(used) == 1 else None
         self.devices: list[Any] = [backends[each] for each in set(ordinals) - {None}]
         counters = np.concatenate([counters, of_rows])
-        self.plan = Plan(spans, variants, of_rows, counters, used, limit, limit_given, backend_of)
+        self.plan = Plan(spans, variants, of_rows, counters, used, limit, limit_given, backend_of, norm)
         self.limit = limit
         most = int(self.plan.batches["elements"].max())
         self.is_serial = threads.threads_for(most, threads.MOST) == 1

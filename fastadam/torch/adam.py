@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
 from fastadam import backends
-from fastadam.memory.structs import CHANGED, TAKEN
+from fastadam.memory.structs import CHANGED, SKIPPED, TAKEN
 from fastadam.step import threads
 from fastadam.step.backend import BackendName
-from fastadam.step.hyperparameters import Hyperparameters
-from fastadam.step.interrupts import in_one_go
+from fastadam.step.gradient_settings import Choices, GradientSettings, Setting
 from fastadam.step.variants import flags_of
-from fastadam.torch import handover, options, scaling
-from fastadam.torch.attempts import Attempts, can_be_kept
-from fastadam.torch.cache import fetch_gradients
-from fastadam.torch.devices import follow_streams, thread_limit
-from fastadam.torch.memo import Memo
-from fastadam.torch.modes import in_grad_mode, without_overrides, without_threads_in_children
-from fastadam.torch.part import all_apart
-from fastadam.torch.staging import Staged, stage
-from fastadam.torch.tensors import raise_versions
-from fastadam.torch.visit import Visit
+from fastadam.torch import options, scaling
+from fastadam.torch.attempts import Attempts
+from fastadam.torch.careful import CarefulStep, check_groups
+from fastadam.torch.memo import NOT_FINITE, OURS, Memo, new_memo
+from fastadam.torch.modes import in_grad_mode
+from fastadam.torch.signatures import with_choices
+
+if TYPE_CHECKING:
+    from torch.optim.optimizer import ParamsT
 
 Loss = TypeVar("Loss")
-# `last_step` of a step that went our way.
-OURS = "fastadam"
 
 
 class Adam(torch.optim.Adam):  # type: ignore[misc]
@@ -63,6 +58,13 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         through the step.
     decoupled_weight_decay : bool, default False
         Take ``lr * weight_decay * param`` off the parameter instead, as `AdamW` does.
+    max_grad_norm : float, optional
+        Clip the norm of all gradients together: where it is larger, the step is as if they were multiplied by
+        ``max_grad_norm / (norm + 1e-6)``. They are only read. Not torch's, as the next two.
+    skip_nonfinite : bool, default False
+        Take no step where a gradient is not finite: no parameter or state changes.
+    error_if_nonfinite : bool, default False
+        Raise RuntimeError instead, with the names of the parameters.
 
     Attributes
     ----------
@@ -75,11 +77,21 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         `torch.get_num_threads` says.
     last_step : str or None
         Which way the last step went, None before the first: ``"fastadam"``; ``"torch: ..."`` with the reason, if
-        it was handed over to torch's own code (see Notes); or ``"skipped: found_inf"``.
+        it was handed over to torch's own code (see Notes); ``"skipped: found_inf"``; or ``"skipped: gradients are
+        not finite"``.
+    max_grad_norm, skip_nonfinite, error_if_nonfinite
+        As given; can be set between steps.
+    grad_norm : float or None
+        Norm of the last gradients, divided by their scale and before clipping, within 2 ulp of exact (see
+        `fastadam.step.norm`); None where none of those three asks for it. With ``max_grad_norm=math.inf`` it is
+        computed, and nothing is clipped.
+    skipped_steps : int
+        How many steps `skip_nonfinite` has left out; the first one is logged.
     grad_scale, found_inf : Tensor of one element or float, optional
-        Not there until they are set, and honoured as by torch's fused step as long as they are: gradients are
-        divided by `grad_scale`, in place, and nothing is stepped where `found_inf` is not zero.
-        `torch.amp.GradScaler` does not set them, as it takes the scale off itself.
+        Not there until they are set, and honoured as long as they are: gradients are divided by `grad_scale` on
+        the way, and nothing is stepped where `found_inf` is not zero. They stay as they are, which torch's fused
+        step divides in place. `torch.amp.GradScaler` sets them where a group has ``fused=True``; otherwise it
+        takes the scale off before the step, in place, as with torch's.
 
     Raises
     ------
@@ -98,8 +110,8 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     state: with ``differentiable=True`` or ``capturable=True``; with numbers among the options that are out of
     our range, as a schedule that overshoots its end leaves them (a negative `lr` or `weight_decay`, betas below
     0 or beyond 1, NaN); and where a parameter, gradient or state is of a type with a dispatch of its own
-    (DTensors, fake tensors), a parameter on another kind of device or of dtype complex32. With `grad_scale`,
-    torch's fused kernels come after our checks.
+    (DTensors, fake tensors), a parameter on another kind of device or of dtype complex32. Where gradients are to
+    be clipped or divided, it gets others in their place meanwhile.
 
     Arithmetic is the library's: each operation is rounded on its own, so that results do not depend on layout,
     threads or processor; against torch they differ in the last digits. bfloat16 and float16 are computed with in
@@ -128,10 +140,66 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
 
     _memo: Memo
 
-    # GradScaler undoes the scaling before the step; who sets these on the optimizer is served as by a fused step.
-    _step_supports_amp_scaling = property(lambda self: False, lambda self, value: None)
+    # Where this is true, GradScaler sets these on the optimizer; else it takes the scale off before the step.
+    # It is what it is in torch's, as others ask for it, too, and do not clip where it is true (Lightning).
+    _step_supports_amp_scaling = property(
+        lambda self: any(group.get("fused") for group in self.param_groups), lambda self, value: None
+    )
     grad_scale = scaling.ScalingAttribute()
     found_inf = scaling.ScalingAttribute()
+
+    max_grad_norm = Setting()
+    skip_nonfinite = Setting()
+    error_if_nonfinite = Setting()
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            params: ParamsT,
+            lr: float | Tensor = 1e-3,
+            betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+            eps: float = 1e-8,
+            weight_decay: float = 0,
+            amsgrad: bool = False,
+            *,
+            foreach: bool | None = None,
+            maximize: bool = False,
+            capturable: bool = False,
+            differentiable: bool = False,
+            fused: bool | None = None,
+            decoupled_weight_decay: bool = False,
+            max_grad_norm: float | None = None,
+            skip_nonfinite: bool = False,
+            error_if_nonfinite: bool = False,
+        ) -> None: ...
+
+    else:
+
+        def __init__(self, *args, **options) -> None:
+            self._equip()
+            choices = {name: options.pop(name) for name in Choices._fields if name in options}
+            self._gradient_settings.choose(Choices(**choices))
+            super().__init__(*args, **options)
+
+        __init__.__signature__ = with_choices(torch.optim.Adam.__init__)
+
+    @property
+    def _gradient_settings(self) -> GradientSettings:
+        return self._memo.gradients
+
+    def _settings_changed(self) -> None:
+        """Plans see what is wanted of the norm, which they share."""
+
+    @property
+    def grad_norm(self) -> float | None:
+        """Norm of the last gradients, or None where it is not computed."""
+        return self._gradient_settings.grad_norm
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps were left out."""
+        return self._gradient_settings.skipped_steps
 
     @property
     def backend(self) -> BackendName:
@@ -175,16 +243,17 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         stand_in.__dict__.update(self.__dict__)
         super(Adam, stand_in).__setstate__(given)
         if "_settings" in state:
-            stand_in.__dict__["_memo"] = Memo(*state["_settings"])
+            stand_in.__dict__["_memo"] = new_memo(*state["_settings"])
         elif "_memo" in state:  # of a subclass that copies all that it has
-            stand_in.__dict__["_memo"] = Memo(*state["_memo"].settings)
+            stand_in.__dict__["_memo"] = new_memo(*state["_memo"].settings)
         stand_in._equip()
         self.__dict__.update(stand_in.__dict__)
 
     def _equip(self) -> None:
         """Give the optimizer what each one has of its own, if it is new."""
         # (Not by attribute: a subclass may forward those to another optimizer.)
-        self.__dict__.setdefault("_memo", Memo())
+        if "_memo" not in self.__dict__:
+            self.__dict__["_memo"] = new_memo()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of all parameters.
@@ -202,16 +271,19 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
                 param.grad = None
 
     @overload
-    def step(self, closure: None = None) -> None: ...
+    def step(self, closure: None = None, *, grad_scale: float | Tensor = 1.0) -> None: ...
     @overload
-    def step(self, closure: Callable[[], Loss]) -> Loss: ...
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], Loss], *, grad_scale: float | Tensor = 1.0) -> Loss: ...
+    def step(self, closure: Callable[[], Any] | None = None, *, grad_scale: Any = 1.0) -> Any:
         """Take one step: update the parameters that have a gradient, in place.
 
         Parameters
         ----------
         closure : callable, optional
             Called first, with gradients enabled; it recomputes the loss and the gradients.
+        grad_scale : float or Tensor, default 1
+            The scale of the loss, by which gradients are divided on the way; positive. Comes on top of the
+            attribute of that name.
 
         Returns
         -------
@@ -221,10 +293,11 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         Raises
         ------
         TypeError, ValueError, RuntimeError
-            If an option or a tensor is not what it must be. Nothing has been written then.
+            If an option or a tensor is not what it must be, or gradients are not finite, with
+            `error_if_nonfinite`. Nothing has been written then.
         """
         if torch.compiler.is_compiling():
-            return _step_outside_of_graphs(self, closure)
+            return _step_outside_of_graphs(self, *_as_given(closure, grad_scale))
         if (
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
@@ -232,28 +305,39 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
             or torch_optimizer._global_optimizer_post_hooks
             or torch.autograd._profiler_enabled()
         ):
-            return self._step_with_hooks() if closure is None else self._step_with_hooks(closure)
-        return self._step(closure)
+            args, options = _as_given(closure, grad_scale)
+            return self._step_with_hooks(*args, **options)
+        return self._step(closure, grad_scale=grad_scale)
 
     # torch would wrap `step` so that hooks and the profiler see it; `step` calls that wrapper where there are any.
     step.hooked = True  # type: ignore[attr-defined]
 
-    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def _step(self, closure: Callable[[], Any] | None = None, *, grad_scale: Any = 1.0) -> Any:
         loss = None
         if closure is not None:
             loss = in_grad_mode(True, closure)
         memo = self._memo
-        guard = memo.guard
+        guard, gradients = memo.guard, memo.gradients
         with guard.lock:
             if guard.stepping:
                 guard.refuse_while_stepping("step")
             try:
                 guard.stepping = True
-                outcome = self._attempt(memo)
-                if outcome != TAKEN:
+                divisor, skips = grad_scale, False
+                if memo.scaling or type(grad_scale) is not float:
+                    divisor, skips = scaling.read(memo.scaling, grad_scale)
+                if divisor != gradients.divisor:
+                    gradients.divide_by(divisor)
+                outcome = CHANGED if skips else self._attempt(memo)
+                if outcome == TAKEN:
+                    memo.last_step = OURS
+                elif outcome == SKIPPED:
+                    memo.last_step = NOT_FINITE
+                    gradients.count_skipped()
+                else:
                     # A gradient that needs care says nothing about the next ones.
-                    care = functools.partial(self._step_with_care, remember=outcome < 0)
-                    memo.last_step = in_grad_mode(False, care)
+                    step = CarefulStep(self, memo, skips=skips, remember=outcome < 0)
+                    memo.last_step = in_grad_mode(False, step.take)
             finally:
                 guard.stepping = False
         return loss
@@ -278,7 +362,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         if not attempts.cache.is_in(groups, self.state):
             return False
         try:
-            hypers = self._check_groups(groups)
+            hypers = check_groups(memo, groups)
         except options.NotOurs:
             return False
         same_kernels = [*map(flags_of, hypers)] == [*map(flags_of, attempts.hypers)]
@@ -288,98 +372,15 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
             memo.remember(attempts, version)
         return same_kernels
 
-    def _check_groups(self, groups: list[dict[str, Any]]) -> list[Hyperparameters]:
-        """Check the options of all groups, and note them; they are read once, as another thread may edit them."""
-        edits = self._memo.edits
-        edits.forget()
-        params = [group["params"] for group in groups]
-        found = [options.read(group) for group in groups]
-        hypers = options.check_all(found, params)
-        if all(map(options.are_fixed, found)):
-            edits.note(found, params)
-        return hypers
 
-    def _step_with_care(self, *, remember: bool) -> str:
-        """Look at everything, take the step, and remember what was found; return which way the step went."""
-        memo = self._memo
-        version = memo.version  # looked at first, see `Memo.remember`
-        settings, scales = memo.settings, scaling.read(memo.scaling)
-        # Whatever interrupts or fails on the way: what is noted of the groups never goes with what was known of
-        # others.
-        attempts, memo.attempts = memo.attempts, None
-        groups = list(self.param_groups)
-        try:
-            hypers = self._check_groups(groups)
-            grads = fetch_gradients(param for group in groups for param in group["params"])
-            not_ours = handover.reason_in_tensors(groups, grads, self.state)
-        except options.NotOurs as found:
-            not_ours = str(found)
-        if not_ours is not None:
-            handover.take(self)
-            return f"torch: {not_ours}"
-        if attempts is not None and not attempts.cache.is_in(groups, self.state):
-            attempts = None
-        if attempts is not None and attempts.hypers == hypers:
-            memo.remember(attempts, version)
-        step_all = functools.partial(
-            self._step_all, version, settings, scales, attempts, groups, hypers, grads, remember=remember
-        )
-        return without_overrides(functools.partial(without_threads_in_children, step_all))
-
-    def _step_all(
-        self,
-        version: object,
-        settings: tuple[BackendName, int | None],
-        scales: scaling.Scaling,
-        attempts: Attempts | None,
-        groups: list[dict[str, Any]],
-        hypers: list[Hyperparameters],
-        grads: list[Tensor | None],
-        *,
-        remember: bool,
-    ) -> str:
-        memo = self._memo
-        backend, limit = settings
-        visit = Visit(groups, grads, self.state, hypers)
-        parts = visit.parts
-        if not parts:
-            return OURS
-        apart, staged = all_apart(parts), list[Staged]()
-        if scales.divisor is not None:
-            calls = scaling.fused_step(parts, hypers, scales.divisor)
-        else:
-            chooser = memo.chooser(backend)
-            chooser.choose_for(parts)
-            chosen, most = chooser.by_ordinal, thread_limit(limit)
-            follow_streams([chosen[each] for each in {part.ordinal for part in parts} - {None}])
-            # What is written overlaps: one after the other, as torch does.
-            staged = stage(parts, hypers, chosen, most, together=apart)
-            calls = [call for each in staged for call in each.calls()]
-        enter = visit.enter_calls()
-        if scales.skips:
-            in_one_go(enter)
-            return "skipped: found_inf"
-        count = functools.partial(
-            raise_versions, [part.param for part in parts if not part.written[0].is_inference()]
-        )
-        try:
-            in_one_go([*enter, *calls, count])
-            for each in staged:
-                each.check()
-        except BaseException:  # of a device, or an interrupt after the step: autograd must not miss it
-            count()
-            raise
-        if scales.divisor is not None:
-            return "torch: grad_scale"
-        if remember and apart and not memo.scaling and can_be_kept(groups, self.state, parts):
-            if attempts is None or not attempts.cache.holds_the_same():
-                attempts = Attempts(groups, self.state, chooser, limit)
-            memo.remember(attempts if attempts.learn(parts, hypers, visit.n) else None, version)
-        return OURS
+def _as_given(closure: Callable[[], Any] | None, grad_scale: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a step as hooks are to see them: those that say anything."""
+    is_default = type(grad_scale) is float and grad_scale == 1.0
+    return () if closure is None else (closure,), {} if is_default else {"grad_scale": grad_scale}
 
 
 @torch._disable_dynamo  # type: ignore[untyped-decorator]
-def _step_outside_of_graphs(optimizer: Adam, closure: Callable[[], Any] | None) -> Any:
+def _step_outside_of_graphs(optimizer: Adam, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Step where torch.compile is tracing: the graph is interrupted, as native code cannot be traced.
 
     It is this class's own step, not the optimizer's method, which may be a subclass's or a wrapper that has called
@@ -390,5 +391,4 @@ def _step_outside_of_graphs(optimizer: Adam, closure: Callable[[], Any] | None) 
     for group in optimizer.param_groups:
         if group["capturable"] and all(param.device.type == "cpu" for param in group["params"]):
             group["capturable"] = False
-    step = Adam._step_with_hooks
-    return step(optimizer) if closure is None else step(optimizer, closure)
+    return Adam._step_with_hooks(optimizer, *args, **options)

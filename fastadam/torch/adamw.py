@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
+from torch import Tensor
 
 from fastadam.torch.adam import Adam
+from fastadam.torch.signatures import with_choices
+
+if TYPE_CHECKING:
+    from torch.optim.optimizer import ParamsT
 
 
 class AdamW(Adam, torch.optim.AdamW):  # type: ignore[misc]
@@ -28,8 +35,38 @@ class AdamW(Adam, torch.optim.AdamW):  # type: ignore[misc]
         Without effect on our own steps.
     capturable, differentiable : bool, default False
         True hands the steps over to torch's own code.
+    max_grad_norm, skip_nonfinite, error_if_nonfinite
+        See `Adam`.
 
     Notes
     -----
     Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101, Algorithm 2.
     """
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            params: ParamsT,
+            lr: float | Tensor = 1e-3,
+            betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+            eps: float = 1e-8,
+            weight_decay: float = 1e-2,
+            amsgrad: bool = False,
+            *,
+            maximize: bool = False,
+            foreach: bool | None = None,
+            capturable: bool = False,
+            differentiable: bool = False,
+            fused: bool | None = None,
+            max_grad_norm: float | None = None,
+            skip_nonfinite: bool = False,
+            error_if_nonfinite: bool = False,
+        ) -> None: ...
+
+    else:
+
+        def __init__(self, *args, **kwargs) -> None:
+            super().__init__(*args, **kwargs)
+
+        __init__.__signature__ = with_choices(torch.optim.AdamW.__init__)

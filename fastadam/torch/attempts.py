@@ -13,6 +13,7 @@ from fastadam.memory.arrays import Array
 from fastadam.memory.structs import CHANGED, OTHER_GRADIENTS, OTHER_STEPS, TAKEN
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.step.norm import Norm
 from fastadam.torch import native_attempt, python_attempt
 from fastadam.torch.active import ActivePlan
 from fastadam.torch.cache import TensorCache
@@ -60,6 +61,8 @@ class Attempts:
     backends : ChosenBackends
     threads : int or None
         Upper limit that the user asked for.
+    norm : Norm
+        What is wanted of the norm of the gradients.
 
     Attributes
     ----------
@@ -76,11 +79,12 @@ class Attempts:
         state: dict[Any, Any],
         backends: ChosenBackends,
         threads: int | None,
+        norm: Norm,
     ) -> None:
         self.cache = TensorCache(groups, state, tensor_offsets(), native_attempt.tensor_reader())
         self.hypers: list[Hyperparameters] = []
         self._coefficients: list[Coefficients] = []
-        self._backends, self._threads = backends, threads
+        self._backends, self._threads, self._norm = backends, threads, norm
         self._patterns: Patterns[Bound] = Patterns()
         self.current: Bound | None = None
 
@@ -167,5 +171,6 @@ class Attempts:
 
     def _bind(self, which: Array) -> Bound:
         limit, given = thread_limit(self._threads), self._threads is not None
-        active = ActivePlan(self.cache, which, self.hypers, self._backends.by_ordinal, limit, given)
+        backends = self._backends.by_ordinal
+        active = ActivePlan(self.cache, which, self.hypers, backends, limit, given, self._norm)
         return Bound(active, binder()(self.cache, active))

@@ -52,7 +52,7 @@ def clip_grad_norm_(
     """
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     grads = [grad for param in parameters if (grad := param.grad) is not None]
-    found = _measure(grads, max_norm, norm_type, error_if_nonfinite)
+    found = _measure(grads, max_norm, norm_type, error_if_nonfinite) if _is_ours(max_norm) else None
     if found is None:
         return originals.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
     return found
@@ -79,7 +79,7 @@ def get_total_norm(
         See `clip_grad_norm_`.
     """
     tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
-    found = _measure(tensors, None, norm_type, error_if_nonfinite)
+    found = _measure(tensors, None, norm_type, error_if_nonfinite) if _is_ours(0) else None
     if found is None:
         return originals.get_total_norm(tensors, norm_type, error_if_nonfinite, foreach)
     return found
@@ -130,7 +130,7 @@ def _measure(
     grads: list[Tensor], max_norm: float | None, norm_type: Any, error_if_nonfinite: bool
 ) -> Tensor | None:
     """Return the norm, and clip; or return None where that is torch's work, and nothing was written."""
-    if norm_type != 2 or not grads or not _is_ours(0 if max_norm is None else max_norm):
+    if norm_type != 2 or not grads:
         return None
     try:
         norm, factor, dtype = gradients.total_norm(grads, max_norm=max_norm, error_if_nonfinite=error_if_nonfinite)

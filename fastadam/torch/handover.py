@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
+from fastadam.step.gradient_settings import GradientSettings, not_finite
 from fastadam.step.plan import MOMENTS
+from fastadam.torch import originals
 from fastadam.torch.tensors import has_own_dispatch
 
-# Another class may be put in its place later, even ours.
-_TORCHS = torch.optim.Adam
 # Where our kernels step tensors. (Those on the meta device have nothing to step.)
 DEVICES = ("cpu", "cuda", "meta")
 
@@ -55,13 +57,71 @@ def reason_in_tensors(
     return None
 
 
-def take(optimizer: torch.optim.Adam) -> None:
+def take(optimizer: torch.optim.Adam, settings: GradientSettings) -> bool:
     """Take a step with torch's own code, over the same groups and state, without hooks and closure.
 
     What torch's step raises is raised; as in torch, it may then be half taken.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Adam
+    settings : GradientSettings
+        What is done about all gradients: torch's step gets others in their place, and the norm is noted here.
+
+    Returns
+    -------
+    bool
+        False if the step was left out, as gradients are not finite.
+
+    Raises
+    ------
+    RuntimeError
+        If they are not, and that is to be an error.
     """
     _suit(optimizer.param_groups, optimizer.state)
-    _unhooked(_TORCHS.step)(optimizer)
+    step = functools.partial(_unhooked(originals.Adam.step), optimizer)
+    if not settings.norm.wanted and settings.divisor == 1.0:
+        step()
+        return True
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    grads = [param.grad for param in params]
+    scale = _scale([grad for grad in grads if grad is not None], settings)
+    if scale is None:
+        if settings.choices.error_if_nonfinite:
+            raise not_finite(
+                f"parameter {i}" for i, grad in enumerate(grads) if grad is not None and not grad.isfinite().all()
+            )
+        settings.count_skipped()
+        return False
+    try:
+        for param, grad in zip(params, grads, strict=True):
+            if grad is not None:
+                param.grad = (grad * scale.to(grad.device)).to(grad.dtype)
+        step()
+    finally:
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = grad
+    return True
+
+
+def _scale(grads: list[Tensor], settings: GradientSettings) -> Tensor | None:
+    """Return what gradients are multiplied by, of no dimensions; None where such a step is not taken.
+
+    Nothing is waited for on a device unless it has to be known whether they are finite.
+    """
+    scale = torch.scalar_tensor(1.0 / settings.divisor, dtype=torch.float64)
+    if not settings.norm.wanted:
+        return scale
+    norm = originals.get_total_norm(grads)
+    norm = getattr(norm, "full_tensor", lambda: norm)().double() * scale.to(norm.device)
+    settings.note_norm(norm.detach())
+    choices = settings.choices
+    if (choices.skip_nonfinite or choices.error_if_nonfinite) and not norm.isfinite():
+        return None
+    limit = choices.max_grad_norm
+    if limit is not None and limit < math.inf:
+        scale = scale.to(norm.device) * (limit / (norm + 1e-6)).clamp(max=1.0)
+    return scale
 
 
 def _unhooked(step: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import torch
 
 from fastadam.groups.edits import Edits
 from fastadam.step.backend import BackendName
+from fastadam.step.gradient_settings import Choices, GradientSettings
 from fastadam.step.locks import Guard
 from fastadam.torch import options
 from fastadam.torch.attempts import Attempts
 from fastadam.torch.devices import ChosenBackends
+
+# `last_step` of steps that went our way, and of those that were left out.
+OURS = "fastadam"
+FOUND_INF = "skipped: found_inf"
+NOT_FINITE = "skipped: gradients are not finite"
 
 
 class Memo:
@@ -23,6 +32,9 @@ class Memo:
     ----------
     backend : str, default "auto"
     threads : int, optional
+    choices : sequence
+        The fields of `fastadam.step.gradient_settings.Choices`.
+    skipped_steps : int, default 0
 
     Attributes
     ----------
@@ -30,6 +42,8 @@ class Memo:
         What the user asked for; whoever changes them calls `changed`.
     scaling : dict of str to object
         ``"grad_scale"`` and ``"found_inf"``, as far as they were set; see `fastadam.torch.scaling`.
+    gradients : GradientSettings
+        What is done about all gradients together, and what came of it.
     guard : Guard
     edits : Edits
     attempts : Attempts or None
@@ -41,10 +55,29 @@ class Memo:
         Another one after each change of those.
     """
 
-    __slots__ = ("attempts", "backend", "chosen", "edits", "guard", "last_step", "scaling", "threads", "version")
+    __slots__ = (
+        "attempts",
+        "backend",
+        "chosen",
+        "edits",
+        "gradients",
+        "guard",
+        "last_step",
+        "scaling",
+        "threads",
+        "version",
+    )
 
-    def __init__(self, backend: BackendName = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        backend: BackendName = "auto",
+        threads: int | None = None,
+        choices: Sequence[Any] = (),
+        skipped_steps: int = 0,
+    ) -> None:
         self.backend, self.threads = backend, threads
+        self.gradients = GradientSettings(Choices(*choices))
+        self.gradients.skipped_steps = skipped_steps
         self.scaling: dict[str, Any] = {}
         self.guard, self.edits = Guard(), Edits(options.read)
         self.attempts: Attempts | None = None
@@ -53,11 +86,11 @@ class Memo:
         self.version = object()
 
     @property
-    def settings(self) -> tuple[BackendName, int | None]:
+    def settings(self) -> tuple[Any, ...]:
         """What copies have in common with this one, as the class takes it."""
-        return self.backend, self.threads
+        return self.backend, self.threads, tuple(self.gradients.choices), self.gradients.skipped_steps
 
-    def __reduce__(self) -> tuple[type[Memo], tuple[BackendName, int | None]]:
+    def __reduce__(self) -> tuple[type[Memo], tuple[Any, ...]]:
         return Memo, self.settings
 
     def changed(self) -> None:
@@ -84,3 +117,9 @@ class Memo:
         if chosen is None or chosen.asked_for != backend:
             chosen = self.chosen = ChosenBackends(backend)
         return chosen
+
+
+@torch._disable_dynamo  # type: ignore[untyped-decorator]
+def new_memo(*settings: Any) -> Memo:
+    """Return one with these settings; torch.compile cannot trace what it is made of, and breaks the graph."""
+    return Memo(*settings)

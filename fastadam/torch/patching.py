@@ -91,7 +91,10 @@ def _change(*, asked: bool | None = None, by: int = 0) -> None:
     with _guard.lock:
         were = _now.asked or _now.open > 0
         asked, opened = _now.asked if asked is None else asked, _now.open + by
-        calls = [functools.partial(setattr, _now, "asked", asked), functools.partial(setattr, _now, "open", opened)]
+        calls = [
+            functools.partial(setattr, _now, "asked", asked),
+            functools.partial(setattr, _now, "open", opened),
+        ]
         found = [getattr(place.module, place.name) for place in _PLACES]
         if (asked or opened) and not were:
             before = [

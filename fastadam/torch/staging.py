@@ -21,6 +21,7 @@ from fastadam.step.backend import Backend, Call, Prepared
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.step.norm import Norm
 from fastadam.step.plan import MOMENTS, Plan
 from fastadam.step.variants import flags_of, variants_of
 from fastadam.torch.part import COUNTERS, Part
@@ -69,6 +70,8 @@ class Staged:
         For each CUDA device, and for the host.
     limit : int
         Upper limit of threads.
+    norm : Norm
+        What the gradients are multiplied by; nothing is wanted of it.
     counted : mapping of int to int, optional
         By the addresses of counters: how many steps will be counted before this one that are not yet.
 
@@ -90,6 +93,7 @@ class Staged:
         hypers: Sequence[Hyperparameters],
         backends: Mapping[int | None, Backend],
         limit: int,
+        norm: Norm,
         counted: Mapping[int, int] | None = None,
     ) -> None:
         self._before: list[Call] = []
@@ -119,7 +123,7 @@ class Staged:
         codes = np.array([format_code(part.written[0]) for part in stepped], np.int64)
         variants = variants_of(codes, [flags_of(hypers[part.group]) for part in stepped])
         used, backend_of = shares([part.ordinal for part in stepped], backends)
-        plan = Plan(spans, variants, counters_in(steps), counters, used, limit, False, backend_of)
+        plan = Plan(spans, variants, counters_in(steps), counters, used, limit, False, backend_of, norm)
         plan.write_options([Coefficients(hypers[group]) for group, _ in rows])
         self._ready = plan.prepare()
         self._kept += [steps, plan]
@@ -167,14 +171,15 @@ def stage(
     hypers: Sequence[Hyperparameters],
     backends: Mapping[int | None, Backend],
     limit: int,
+    norm: Norm,
     *,
     together: bool,
 ) -> list[Staged]:
     """Make parts ready, `together` or one after the other: see `Staged`."""
     if together:
-        return [Staged(parts, hypers, backends, limit)]
+        return [Staged(parts, hypers, backends, limit, norm)]
     staged, counted = [], Counter[int]()
     for part in parts:
-        staged.append(Staged([part], hypers, backends, limit, counted))
+        staged.append(Staged([part], hypers, backends, limit, norm, counted))
         counted[part.counter.data_ptr()] += 1
     return staged

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastadam.memory.devices import on_host
 from fastadam.memory.structs import REFUSED, SKIPPED
+from fastadam.step.gradient_settings import not_finite
 from fastadam.work.arrays import WorkList
 from fastadam.work.planner import Planner
 
@@ -54,7 +55,4 @@ def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], out
 
 def _refuse(labels: Sequence[str], grads: Sequence[Any]) -> None:
     which = [label for label, grad in zip(labels, grads, strict=True) if not np.isfinite(on_host(grad)).all()]
-    raise RuntimeError(
-        f"the gradients of {', '.join(which)} are not finite (error_if_nonfinite=True); no step was taken. Give "
-        f"finite ones, or set error_if_nonfinite=False and, to leave such steps out, skip_nonfinite=True"
-    )
+    raise not_finite(which)

@@ -50,7 +50,7 @@ class Side:
         self.optimizer.step(None, *scale)
 
     def bits(self) -> list[bytes]:
-        """What a step changes: arrays, moments and counters."""
+        """Return what a step changes: arrays, moments and counters."""
         state = self.optimizer.state_dict()["state"]
         return [array.tobytes() for array in self.arrays] + [
             np.asarray(state[i][key]).tobytes() for i in state for key in sorted(state[i])

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastadam.torch  # noqa: E402
+from fastadam.step.gradient_settings import Choices  # noqa: E402
 from tests.support.torch_cases import (  # noqa: E402
     DTYPES,
     FEW,
@@ -41,7 +42,9 @@ def both(name: str) -> tuple[Any, Any]:
 @pytest.mark.parametrize("name", NAMES)
 def test_signature(name: str) -> None:
     ours, theirs = (inspect.signature(adam) for adam in both(name))
-    assert list(ours.parameters) == list(theirs.parameters)
+    assert list(ours.parameters) == [*theirs.parameters, *Choices._fields]
+    for key in Choices._fields:
+        assert ours.parameters[key].kind is inspect.Parameter.KEYWORD_ONLY
     for key, expected in theirs.parameters.items():
         actual = ours.parameters[key]
         assert (actual.kind, actual.default) == (expected.kind, expected.default), key

@@ -5,6 +5,10 @@ one launch too: its kernel reads a table of the spans and the rows of coefficien
 copied there from pinned host memory, which is used again only after the launch that reads it is done, so that the
 host never has to wait for the device; the table is copied only when addresses have changed.
 
+Where gradients are clipped, two more launches before those of the step compute their norm and what they are
+multiplied by, which the step's kernels read from device memory: the host does not wait for it. It does where the
+norm decides whether a step is taken, and where a step is taken on the host or on other devices too.
+
 A step is a row of the driver's own calls, which no signal's handler comes between. Under the simulator of Numba,
 kernels are Python code, which an interrupt stops midway.
 """
@@ -18,8 +22,12 @@ from typing import Any
 
 from fastadam.memory.cuda import available
 from fastadam.memory.cuda.arrays import LEGACY_STREAM
-from fastadam.step.backend import Call, PartOfPlan, Prepare, Prepared
+from fastadam.memory.structs import APPLY, INSPECT, MEASURES, REDUCE, TAKEN
+from fastadam.step.backend import Call, Measure, PartOfPlan, Prepare, Prepared, Run
 from fastadam.step.counters import Counting
+from fastadam.step.interrupts import in_one_go
+from fastadam.step.prepared import take
+from fastadam.step.reduce import write_rows
 
 _CALL = methodcaller("__call__")
 
@@ -29,8 +37,14 @@ def why_missing() -> str | None:
     return available.why_missing()
 
 
-def bind(part: PartOfPlan) -> None:
-    """Return None: a step is what `bind_calls` makes ready (see `fastadam.step.backend.Backend`)."""
+def bind(part: PartOfPlan) -> Run | None:
+    """Return the function that runs a plan on the first device (see `On.bind`)."""
+    return On(0).bind(part)
+
+
+def bind_measure(part: PartOfPlan) -> Measure:
+    """Return the function that adds up the squares of a part on the first device."""
+    return On(0).bind_measure(part)
 
 
 def bind_calls(part: PartOfPlan) -> Prepare:
@@ -82,8 +96,45 @@ class On:
         """Return why the device cannot be used, or None if it can."""
         return why_missing()
 
-    def bind(self, part: PartOfPlan) -> None:
-        """Return None: a step is what `bind_calls` makes ready (see `fastadam.step.backend.Backend`)."""
+    def bind(self, part: PartOfPlan) -> Run | None:
+        """Return the function that clips and steps, or None (see `fastadam.step.backend.Backend`).
+
+        Where nothing but clipping is wanted of the norm, it and all that follows from it stay on the device, as
+        part of APPLY.
+        """
+        if part.norm.wanted != MEASURES:
+            return None
+        from fastadam.backends.cuda.norm import Clipping
+
+        prepare = self._bind_calls(part, Clipping(self._gpu, part))
+
+        def run(stages: int) -> int:
+            if stages & INSPECT:
+                return 0  # Python looks at the gradients
+            if stages & REDUCE:
+                write_rows(part, 1.0)
+            if stages & APPLY:
+                take(prepare())
+            return TAKEN
+
+        return run
+
+    def bind_measure(self, part: PartOfPlan) -> Measure:
+        """Return the function that adds up the squares of a part, which waits for the device.
+
+        See `fastadam.step.backend.Backend`.
+        """
+        from fastadam.backends.cuda.norm import Measuring
+
+        measuring = Measuring(self._gpu, part)
+
+        def measure() -> None:
+            for code, *_ in filter(None, in_one_go(self._calls([measuring]))):  # a context is left that is entered
+                if code:
+                    self._gpu.fail(code)
+            measuring.read()
+
+        return measure
 
     def bind_calls(self, part: PartOfPlan) -> Prepare:
         """Return the function that makes a part's calls ready (see `fastadam.step.backend.Backend`).
@@ -97,27 +148,43 @@ class On:
         MemoryError
             If the device has not enough memory.
         """
+        return self._bind_calls(part)
+
+    def _bind_calls(self, part: PartOfPlan, clipping: Any = None) -> Prepare:
         from fastadam.backends.cuda.flat import Flat
         from fastadam.backends.cuda.table import Tables
 
         spans, rows = part.spans, part.rows
-        flat: list[Flat] = []
+        launched: list[Any] = [clipping] if clipping is not None else []
+        scales = clipping.scales if clipping is not None else {}
         tabled: list[tuple[int, int, int]] = []
         for variant, first, count in part.batches[["variant", "first", "count"]].tolist():
             if count == 1:
-                flat.append(Flat(self._gpu, variant, spans, first, rows))
+                launched.append(Flat(self._gpu, variant, spans, first, rows, scales))
             else:
                 tabled.append((variant, first, count))
-        launched: list[Any] = [*flat]
         if tabled:  # only these spans: others may be a host's, and move more often
             low, high = tabled[0][1], tabled[-1][1] + tabled[-1][2]
             own = [(variant, first - low, count) for variant, first, count in tabled]
-            launched.append(Tables(self._gpu, spans[low:high], rows, own))
+            launched.append(Tables(self._gpu, spans[low:high], rows, own, scales))
 
         counting = Counting(part)
         return lambda: self._prepare(launched, counting)
 
     def _prepare(self, launched: list[Any], counting: Counting) -> Prepared:
+        device, calls = self._gpu, self._calls(launched)
+        returned: list[Any] = []
+
+        def check() -> None:
+            for code, *_ in filter(None, returned):
+                if code:
+                    counting.take_back()
+                    device.fail(code)
+
+        return Prepared([functools.partial(returned.extend, map(_CALL, calls)), *counting.calls()], check)
+
+    def _calls(self, launched: list[Any]) -> list[Call]:
+        """Return the driver's calls that launch something in the stream, after producers' work."""
         device, stream = self._gpu, self._stream
         others = [other for other in self._producers if (other or LEGACY_STREAM) != stream]
         calls: list[Call] = []
@@ -132,17 +199,7 @@ class On:
         finally:
             if entered:
                 device.leave()
-        if entered:
-            calls = [*device.enter_calls(), *calls, *device.leave_calls()]
-        returned: list[Any] = []
-
-        def check() -> None:
-            for code, *_ in filter(None, returned):
-                if code:
-                    counting.take_back()
-                    device.fail(code)
-
-        return Prepared([functools.partial(returned.extend, map(_CALL, calls)), *counting.calls()], check)
+        return [*device.enter_calls(), *calls, *device.leave_calls()] if entered else calls
 
     def _chain(self, earlier: int, later: int) -> list[Call]:
         """Return what lets a stream, with what it gets from then on, wait for all that another one holds."""

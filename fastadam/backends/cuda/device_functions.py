@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import operator
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,13 @@ if SIMULATED:
             _numbers_at(address, kind, count)[:] = numbers
 
         return store
+
+    _adding = threading.Lock()
+
+    def add_word(address: Any, word: Any) -> None:
+        """Add to the word at an address, which other threads add to at the same time."""
+        with _adding:
+            _numbers_at(address, np.int64, 1)[0] += word
 
     def reinterpret(number: Any, kind: Any) -> Any:
         """Return the number of a type that has the bits of another number of as many bits."""
@@ -154,6 +162,17 @@ else:
             return types.none(types.int64, given), codegen
 
         return store
+
+    @intrinsic
+    def add_word(typing_context, address, word):
+        """Add to the word at an address, which other threads add to at the same time."""
+
+        def codegen(context, builder, signature, arguments):
+            pointer, _ = _pointer(builder, arguments[0], context.get_value_type(types.int64), 1)
+            builder.atomic_rmw("add", pointer, arguments[1], "monotonic")
+            return context.get_dummy_value()
+
+        return types.none(types.int64, types.int64), codegen
 
     @intrinsic
     def reinterpret(typing_context, number, kind):

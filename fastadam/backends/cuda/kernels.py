@@ -51,7 +51,7 @@ TABLE = np.dtype([(name, np.int64) for name in (*ROLES, "size", "vectors", "row"
 _namedtuple: Any = collections.namedtuple  # type checkers want to see the fields written out
 AT = _namedtuple("AT", TABLE.names)(*(TABLE.fields[name][1] for name in TABLE.names))
 TABLE_BYTES = TABLE.itemsize
-N_WORDS = len(ROLES) + 2  # of a span that goes along with the launch: addresses, size, vectors
+N_WORDS = len(ROLES) + 3  # of a span that goes along with the launch: addresses, size, vectors, scale
 N_COEFFICIENTS = len(Row._fields)
 
 
@@ -130,12 +130,13 @@ def make_kernels(number: int) -> tuple[Callable[..., None], Callable[..., None]]
     Returns
     -------
     flat : callable
-        ``flat(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, size, vectors, step_size, ...)``: the words of a
-        span, then the coefficients in the compute dtype. `vectors` says how many runs of 16 bytes from the start
-        on are stepped at once; each takes a thread, and so does each number behind them.
+        ``flat(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, size, vectors, scale, step_size, ...)``: the words
+        of a span, then the coefficients in the compute dtype. `vectors` says how many runs of 16 bytes from the
+        start on are stepped at once; each takes a thread, and so does each number behind them. `scale` is the
+        address of a number of the compute dtype that `grad_scale` is multiplied by, or 0.
     table : callable
-        ``table(spans, n_spans, rows)``: the addresses of rows of `TABLE` and of rows of coefficients in the
-        compute dtype. It takes the blocks that the table counts.
+        ``table(spans, n_spans, rows, scale)``: the addresses of rows of `TABLE` and of rows of coefficients in the
+        compute dtype, and `scale` as above. It takes the blocks that the table counts.
     """
     variant = variant_of(number)
     number_format, amsgrad_on = format_of(variant), variant.amsgrad_on
@@ -156,6 +157,13 @@ def make_kernels(number: int) -> tuple[Callable[..., None], Callable[..., None]]
     scalar_at = Row(*(variant.compute.itemsize * i for i in range(N_COEFFICIENTS)))
     mul, smallest_normal = (SINGLE if single else DOUBLE)[0], SMALLEST_NORMAL[variant.compute]
     row_bytes = variant.compute.itemsize * N_COEFFICIENTS
+
+    @on_device
+    def scaled(grad_scale, scale):
+        """Return what gradients are multiplied by, where a part of it is known to the device alone."""
+        if scale != WORD(0):
+            grad_scale = mul(grad_scale, load_scalar(scale)[0])
+        return grad_scale
 
     @on_device
     def step(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, size, vectors, thread, row):
@@ -193,17 +201,18 @@ def make_kernels(number: int) -> tuple[Callable[..., None], Callable[..., None]]
         max_exp_avg_sq,
         size,
         vectors,
+        scale,
         step_size,
         inv_sqrt_bias_correction2,
         decay_rate,
         tiny,
+        grad_scale,
         beta1,
         one_minus_beta1,
         beta2,
         one_minus_beta2,
         eps,
         l2,
-        grad_scale,
     ):
         thread = WORD(cuda.blockIdx.x) * WORD(BLOCK) + WORD(cuda.threadIdx.x)
         row = Row(
@@ -217,11 +226,11 @@ def make_kernels(number: int) -> tuple[Callable[..., None], Callable[..., None]]
             one_minus_beta2=one_minus_beta2,
             eps=eps,
             l2=l2,
-            grad_scale=grad_scale,
+            grad_scale=scaled(grad_scale, scale),
         )
         step(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, size, vectors, thread, row)
 
-    def table(spans, n_spans, rows):
+    def table(spans, n_spans, rows, scale):
         block = WORD(cuda.blockIdx.x)
         # The last span whose first block is not behind this one.
         low, high = WORD(0), n_spans
@@ -245,7 +254,7 @@ def make_kernels(number: int) -> tuple[Callable[..., None], Callable[..., None]]
             one_minus_beta2=load_scalar(scalars + scalar_at.one_minus_beta2)[0],
             eps=load_scalar(scalars + scalar_at.eps)[0],
             l2=load_scalar(scalars + scalar_at.l2)[0],
-            grad_scale=load_scalar(scalars + scalar_at.grad_scale)[0],
+            grad_scale=scaled(load_scalar(scalars + scalar_at.grad_scale)[0], scale),
         )
         step(
             load_word(span + AT.param)[0],
@@ -266,17 +275,4 @@ def signatures(number: int) -> tuple[Any, Any]:
     """Return the types of the arguments of a variant's two kernels."""
     real = types.float32 if variant_of(number).compute == np.float32 else types.float64
     words = (types.int64,) * N_WORDS
-    return types.void(*words, *(real,) * N_COEFFICIENTS), types.void(*(types.int64,) * 3)
-
-
-def quiet(function: Callable[..., None]) -> Callable[..., None]:
-    """Return a kernel for the simulator in which non-finite numbers propagate silently, as on a device.
-
-    It is made here, as the simulator exchanges the name ``cuda`` in the module of what it runs.
-    """
-
-    def kernel(*arguments: Any) -> None:
-        with np.errstate(all="ignore"):
-            function(*arguments)
-
-    return kernel
+    return types.void(*words, *(real,) * N_COEFFICIENTS), types.void(*(types.int64,) * 4)

@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from fastadam.backends.cuda.kernels import BLOCK, N_COEFFICIENTS, N_WORDS, make_kernels, quiet, signatures
+from fastadam.backends.cuda import norm_kernels
+from fastadam.backends.cuda.kernels import BLOCK, N_COEFFICIENTS, N_WORDS, make_kernels, signatures
 from fastadam.memory.arrays import address
 from fastadam.memory.cuda.driver import SIMULATED, Gpu
 from fastadam.step.quiet import Quiet
 from fastadam.step.variants import variant_of
 
-FLAT, TABLE = 0, 1  # the two kernels of a variant, in the order of make_kernels
+# The two kernels of a variant, in the order of make_kernels; that of a format's squares; the one of roots, whose
+# number is 0.
+FLAT, TABLE, SQUARES, ROOT = range(4)
 
 _compiling = threading.Lock()
 
@@ -31,6 +34,8 @@ class Arguments:
         How many 64-bit integers there are. They come first.
     reals : str
         The code of `struct` for each of the other arguments: ``"f"`` or ``"d"``, or ``""`` for none.
+    count : int
+        How many those are.
 
     Attributes
     ----------
@@ -38,11 +43,11 @@ class Arguments:
         The address of an array with the address of each argument.
     """
 
-    def __init__(self, words: int, reals: str) -> None:
-        layout = f"{words}q{N_COEFFICIENTS}{reals}" if reals else f"{words}q"
+    def __init__(self, words: int, reals: str, count: int = N_COEFFICIENTS) -> None:
+        layout = f"{words}q{count}{reals}" if reals else f"{words}q"
         packed = struct.Struct(f"={layout}")
         self._memory = np.zeros(packed.size, np.uint8)
-        sizes = [8] * words + ([struct.calcsize(f"={reals}")] * N_COEFFICIENTS if reals else [])
+        sizes = [8] * words + ([struct.calcsize(f"={reals}")] * count if reals else [])
         starts = address(self._memory) + np.cumsum([0, *sizes[:-1]])
         self._pointers = starts.astype(np.int64)
         self.pointers = address(self._pointers)
@@ -66,10 +71,48 @@ class Arguments:
 
 
 def arguments_of(variant: int, which: int) -> Arguments:
-    """Return room for the arguments of one of a variant's two kernels."""
+    """Return room for the arguments of a kernel."""
     if which == TABLE:
-        return Arguments(3, "")
+        return Arguments(4, "")
+    if which == SQUARES:
+        return Arguments(5, "")
+    if which == ROOT:
+        return Arguments(3, "d", 2)
     return Arguments(N_WORDS, variant_of(variant).compute.char)
+
+
+def _function_of(number: int, which: int) -> Callable[..., None]:
+    """Return the Python function of a kernel."""
+    if which == SQUARES:
+        return norm_kernels.make_squares(number)
+    if which == ROOT:
+        return norm_kernels.make_root()
+    return make_kernels(number)[which]
+
+
+def _signature_of(number: int, which: int) -> Any:
+    """Return the types of a kernel's arguments."""
+    if which == SQUARES:
+        return norm_kernels.signature(words=5, reals=0)
+    if which == ROOT:
+        return norm_kernels.signature(words=3, reals=2)
+    return signatures(number)[which]
+
+
+class _Quiet:
+    """A kernel for the simulator in which numbers that are not finite propagate silently, as on a device.
+
+    The simulator exchanges the name ``cuda`` among the globals of what it runs: those of the kernel's module.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self._function = function
+        self.__globals__ = function.__globals__
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *arguments: Any) -> None:
+        with np.errstate(all="ignore"):
+            self._function(*arguments)
 
 
 @functools.cache
@@ -87,7 +130,7 @@ class SimulatedLauncher:
     @functools.cache  # noqa: B019 - there is one of each device
     def kernel(self, variant: int, which: int) -> Any:
         """Return a kernel, for `launch_call`."""
-        return cuda.jit(quiet(make_kernels(variant)[which]))
+        return cuda.jit(_Quiet(_function_of(variant, which)))
 
     def launch(self, kernel: Any, blocks: int, stream: int, arguments: Arguments) -> tuple[int]:
         """Run a kernel."""
@@ -137,8 +180,8 @@ class Launcher:
 
 
 def compile_kernel(variant: int, which: int, compute_capability: tuple[int, int]) -> tuple[str, str]:
-    """Return the PTX of one of a variant's two kernels, and the kernel's name in it; no device is needed."""
-    ptx, _ = cuda.compile_ptx(make_kernels(variant)[which], signatures(variant)[which], cc=compute_capability)
+    """Return the PTX of a kernel, and the kernel's name in it; no device is needed."""
+    ptx, _ = cuda.compile_ptx(_function_of(variant, which), _signature_of(variant, which), cc=compute_capability)
     name = ptx.partition(".visible .entry ")[2].partition("(")[0].strip()
     return ptx, name
 

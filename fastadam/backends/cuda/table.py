@@ -1,15 +1,10 @@
-"""Batches of several spans: a table in device memory describes them.
-
-The table and the rows of coefficients are copied there from pinned host memory, which is used again only after the
-launch that reads it is done, so that the host never has to wait for the device.
-"""
+"""Batches of several spans: a table in device memory describes them, beside the rows of coefficients."""
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import functools
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,13 +12,11 @@ import numpy as np
 from fastadam.backends.cuda.kernels import TABLE as ENTRY
 from fastadam.backends.cuda.launches import TABLE, arguments_of, launcher
 from fastadam.backends.cuda.layout import Layout
-from fastadam.memory.arrays import Array, address
+from fastadam.backends.cuda.staging import Staging
+from fastadam.memory.arrays import Array
 from fastadam.memory.structs import ROLES
 from fastadam.step.backend import Call
 from fastadam.step.quiet import Quiet
-
-# Steps that may be under way at once before the host waits for the oldest.
-MOST_UNDER_WAY = 64
 
 
 class Tables:
@@ -37,10 +30,19 @@ class Tables:
     rows : ndarray of ROW
     batches : list of (int, int, int)
         Variant, first span and number of spans of each.
+    scales : mapping of dtype to int
+        See `fastadam.backends.cuda.flat.Flat`.
     """
 
-    def __init__(self, device: Any, spans: Array, rows: Array, batches: list[tuple[int, int, int]]) -> None:
-        self._device, self._spans, self._rows = device, spans, rows
+    def __init__(
+        self,
+        device: Any,
+        spans: Array,
+        rows: Array,
+        batches: list[tuple[int, int, int]],
+        scales: Mapping[Any, int],
+    ) -> None:
+        self._device, self._spans, self._rows, self._scales = device, spans, rows, scales
         self._launcher = launcher(device)
         self._quiet = Quiet()
         self._noted: Array | None = None
@@ -65,12 +67,12 @@ class Tables:
             self._batches.append(batch)
         self._table_at = end
         self._nbytes = end + self._table.nbytes
-        self._slots = collections.deque(_StagingSlot(device, self._nbytes) for _ in range(2))
+        self._staging = Staging(device, self._nbytes)
 
     def launches(self, stream: int) -> list[Call]:
         """Return the driver's calls that copy what the kernels read, and launch them."""
         self._refresh()
-        device, slot = self._device, self._take_slot()
+        device, slot = self._device, self._staging.take()
         values = self._rows.view(np.float64)[: self._n_rows * len(self._rows.dtype.names or ())]
         for real, at in self._sections.items():
             section = slot.pinned[at : at + values.size * real.itemsize].view(real)
@@ -90,7 +92,8 @@ class Tables:
             if batch.blocks:
                 spans = slot.target + self._table_at + batch.where.start * self._table.itemsize
                 count = batch.where.stop - batch.where.start
-                batch.arguments.write(spans, count, slot.target + self._sections[batch.layout.real])
+                rows = slot.target + self._sections[batch.layout.real]
+                batch.arguments.write(spans, count, rows, self._scales.get(batch.layout.real, 0))
                 calls.append(self._launcher.launch_call(batch.kernel, batch.blocks, stream, batch.arguments))
         return [*calls, device.record_call(slot.event, stream)]
 
@@ -114,21 +117,6 @@ class Tables:
             batch.blocks = int(ends[-1])
         self._version += 1
 
-    def _take_slot(self) -> _StagingSlot:
-        """Return a slot that no step under way reads."""
-        device, slot = self._device, self._slots[0]
-        if not device.passed(slot.event):
-            more = None
-            if len(self._slots) < MOST_UNDER_WAY:
-                with contextlib.suppress(MemoryError):
-                    more = _StagingSlot(device, self._nbytes)
-            if more is None:
-                device.wait(slot.event)
-            else:
-                self._slots.appendleft(slot := more)
-        self._slots.rotate(-1)
-        return slot
-
 
 class _Batch:
     """One compiled variant's part of a table."""
@@ -136,20 +124,3 @@ class _Batch:
     def __init__(self, layout: Layout, where: slice, kernel: Any, arguments: Any) -> None:
         self.layout, self.where, self.kernel, self.arguments = layout, where, kernel, arguments
         self.blocks = 0
-
-
-class _StagingSlot:
-    """Pinned memory of the host and memory of the device, for the table and the coefficients of one step."""
-
-    def __init__(self, device: Any, nbytes: int) -> None:
-        self._device = device
-        self.pinned = device.reserve_pinned(nbytes)
-        self.source = address(self.pinned)
-        self._memory, self.target = device.reserve(nbytes)
-        self.event = device.event()
-        self.version = 0  # of the table in it
-
-    def __del__(self) -> None:
-        # Pinned memory must not be given back while a copy from it is under way.
-        with contextlib.suppress(Exception), self._device.active():
-            self._device.wait(self.event)

@@ -75,8 +75,10 @@ def bind(part: PartOfPlan) -> Run:
     can_inspect = array_offsets() is not None
     on_threads = [_may_use_threads(threads, part.limit_given) for threads in part.batches["threads"].tolist()]
     uses_threads = any(on_threads)
-    runs = _kernel_calls(part, on_threads)
-    measures = _measure_calls(part, on_threads) if part.norm.wanted & MEASURES else []
+    wanted = bool(part.norm.wanted & MEASURES)
+    # On one thread, the kernel of the first batch measures all of them.
+    runs = _kernel_calls(part, on_threads, measures=wanted and not uses_threads)
+    measures = _measure_calls(part, on_threads) if wanted and uses_threads else []
     if can_inspect and len(runs) == 1 and not uses_threads and not measures:
         return runs[0]
 
@@ -97,10 +99,10 @@ def bind(part: PartOfPlan) -> Run:
         if stages & INSPECT and not can_inspect:
             return 0
         with _taking_turns if takes_turns else contextlib.nullcontext():
-            if not uses_threads or team_is_there():
-                if measures:
-                    return in_one_go_while(TAKEN, before(stages) + calls(stages & (REDUCE | APPLY)))
+            if not measures and (not uses_threads or team_is_there()):
                 return in_one_go_while(TAKEN, calls(stages))
+            if team_is_there():
+                return in_one_go_while(TAKEN, before(stages) + calls(stages & (REDUCE | APPLY)))
             for call in before(stages):
                 returned = in_one_go(on_a_team([call]))
                 outcome: int = returned[len(returned) // 2]  # between two that set the number of threads
@@ -138,9 +140,14 @@ def _measure_calls(part: PartOfPlan, on_threads: list[bool]) -> list[Callable[[i
     return [functools.partial(each, part.memory.address, batch) for batch, each in enumerate(kernels)]
 
 
-def _kernel_calls(part: PartOfPlan, on_threads: list[bool]) -> list[Callable[[int], int]]:
-    """Return the kernel of each batch, to be called with stages."""
-    kernels = [kernel(*each) for each in zip(part.batches["variant"].tolist(), on_threads, strict=True)]
+def _kernel_calls(
+    part: PartOfPlan, on_threads: list[bool], *, measures: bool = False
+) -> list[Callable[[int], int]]:
+    """Return the kernel of each batch, to be called with stages; that of the first `measures` the whole or not."""
+    kernels = [
+        kernel(variant, parallel, measures and batch == 0)
+        for batch, (variant, parallel) in enumerate(zip(part.batches["variant"].tolist(), on_threads, strict=True))
+    ]
     return [functools.partial(each, part.memory.address, batch) for batch, each in enumerate(kernels)]
 
 
@@ -150,7 +157,7 @@ def _may_use_threads(threads: int, threads_given: bool) -> bool:
     return threads_given or threading_layer() != "workqueue"
 
 
-_kernels: dict[tuple[int, bool], Kernel] = {}
+_kernels: dict[tuple[int, bool, bool], Kernel] = {}
 
 
 def _renew_locks() -> None:
@@ -169,7 +176,7 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-def kernel(variant: int, parallel: bool) -> Kernel:
+def kernel(variant: int, parallel: bool, measures: bool = False) -> Kernel:
     """Return the compiled kernel of a variant, compiling it (or loading it from the cache) at first use.
 
     Parameters
@@ -178,6 +185,8 @@ def kernel(variant: int, parallel: bool) -> Kernel:
         See `fastadam.step.variants`.
     parallel : bool
         Whether it splits the batch over threads.
+    measures : bool, default False
+        Whether it computes the norm, too.
 
     Returns
     -------
@@ -187,7 +196,7 @@ def kernel(variant: int, parallel: bool) -> Kernel:
     with _compiling, _no_collections():
         from fastadam.backends.numba.kernels import kernel_variant, make_kernel
 
-        key = kernel_variant(variant), parallel
+        key = kernel_variant(variant), parallel, measures
         if key not in _kernels:
             _kernels[key] = _compile(make_kernel(*key), parallel)
         return _kernels[key]

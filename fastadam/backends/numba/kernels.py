@@ -13,7 +13,7 @@ from typing import Any
 from numba import prange, types
 from numba.extending import register_jitable
 
-from fastadam.backends.numba import inspect
+from fastadam.backends.numba import inspect, norm
 from fastadam.backends.numba.codecs import CHUNK_BYTES, load, rooms, select, store
 from fastadam.backends.numba.inspect import BATCH_DTYPE, FORMAT_MASK, SPAN_DTYPE
 from fastadam.backends.numba.memory import numbers, record, take, word
@@ -29,6 +29,7 @@ from fastadam.memory.structs import (
     FORMAT_BITS,
     FORMATS_AT,
     INSPECT,
+    MEASURE,
     NORM,
     PLAN,
     REDUCE,
@@ -75,8 +76,8 @@ def next_step(counter):
 @register_jitable
 def reduce(plan):
     """Compute the scalars that move with the step (see fastadam/step/coefficients.py); the norm is known."""
-    norm = record(plan.norm, 0, NORM_DTYPE)
-    norm.scale = norm.coefficient / norm.divisor
+    wanted = record(plan.norm, 0, NORM_DTYPE)
+    wanted.scale = wanted.coefficient / wanted.divisor
     for i in range(plan.n_row_inputs):
         row, inputs = record(plan.rows, i, ROW_DTYPE), record(plan.row_inputs, i, ROW_INPUTS_DTYPE)
         step = next_step(inputs.counter)
@@ -86,7 +87,7 @@ def reduce(plan):
         )
         row.decay_rate = inputs.lr * inputs.weight_decay
         row.tiny = inputs.tiny if flushes_at(step) else 0.0
-        row.grad_scale = inputs.sign * norm.scale
+        row.grad_scale = inputs.sign * wanted.scale
 
 
 @register_jitable
@@ -104,7 +105,7 @@ def count(plan, batch):
             numbers(counter.address, 1, types.float32)[0] += types.float32(1)
 
 
-def make_kernel(number: int, parallel: bool) -> Callable[[int, int, int], int]:
+def make_kernel(number: int, parallel: bool, measures: bool = False) -> Callable[[int, int, int], int]:
     """Return the Python function of a kernel, for Numba to compile.
 
     Parameters
@@ -113,12 +114,14 @@ def make_kernel(number: int, parallel: bool) -> Callable[[int, int, int], int]:
         A variant (see `kernel_variant`).
     parallel : bool
         Whether it splits the batch over threads.
+    measures : bool, default False
+        Whether it computes the norm, too; it does so on one thread, and is not `parallel` then.
 
     Returns
     -------
     callable
-        ``kernel(plan_address, batch, stages)`` runs stages (see `fastadam.step.backend.Backend.bind`): INSPECT and
-        REDUCE for the whole plan, APPLY for one batch, after the last of which the step is counted. Its name is
+        ``kernel(plan_address, batch, stages)`` runs stages (see `fastadam.step.backend.Backend.bind`): INSPECT,
+        MEASURE (where it `measures`) and REDUCE for the whole plan, APPLY for one batch, after the last of which the step is counted. Its name is
         unlike that of any other: Numba's cache does not tell apart functions that differ in their options only.
     """
     variant = variant_of(number)
@@ -282,7 +285,13 @@ def make_kernel(number: int, parallel: bool) -> Callable[[int, int, int], int]:
                 outcome = inspect.inspect(plan)
                 if outcome != TAKEN:
                     return outcome
+            if measures and stages & MEASURE:
+                norm.measure_all(address)
             if stages & REDUCE:
+                if measures:
+                    outcome = norm.reduce_norm(plan)
+                    if outcome != TAKEN:
+                        return outcome
                 reduce(plan)
             if stages & APPLY:
                 batch = record(plan.batches, b, BATCH_DTYPE)
@@ -290,5 +299,5 @@ def make_kernel(number: int, parallel: bool) -> Callable[[int, int, int], int]:
                 count(plan, b)
             return TAKEN
 
-    kernel.__name__ = "adam_parallel" if parallel else "adam_serial"
+    kernel.__name__ = "adam_parallel" if parallel else "adam_measuring" if measures else "adam_serial"
     return named(kernel)

@@ -32,18 +32,19 @@ from fastadam.memory.structs import (
     TOTAL_WORDS,
 )
 from fastadam.step import norm as norms
-from fastadam.step.norm import EXPONENT_DOWN, EXPONENT_UP, LARGE, SCALE_DOWN, SCALE_UP, SMALL, WORD_BITS
+from fastadam.step.norm import EXPONENT_DOWN, EXPONENT_UP, LARGE, SCALE_DOWN, SCALE_UP, SMALL
+from fastadam.step import totals as exact
+from fastadam.step.totals import WORD_BITS, WORD_MASK
 
 PLAN_DTYPE, NORM_DTYPE, TOTAL_DTYPE = PLAN.dtype, NORM.dtype, TOTAL.dtype
 BATCH_BYTES = BATCH_DTYPE.itemsize
 FLOAT32, FLOAT64 = formats.FLOAT32.code, formats.FLOAT64.code
-WORD_MASK = (1 << WORD_BITS) - 1
-MANTISSA_BITS, MANTISSA_MASK = 52, (1 << 52) - 1
 LANE_BYTES = 8 * LANES
 GROUP32, GROUP64 = (norms.GROUP[each.stored] * LANES for each in (formats.FLOAT32, formats.FLOAT64))
 # For a block of float32 numbers, for the sums and rests of the lanes, and for one group.
 room = make_room(4 * BLOCK + 2 * LANE_BYTES + max(4 * GROUP32, 8 * GROUP64))
 scale_of = register_jitable(norms.scale_of)
+pieces_of, first_bits = register_jitable(exact.pieces_of), register_jitable(exact.first_bits)
 
 
 @register_jitable
@@ -60,21 +61,11 @@ def add_to_total(total, number, exponent):
     """Add ``number * 2**exponent``, finite and in the range of a total."""
     if number == 0.0:
         return
-    bits = reinterpret(types.float64(number), types.int64)
-    power, mantissa = bits >> MANTISSA_BITS & 0x7FF, bits & MANTISSA_MASK
-    if power != 0:
-        mantissa |= 1 << MANTISSA_BITS
-    else:
-        power = 1
-    if bits < 0:
-        mantissa = -mantissa
-    bit = power - 1075 + exponent - TOTAL_LOWEST
-    k, shift = bit >> 5, bit & 31
-    low, high = (mantissa & WORD_MASK) << shift, (mantissa >> WORD_BITS) << shift
+    k, low, middle, high = pieces_of(reinterpret(types.float64(number), types.int64), exponent)
     words = total.words
-    words[k] += low & WORD_MASK
-    words[k + 1] += (low >> WORD_BITS & WORD_MASK) + (high & WORD_MASK)
-    words[k + 2] += high >> WORD_BITS
+    words[k] += low
+    words[k + 1] += middle
+    words[k + 2] += high
     total.first = min(total.first, k)
     total.end = max(total.end, k + 3)
 
@@ -116,27 +107,8 @@ def root_of_total(total):
         k -= 1
     if k < total.first:
         return 0.0
-    high = words[k]
-    middle = words[k - 1] if k >= 1 else 0
-    low = words[k - 2] if k >= 2 else 0
-    below = 0
-    for i in range(total.first, k - 2):
-        below |= words[i]
-    n = 0  # bits of the highest word
-    while high >> n != 0:
-        n += 1
-    # The first 62 bits; the last of them says whether there are more, so that rounding goes the right way.
-    first = high << (62 - n)
-    if n <= 30:
-        first |= middle << (30 - n) | low >> (n + 2)
-        below |= low & ((1 << (n + 2)) - 1)
-    else:
-        first |= middle >> (n - 30)
-        below |= (middle & ((1 << (n - 30)) - 1)) | low
-    if below != 0:
-        first |= 1
+    first, exponent = first_bits(words, total.first, k)
     rounded = types.float64(first)
-    exponent = WORD_BITS * k + TOTAL_LOWEST - (62 - n)
     if exponent & 1:
         rounded *= 2.0
         exponent -= 1
@@ -360,8 +332,18 @@ def reduce_norm(plan):
     return TAKEN
 
 
+@register_jitable
+def measure_all(address):
+    """Add up the squares of all batches of a plan, on one thread."""
+    plan = record(address, 0, PLAN_DTYPE)
+    clear_totals(plan)
+    place = room()
+    for b in range(plan.n_batches):
+        measure_share(address, b, 0, record(plan.batches, b, BATCH_DTYPE).elements, 0, place)
+
+
 def make_measure(parallel: bool) -> Callable[[int, int, int], int]:
-    """Return the Python function, for Numba to compile, that computes the norm.
+    """Return the Python function, for Numba to compile, that computes the norm apart from the step.
 
     Parameters
     ----------

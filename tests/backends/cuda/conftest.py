@@ -26,6 +26,7 @@ def simulator() -> dict[str, str]:
 
 def stand_in(folder: Path) -> dict[str, str]:
     """Build the stand-in for the driver; return the environment in which it is found."""
+    folder.mkdir(exist_ok=True)
     library = folder / "libcuda.so.1"
     source = HERE / "stand_in_driver.c"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
@@ -37,8 +38,10 @@ def environments(folder: Path) -> dict[str, Callable[[], dict[str, str]]]:
     return {
         "test_simulated.py": simulator,
         "test_simulated_api.py": simulator,
+        "test_simulated_norm.py": simulator,
         "test_simulated_torch.py": simulator,
-        "test_stand_in.py": functools.partial(stand_in, folder),
+        "test_stand_in.py": functools.partial(stand_in, folder / "stand_in"),
+        "test_stand_in_norm.py": functools.partial(stand_in, folder / "stand_in_norm"),
     }
 
 
@@ -46,7 +49,7 @@ def why_missing(name: str) -> str | None:
     """Return why a file cannot run here, or None."""
     if importlib.util.find_spec("numba_cuda") is None:
         return "numba-cuda is not installed"
-    if name == "test_stand_in.py" and shutil.which("cc") is None:
+    if name.startswith("test_stand_in") and shutil.which("cc") is None:
         return "there is no C compiler"
     if name == "test_simulated_torch.py" and importlib.util.find_spec("torch") is None:
         return "torch is not installed"

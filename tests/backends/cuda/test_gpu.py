@@ -109,6 +109,53 @@ def test_bits_of_halves(number_format: str, name: str, split: bool) -> None:
         )
 
 
+@pytest.mark.parametrize("layout", ["packed", "in place"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64])
+def test_bits_of_clipped_steps(dtype: Any, layout: str) -> None:
+    arrays = random_arrays(RAGGED, dtype, 0)
+    flat = fastadam.pack(arrays, device="cuda")
+    settings: Any = {"lr": 0.1, "max_grad_norm": 0.5}
+    ours = fastadam.Adam(flat if layout == "packed" else flat.params, **settings)
+    theirs = fastadam.Adam(arrays, **settings)
+    for seed in range(5):
+        grads = random_arrays(RAGGED, dtype, 100 + seed)
+        for view, grad in zip(flat.grads, grads, strict=True):
+            view[...] = grad
+        ours.step(flat.grad if layout == "packed" else flat.grads, 2.0**seed)
+        theirs.step(grads, 2.0**seed)
+        assert np.float64(ours.grad_norm).tobytes() == np.float64(theirs.grad_norm).tobytes()
+    for view, array in zip(flat.params, arrays, strict=True):
+        assert_same_bits(view.copy_to_host(), array)
+
+
+def test_steps_that_are_not_finite() -> None:
+    flat = fastadam.pack([np.ones(SIZE, np.float32)], device="cuda")
+    skipping = fastadam.Adam(flat, skip_nonfinite=True)
+    flat.grad[SIZE - 1 : SIZE] = np.array([np.nan], np.float32)
+    skipping.step()
+    assert skipping.skipped_steps == 1
+    assert (flat.param.copy_to_host() == 1).all()  # type: ignore[attr-defined]
+    refusing = fastadam.Adam(flat, error_if_nonfinite=True)
+    with pytest.raises(RuntimeError, match="not finite"):
+        refusing.step()
+
+
+def test_clipping_does_not_wait_for_what_is_under_way() -> None:
+    """The norm is not there when the step has returned, as the stream holds much before it."""
+    cupy = pytest.importorskip("cupy")
+    param, grad = cupy.ones(SIZE, cupy.float32), cupy.ones(SIZE, cupy.float32)
+    optimizer = fastadam.Adam(param, max_grad_norm=1.0)
+    optimizer.step(grad)
+    stream = cupy.cuda.Stream(null=True)
+    stream.synchronize()
+    for _ in range(500):
+        grad *= 1
+    optimizer.step(grad)
+    assert not stream.done
+    assert optimizer.grad_norm == fastadam.clip_grad_norm([np.ones(SIZE, np.float32)], 1.0)
+    assert stream.done
+
+
 def test_a_step_waits_for_the_stream_of_a_gradient_and_it_for_the_step() -> None:
     cupy = pytest.importorskip("cupy")
     param, expected = cupy.ones(SIZE, cupy.float32), np.ones(SIZE, np.float32)

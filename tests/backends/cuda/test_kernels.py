@@ -28,6 +28,9 @@ VARIANTS = [
 VECTORS = {"float32": r"v4\.[fb]32", "float64": r"v2\.[fb]64", "bfloat16": r"v4\.[ub]32", "float16": r"v4\.[ub]32"}
 
 
+ROOTS = {"div.rn.f64", "sqrt.rn.f64"}  # what the kernel of the norm's root has, too
+
+
 def check(number: int, which: int, capability: tuple[int, int]) -> None:
     ptx, name = launches.compile_kernel(number, which, capability)
     variant = variant_of(number)
@@ -65,6 +68,26 @@ def test_the_plain_kernel(which: int, capability: tuple[int, int]) -> None:
 @pytest.mark.parametrize("capability", CAPABILITIES[::3], ids="{0[0]}.{0[1]}".format)
 def test_every_kernel(number: int, which: int, capability: tuple[int, int]) -> None:
     check(number, which, capability)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES[::3], ids="{0[0]}.{0[1]}".format)
+@pytest.mark.parametrize(
+    ("number", "which"),
+    [*((each.code, launches.SQUARES) for each in FORMATS), (0, launches.ROOT)],
+    ids=[*(f"squares of {each.name}" for each in FORMATS), "root"],
+)
+def test_the_kernels_of_the_norm(number: int, which: int, capability: tuple[int, int]) -> None:
+    ptx, _ = launches.compile_kernel(number, which, capability)
+    found = set(re.findall(r"^\s+(?:@!?%p\d+ )?([a-z][\w.:]*)", ptx, re.MULTILINE))
+    # Every operation in float64, rounded on its own, and sums of threads as whole numbers.
+    arithmetic = {each for each in found if re.match(r"(add|sub|mul|div|sqrt|fma|mad).*\.f(16|32|64)", each)}
+    wanted = {"add.rn.f64", "mul.rn.f64"}
+    assert arithmetic - {"sub.rn.f64"} == (wanted if which == launches.SQUARES else wanted | ROOTS)
+    adding = {each for each in found if each.startswith(("atom", "red"))}
+    assert not [each for each in adding if not re.fullmatch(r"(atom|red)(\.\w+)*\.global\.add\.[us]64", each)]
+    assert bool(adding) == (which == launches.SQUARES)
+    assert not [each for each in found if "local" in each or each.startswith("call") or ".ftz" in each]
+    launches.link(ptx, capability)
 
 
 def test_arguments_lie_where_their_pointers_say() -> None:

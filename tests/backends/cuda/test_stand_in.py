@@ -1,13 +1,10 @@
-"""What the CUDA backend asks of the driver, with `stand_in_driver.c` in the driver's place.
-
-`conftest.py` builds that and runs this file in a process that finds it. Kernels are compiled and linked for
-a device; a launch is answered here, by the reference's arithmetic.
-"""
+"""What the CUDA backend asks of the driver, with `stand_in_driver.c` in the driver's place (see `stand_in`)."""
 
 from __future__ import annotations
 
 import copy
 import ctypes
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,84 +13,19 @@ from numba import cuda as numba_cuda
 
 import fastadam
 from fastadam.backends.cuda import kernels as cuda_kernels
-from fastadam.backends.cuda import launches, table
+from fastadam.backends.cuda import launches, staging
 from fastadam.memory.cuda import available
 from fastadam.memory.cuda import driver as cuda_driver
 from fastadam.memory.cuda.arrays import CudaArray
 from fastadam.memory.devices import named
-from fastadam.memory.structs import ROLES, ROW
-from fastadam.step.plan import MOMENTS
-from fastadam.step.variants import variant_of
-from tests.support import eager as reference
+from tests.backends.cuda.stand_in import answered, driver, log
 from tests.support.bits import assert_same_bits, random_arrays
-
-driver = ctypes.CDLL("libcuda.so.1")
-driver.stand_in_log.restype = ctypes.c_char_p
-FIELDS = (*ROLES, "size", "vectors")
-
-
-def log() -> list[str]:
-    """Return the calls since the last time."""
-    return bytes(driver.stand_in_log()).decode().splitlines()
-
-
-def values(pointers: Any, types: list[Any]) -> list[Any]:
-    return [kind.from_address(pointers[i]).value for i, kind in enumerate(types)]
-
-
-KERNELS: dict[bytes, tuple[int, int]] = {}  # the variant of each kernel by its name
-
-
-@ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint, ctypes.POINTER(ctypes.c_uint64))
-def launch(name: bytes, blocks: int, threads: int, pointers: Any) -> None:
-    number, which = KERNELS[name]
-    variant = variant_of(number)
-    number_format = cuda_kernels.format_of(variant)
-    real: Any = ctypes.c_float if variant.compute == np.float32 else ctypes.c_double
-    if which == launches.FLAT:
-        found = values(pointers, [ctypes.c_int64] * len(FIELDS) + [real] * cuda_kernels.N_COEFFICIENTS)
-        spans = [dict(zip(FIELDS, found, strict=False), row=found[len(FIELDS) :])]
-    else:
-        place, n, rows = values(pointers, [ctypes.c_int64] * 3)
-        table = np.frombuffer(ctypes.string_at(place, n * cuda_kernels.TABLE.itemsize), cuda_kernels.TABLE)
-        spans = [{field: entry[field].item() for field in (*FIELDS, "row")} for entry in table]
-        n_scalars = cuda_kernels.N_COEFFICIENTS
-        for span in spans:
-            span["row"] = list(
-                (real * n_scalars).from_address(rows + span["row"] * n_scalars * ctypes.sizeof(real))
-            )
-    needed = 0
-    for span in spans:
-        lanes = cuda_kernels.width(number_format)
-        used = span["vectors"] * lanes
-        assert used <= span["size"]
-        assert not span["vectors"] or not any(span[field] % 16 for field in ("param", "grad", *MOMENTS[:2]))
-        needed += -(-(span["vectors"] + span["size"] - used) // threads)
-        with np.errstate(all="ignore"):
-            row = np.array(tuple(span["row"]), ROW.dtype)
-            reference.step_span(
-                variant, np.array(tuple(span[f] for f in FIELDS[:-1]), [(f, int) for f in FIELDS[:-1]]), row
-            )
-    assert blocks == needed
 
 
 @pytest.fixture(autouse=True)
-def _answered(monkeypatch: pytest.MonkeyPatch) -> Any:
-    compiled = launches.compile_kernel
-
-    def noted(number: int, which: int, capability: tuple[int, int]) -> tuple[str, str]:
-        ptx, name = compiled(number, which, capability)
-        KERNELS[name.encode()] = number, which
-        return ptx, name
-
-    monkeypatch.setattr(launches, "compile_kernel", noted)
-    driver.stand_in_set_callback(launch)
-    driver.stand_in_set_pending(0)
-    driver.stand_in_set_memory(ctypes.c_size_t(1 << 40))
-    log()
-    yield
-    driver.stand_in_set_memory(ctypes.c_size_t(1 << 40))
-    driver.stand_in_set_pending(0)
+def _answered() -> Iterator[None]:
+    with answered():
+        yield
 
 
 def test_the_stand_in_is_what_answers() -> None:
@@ -155,10 +87,10 @@ def test_memory_under_way_is_not_written_to() -> None:
     optimizer = fastadam.Adam(flat.params)
     driver.stand_in_set_pending(1)
     marks = []
-    for _ in range(table.MOST_UNDER_WAY):
+    for _ in range(staging.MOST_UNDER_WAY):
         optimizer.step(flat.grads)
         marks += [line.split()[1] for line in log() if line.startswith("record ")]
-    assert len(set(marks)) == len(marks) == table.MOST_UNDER_WAY
+    assert len(set(marks)) == len(marks) == staging.MOST_UNDER_WAY
     optimizer.step(flat.grads)
     assert f"wait {marks[0]}" in log()
     driver.stand_in_set_memory(ctypes.c_size_t(0))  # and it does so too where memory is short

@@ -1,0 +1,155 @@
+"""The step that is taken with care: everything is looked at, and what is found is kept for the next ones."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadam.memory.structs import REFUSED, SKIPPED
+from fastadam.step.gradient_settings import not_finite
+from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.step.interrupts import in_one_go
+from fastadam.step.norm import Norm
+from fastadam.torch import handover, options
+from fastadam.torch.attempts import Attempts, can_be_kept
+from fastadam.torch.cache import fetch_gradients
+from fastadam.torch.devices import follow_streams, thread_limit
+from fastadam.torch.measuring import measure
+from fastadam.torch.memo import FOUND_INF, NOT_FINITE, OURS, Memo
+from fastadam.torch.modes import without_overrides, without_threads_in_children
+from fastadam.torch.part import Part, all_apart
+from fastadam.torch.staging import stage
+from fastadam.torch.tensors import raise_versions
+from fastadam.torch.visit import Visit
+
+
+def check_groups(memo: Memo, groups: list[dict[str, Any]]) -> list[Hyperparameters]:
+    """Check the options of all groups, and note them; they are read once, as another thread may edit them."""
+    edits = memo.edits
+    edits.forget()
+    params = [group["params"] for group in groups]
+    found = [options.read(group) for group in groups]
+    hypers = options.check_all(found, params)
+    if all(map(options.are_fixed, found)):
+        edits.note(found, params)
+    return hypers
+
+
+class CarefulStep:
+    """One step that is taken with care.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Adam
+        One of ours.
+    memo : Memo
+        Its own; what is to be done about all gradients is in it already.
+    skips : bool
+        Whether infinities were found before, so that nothing is stepped.
+    remember : bool
+        Whether what is found says something of the next steps.
+    """
+
+    def __init__(self, optimizer: torch.optim.Adam, memo: Memo, *, skips: bool, remember: bool) -> None:
+        self._version = memo.version  # looked at first, see `Memo.remember`
+        self._backend, self._threads = memo.backend, memo.threads
+        self._optimizer, self._memo = optimizer, memo
+        self._skips, self._remember = skips, remember
+        self._groups = list(optimizer.param_groups)
+        self._hypers: list[Hyperparameters] = []
+        self._attempts: Attempts | None = None
+
+    def take(self) -> str:
+        """Take it; return which way it went."""
+        memo, groups, state = self._memo, self._groups, self._optimizer.state
+        memo.gradients.note_norm(None)
+        # Whatever interrupts or fails on the way: what is noted of the groups never goes with what was known of
+        # others.
+        attempts, memo.attempts = memo.attempts, None
+        grads: list[Tensor | None] = []
+        try:
+            self._hypers = hypers = check_groups(memo, groups)
+            grads = fetch_gradients(param for group in groups for param in group["params"])
+            not_ours = handover.reason_in_tensors(groups, grads, state)
+        except options.NotOurs as found:
+            not_ours = str(found)
+        if not_ours is not None:
+            return self._hand_over(not_ours)
+        if attempts is not None and attempts.cache.is_in(groups, state):
+            self._attempts = attempts
+            if attempts.hypers == hypers:
+                memo.remember(attempts, self._version)
+        step = functools.partial(self._step_over, grads)
+        return without_overrides(functools.partial(without_threads_in_children, step))
+
+    def _hand_over(self, reason: str) -> str:
+        if self._skips:
+            return FOUND_INF
+        memo = self._memo
+        scaling, memo.scaling = memo.scaling, {}  # taken care of here
+        try:
+            taken = handover.take(self._optimizer, memo.gradients)
+        finally:
+            memo.scaling = scaling
+        return f"torch: {reason}" if taken else NOT_FINITE
+
+    def _step_over(self, grads: list[Tensor | None]) -> str:
+        memo, groups, hypers = self._memo, self._groups, self._hypers
+        settings = memo.gradients
+        visit = Visit(groups, grads, self._optimizer.state, hypers)
+        parts = visit.parts
+        if not parts:
+            settings.note_no_gradient()
+            return OURS
+        chooser = memo.chooser(self._backend)
+        chooser.choose_for(parts)
+        chosen, limit = chooser.by_ordinal, thread_limit(self._threads)
+        follow_streams([chosen[each] for each in {part.ordinal for part in parts} - {None}])
+        if self._skips:
+            in_one_go(visit.enter_calls())
+            return FOUND_INF
+        if settings.norm.wanted:
+            outcome = measure(parts, chosen, limit, settings.norm)
+            if outcome == SKIPPED:
+                settings.count_skipped()
+                return NOT_FINITE
+            if outcome == REFUSED:
+                raise not_finite(part.label for part in parts if not torch.isfinite(part.read).all())
+        # What is written overlaps: one after the other, as torch does.
+        apart = all_apart(parts)
+        staged = stage(parts, hypers, chosen, limit, _known(settings.norm), together=apart)
+        calls = [call for each in staged for call in each.calls()]
+        count = functools.partial(
+            raise_versions, [part.param for part in parts if not part.written[0].is_inference()]
+        )
+        try:
+            in_one_go([*visit.enter_calls(), *calls, count])
+            for each in staged:
+                each.check()
+        except BaseException:  # of a device, or an interrupt after the step: autograd must not miss it
+            count()
+            raise
+        if self._remember and apart:
+            self._learn(parts, visit.n)
+        return OURS
+
+    def _learn(self, parts: list[Part], n: int) -> None:
+        """Let the next step be attempted with what was found, if it is plain enough."""
+        memo, groups, state, attempts = self._memo, self._groups, self._optimizer.state, self._attempts
+        if not can_be_kept(groups, state, parts):
+            return
+        if attempts is None or not attempts.cache.holds_the_same():
+            chooser = memo.chooser(self._backend)
+            attempts = Attempts(groups, state, chooser, self._threads, memo.gradients.norm)
+        memo.remember(attempts if attempts.learn(parts, self._hypers, n) else None, self._version)
+
+
+def _known(norm: Norm) -> Norm:
+    """Return one of which nothing is wanted any more, with the same coefficient."""
+    known = Norm()
+    for name in ("coefficient", "divisor"):
+        known.block[name] = norm.block[name]
+    return known

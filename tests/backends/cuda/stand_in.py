@@ -1,0 +1,131 @@
+"""What tests with a stand-in for the CUDA driver share: what it has noted, and the answers to launches.
+
+A launch is answered by the reference's arithmetic. `conftest.py` builds the driver from ``stand_in_driver.c``, and
+runs such tests in a process that finds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastadam.backends.cuda import kernels as cuda_kernels
+from fastadam.backends.cuda import launches, norm_kernels
+from fastadam.memory.formats import FORMATS
+from fastadam.memory.structs import BLOCK, MEASURES, ROLES, ROW, TOTAL
+from fastadam.step.norm import Norm, add_blocks
+from fastadam.step.plan import MOMENTS
+from fastadam.step.variants import variant_of
+from tests.support import eager as reference
+
+driver = ctypes.CDLL("libcuda.so.1")
+driver.stand_in_log.restype = ctypes.c_char_p
+FIELDS = (*ROLES, "size", "vectors", "scale")
+
+
+def log() -> list[str]:
+    """Return the calls since the last time."""
+    return bytes(driver.stand_in_log()).decode().splitlines()
+
+
+def values(pointers: Any, types: list[Any]) -> list[Any]:
+    return [kind.from_address(pointers[i]).value for i, kind in enumerate(types)]
+
+
+def at(place: int, n: int, dtype: np.dtype[Any]) -> np.ndarray:
+    """Return memory of the device, which is the host's, as an array over it."""
+    return np.frombuffer((ctypes.c_char * (n * dtype.itemsize)).from_address(place), dtype)
+
+
+def answer_squares(code: int, blocks: int, *words: int) -> None:
+    runs, n_runs, n_blocks, totals, n_totals = words
+    number_format = FORMATS[code]
+    found = 0
+    for grad, size, first_block in at(runs, n_runs, norm_kernels.RUN).tolist():
+        assert first_block == found
+        numbers = at(grad, size, number_format.stored).astype(number_format.compute)
+        padded = np.concatenate([numbers, np.zeros(-size % BLOCK, numbers.dtype)]).reshape(-1, BLOCK)
+        for i, block in enumerate(padded):
+            add_blocks(at(totals, n_totals, TOTAL.dtype)[(found + i) % n_totals].reshape(()), block[None])
+        found += len(padded)
+    assert n_blocks == found
+    assert blocks == -(-n_blocks // norm_kernels.AT_ONCE)
+
+
+def answer_root(totals: int, n_totals: int, result: int, divisor: float, max_norm: float) -> None:
+    norm = Norm()
+    norm.block["wanted"], norm.block["divisor"], norm.block["max_norm"] = MEASURES, divisor, max_norm
+    norm.reduce([at(totals, n_totals, TOTAL.dtype)])
+    scale = norm.block["scale"]
+    at(result, 1, norm_kernels.RESULT)[0] = (norm.value, scale, np.float32(scale))
+
+
+KERNELS: dict[bytes, tuple[int, int]] = {}  # the variant of each kernel by its name
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint, ctypes.POINTER(ctypes.c_uint64))
+def launch(name: bytes, blocks: int, threads: int, pointers: Any) -> None:
+    number, which = KERNELS[name]
+    if which == launches.SQUARES:
+        answer_squares(number, blocks, *values(pointers, [ctypes.c_int64] * 5))
+        return
+    if which == launches.ROOT:
+        answer_root(*values(pointers, [ctypes.c_int64] * 3 + [ctypes.c_double] * 2))
+        return
+    variant = variant_of(number)
+    number_format = cuda_kernels.format_of(variant)
+    real: Any = ctypes.c_float if variant.compute == np.float32 else ctypes.c_double
+    if which == launches.FLAT:
+        found = values(pointers, [ctypes.c_int64] * len(FIELDS) + [real] * cuda_kernels.N_COEFFICIENTS)
+        spans = [dict(zip(FIELDS, found, strict=False), row=found[len(FIELDS) :])]
+    else:
+        place, n, rows, scale = values(pointers, [ctypes.c_int64] * 4)
+        table = np.frombuffer(ctypes.string_at(place, n * cuda_kernels.TABLE.itemsize), cuda_kernels.TABLE)
+        spans = [{field: entry[field].item() for field in (*FIELDS[:-1], "row")} for entry in table]
+        n_scalars = cuda_kernels.N_COEFFICIENTS
+        for span in spans:
+            span["scale"] = scale
+            span["row"] = list(
+                (real * n_scalars).from_address(rows + span["row"] * n_scalars * ctypes.sizeof(real))
+            )
+    needed = 0
+    for span in spans:
+        lanes = cuda_kernels.width(number_format)
+        used = span["vectors"] * lanes
+        assert used <= span["size"]
+        assert not span["vectors"] or not any(span[field] % 16 for field in ("param", "grad", *MOMENTS[:2]))
+        needed += -(-(span["vectors"] + span["size"] - used) // threads)
+        with np.errstate(all="ignore"):
+            row = np.array(tuple(span["row"]), ROW.dtype)
+            if span["scale"]:
+                row["grad_scale"] *= real.from_address(span["scale"]).value
+            reference.step_span(
+                variant, np.array(tuple(span[f] for f in FIELDS[:-2]), [(f, int) for f in FIELDS[:-2]]), row
+            )
+    assert blocks == needed
+
+
+@contextlib.contextmanager
+def answered() -> Iterator[None]:
+    """Answer launches meanwhile; the driver is as it was at first, before and after."""
+    compiled = launches.compile_kernel
+
+    def noted(number: int, which: int, capability: tuple[int, int]) -> tuple[str, str]:
+        ptx, name = compiled(number, which, capability)
+        KERNELS[name.encode()] = number, which
+        return ptx, name
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launches, "compile_kernel", noted)
+        driver.stand_in_set_callback(launch)
+        driver.stand_in_set_pending(0)
+        driver.stand_in_set_memory(ctypes.c_size_t(1 << 40))
+        log()
+        yield
+        driver.stand_in_set_memory(ctypes.c_size_t(1 << 40))
+        driver.stand_in_set_pending(0)
