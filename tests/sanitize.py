@@ -1,7 +1,8 @@
-"""Run the C code under sanitizers and valgrind: ``python -m tests.sanitize [NAME...] [--more]``.
+"""Run the C code under sanitizers and valgrind: ``python -m tests.sanitize [NAME...] [--quick | --more]``.
 
 A line for each check says how it went and how long it took. Checks whose tools are missing are left out, which is
-said too, but with ``--require`` they count as failed. ``--more`` takes more plans and more of the Python tests.
+said too, but with ``--require`` they count as failed. ``--more`` takes more plans and more of the Python tests;
+``--quick`` fewer of both, so that all checks together take about three minutes, as CI has them.
 
 The harness ``tests/native/steps.c`` drives the kernels without Python, over random plans. What ThreadSanitizer,
 helgrind and DRD see of OpenMP would be false: the runtimes are not built for them. So there the harness starts
@@ -35,6 +36,7 @@ STEP = [
     for name in ("apply", "inspect", "instruction_sets", "kernels", "reduce", "step", "teams")
 ]
 FLAGS = "-std=c11 -g -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror"
+QUICK, USUAL, MORE = range(3)  # how much is tried
 LONG = 1500  # seconds that no check comes near to, unless it hangs
 UNDEFINED = "-fsanitize=address,undefined -fno-sanitize-recover=all"
 
@@ -93,31 +95,34 @@ def harness(folder: Path, compiler: str, flags: str) -> Path:
     return program
 
 
-def plain(folder: Path, more: bool) -> None:
+def plain(folder: Path, length: int) -> None:
     """Compare all bits: threads of OpenMP, callers at once, arrays against the ends of pages."""
     steps = harness(folder, "gcc", "-O3 -fopenmp")
     mixed = ("--mixed --threads 3", "--mixed --guard")
+    # The first one's checksum is known, so it has a number of plans of its own.
     for options in ("", "--threads 8", "--guard --threads 3", "--callers 8 --threads 2 --plans 100", *mixed):
-        run(f"{steps} {options}", folder)
-    if more:
+        fewer = "--plans 60" if length == QUICK and options and "--plans" not in options else ""
+        run(f"{steps} {options} {fewer}", folder)
+    if length == MORE:
         run(f"{steps} --plans 20000 --seed 1 --threads 8 --guard", folder)
 
 
-def undefined(folder: Path, more: bool, *, compiler: str) -> None:
+def undefined(folder: Path, length: int, *, compiler: str) -> None:
     """Look for wrong addresses and undefined behaviour."""
     steps = harness(folder, compiler, f"-O1 {UNDEFINED} {'-fopenmp' if compiler == 'gcc' else ''}")
-    run(f"{steps} --threads 8", folder)
-    run(f"{steps} --mixed --threads 8", folder)
-    run(f"{steps} --plans {2000 if more else 100} --seed 1 --callers 4", folder)
+    fewer = "--plans 60" if length == QUICK else ""
+    run(f"{steps} --threads 8 {fewer}", folder)
+    run(f"{steps} --mixed --threads 8 {fewer}", folder)
+    run(f"{steps} --plans {(20, 100, 2000)[length]} --seed 1 --callers 4", folder)
 
 
-def races(folder: Path, more: bool) -> None:
+def races(folder: Path, length: int) -> None:
     """Step plans over the same gradients in many threads, while one changes the instruction set."""
     steps = harness(folder, "gcc", "-O1 -fsanitize=thread")
-    run(f"{steps} --plans {2000 if more else 100} --callers 8", folder)
+    run(f"{steps} --plans {(30, 100, 2000)[length]} --callers 8", folder)
 
 
-def races_openmp(folder: Path, more: bool) -> None:
+def races_openmp(folder: Path, length: int) -> None:
     """Let OpenMP split batches; Archer tells ThreadSanitizer when they wait for each other."""
     need("clang")
     archer = Path(str(shutil.which("clang"))).resolve().parent.parent / "lib" / "libarcher.so"
@@ -125,19 +130,19 @@ def races_openmp(folder: Path, more: bool) -> None:
         raise MissingError("libarcher, of clang's OpenMP, is not installed")
     steps = harness(folder, "clang", "-O1 -fsanitize=thread -fopenmp")
     run(
-        f"{steps} --plans {2000 if more else 100} --threads 8 --callers 2",
+        f"{steps} --plans {(40, 100, 2000)[length]} --threads 8 --callers 2",
         folder,
         OMP_TOOL_LIBRARIES=str(archer),
         TSAN_OPTIONS="ignore_noninstrumented_modules=1",
     )
 
 
-def valgrind(folder: Path, more: bool, *, tool: str) -> None:
+def valgrind(folder: Path, length: int, *, tool: str) -> None:
     """Use one of valgrind's tools, which know AVX2, not AVX-512."""
     need("valgrind")
     steps = harness(folder, "gcc", "-O2")
     callers = 1 if tool == "memcheck" else 4
-    run(f"{VALGRIND}{tool} {steps} --plans {400 if more else 20} --callers {callers}", folder)
+    run(f"{VALGRIND}{tool} {steps} --plans {(10, 20, 400)[length]} --callers {callers}", folder)
 
 
 @functools.cache
@@ -177,11 +182,14 @@ def run_guarded(arguments: str, folder: Path, **environment: str) -> None:
     )
 
 
-def python_undefined(folder: Path, more: bool) -> None:
+def python_undefined(folder: Path, length: int) -> None:
     """Run the tests of the C backend, and of PyTorch tensors with --more, with all arrays guarded."""
     need("gcc")
-    tests = ["step/test_plan.py", "backends/test_halves.py", "work", "groups", "memory"]
-    if more:
+    tests = ["step/test_plan.py", "work/test_native_check.py", "memory/test_pulled_away.py"]
+    if length > QUICK:
+        tests += ["backends/test_halves.py", "work/test_bad_gradients.py", "work/test_good_gradients.py"]
+        tests += ["work/test_nested_gradients.py", "groups", "memory"]
+    if length == MORE:
         tests += ["step/test_numerics.py", "adam/test_api.py", "adam/test_forms.py", "adam/test_options.py"]
         tests += ["adam/test_consistency.py"]
         torchs = ("bits", "errors", "readers", "stale", "spoiled", "changed_models", "let_go", "state")
@@ -191,28 +199,28 @@ def python_undefined(folder: Path, more: bool) -> None:
     run_guarded(command, folder, FASTADAM_PROMISED_BACKENDS="c")
 
 
-def torch_address(folder: Path, more: bool) -> None:
+def torch_address(folder: Path, length: int) -> None:
     """Let handlers, threads, properties and finalizers free what an optimizer of PyTorch's tensors steps."""
     need("gcc")
     if importlib.util.find_spec("torch") is None:
         raise MissingError("torch is not installed")
-    run_guarded(f"-m tests.meddle --seconds {300 if more else 30}", folder)
+    run_guarded(f"-m tests.meddle --seconds {(12, 30, 300)[length]}", folder)
 
 
-def python_races(folder: Path, more: bool) -> None:
+def python_races(folder: Path, length: int) -> None:
     """Step optimizers in eight Python threads; the extension is built without OpenMP."""
     need("gcc")
     run(
-        f"{sys.executable} -m tests.stress --seconds {60 if more else 5} --only c --without-processes",
+        f"{sys.executable} -m tests.stress --seconds {(2, 5, 60)[length]} --only c --without-processes",
         sanitized_copy(folder, "thread"),
         LD_PRELOAD=runtime("tsan"),
         TSAN_OPTIONS="ignore_noninstrumented_modules=1:report_thread_leaks=0",
     )
 
 
-def python_valgrind(folder: Path, more: bool) -> None:
+def python_valgrind(folder: Path, length: int) -> None:
     """Take some steps from Python under memcheck; only errors that pass through the extension's code count."""
-    del more
+    del length
     need("valgrind")
     log = folder / "memcheck.log"
     run(
@@ -249,7 +257,10 @@ def main() -> int:
         prog="python -m tests.sanitize", description="See the first lines of the file."
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CHECKS)}; all by default")
-    parser.add_argument("--more", action="store_true", help="more plans, more tests")
+    lengths = parser.add_mutually_exclusive_group()
+    lengths.add_argument("--quick", action="store_const", dest="length", const=QUICK, help="fewer plans and tests")
+    lengths.add_argument("--more", action="store_const", dest="length", const=MORE, help="more plans, more tests")
+    parser.set_defaults(length=USUAL)
     parser.add_argument("--require", action="store_true", help="a missing tool is a failure")
     given = parser.parse_args()
     unknown = set(given.names) - set(CHECKS)
@@ -260,7 +271,7 @@ def main() -> int:
         for name in given.names or CHECKS:
             start = time.perf_counter()
             try:
-                CHECKS[name](Path(folder), given.more)
+                CHECKS[name](Path(folder), given.length)
                 outcome = "ok"
             except MissingError as error:
                 outcome = f"left out: {error}"

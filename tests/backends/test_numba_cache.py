@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.processes import COMMON, needs_numba, python
 
 SMALL = (
@@ -59,6 +61,7 @@ print("same bits")
 
 
 @needs_numba
+@pytest.mark.slow
 def test_variants_cached_by_different_processes_do_not_mix(tmp_path: Path) -> None:
     """Numba knows compiled functions by their names, which must differ between variants."""
     for which in ("0", "1", "2", "3", "all", "all"):
@@ -66,6 +69,7 @@ def test_variants_cached_by_different_processes_do_not_mix(tmp_path: Path) -> No
 
 
 @needs_numba
+@pytest.mark.slow
 def test_cache_in_the_next_process_and_damaged(tmp_path: Path) -> None:
     """Kernels are compiled once; a cache that cannot be read is no reason to fail."""
     python(SMALL + "check('first')", NUMBA_CACHE_DIR=str(tmp_path))
@@ -93,6 +97,7 @@ print("same bits")
 
 
 @needs_numba
+@pytest.mark.slow
 def test_cache_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     for folder in ("/dev/null/cache", str(tmp_path / "file")):
@@ -100,6 +105,7 @@ def test_cache_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 @needs_numba
+@pytest.mark.slow
 def test_cache_that_fails(tmp_path: Path) -> None:
     code = """
 def full(*args, **kwargs):

@@ -30,7 +30,7 @@ def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 @needs_c
 @pytest.mark.parametrize("way", WAYS)
 def test_whoever_meddles_nothing_crashes(way: str) -> None:
-    out = run([sys.executable, "-m", "tests.meddle", "--seconds", "4", way], {"PYTHONMALLOC": "debug"})
+    out = run([sys.executable, "-m", "tests.meddle", "--seconds", "2", way], {"PYTHONMALLOC": "debug"})
     assert out.count("done") >= 10
 
 
