@@ -5,6 +5,7 @@
 
 #include "formats.h"
 #include "kernels.h"
+#include "lanes.h"
 #include "shares.h"
 #include "totals.h"
 
@@ -58,12 +59,25 @@ static FASTADAM_INLINE int format_in(int64_t variant, int role)
 #define TARGET
 #define NAMED(NAME) NAME##_baseline
 #include "kernels.inc"
+#define VECTOR fastadam_narrow
+#define VECTOR_LANES FASTADAM_NARROW_LANES
+#define OF_FLOATS FASTADAM_NARROW_OF_FLOATS
+#define OF_DOUBLES FASTADAM_NARROW_OF_DOUBLES
 #include "measure.inc"
+#undef VECTOR
+#undef VECTOR_LANES
+#undef OF_FLOATS
+#undef OF_DOUBLES
 #include "scale.inc"
 #undef TARGET
 #undef NAMED
 
 #ifdef FASTADAM_X86
+#define VECTOR fastadam_wide
+#define VECTOR_LANES FASTADAM_WIDE_LANES
+#define OF_FLOATS FASTADAM_WIDE_OF_FLOATS
+#define OF_DOUBLES FASTADAM_WIDE_OF_DOUBLES
+
 #define TARGET __attribute__((target("avx2")))
 #define NAMED(NAME) NAME##_avx2
 #include "kernels.inc"
@@ -79,6 +93,11 @@ static FASTADAM_INLINE int format_in(int64_t variant, int role)
 #include "scale.inc"
 #undef TARGET
 #undef NAMED
+
+#undef VECTOR
+#undef VECTOR_LANES
+#undef OF_FLOATS
+#undef OF_DOUBLES
 
 const fastadam_kernel fastadam_kernels[] = {kernel_baseline, kernel_avx2, kernel_avx512};
 const fastadam_kernel fastadam_measures[] = {measure_baseline, measure_avx2, measure_avx512};
