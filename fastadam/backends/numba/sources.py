@@ -10,11 +10,11 @@ from types import ModuleType
 from typing import Any
 
 from fastadam.memory import formats, native, structs
-from fastadam.step import bias_correction, coefficients, element, norm, rounding
+from fastadam.step import after, bias_correction, coefficients, element, norm, rounding
 
 _SHARED: tuple[ModuleType, ...] = (
     *(formats, native, structs),
-    *(bias_correction, coefficients, element, norm, rounding),
+    *(after, bias_correction, coefficients, element, norm, rounding),
 )
 
 
