@@ -30,7 +30,6 @@ from fastadam.memory.structs import (
     COUNTER_INT64,
     FORMAT_BITS,
     FORMATS_AT,
-    IDLE,
     INSPECT,
     NORM,
     PLAN,
@@ -134,7 +133,6 @@ def make_kernel(number: int, parallel: bool) -> Callable[[int, int, int], int]:
     smallest_normal = SMALLEST_NORMAL[variant.compute]
     itemsize = variant.compute.itemsize
     needs_room = variant.formats[0] is ANY
-    idle = bool(variant.flags & IDLE)
 
     # Numba looks a kernel up in its cache by a pickle of what it closes over. That must come out the same in every
     # process, so closures hold plain functions and numbers only (an intrinsic's pickle is always another).
@@ -193,7 +191,7 @@ def make_kernel(number: int, parallel: bool) -> Callable[[int, int, int], int]:
             grad_scale=real(found.grad_scale),
         )
 
-    if idle:
+    if variant.idle:
 
         @register_jitable
         @named
