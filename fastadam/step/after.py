@@ -12,12 +12,15 @@ parameter has a gradient in it: so it is what `torch.optim.swa_utils.AveragedMod
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fastadam.memory.native import Block
 from fastadam.memory.structs import AFTER
 from fastadam.step.hyperparameters import Real, as_flag, as_real, as_scalar
+from fastadam.step.interrupts import in_one_go
 
 
 class Averaging(NamedTuple):
@@ -103,25 +106,25 @@ class After:
     def __init__(self, choices: Averaging = DEFAULTS) -> None:
         self.block = Block(AFTER)
         self.zeroes = False
-        self.choose(choices)
+        in_one_go(self.choose_calls(check(choices)))
 
     @property
     def averages(self) -> bool:
         """Whether averages are kept."""
         return bool(self.block["averages"])
 
-    def choose(self, choices: Averaging) -> None:
-        """Take over other choices.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If one is not what it must be; all is as before then.
-        """
-        self.choices = choices = check(choices)
-        self.block["decay"] = 0.0 if choices.ema_decay is None else choices.ema_decay
-        self.block["warms_up"] = choices.ema_warmup
-        self.block["averages"] = choices.ema_decay is not None
+    def choose_calls(self, choices: Averaging) -> list[Callable[[], object]]:
+        """Return native calls that take over other choices, which have been checked."""
+        decay = choices.ema_decay
+        fields = {
+            "decay": 0.0 if decay is None else decay,
+            "warms_up": choices.ema_warmup,
+            "averages": decay is not None,
+        }
+        return [
+            functools.partial(setattr, self, "choices", choices),
+            *(functools.partial(operator.setitem, self.block.values, *field) for field in fields.items()),
+        ]
 
     def zero(self, zero_grad: Any) -> None:
         """Say whether the gradients of the next step become zero.

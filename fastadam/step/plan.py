@@ -18,6 +18,7 @@ from fastadam.memory.arrays import Array
 from fastadam.memory.native import Block
 from fastadam.memory.structs import (
     APPLY,
+    AVERAGE,
     BATCH,
     INSPECT,
     MEASURE,
@@ -40,6 +41,8 @@ from fastadam.step.prepared import run_of
 from fastadam.step.reduce import reduce
 
 MOMENTS = ROLES[2:]
+# What the state of a parameter can have, beside its step counter.
+KEPT = (*MOMENTS, AVERAGE)
 
 
 class Plan:

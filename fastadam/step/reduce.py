@@ -40,8 +40,7 @@ def reduce(part: PartOfPlan, measured: Sequence[PartOfPlan] = ()) -> int:
         inputs_of = part.row_inputs[:n].tolist()
         # The fields that move come first.
         part.rows.view(np.float64).reshape(len(part.rows), -1)[:n, :_N_VARYING] = [
-            varying(Rates._make(inputs[:_N_RATES]), read(*inputs[_N_RATES]) + 1, scale)
-            for inputs in inputs_of
+            varying(Rates._make(inputs[:_N_RATES]), read(*inputs[_N_RATES]) + 1, scale) for inputs in inputs_of
         ]
         if part.after.averages:
             decay, warms_up = part.after.block["decay"].item(), part.after.block["warms_up"].item()

@@ -102,9 +102,7 @@ class _Batch:
         """Return the native call that steps all chunks."""
         self._look()
         scalars, flushes = self._scalars()
-        return self._replay(
-            self._programs[flushes], lambda of: scalars(Row._fields.index(of.which), of.dtype)
-        )
+        return self._replay(self._programs[flushes], lambda of: scalars(Row._fields.index(of.which), of.dtype))
 
     def average_call(self) -> Callable[[], object]:
         """Return the native call that moves the averages of all chunks."""
