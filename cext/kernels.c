@@ -1,4 +1,4 @@
-/* The kernels: kernels.inc, measure.inc and scale.inc, once for each instruction set. */
+/* The kernels: kernels.inc, after.inc, measure.inc and scale.inc, once for each instruction set. */
 #include "numerics.h"
 
 #include <math.h>
@@ -8,9 +8,7 @@
 #include "lanes.h"
 #include "shares.h"
 #include "totals.h"
-
-/* The arrays that a span goes through side by side, in the order of its fields. */
-enum { PARAM, GRAD, EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ, N_ROLES };
+#include "variants.h"
 
 #define REAL float
 #define SQRT sqrtf
@@ -48,12 +46,6 @@ static FASTADAM_INLINE int64_t address_in(const fastadam_span *span, int role)
     const int64_t addresses[N_ROLES] = {span->param, span->grad, span->exp_avg, span->exp_avg_sq,
                                         span->max_exp_avg_sq};
     return addresses[role];
-}
-
-static FASTADAM_INLINE int format_in(int64_t variant, int role)
-{
-    return (int)(variant >> (FASTADAM_FORMATS_AT + FASTADAM_FORMAT_BITS * role)) &
-           ((1 << FASTADAM_FORMAT_BITS) - 1);
 }
 
 #define TARGET

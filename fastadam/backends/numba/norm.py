@@ -17,6 +17,7 @@ from fastadam.backends.numba.sources import name_for_cache
 from fastadam.memory import formats
 from fastadam.memory.structs import (
     BLOCK,
+    IDLE,
     LANES,
     MEASURE,
     NORM,
@@ -295,6 +296,8 @@ def measure_share(address, b, low, high, thread, place):
     plan = record(address, 0, PLAN_DTYPE)
     batch = record(plan.batches, b, BATCH_DTYPE)
     total = record(record(plan.norm, 0, NORM_DTYPE).totals, thread, TOTAL_DTYPE)
+    if batch.variant & IDLE:
+        return
     code = batch.variant >> GRAD_FORMAT_AT & FORMAT_MASK
     start = 0
     for i in range(batch.first, batch.first + batch.count):
