@@ -88,7 +88,7 @@ enum {
 };
 
 /* Elements that are stepped at a time where more is done with each of them afterwards (see the struct after),
- * while they are in a cache. A divisor of BLOCK, or a multiple. */
+ * while they are in the second-level cache: the longer they are, the better memory is read ahead. */
 enum {
     FASTADAM_STRIP = 8192,
 };

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
@@ -23,7 +22,7 @@ from fastadam.step.interrupts import in_one_go
 from fastadam.step.locks import Guard
 from fastadam.step.threads import check_limit
 from fastadam.work.averages import Averages, Swapped
-from fastadam.work.care import step_with_care
+from fastadam.work.care import call_closure, step_with_care
 from fastadam.work.choice import Choice
 from fastadam.work.copies import described, made_again
 from fastadam.work.gradients import sort_gradients
@@ -81,9 +80,8 @@ class Adam:
         ``"c"``, ``"numba"``, ``"numpy"`` for NumPy arrays, ``"cuda"`` for arrays on CUDA devices, or ``"auto"``
         for the first that is available, wherever an array is. All give the same bits.
     threads : int, optional
-        Upper limit of threads for a step; the default is ``FASTADAM_NUM_THREADS``, else
-        ``OMP_NUM_THREADS``, else the number of processors. Small steps run on one thread, and so do all
-        steps of a forked child process. The bits do not depend on it.
+        Upper limit of threads for a step; the default is ``FASTADAM_NUM_THREADS``, else ``OMP_NUM_THREADS``, else
+        the number of processors. Small steps, and all of a forked child, run on one. The bits do not depend on it.
 
     Attributes
     ----------
@@ -92,7 +90,7 @@ class Adam:
     state : State
         Live view of the moments and step counters, by position, name or array.
     max_grad_norm, skip_nonfinite, error_if_nonfinite, ema_decay, ema_warmup
-        As given; can be set between steps. Averages that are switched on begin as the parameters are; None drops them.
+        As given; can be set between steps. Averages that are switched on begin as the parameters are.
     ema : Averages
         Live view of the averages, by position, name or array, or of all in a packed buffer; see `averaged`.
     grad_norm : float or None
@@ -137,8 +135,7 @@ class Adam:
     array([1., 1.])
     """
 
-    # The optimizer's own attributes are in slots, so that what is in the instance's dict, and goes into copies and
-    # pickles as it is, is what subclasses and users have set.
+    # Its own attributes are in slots: what is in the dict, and copied as it is, subclasses and users have set.
     __slots__ = (
         "__dict__",
         "__weakref__",
@@ -189,8 +186,7 @@ class Adam:
         self._guard = Guard()
         self._groups = Groups()
         self._state = State(self._groups)
-        kept = After(Averaging(ema_decay, ema_warmup))
-        self._averages = Averages(self._groups, self._guard, kept)
+        self._averages = Averages(self._groups, self._guard, kept := After(Averaging(ema_decay, ema_warmup)))
         self._planner = Planner(self._groups, self._choice.in_use, threads, self._gradient_settings, kept)
         self.param_groups: list[dict[str, Any]] = []
         self._add(split_groups(params))
@@ -229,7 +225,7 @@ class Adam:
     def averaged(self) -> Swapped:
         """Return a context manager in which parameters and averages have changed places, for evaluation.
 
-        ``with optimizer.averaged(): ...`` exchanges their numbers, and back when the block is left, also by an error.
+        ``with optimizer.averaged(): ...`` exchanges their numbers, and back when it is left, by an error too.
         The optimizer cannot be stepped, changed or saved within. Raises ValueError where no averages are kept.
         """
         return self._averages.swapped()
@@ -262,7 +258,9 @@ class Adam:
     def step(
         self, grads: Grads = None, grad_scale: Real = 1.0, zero_grad: bool = False, *, closure: Callable[[], Loss]
     ) -> Loss: ...
-    def step(self, grads=None, grad_scale=1.0, zero_grad=False, *, closure=None):
+    def step(
+        self, grads: Grads = None, grad_scale: Real = 1.0, zero_grad: bool = False, *, closure: Any = None
+    ) -> Any:
         """Take one step: update the parameters in place.
 
         Parameters
@@ -276,15 +274,10 @@ class Adam:
         grad_scale : float, default 1
             The scale of the loss, by which gradients are divided on the way; positive.
         zero_grad : bool, default False
-            Fill the gradients with zeros in the same pass, also in a step that `skip_nonfinite` leaves out. They are
-            written to then, and have to be writable NumPy arrays that are C-contiguous.
+            Fill the gradients with zeros in the same pass, also in a step that `skip_nonfinite` leaves out. Then
+            they have to be writable NumPy arrays that are C-contiguous.
         closure : callable, optional
-            Called first, without arguments; it recomputes the loss and the gradients.
-
-        Returns
-        -------
-        object
-            What `closure` returned, or None.
+            Called first, without arguments; it recomputes the loss and the gradients. Its result is returned.
 
         Raises
         ------
@@ -294,11 +287,7 @@ class Adam:
         RuntimeError
             If gradients are not finite, with `error_if_nonfinite`; all is as before then.
         """
-        loss = None
-        if closure is not None:
-            if not callable(closure):
-                raise TypeError(f"closure must be callable, got {closure!r}")
-            loss = closure()
+        loss = None if closure is None else call_closure(closure)
         guard, groups, planner, settings = self._guard, self._groups, self._planner, self._gradient_settings
         with guard.lock:
             if guard.stepping:
@@ -351,8 +340,8 @@ class Adam:
         dict
             ``"state"`` maps the position of each stepped parameter to its ``step``, ``exp_avg``,
             ``exp_avg_sq`` and, with amsgrad, ``max_exp_avg_sq`` and, with averages, ``ema``, in the parameter's
-            shape and dtype, whatever the layout. ``"param_groups"`` lists each group's options, the positions ``"params"`` and, where
-            there are names, ``"param_names"``. A callable `lr` is in it as it is.
+            shape and dtype, whatever the layout. ``"param_groups"`` lists each group's options, the positions
+            ``"params"`` and, where there are names, ``"param_names"``. A callable `lr` is in it as it is.
 
         Raises
         ------
@@ -400,18 +389,12 @@ class Adam:
         new, trees = self._groups.make(given, self.defaults)
         self._averages.begin(new)
         chosen = self._choice.choose(member for group in new for member in group.members)
-        if not isinstance(self.param_groups, list):
-            raise TypeError(f"param_groups must be the list that the optimizer made, got {self.param_groups!r}")
-        extend = functools.partial(list.extend, self.param_groups, [group.options for group in new])
-        in_one_go([*self._choice.add_calls(chosen), *self._groups.add_calls(new, trees), extend])
+        entering = self._groups.add_calls(new, trees, self.param_groups)
+        in_one_go([*self._choice.add_calls(chosen), *entering])
 
     @contextlib.contextmanager
     def _exclusive(self, what: str) -> Iterator[Contents]:
-        """Keep steps and changes off for a ``with`` block, which gets what the optimizer holds.
-
-        The way in for checkpoints and conversions; `what` is the function that was called, for the message by
-        which it is refused where a step is under way in this thread.
-        """
+        """Keep steps and changes off while checkpoints and conversions, by way of `what`, use what it holds."""
         with self._guard.lock:
             self._guard.refuse_while_stepping(what)
             yield Contents(self._groups, self.param_groups)

@@ -141,8 +141,16 @@ class Groups(Sequence[Group]):
             seen[id(member.owner)] = member.label
         return new, trees
 
-    def add_calls(self, new: Sequence[Group], trees: Sequence[Tree]) -> list[Call]:
-        """Return native calls that enter what `make` has returned."""
+    def add_calls(self, new: Sequence[Group], trees: Sequence[Tree], param_groups: Any) -> list[Call]:
+        """Return native calls that enter what `make` has returned, here and in the optimizer's `param_groups`.
+
+        Raises
+        ------
+        TypeError
+            If these are no list.
+        """
+        if not isinstance(param_groups, list):
+            raise TypeError(f"param_groups must be the list that the optimizer made, got {param_groups!r}")
         position_of, positions, where = dict(self._position_of), dict(self.positions), list(self.where)
         for group in new:
             for index, member in enumerate(group.members):
@@ -162,6 +170,7 @@ class Groups(Sequence[Group]):
             *self.renew_calls(),
             *(functools.partial(setattr, self, name, value) for name, value in changed.items()),
             *self.edits.note_calls([group.accepted() for group in groups], [group.params for group in groups]),
+            functools.partial(list.extend, param_groups, [group.options for group in new]),
         ]
 
     def listed(self) -> str:

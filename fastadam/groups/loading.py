@@ -118,9 +118,8 @@ class Loaded:
             self._moments.append([moments for _, moments in entries])
             if AVERAGE not in group.moments and any(AVERAGE in moments for _, moments in entries):
                 raise ValueError(
-                    f"{where}it has averages ({AVERAGE}), which this optimizer does not keep; set ema_decay, such as "
-                    f"to 0.999, and load then (setting it to None afterwards drops them), or take {AVERAGE!r} out of "
-                    f"the entries"
+                    f"{where}it has averages ({AVERAGE!r}), which this optimizer does not keep; set ema_decay to "
+                    f"a number, such as 0.999, and load again (setting it to None afterwards drops them)"
                 )
             if hyper.amsgrad:
                 for index, (step, moments) in enumerate(entries):

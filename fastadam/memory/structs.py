@@ -175,8 +175,8 @@ SPAN = Struct(
     "span",
     "A contiguous run of real numbers that shares one row: addresses, a length, the row, and the caller's slot. "
     "It is one parameter where n_starts is 0; else n_starts of them, one after another, and starts is the address "
-    "of where each begins, as int64 counted from the span's first element. ema is that of the average, in the dtype "
-    "that is computed in, where averages are kept.",
+    "of where each begins, as int64 counted from the span's first element. ema is that of the average, in the "
+    "dtype that is computed in, where averages are kept.",
     *ROLES,
     "size",
     "row",
@@ -239,8 +239,8 @@ PLAN = Struct(
     "plan",
     "A step: its spans in batches, the rows of scalars, and what is counted when it is taken. The first "
     "n_row_inputs rows are computed, the others are taken as they are. ema_weights has how far the averages of "
-    "each row move towards the parameters, computed with it where averages are kept. grad_objects has the object of each slot's "
-    "gradient; the step writes memory between written_starts and written_ends, sorted and apart.",
+    "each row move towards the parameters, computed with it where averages are kept. grad_objects has the object "
+    "of each slot's gradient; the step writes memory between written_starts and written_ends, sorted and apart.",
     Field("spans", points_to=SPAN.dtype),
     Field("rows", points_to=ROW.dtype),
     Field("row_inputs", points_to=ROW_INPUTS.dtype),

@@ -106,8 +106,8 @@ def refuse_to_zero(value: Any, grad: Array, label: str) -> None:
     given = base_view(value) if isinstance(value, np.ndarray) else None
     if given is None or address(given) != address(grad) or not given.flags.c_contiguous:
         raise ValueError(
-            f"{label} is not read where it is, but copied, as it is no NumPy array that is C-contiguous and aligned; "
-            f"zero_grad=True cannot reach it: pass np.ascontiguousarray of it, or leave zero_grad=False"
+            f"{label} is read from a copy, as it is no NumPy array that is C-contiguous and aligned, so that "
+            f"zero_grad=True cannot fill it; pass np.ascontiguousarray of it, or leave zero_grad=False"
         )
     if not given.flags.writeable:
         raise ValueError(

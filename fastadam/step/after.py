@@ -82,7 +82,7 @@ def make_average(add: Callable[..., Any], sub: Callable[..., Any], mul: Callable
         Operations on numbers of the dtype that is computed in, correctly rounded.
     """
 
-    def average(ema, param, weight):
+    def average(ema: Any, param: Any, weight: Any) -> Any:
         return add(ema, mul(weight, sub(param, ema)))
 
     return average
@@ -106,7 +106,8 @@ class After:
     def __init__(self, choices: Averaging = DEFAULTS) -> None:
         self.block = Block(AFTER)
         self.zeroes = False
-        in_one_go(self.choose_calls(check(choices)))
+        self.choices = check(choices)
+        in_one_go(self.choose_calls(self.choices))
 
     @property
     def averages(self) -> bool:

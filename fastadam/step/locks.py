@@ -70,7 +70,7 @@ class Guard:
         """
         if self.swapped:
             raise RuntimeError(
-                f"{what} was called within a block of `with optimizer.averaged()`, in which the averages are in the "
+                f"{what} was called within a block of `with optimizer.averaged()`, in which averages are in the "
                 f"place of the parameters; call it after the block"
             )
         if self.stepping:

@@ -71,8 +71,8 @@ class Plan:
     norm : Norm, optional
         What is wanted of the gradients' norm; by default nothing.
     after : After, optional
-        What is done with numbers that have been stepped; by default nothing. Where averages are kept, all spans have
-        one, and those of variants that are IDLE have nothing else.
+        What is done with numbers that have been stepped; by default nothing. Where averages are kept, all spans
+        have one, and those of variants that are IDLE have nothing else to be moved.
 
     Attributes
     ----------

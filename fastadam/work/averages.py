@@ -23,9 +23,8 @@ class Averages(Mapping[Any, Array]):
     """The averages of the parameters over the steps, by parameter.
 
     Keys are the positions of all parameters; an array, a `Parameter` or a name finds its parameter too, and a
-    packed buffer, ``flat`` or ``flat.param``, the flat array with the averages of all that is packed in it. A value
-    is a live view in the parameter's shape: writing to it changes the average. It is empty where ``ema_decay`` is
-    None.
+    packed buffer, ``flat`` or ``flat.param``, the flat array with the averages of all that is in it. A value is a
+    live view in the parameter's shape: writing to it changes the average. It is empty where ``ema_decay`` is None.
 
     Parameters
     ----------
@@ -116,8 +115,8 @@ class Averages(Mapping[Any, Array]):
 class Swapped:
     """Has averages and parameters change places within a ``with`` block: their numbers, not the arrays.
 
-    Whatever interrupts the way in or out, they have changed places or they have not; and however the block is left,
-    they change back, at the latest when this object is dropped.
+    Whatever interrupts the way in or out, they have changed places or they have not; and however the block is
+    left, they change back, at the latest when this object is dropped.
 
     Parameters
     ----------

@@ -15,6 +15,13 @@ from fastadam.work.arrays import WorkList
 from fastadam.work.planner import Planner
 
 
+def call_closure(closure: Any) -> Any:
+    """Return what a closure returns; raises TypeError if it is none."""
+    if not callable(closure):
+        raise TypeError(f"closure must be callable, got {closure!r}")
+    return closure()
+
+
 def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], outcome: int) -> None:
     """Take a step in which native code found something that Python has to look at.
 

@@ -114,7 +114,7 @@ class _Batch:
         """Return the native call that lets the gradients of all chunks be zero."""
         self._look()
         grads = self._column(Place("array", "grad", self._stored["grad"]))
-        fill = map(operator.setitem, grads, itertools.repeat(...), itertools.repeat(0))
+        fill: Any = map(operator.setitem, grads, itertools.repeat(...), itertools.repeat(0))  # type: ignore[arg-type]
         return functools.partial(deque, fill, 0)
 
     def _replay(self, program: Program, scalars: Callable[[Place], Iterable[Any]]) -> Callable[[], object]:

@@ -91,8 +91,8 @@ def average_of(number: int, begins: bool) -> Program:
     add, sub, mul = map(recorder.operation, (np.add, np.subtract, np.multiply))
     moved = make_average(add, sub, mul)(ema, param, weight)
     if begins:
-        moves = weight != Constant(number_format.compute.type(1))
-        moved = recorder.select(moves, moved, param)
+        stays = weight >= Constant(number_format.compute.type(1))
+        moved = recorder.select(stays, param, moved)
     return Program(recorder, {AVERAGE: moved})
 
 
