@@ -116,14 +116,20 @@ class Group:
         Raises
         ------
         TypeError
-            If a parameter is on a device on which averages are not kept.
+            If a parameter is of a dtype in which averages are not kept.
         MemoryError
             If there is not enough memory.
         ValueError
             If a parameter was changed in place.
         """
         for member in self.members:
-            member.device.check_extras("ema_decay", member.label)
+            real, _, number_format, *_ = ALL_DTYPES[member.dtype]
+            if real != number_format.compute:
+                raise TypeError(
+                    f"ema_decay keeps an average in the dtype that a parameter is computed with, and {member.label} "
+                    f"is {member.dtype}, which is computed with in {number_format.compute}; hold it in "
+                    f"{number_format.compute}, or leave ema_decay=None"
+                )
         self.check_unchanged()
         buffers = self._zeros(AVERAGE)
         for member, offset in zip(self.members, self.offsets, strict=True):
