@@ -57,6 +57,8 @@ class Squares:
         self._batches: list[_Batch] = []
         runs, of_span, offsets = [np.zeros(0, RUN)], [], []
         for variant, first, count in part.batches[["variant", "first", "count"]].tolist():
+            if variant_of(variant).idle:
+                continue
             number_format = variant_of(variant).formats[ROLES.index("grad")]
             for index in range(first, first + count):
                 starts, sizes = _params_of(part.spans[index])

@@ -37,6 +37,7 @@ def environments(folder: Path) -> dict[str, Callable[[], dict[str, str]]]:
     """Return what makes the environment of each file that needs one of its own."""
     return {
         "test_simulated.py": simulator,
+        "test_simulated_after.py": simulator,
         "test_simulated_api.py": simulator,
         "test_simulated_norm.py": simulator,
         "test_simulated_torch.py": simulator,
