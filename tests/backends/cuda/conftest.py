@@ -43,6 +43,7 @@ def environments(folder: Path) -> dict[str, Callable[[], dict[str, str]]]:
         "test_simulated_torch.py": simulator,
         "test_stand_in.py": functools.partial(stand_in, folder / "stand_in"),
         "test_stand_in_norm.py": functools.partial(stand_in, folder / "stand_in_norm"),
+        "test_stand_in_after.py": functools.partial(stand_in, folder / "stand_in_after"),
     }
 
 
