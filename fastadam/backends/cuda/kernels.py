@@ -151,6 +151,7 @@ def _make_move(number_format: Format) -> Any:
     access, kind = Access(number_format), FLOAT32 if single else FLOAT64
     load_one, load_many, itemsize = access.load_one, access.load_many, number_format.stored.itemsize
     lanes, at_once = width(number_format), VECTOR_BYTES // real
+    second = lanes - at_once  # numbers of 16 bits: two vectors of averages to one of parameters
     load_emas, store_emas, load_ema, store_ema = (
         *(make_load(kind, at_once), make_store(kind, at_once)),
         *(make_load(kind, 1), make_store(kind, 1)),
@@ -167,9 +168,9 @@ def _make_move(number_format: Format) -> Any:
         if thread < vectors:
             params, at = load_many(param + thread * VECTOR_BYTES), ema + thread * (lanes * real)
             store_emas(at, averages_of_many(load_emas(at), params[:at_once], weight))
-            if lanes > at_once:  # numbers of 16 bits: two vectors of averages to one of parameters
+            if second > 0:
                 behind = at + VECTOR_BYTES
-                store_emas(behind, averages_of_many(load_emas(behind), params[lanes - at_once :], weight))
+                store_emas(behind, averages_of_many(load_emas(behind), params[second:], weight))
         elif thread - vectors + vectors * lanes < size:
             i = thread - vectors + vectors * lanes
             at = ema + i * real
