@@ -154,8 +154,8 @@ class Host(Device):
             one, other = (arrays.as_reals(each) for each in pair)
             bits = np.dtype(f"u{one.itemsize}")
             one, other = one.view(bits), other.view(bits)
-            for each in ((one, other, one), (one, other, other), (one, other, one)):
-                calls.append(functools.partial(np.bitwise_xor, *each))
+            steps = ((one, other, one), (one, other, other), (one, other, one))
+            calls += [functools.partial(np.bitwise_xor, *each) for each in steps]
         return calls
 
     def check_returned(self, returned: Sequence[Any]) -> None:
@@ -196,10 +196,12 @@ class _Watch:
         known = zip(
             slots.owners, slots.labels, slots.addresses.tolist(), slots.sizes.tolist(), slots.dtypes, strict=True
         )
-        for owner, label, address, size, dtype in known:
-            array = arrays.check_parameter(owner, label)
+        for slot, (owner, label, address, size, dtype) in enumerate(known):
+            # Those that are idle are only read.
+            array = arrays.check_parameter(owner, label) if slot < len(grads) else arrays.base_view(owner)
             # The very dtype, as native code knows it by its address.
-            if arrays.address(array) != address or array.dtype is not dtype or arrays.as_reals(array).size != size:
+            same = array.flags.c_contiguous and arrays.address(array) == address and array.dtype is dtype
+            if not same or arrays.as_reals(array).size != size:
                 raise ValueError(
                     f"the memory or dtype of {label} was exchanged since the optimizer took it; make a new "
                     f"optimizer for it"

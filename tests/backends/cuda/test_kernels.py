@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fastadam.memory.formats import FORMATS
+from fastadam.memory.formats import BFLOAT16, FLOAT32, FORMATS
 from fastadam.memory.structs import AMSGRAD, DECOUPLED, IDLE, L2
 from fastadam.step.variants import variant_of, variants_of
 
@@ -91,10 +91,7 @@ def test_the_kernels_of_the_norm(number: int, which: int, capability: tuple[int,
     launches.link(ptx, capability)
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES[::3], ids="{0[0]}.{0[1]}".format)
-@pytest.mark.parametrize("flags", [0, AMSGRAD, IDLE], ids=["plain", "amsgrad", "idle"])
-@pytest.mark.parametrize("number_format", FORMATS, ids=[each.name for each in FORMATS])
-def test_the_kernels_of_averages(number_format: Any, flags: int, capability: tuple[int, int]) -> None:
+def check_averages(number_format: Any, flags: int, capability: tuple[int, int]) -> None:
     """Every operation is rounded on its own here, too, and where there is no gradient, nothing else is read."""
     ptx, _ = launches.compile_kernel(int(variants_of(number_format.code, flags)), launches.AVERAGES, capability)
     real, other = ("f64", "f32") if number_format.name == "float64" else ("f32", "f64")
@@ -115,6 +112,19 @@ def test_the_kernels_of_averages(number_format: Any, flags: int, capability: tup
     # The parameters are read back, unless the compiler knows them.
     assert len(loads) - (stored + 1 + averages) in (0, 1)
     launches.link(ptx, capability)
+
+
+def test_the_kernels_of_averages() -> None:
+    check_averages(FLOAT32, 0, (9, 0))
+    check_averages(BFLOAT16, IDLE, (9, 0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", CAPABILITIES[::3], ids="{0[0]}.{0[1]}".format)
+@pytest.mark.parametrize("flags", [0, AMSGRAD, IDLE], ids=["plain", "amsgrad", "idle"])
+@pytest.mark.parametrize("number_format", FORMATS, ids=[each.name for each in FORMATS])
+def test_every_kernel_of_averages(number_format: Any, flags: int, capability: tuple[int, int]) -> None:
+    check_averages(number_format, flags, capability)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES[::3], ids="{0[0]}.{0[1]}".format)

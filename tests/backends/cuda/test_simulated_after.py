@@ -78,7 +78,8 @@ class Spans:
 @pytest.mark.parametrize("hyper", ["plain", "amsgrad decoupled"])
 @pytest.mark.parametrize("zeroes", [False, True])
 @pytest.mark.parametrize(
-    ("sizes", "shift", "idle"), [([41], 0, -1), ([41], 1, -1), ([17, 0, 40, 3], 0, 2), ([9, 30], 1, 1), ([24], 0, 0)]
+    ("sizes", "shift", "idle"),
+    [([41], 0, -1), ([41], 1, -1), ([17, 0, 40, 3], 0, 2), ([9, 30], 1, 1), ([24], 0, 0)],
 )
 def test_plans_in_every_format_have_the_bits_of_the_host(
     number_format: Any, hyper: str, zeroes: bool, sizes: list[int], shift: int, idle: int
@@ -188,9 +189,7 @@ def test_they_are_switched_on_and_off_in_mid_training(layout: str) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("piece", [8, 24, 1 << 26])
-def test_they_change_places_with_the_parameters(
-    monkeypatch: pytest.MonkeyPatch, layout: str, piece: int
-) -> None:
+def test_they_change_places_with_the_parameters(monkeypatch: pytest.MonkeyPatch, layout: str, piece: int) -> None:
     monkeypatch.setattr(cuda_arrays, "PIECE", piece)
     side = Side(layout, np.float64, ema_decay=0.5)
     for seed in range(3):
@@ -200,9 +199,7 @@ def test_they_change_places_with_the_parameters(
         pass
 
     def look() -> None:
-        for member, other in zip(
-            side.ours._groups[0].members, side.theirs._groups[0].members, strict=True
-        ):
+        for member, other in zip(side.ours._groups[0].members, side.theirs._groups[0].members, strict=True):
             assert_same_bits(host(member.array), other.array, member.label)
 
     with side.ours.averaged(), side.theirs.averaged():
