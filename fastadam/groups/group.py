@@ -126,9 +126,9 @@ class Group:
             real, _, number_format, *_ = ALL_DTYPES[member.dtype]
             if real != number_format.compute:
                 raise TypeError(
-                    f"ema_decay keeps averages in the dtype that parameters are computed with, and {member.label} is "
-                    f"{member.dtype}, which is computed with in {number_format.compute}; hold it in that, or leave "
-                    f"ema_decay=None"
+                    f"ema_decay keeps averages in the dtype that parameters are computed with, and "
+                    f"{member.label} is {member.dtype}, which is computed with in {number_format.compute}; hold "
+                    f"it in that, or leave ema_decay=None"
                 )
         self.check_unchanged()
         buffers = self._zeros(AVERAGE)

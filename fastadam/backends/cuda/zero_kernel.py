@@ -8,8 +8,8 @@ from numba import cuda
 from fastadam.backends.cuda.device_functions import HALF, PAIR, WORD, make_load, make_store
 from fastadam.backends.cuda.kernels import BLOCK, VECTOR_BYTES
 
-# A run of bytes: where it begins, how many there are, and its first block of threads. Its blocks are those from that
-# to the next one's.
+# A run of bytes: where it begins, how many there are, and its first block of threads. Its blocks are those from
+# that to the next one's.
 RUN = np.dtype([(name, np.int64) for name in ("start", "nbytes", "first_block")])
 RUN_BYTES = RUN.itemsize
 BYTES_OF_BLOCK = BLOCK * VECTOR_BYTES
