@@ -398,9 +398,9 @@ typedef struct {
     fastadam_tensor_offsets offsets;
 } fastadam_tensor_cache;
 
-/* The parameters that have a gradient: the plan of their step, each one's span in it or -1, how many steps the
- * members of each row have taken before, which the plan counts with the others, and whether the step is so short
- * that other threads of Python wait for it. */
+/* The parameters that have a gradient: the plan of their step, each one's span in it or -1 (-2 minus the span of
+ * one that is IDLE), how many steps the members of each row have taken before, which the plan counts with the
+ * others, and whether the step is so short that other threads of Python wait for it. */
 typedef struct {
     int64_t plan;
     int64_t span_of;

@@ -383,7 +383,8 @@ TENSOR_CACHE = Struct(
 
 ACTIVE_PLAN = Struct(
     "active_plan",
-    "The parameters that have a gradient: the plan of their step, each one's span in it or -1, how many steps the "
+    "The parameters that have a gradient: the plan of their step, each one's span in it or -1 (-2 minus the span "
+    "of one that is IDLE), how many steps the "
     "members of each row have taken before, which the plan counts with the others, and whether the step is so "
     "short that other threads of Python wait for it.",
     "plan",
