@@ -78,7 +78,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sb3", description=__doc__)
     parser.add_argument("--check", action="store_true", help="end with exit code 1 if a bar is missed")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--threads", type=int, default=1, help="torch's, default 1: more do not help nets so small")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="torch's, default 1: more do not help nets so small"
+    )
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     times = measure(chosen.rounds)

@@ -45,7 +45,9 @@ def test_stable_baselines3() -> None:
     assert (torchs["class"], torchs["clips"]) == ("torch.optim.adam", False)
     for each in (inside, by_class):
         assert (each["class"], each["step"], each["clips"]) == ("fastadam.torch", "fastadam", True)
-        torch.testing.assert_close(torch.tensor(each["weights"]), torch.tensor(torchs["weights"]), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            torch.tensor(each["weights"]), torch.tensor(torchs["weights"]), rtol=1e-4, atol=1e-5
+        )
     assert inside["weights"] == by_class["weights"]
 
 
@@ -92,4 +94,6 @@ def test_lightning(tmp_path: Any) -> None:
     )
     assert torchs["class"] == "torch.optim.adamw"
     assert (ours["class"], ours["step"]) == (face.__name__, "fastadam")
-    torch.testing.assert_close(torch.tensor(ours["weights"]), torch.tensor(torchs["weights"]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        torch.tensor(ours["weights"]), torch.tensor(torchs["weights"]), rtol=1e-4, atol=1e-5
+    )

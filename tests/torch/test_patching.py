@@ -407,7 +407,9 @@ done.set()
 
 
 def test_what_is_imported_inside_binds_ours(tmp_path: Any) -> None:
-    (tmp_path / "library.py").write_text("from torch.optim import Adam\nfrom torch.nn.utils import clip_grad_norm_\n")
+    (tmp_path / "library.py").write_text(
+        "from torch.optim import Adam\nfrom torch.nn.utils import clip_grad_norm_\n"
+    )
     code = """
 import sys, fastadam.torch
 sys.path.insert(0, sys.argv[1])
