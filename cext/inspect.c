@@ -1,6 +1,7 @@
 /* The first stage of a step: look at the gradients' array objects. */
 #include "adam.h"
 #include "stages.h"
+#include "variants.h"
 
 #include <string.h>
 
@@ -41,9 +42,24 @@ int fastadam_is_written(const fastadam_plan *plan, int64_t lo, int64_t hi, int64
     return found > 0 && ends[found - 1] > lo;
 }
 
+/* Whether a parameter without a gradient is where it was, of the size that its average has. */
+static int is_there(const fastadam_plan *plan, const fastadam_span *span)
+{
+    const fastadam_array_offsets *at = &plan->offsets;
+    const fastadam_slot *slot = (const fastadam_slot *)(uintptr_t)plan->slots + span->slot;
+    const int64_t param = slot->param_object, dims = read_word(param, at->dims);
+    if (read_word(param, at->dtype) != slot->dtype_object || read_word(param, at->data) != span->param ||
+        !(read_int(param, at->flags) & FASTADAM_C_CONTIGUOUS))
+        return 0;
+    int64_t elements = 1;
+    for (int i = 0; i < read_int(param, at->ndim); i++)
+        elements *= read_word(dims, i * (int64_t)sizeof(intptr_t));
+    return elements == slot->elements;
+}
+
 /* A plain gradient is an exact ndarray or PackedArray of its parameter's dtype and shape, C-contiguous, aligned,
- * and apart from all that the step writes. Its parameter must still be where it was, of the size that the moments
- * have, and writable. */
+ * apart from all that the step writes, and writable if it is to become zero. Its parameter must still be where it
+ * was, of the size that the moments have, and writable. */
 static int is_plain(const fastadam_plan *plan, const fastadam_span *span, int64_t grad)
 {
     const fastadam_array_offsets *at = &plan->offsets;
@@ -53,8 +69,9 @@ static int is_plain(const fastadam_plan *plan, const fastadam_span *span, int64_
     if ((type != at->array_type && type != at->packed_type) || read_word(grad, at->dtype) != dtype ||
         read_word(param, at->dtype) != dtype || read_word(param, at->data) != span->param)
         return 0;
-    const int grad_flags = FASTADAM_C_CONTIGUOUS | FASTADAM_ALIGNED;
-    const int param_flags = grad_flags | FASTADAM_WRITEABLE;
+    const int param_flags = FASTADAM_C_CONTIGUOUS | FASTADAM_ALIGNED | FASTADAM_WRITEABLE;
+    const int zeroes = ((const fastadam_after *)(uintptr_t)plan->after)->zeroes != 0;
+    const int grad_flags = zeroes ? param_flags : FASTADAM_C_CONTIGUOUS | FASTADAM_ALIGNED;
     if ((read_int(param, at->flags) & param_flags) != param_flags ||
         (read_int(grad, at->flags) & grad_flags) != grad_flags)
         return 0;
@@ -72,14 +89,6 @@ static int is_plain(const fastadam_plan *plan, const fastadam_span *span, int64_
     return elements == slot->elements;
 }
 
-/* Bytes of a number of the gradients that a variant reads. */
-static int64_t grad_itemsize(int64_t variant)
-{
-    static const int64_t itemsizes[] = FASTADAM_ITEMSIZES;
-    const int64_t mask = (1 << FASTADAM_FORMAT_BITS) - 1;
-    return itemsizes[variant >> (FASTADAM_FORMATS_AT + FASTADAM_FORMAT_BITS) & mask];
-}
-
 int64_t fastadam_inspect(const fastadam_plan *plan)
 {
     fastadam_span *spans = (fastadam_span *)(uintptr_t)plan->spans;
@@ -90,6 +99,11 @@ int64_t fastadam_inspect(const fastadam_plan *plan)
         const int64_t itemsize = grad_itemsize(batches[b].variant);
         for (int64_t i = batches[b].first; i < batches[b].first + batches[b].count; i++) {
             fastadam_span *span = spans + i;
+            if (batches[b].variant & FASTADAM_IDLE) {
+                if (!is_there(plan, span))
+                    return span->slot;
+                continue;
+            }
             const int64_t grad = grad_objects[span->slot];
             if (!is_plain(plan, span, grad))
                 return span->slot;

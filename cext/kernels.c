@@ -1,15 +1,14 @@
-/* The kernels: kernels.inc, measure.inc and scale.inc, once for each instruction set. */
+/* The kernels: kernels.inc, after.inc, measure.inc and scale.inc, once for each instruction set. */
 #include "numerics.h"
 
 #include <math.h>
 
 #include "formats.h"
 #include "kernels.h"
+#include "lanes.h"
 #include "shares.h"
 #include "totals.h"
-
-/* The arrays that a span goes through side by side, in the order of its fields. */
-enum { PARAM, GRAD, EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ, N_ROLES };
+#include "variants.h"
 
 #define REAL float
 #define SQRT sqrtf
@@ -49,21 +48,28 @@ static FASTADAM_INLINE int64_t address_in(const fastadam_span *span, int role)
     return addresses[role];
 }
 
-static FASTADAM_INLINE int format_in(int64_t variant, int role)
-{
-    return (int)(variant >> (FASTADAM_FORMATS_AT + FASTADAM_FORMAT_BITS * role)) &
-           ((1 << FASTADAM_FORMAT_BITS) - 1);
-}
-
 #define TARGET
 #define NAMED(NAME) NAME##_baseline
 #include "kernels.inc"
+#define VECTOR fastadam_narrow
+#define VECTOR_LANES FASTADAM_NARROW_LANES
+#define OF_FLOATS FASTADAM_NARROW_OF_FLOATS
+#define OF_DOUBLES FASTADAM_NARROW_OF_DOUBLES
 #include "measure.inc"
+#undef VECTOR
+#undef VECTOR_LANES
+#undef OF_FLOATS
+#undef OF_DOUBLES
 #include "scale.inc"
 #undef TARGET
 #undef NAMED
 
 #ifdef FASTADAM_X86
+#define VECTOR fastadam_wide
+#define VECTOR_LANES FASTADAM_WIDE_LANES
+#define OF_FLOATS FASTADAM_WIDE_OF_FLOATS
+#define OF_DOUBLES FASTADAM_WIDE_OF_DOUBLES
+
 #define TARGET __attribute__((target("avx2")))
 #define NAMED(NAME) NAME##_avx2
 #include "kernels.inc"
@@ -79,6 +85,11 @@ static FASTADAM_INLINE int format_in(int64_t variant, int role)
 #include "scale.inc"
 #undef TARGET
 #undef NAMED
+
+#undef VECTOR
+#undef VECTOR_LANES
+#undef OF_FLOATS
+#undef OF_DOUBLES
 
 const fastadam_kernel fastadam_kernels[] = {kernel_baseline, kernel_avx2, kernel_avx512};
 const fastadam_kernel fastadam_measures[] = {measure_baseline, measure_avx2, measure_avx512};

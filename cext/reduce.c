@@ -59,6 +59,15 @@ static int64_t reduce_norm(const fastadam_plan *plan)
     return FASTADAM_TAKEN;
 }
 
+/* How far averages move; the same operations as in fastadam/step/after.py. */
+static double weight_at(double step, const fastadam_after *after)
+{
+    if (step == 1)
+        return 1.0;
+    const double limit = (1.0 + step) / (10.0 + step);
+    return 1.0 - (after->warms_up && limit < after->decay ? limit : after->decay);
+}
+
 /* The same operations as in fastadam/step/coefficients.py, in the same order: bits must not depend on who computes
  * them. */
 int64_t fastadam_reduce(const fastadam_plan *plan)
@@ -66,6 +75,8 @@ int64_t fastadam_reduce(const fastadam_plan *plan)
     fastadam_row *row = (fastadam_row *)(uintptr_t)plan->rows;
     const fastadam_row_inputs *inputs = (const fastadam_row_inputs *)(uintptr_t)plan->row_inputs;
     const fastadam_norm *norm = (const fastadam_norm *)(uintptr_t)plan->norm;
+    const fastadam_after *after = (const fastadam_after *)(uintptr_t)plan->after;
+    double *weights = (double *)(uintptr_t)plan->ema_weights;
     const int64_t outcome = reduce_norm(plan);
     if (outcome != FASTADAM_TAKEN)
         return outcome;
@@ -77,6 +88,8 @@ int64_t fastadam_reduce(const fastadam_plan *plan)
         row->decay_rate = inputs->lr * inputs->weight_decay;
         row->tiny = flushes_at(step) ? inputs->tiny : 0.0;
         row->grad_scale = inputs->sign * norm->scale;
+        if (after->averages)
+            weights[i] = weight_at(step, after);
     }
     return FASTADAM_TAKEN;
 }

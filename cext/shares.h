@@ -5,6 +5,14 @@
 #include "numerics.h"
 #include "structs.h"
 
+/* Whether gradients become zero right where they have been read. Where there are several, which may share memory,
+ * they do when all of them have been. */
+static FASTADAM_INLINE int zeroes_at_once(const fastadam_plan *plan)
+{
+    const fastadam_batch *batches = (const fastadam_batch *)(uintptr_t)plan->batches;
+    return ((const fastadam_after *)(uintptr_t)plan->after)->zeroes && plan->n_batches == 1 && batches->count == 1;
+}
+
 /* Which of a span's parameters an element belongs to; there are at least two. */
 static FASTADAM_INLINE int64_t param_at(const fastadam_span *span, int64_t element)
 {

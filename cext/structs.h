@@ -55,12 +55,14 @@ enum {
 };
 
 /* A compiled variant as one number: flags in the lowest 16 bits (of L2 and DECOUPLED, the two ways of weight
- * decay, there is one at most), then the format that is computed in, then those of the parameter, the gradient and
- * the moments, in the order of the fields of a span. */
+ * decay, there is one at most; spans that are IDLE have no gradient, and only their averages move), then the
+ * format that is computed in, then those of the parameter, the gradient and the moments, in the order of the
+ * fields of a span. */
 enum {
     FASTADAM_AMSGRAD = 1,
     FASTADAM_L2 = 2,
     FASTADAM_DECOUPLED = 4,
+    FASTADAM_IDLE = 8,
     FASTADAM_COMPUTE_AT = 16,
     FASTADAM_FORMATS_AT = 24,
     FASTADAM_FORMAT_BITS = 8,
@@ -83,6 +85,12 @@ enum {
  * arrays of them fit the first-level cache, with what they were read from. A divisor of BLOCK. */
 enum {
     FASTADAM_CHUNK = 512,
+};
+
+/* Elements that are stepped at a time where more is done with each of them afterwards (see the struct after),
+ * while they are in the second-level cache: the longer they are, the better memory is read ahead. */
+enum {
+    FASTADAM_STRIP = 8192,
 };
 
 /* Sums of squares that are kept side by side within a block (fastadam/step/norm.py). */
@@ -153,7 +161,8 @@ typedef struct {
 
 /* A contiguous run of real numbers that shares one row: addresses, a length, the row, and the caller's slot. It is
  * one parameter where n_starts is 0; else n_starts of them, one after another, and starts is the address of where
- * each begins, as int64 counted from the span's first element. */
+ * each begins, as int64 counted from the span's first element. ema is that of the average, in the dtype that is
+ * computed in, where averages are kept. */
 typedef struct {
     int64_t param;
     int64_t grad;
@@ -165,6 +174,7 @@ typedef struct {
     int64_t slot;
     int64_t starts;
     int64_t n_starts;
+    int64_t ema;
 } fastadam_span;
 
 /* Consecutive spans that one compiled variant steps. next_share is for the threads of the Numba kernels. */
@@ -221,15 +231,27 @@ typedef struct {
     int64_t totals;
 } fastadam_norm;
 
+/* What a step does with numbers once it has stepped them: whether averages of the parameters are kept, with which
+ * decay, and whether that warms up; and whether gradients become zero. */
+typedef struct {
+    int64_t averages;
+    int64_t warms_up;
+    double decay;
+    int64_t zeroes;
+} fastadam_after;
+
 /* A step: its spans in batches, the rows of scalars, and what is counted when it is taken. The first n_row_inputs
- * rows are computed, the others are taken as they are. grad_objects has the object of each slot's gradient; the
- * step writes memory between written_starts and written_ends, sorted and apart. */
+ * rows are computed, the others are taken as they are. ema_weights has how far the averages of each row move
+ * towards the parameters, computed with it where averages are kept. grad_objects has the object of each slot's
+ * gradient; the step writes memory between written_starts and written_ends, sorted and apart. */
 typedef struct {
     int64_t spans;
     int64_t rows;
     int64_t row_inputs;
     int64_t n_row_inputs;
     int64_t norm;
+    int64_t after;
+    int64_t ema_weights;
     int64_t batches;
     int64_t n_batches;
     int64_t counters;

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
 from fastadam.groups.clearing import clear_gradients
 from fastadam.groups.contents import Contents
-from fastadam.groups.copies import groups_again, shallow_copy, with_witnesses
+from fastadam.groups.copies import shallow_copy, with_witnesses
 from fastadam.groups.given import split_groups
 from fastadam.groups.groups import Groups
 from fastadam.groups.state import State
 from fastadam.memory.structs import TAKEN
-from fastadam.step import gradient_settings, hyperparameters
+from fastadam.step import after, gradient_settings, hyperparameters
+from fastadam.step.after import After, Averaging
 from fastadam.step.backend import BackendName
 from fastadam.step.gradient_settings import Choices, GradientSettings, Setting
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real
 from fastadam.step.interrupts import in_one_go
 from fastadam.step.locks import Guard
 from fastadam.step.threads import check_limit
-from fastadam.work.care import step_with_care
+from fastadam.work.averages import Averages, Swapped
+from fastadam.work.care import call_closure, step_with_care
 from fastadam.work.choice import Choice
+from fastadam.work.copies import described, made_again
 from fastadam.work.gradients import sort_gradients
 from fastadam.work.planner import Planner
 
@@ -69,13 +71,17 @@ class Adam:
         Take no step where a gradient is not finite: no parameter, moment or step counter changes.
     error_if_nonfinite : bool, default False
         Raise RuntimeError instead, with the names of the parameters.
+    ema_decay : float, optional
+        Keep an average of each parameter, which each step moves to ``ema + (1 - ema_decay) * (param - ema)``, also
+        without a gradient; it begins as the parameter after its first step. On NumPy arrays only.
+    ema_warmup : bool, default False
+        In a parameter's n-th step, let the decay be at most ``(1 + n) / (10 + n)``.
     backend : str, default "auto"
         ``"c"``, ``"numba"``, ``"numpy"`` for NumPy arrays, ``"cuda"`` for arrays on CUDA devices, or ``"auto"``
         for the first that is available, wherever an array is. All give the same bits.
     threads : int, optional
-        Upper limit of threads for a step; the default is ``FASTADAM_NUM_THREADS``, else
-        ``OMP_NUM_THREADS``, else the number of processors. Small steps run on one thread, and so do all
-        steps of a forked child process. The bits do not depend on it.
+        Upper limit of threads for a step; the default is ``FASTADAM_NUM_THREADS``, else ``OMP_NUM_THREADS``, else
+        the number of processors. Small steps, and all of a forked child, run on one. The bits do not depend on it.
 
     Attributes
     ----------
@@ -83,8 +89,10 @@ class Adam:
         The groups with their options, which can be edited between steps and are checked when used.
     state : State
         Live view of the moments and step counters, by position, name or array.
-    max_grad_norm, skip_nonfinite, error_if_nonfinite
-        As given; can be set between steps.
+    max_grad_norm, skip_nonfinite, error_if_nonfinite, ema_decay, ema_warmup
+        As given; can be set between steps. Averages that are switched on begin as the parameters are.
+    ema : Averages
+        Live view of the averages, by position, name or array, or of all in a packed buffer; see `averaged`.
     grad_norm : float or None
         Norm of the last gradients, after division by `grad_scale` and before clipping, within 2 ulp of exact (see
         `fastadam.step.norm`); None where none of the three above asks for it. With ``max_grad_norm=math.inf`` it
@@ -127,11 +135,11 @@ class Adam:
     array([1., 1.])
     """
 
-    # The optimizer's own attributes are in slots, so that what is in the instance's dict, and goes into copies and
-    # pickles as it is, is what subclasses and users have set.
+    # Its own attributes are in slots: what is in the dict, and copied as it is, subclasses and users have set.
     __slots__ = (
         "__dict__",
         "__weakref__",
+        "_averages",
         "_choice",
         "_gradient_settings",
         "_groups",
@@ -146,6 +154,8 @@ class Adam:
     max_grad_norm = Setting()
     skip_nonfinite = Setting()
     error_if_nonfinite = Setting()
+    ema_decay = Setting("_averages")
+    ema_warmup = Setting("_averages")
 
     def __init__(
         self,
@@ -161,6 +171,8 @@ class Adam:
         max_grad_norm: Real | None = gradient_settings.DEFAULTS.max_grad_norm,
         skip_nonfinite: bool = gradient_settings.DEFAULTS.skip_nonfinite,
         error_if_nonfinite: bool = gradient_settings.DEFAULTS.error_if_nonfinite,
+        ema_decay: Real | None = after.DEFAULTS.ema_decay,
+        ema_warmup: bool = after.DEFAULTS.ema_warmup,
         backend: BackendName = "auto",
         threads: int | None = None,
     ) -> None:
@@ -174,7 +186,8 @@ class Adam:
         self._guard = Guard()
         self._groups = Groups()
         self._state = State(self._groups)
-        self._planner = Planner(self._groups, self._choice.in_use, threads, self._gradient_settings)
+        self._averages = Averages(self._groups, self._guard, kept := After(Averaging(ema_decay, ema_warmup)))
+        self._planner = Planner(self._groups, self._choice.in_use, threads, self._gradient_settings, kept)
         self.param_groups: list[dict[str, Any]] = []
         self._add(split_groups(params))
         self._planner.catch_up()
@@ -204,6 +217,19 @@ class Adam:
         """How many steps were left out."""
         return self._gradient_settings.skipped_steps
 
+    @property
+    def ema(self) -> Averages:
+        """The averages of the parameters."""
+        return self._averages
+
+    def averaged(self) -> Swapped:
+        """Return a context manager in which parameters and averages have changed places, for evaluation.
+
+        ``with optimizer.averaged(): ...`` exchanges their numbers, and back when it is left, by an error too.
+        The optimizer cannot be stepped, changed or saved within. Raises ValueError where no averages are kept.
+        """
+        return self._averages.swapped()
+
     def add_param_group(self, param_group: ParamGroup | Mapping[str, Tree]) -> None:
         """Add a group of parameters; their moments and step counters start at zero.
 
@@ -225,12 +251,16 @@ class Adam:
             self._add([param_group])
 
     @overload
-    def step(self, grads: Grads = None, grad_scale: Real = 1.0, *, closure: None = None) -> None: ...
-    @overload
-    def step(self, grads: Grads = None, grad_scale: Real = 1.0, *, closure: Callable[[], Loss]) -> Loss: ...
     def step(
-        self, grads: Grads = None, grad_scale: Real = 1.0, *, closure: Callable[[], Loss] | None = None
-    ) -> Loss | None:
+        self, grads: Grads = None, grad_scale: Real = 1.0, zero_grad: bool = False, *, closure: None = None
+    ) -> None: ...
+    @overload
+    def step(
+        self, grads: Grads = None, grad_scale: Real = 1.0, zero_grad: bool = False, *, closure: Callable[[], Loss]
+    ) -> Loss: ...
+    def step(
+        self, grads: Grads = None, grad_scale: Real = 1.0, zero_grad: bool = False, *, closure: Any = None
+    ) -> Any:
         """Take one step: update the parameters in place.
 
         Parameters
@@ -238,18 +268,16 @@ class Adam:
         grads : iterable, mapping or ndarray, optional
             Gradients in the order of the parameters (over all groups), nested as they are, or in a mapping under
             their names; one array for a single parameter, or a 1-D array for a whole packed buffer. Each has the
-            dtype and shape of its parameter and any strides; it is not written to. None in place of one (or of a
+            dtype and shape of its parameter and any strides; it is only read. None in place of one (or of a
             container) skips that parameter: its values, moments and step counter stay as they are. Without
             `grads` they are where they live: ``flat.grad`` of packed buffers, ``grad`` of `Parameter` objects.
         grad_scale : float, default 1
             The scale of the loss, by which gradients are divided on the way; positive.
+        zero_grad : bool, default False
+            Fill the gradients with zeros in the same pass, also in a step that `skip_nonfinite` leaves out. Then
+            they have to be writable NumPy arrays that are C-contiguous.
         closure : callable, optional
-            Called first, without arguments; it recomputes the loss and the gradients.
-
-        Returns
-        -------
-        object
-            What `closure` returned, or None.
+            Called first, without arguments; it recomputes the loss and the gradients. Its result is returned.
 
         Raises
         ------
@@ -259,11 +287,7 @@ class Adam:
         RuntimeError
             If gradients are not finite, with `error_if_nonfinite`; all is as before then.
         """
-        loss = None
-        if closure is not None:
-            if not callable(closure):
-                raise TypeError(f"closure must be callable, got {closure!r}")
-            loss = closure()
+        loss = None if closure is None else call_closure(closure)
         guard, groups, planner, settings = self._guard, self._groups, self._planner, self._gradient_settings
         with guard.lock:
             if guard.stepping:
@@ -272,6 +296,8 @@ class Adam:
                 guard.stepping = True
                 if grad_scale != settings.divisor:
                     settings.divide_by(grad_scale)
+                if zero_grad is not planner.after.zeroes:
+                    planner.after.zero(zero_grad)
                 if groups.edits.noticed(self.param_groups):
                     groups.take_up(self.param_groups)
                 if planner.version != groups.version:
@@ -313,9 +339,9 @@ class Adam:
         -------
         dict
             ``"state"`` maps the position of each stepped parameter to its ``step``, ``exp_avg``,
-            ``exp_avg_sq`` and, with amsgrad, ``max_exp_avg_sq``, in the parameter's shape and dtype, whatever
-            the layout. ``"param_groups"`` lists each group's options, the positions ``"params"`` and, where
-            there are names, ``"param_names"``. A callable `lr` is in it as it is.
+            ``exp_avg_sq`` and, with amsgrad, ``max_exp_avg_sq`` and, with averages, ``ema``, in the parameter's
+            shape and dtype, whatever the layout. ``"param_groups"`` lists each group's options, the positions
+            ``"params"`` and, where there are names, ``"param_names"``. A callable `lr` is in it as it is.
 
         Raises
         ------
@@ -332,7 +358,8 @@ class Adam:
         ----------
         state_dict : mapping
             What `state_dict` returned, here or in an optimizer over parameters of the same shapes and dtypes
-            in any layout, or a torch optimizer's. Where both have names, parameters are matched by name.
+            in any layout, or a torch optimizer's. Where both have names, parameters are matched by name. Averages
+            that it lacks begin as the parameters are; those that are not kept here are refused.
 
         Raises
         ------
@@ -343,39 +370,16 @@ class Adam:
             contents.take_over(state_dict)
 
     def __repr__(self) -> str:
-        lines = [f"{type(self).__name__} ("]
-        for i, group in enumerate(self._groups):
-            lines.append(f"    Parameter Group {i}: {len(group.members)} parameters")
-            lines += [f"        {key}: {group.options.get(key)}" for key in hyperparameters.KEYS]
-        return "\n".join([*lines, f"    backend: {self.backend}", ")"])
+        return f"{type(self).__name__} (\n{self._groups.listed()}\n    backend: {self.backend}\n)"
 
-    # Native code holds addresses, so copies and pickles are made from the arrays and built anew.
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            **self._groups.described(),
-            "defaults": self.defaults,
-            "backend": self._choice.asked_for,
-            "threads": self.threads,
-            "gradient_settings": tuple(self._gradient_settings.choices),
-            "skipped_steps": self.skipped_steps,
-            "state": self.state_dict(),
-            "subclass": dict(self.__dict__),
-        }
-
+    __getstate__ = described
     __copy__ = shallow_copy
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         return with_witnesses(super().__reduce_ex__(protocol), self, self._groups)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        groups = groups_again(state)
-        choices = Choices(*state.get("gradient_settings", ()))._asdict()
-        settings = {**choices, "backend": state["backend"], "threads": state["threads"]}
-        Adam.__init__(self, groups, **state["defaults"], **settings)
-        self._gradient_settings.skipped_steps = state.get("skipped_steps", 0)
-        self._groups.set_trees(state.get("trees"))
-        self.load_state_dict(state["state"])
-        self.__dict__.update(state["subclass"])
+        made_again(self, state, Adam.__init__)
 
     def _settings_changed(self) -> None:
         self._planner.version = -1  # what is wanted of the norm may need other plans
@@ -383,19 +387,14 @@ class Adam:
     def _add(self, given: Iterable[Mapping[str, Any]]) -> None:
         """Add the groups that these dicts describe, or none if one is refused."""
         new, trees = self._groups.make(given, self.defaults)
+        self._averages.begin(new)
         chosen = self._choice.choose(member for group in new for member in group.members)
-        if not isinstance(self.param_groups, list):
-            raise TypeError(f"param_groups must be the list that the optimizer made, got {self.param_groups!r}")
-        extend = functools.partial(list.extend, self.param_groups, [group.options for group in new])
-        in_one_go([*self._choice.add_calls(chosen), *self._groups.add_calls(new, trees), extend])
+        entering = self._groups.add_calls(new, trees, self.param_groups)
+        in_one_go([*self._choice.add_calls(chosen), *entering])
 
     @contextlib.contextmanager
     def _exclusive(self, what: str) -> Iterator[Contents]:
-        """Keep steps and changes off for a ``with`` block, which gets what the optimizer holds.
-
-        The way in for checkpoints and conversions; `what` is the function that was called, for the message by
-        which it is refused where a step is under way in this thread.
-        """
+        """Keep steps and changes off while checkpoints and conversions, by way of `what`, use what it holds."""
         with self._guard.lock:
             self._guard.refuse_while_stepping(what)
             yield Contents(self._groups, self.param_groups)

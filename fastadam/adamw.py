@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastadam.adam import Adam
-from fastadam.step import gradient_settings
+from fastadam.step import after, gradient_settings
 from fastadam.step.backend import BackendName
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real
 
@@ -34,6 +34,10 @@ class AdamW(Adam):
         See `Adam`.
     skip_nonfinite, error_if_nonfinite : bool, default False
         See `Adam`.
+    ema_decay : float, optional
+        See `Adam`.
+    ema_warmup : bool, default False
+        See `Adam`.
     backend : str, default "auto"
         See `Adam`.
     threads : int, optional
@@ -57,6 +61,8 @@ class AdamW(Adam):
         max_grad_norm: Real | None = gradient_settings.DEFAULTS.max_grad_norm,
         skip_nonfinite: bool = gradient_settings.DEFAULTS.skip_nonfinite,
         error_if_nonfinite: bool = gradient_settings.DEFAULTS.error_if_nonfinite,
+        ema_decay: Real | None = after.DEFAULTS.ema_decay,
+        ema_warmup: bool = after.DEFAULTS.ema_warmup,
         backend: BackendName = "auto",
         threads: int | None = None,
     ) -> None:
@@ -67,6 +73,8 @@ class AdamW(Adam):
             max_grad_norm=max_grad_norm,
             skip_nonfinite=skip_nonfinite,
             error_if_nonfinite=error_if_nonfinite,
+            ema_decay=ema_decay,
+            ema_warmup=ema_warmup,
             backend=backend,
             threads=threads,
         )

@@ -46,6 +46,8 @@ class Options(TypedDict, total=False):
     max_grad_norm: Real | None
     skip_nonfinite: bool
     error_if_nonfinite: bool
+    ema_decay: Real | None
+    ema_warmup: bool
     backend: BackendName
     threads: int | None
 

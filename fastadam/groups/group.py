@@ -11,12 +11,13 @@ import numpy as np
 from fastadam.groups.given import Given
 from fastadam.groups.members import BufferKey, Member, members_of
 from fastadam.memory.arrays import ALL_DTYPES, Array
+from fastadam.memory.structs import AVERAGE
 from fastadam.step import hyperparameters
 from fastadam.step.backend import Call
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import in_one_go
-from fastadam.step.plan import MOMENTS
+from fastadam.step.plan import KEPT, MOMENTS
 
 
 class Group:
@@ -49,7 +50,9 @@ class Group:
         What follows from them for each step.
     moments : dict of dict
         ``moments[name][dtype, device]`` is one flat buffer for all members of a dtype on a device; the third
-        moment is there once amsgrad has been switched on. No buffer is ever exchanged for another one.
+        moment is there once amsgrad has been switched on. So are the averages, under `AVERAGE`, in the dtype that
+        a parameter is computed with, while they are kept. No buffer is ever exchanged for another one, but for
+        averages that are dropped and begin anew.
     row_steps : ndarray of int64, shape (rows,)
         Steps taken, for each set of members that have always stepped together ("row"). A step counts in this
         memory; where rows change, another array takes its place.
@@ -107,6 +110,32 @@ class Group:
             (dtype, device): device.zeros(total, dtype, name) for (dtype, device), total in self.totals.items()
         }
 
+    def new_averages(self) -> dict[BufferKey, Array]:
+        """Return averages that begin as the parameters are; `average_calls` enter them.
+
+        Raises
+        ------
+        TypeError
+            If a parameter is on a device on which averages are not kept.
+        MemoryError
+            If there is not enough memory.
+        ValueError
+            If a parameter was changed in place.
+        """
+        for member in self.members:
+            member.device.check_extras("ema_decay", member.label)
+        self.check_unchanged()
+        buffers = self._zeros(AVERAGE)
+        for member, offset in zip(self.members, self.offsets, strict=True):
+            buffers[member.buffer_key][offset : offset + member.size] = member.array.reshape(-1)
+        return buffers
+
+    def average_calls(self, buffers: dict[BufferKey, Array] | None) -> list[Call]:
+        """Return native calls that keep averages in these buffers from now on, or with None, drop them."""
+        if buffers is None:
+            return [functools.partial(self.moments.pop, AVERAGE, None)]
+        return [functools.partial(self.moments.__setitem__, AVERAGE, buffers)]
+
     @staticmethod
     def reserve_max(groups: Iterable[Group]) -> None:
         """Reserve the running maximum that amsgrad needs, in those groups that have none.
@@ -136,8 +165,8 @@ class Group:
         return self.moments[name][member.buffer_key][offset : offset + member.size].reshape(member.shape)
 
     def entry(self, index: int) -> dict[str, Any]:
-        """Return a member's step counter and live views of its moments."""
-        moments = {name: self.moment(name, index) for name in MOMENTS if name in self.moments}
+        """Return a member's step counter and live views of its moments and average."""
+        moments = {name: self.moment(name, index) for name in KEPT if name in self.moments}
         return {"step": self.step_of(index), **moments}
 
     def accepted(self, hyper: Hyperparameters | None = None) -> dict[str, Any]:

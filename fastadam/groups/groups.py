@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from fastadam.groups.group import Group
 from fastadam.groups.members import Member
 from fastadam.memory.nesting import Nesting
 from fastadam.memory.written import Written
+from fastadam.step import hyperparameters
 from fastadam.step.backend import Call
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import in_one_go
@@ -54,7 +56,7 @@ class Groups(Sequence[Group]):
         self._groups: list[Group] = []
         self._position_of: dict[int, int] = {}  # by the identity of what the user gave, which members keep alive
         self._written: Written
-        self._written_for: list[int] = []  # how many moments each group had then
+        self._written_for: list[Any] = []  # what buffers each group had then
         self.where: list[tuple[Group, int]] = []
         self.edits: Edits = Edits()
         self.positions: dict[str, int] = {}
@@ -86,10 +88,12 @@ class Groups(Sequence[Group]):
 
     def written(self) -> Written:
         """Return the memory that steps write."""
-        n_moments = [len(group.moments) for group in self]  # all that can have been added since the last time
-        if n_moments != self._written_for:
+        # All that can have changed since the last time.
+        found: list[Any] = [buffers for group in self for buffers in (group, *group.moments.values())]
+        known = self._written_for
+        if len(found) != len(known) or not all(map(operator.is_, found, known)):
             self._written = Written(owned for group in self for owned in group.owned())
-            self._written_for = n_moments
+            self._written_for = found
         return self._written
 
     def make(
@@ -137,8 +141,16 @@ class Groups(Sequence[Group]):
             seen[id(member.owner)] = member.label
         return new, trees
 
-    def add_calls(self, new: Sequence[Group], trees: Sequence[Tree]) -> list[Call]:
-        """Return native calls that enter what `make` has returned."""
+    def add_calls(self, new: Sequence[Group], trees: Sequence[Tree], param_groups: Any) -> list[Call]:
+        """Return native calls that enter what `make` has returned, here and in the optimizer's `param_groups`.
+
+        Raises
+        ------
+        TypeError
+            If these are no list.
+        """
+        if not isinstance(param_groups, list):
+            raise TypeError(f"param_groups must be the list that the optimizer made, got {param_groups!r}")
         position_of, positions, where = dict(self._position_of), dict(self.positions), list(self.where)
         for group in new:
             for index, member in enumerate(group.members):
@@ -158,7 +170,16 @@ class Groups(Sequence[Group]):
             *self.renew_calls(),
             *(functools.partial(setattr, self, name, value) for name, value in changed.items()),
             *self.edits.note_calls([group.accepted() for group in groups], [group.params for group in groups]),
+            functools.partial(list.extend, param_groups, [group.options for group in new]),
         ]
+
+    def listed(self) -> str:
+        """Return lines that tell the options of each group."""
+        lines = []
+        for i, group in enumerate(self):
+            lines.append(f"    Parameter Group {i}: {len(group.members)} parameters")
+            lines += [f"        {key}: {group.options.get(key)}" for key in hyperparameters.KEYS]
+        return "\n".join(lines)
 
     def described(self) -> dict[str, Any]:
         """Return what the groups can be made of again: ``"groups"`` and, where it is nested, ``"trees"``."""

@@ -13,12 +13,13 @@ from fastadam.groups.groups import Groups
 from fastadam.groups.members import Member
 from fastadam.memory.arrays import Array, base_view
 from fastadam.memory.devices import device_of, on_host
+from fastadam.memory.structs import AVERAGE
 from fastadam.memory.written import Written
 from fastadam.step import hyperparameters
 from fastadam.step.backend import Call
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import in_one_go
-from fastadam.step.plan import MOMENTS
+from fastadam.step.plan import KEPT, MOMENTS
 
 # What is in torch's groups beside the options of Adam: choices among implementations, notes of schedulers.
 TORCH_ONLY = (
@@ -115,6 +116,11 @@ class Loaded:
             ]
             self._steps.append(np.array([step for step, _ in entries], np.int64))
             self._moments.append([moments for _, moments in entries])
+            if AVERAGE not in group.moments and any(AVERAGE in moments for _, moments in entries):
+                raise ValueError(
+                    f"{where}it has averages ({AVERAGE!r}), which this optimizer does not keep; set ema_decay to "
+                    f"a number, such as 0.999, and load again (setting it to None afterwards drops them)"
+                )
             if hyper.amsgrad:
                 for index, (step, moments) in enumerate(entries):
                     if step and MOMENTS[2] not in moments:
@@ -144,14 +150,19 @@ class Loaded:
         """
         self._reserve()
         calls = [*self._groups.renew_calls(), *self._groups.accept_calls(self._hypers)]
+        for target, fill in params:
+            calls += fill(target)
         for group, steps, moments in zip(self._groups, self._steps, self._moments, strict=True):
             calls += group.steps_calls(steps)
             for index, entry in enumerate(moments):
                 for name in group.moments:
                     target = group.moment(name, index)
-                    calls += entry[name].fill(target) if name in entry else device_of(target).clear_calls(target)
-        for target, fill in params:
-            calls += fill(target)
+                    if name in entry:
+                        calls += entry[name].fill(target)
+                    elif name == AVERAGE:  # it begins as the parameter is by then
+                        calls += copy_calls(group.members[index].array, target)
+                    else:
+                        calls += device_of(target).clear_calls(target)
         returned = in_one_go(calls)
         for device in dict.fromkeys(member.device for member in self._groups.members):
             device.check_returned(returned)
@@ -204,9 +215,9 @@ def _read_entry(entry: Any, member: Member) -> dict[str, Any]:
         if key not in entry:
             raise ValueError(f"{where}its state has no {key!r}")
     for key in entry:
-        if key not in ("step", *MOMENTS):
+        if key not in ("step", *KEPT):
             raise ValueError(f"{where}its state has the unknown key {key!r}")
-    moments = {name: entry[name] for name in MOMENTS if name in entry}
+    moments = {name: entry[name] for name in KEPT if name in entry}
     given = entry["step"]
     read: dict[str, Any] = {"given": given, "step": np.asarray(given)}
     for name, moment in moments.items():
@@ -220,7 +231,7 @@ def _check_entry(entry: dict[str, Any], member: Member, written: Written) -> tup
     step = entry["step"]
     if step.size != 1 or step.dtype.kind not in "iuf" or not 0 <= step < 2**62 or step != np.floor(step):
         raise ValueError(f"{where}step must be a whole number of at least 0, got {entry['given']!r}")
-    moments = {name: _incoming(entry[name], written) for name in MOMENTS if name in entry}
+    moments = {name: _incoming(entry[name], written) for name in KEPT if name in entry}
     for name, moment in moments.items():
         if moment.shape != member.shape:
             raise ValueError(f"{where}{name} has shape {moment.shape}, the parameter has {member.shape}")

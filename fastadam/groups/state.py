@@ -18,30 +18,20 @@ class State(Mapping[Any, Mapping[str, Any]]):
 
     Keys are the positions of the parameters that have been stepped; an array, a `Parameter` or a name finds
     its parameter too. A value is a read-only mapping with ``step`` (int64) and live views, in the
-    parameter's shape, of ``exp_avg``, ``exp_avg_sq`` and, with amsgrad, ``max_exp_avg_sq``: writing to a view
-    changes the state.
+    parameter's shape, of ``exp_avg``, ``exp_avg_sq`` and, with amsgrad, ``max_exp_avg_sq`` and, with averages,
+    ``ema``: writing to a view changes the state.
     """
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
 
     def __getitem__(self, key: Any) -> Mapping[str, Any]:
-        position = self._position(key)
+        position = find(self._groups, key)
         if position is not None:
             group, index = self._groups.where[position]
             if group.step_of(index):
                 return MappingProxyType(group.entry(index))
         raise KeyError(key)
-
-    def _position(self, key: Any) -> int | None:
-        if isinstance(key, Parameter) or is_array(key):
-            return self._groups.position_of(key)
-        if isinstance(key, str):
-            return self._groups.positions.get(key)
-        every = range(len(self._groups.where))
-        if isinstance(key, int):
-            return int(key) if key in every else None
-        return next((position for position in every if key == position), None)
 
     def __iter__(self) -> Iterator[int]:
         for group in self._groups:
@@ -52,3 +42,22 @@ class State(Mapping[Any, Mapping[str, Any]]):
 
     def __repr__(self) -> str:
         return repr({key: dict(value) for key, value in self.items()})
+
+
+def find(groups: Groups, key: Any) -> int | None:
+    """Return the position of the parameter that a key stands for, or None.
+
+    Parameters
+    ----------
+    groups : Groups
+    key : object
+        A position, a name, or an array or `Parameter` that the user gave.
+    """
+    if isinstance(key, Parameter) or is_array(key):
+        return groups.position_of(key)
+    if isinstance(key, str):
+        return groups.positions.get(key)
+    every = range(len(groups.where))
+    if isinstance(key, int):
+        return int(key) if key in every else None
+    return next((position for position in every if key == position), None)

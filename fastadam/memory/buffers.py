@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastadam.memory.arrays import Array
-from fastadam.memory.structs import ROLES
+from fastadam.memory.structs import AVERAGE, ROLES
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 HUGE_PAGE = 2 << 20  # bytes; the usual transparent huge page
@@ -35,7 +35,7 @@ def aligned_zeros(size: int, dtype: np.dtype[Any], role: str) -> Array:
     dtype : dtype
         Any NumPy dtype.
     role : str
-        One of `ROLES`: what a step will take them for.
+        One of `ROLES`, or `AVERAGE`: what a step will take them for.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def _place(nbytes: int, role: str) -> tuple[int, int]:
     """Return how a buffer's memory is aligned, and how many bytes from there the buffer begins."""
     if nbytes < PLACED_FROM:
         return ALIGNMENT, 0
-    start = ROLES.index(role) * SPREAD
+    start = (*ROLES, AVERAGE).index(role) * SPREAD
     if nbytes < SPREAD_FROM:
         return PAGE, start % PAGE
     return HUGE_PAGE if nbytes >= HUGE_FROM and hasattr(mmap, "MADV_HUGEPAGE") else PAGE, start

@@ -240,6 +240,14 @@ class Device(abc.ABC):
     def check_dtype(self, dtype: np.dtype[Any], label: str) -> None:
         """Refuse, by a TypeError, a dtype that arrays here do not have."""
 
+    def check_extras(self, option: str, label: str) -> None:
+        """Refuse, by a ValueError, an option of a step that there is on the host only."""
+        if not self.NATIVE:
+            raise ValueError(
+                f"{option} is there for {label} only where it is a NumPy array, and it is {self.ONE}; leave "
+                f"{option} at its default"
+            )
+
     @abc.abstractmethod
     def watch(self, slots: Slots, check: CheckGradient, backend: Any) -> Watch:
         """Return what looks at the arrays of a plan on this device.

@@ -53,13 +53,15 @@ constants(
 )
 
 # fastadam/step/variants.py packs and unpacks them.
-AMSGRAD, L2, DECOUPLED, COMPUTE_AT, FORMATS_AT, FORMAT_BITS = constants(
+AMSGRAD, L2, DECOUPLED, IDLE, COMPUTE_AT, FORMATS_AT, FORMAT_BITS = constants(
     "A compiled variant as one number: flags in the lowest 16 bits (of L2 and DECOUPLED, the two ways of weight "
-    "decay, there is one at most), then the format that is computed in, then "
+    "decay, there is one at most; spans that are IDLE have no gradient, and only their averages move), then the "
+    "format that is computed in, then "
     "those of the parameter, the gradient and the moments, in the order of the fields of a span.",
     AMSGRAD=1,
     L2=2,
     DECOUPLED=4,
+    IDLE=8,
     COMPUTE_AT=16,
     FORMATS_AT=24,
     FORMAT_BITS=8,
@@ -80,6 +82,11 @@ AMSGRAD, L2, DECOUPLED, COMPUTE_AT, FORMATS_AT, FORMAT_BITS = constants(
     "Elements that are widened at a time, where they lie in memory in less than they are computed with: the five "
     "arrays of them fit the first-level cache, with what they were read from. A divisor of BLOCK.",
     CHUNK=512,
+)
+(STRIP,) = constants(
+    "Elements that are stepped at a time where more is done with each of them afterwards (see the struct after), "
+    "while they are in the second-level cache: the longer they are, the better memory is read ahead.",
+    STRIP=8192,
 )
 
 (LANES,) = constants(
@@ -162,17 +169,21 @@ ROW_INPUTS = Struct(
 
 # The arrays that a step goes through side by side.
 ROLES = ("param", "grad", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+# The average of a parameter over the steps, which lies in the dtype that is computed in.
+AVERAGE = "ema"
 SPAN = Struct(
     "span",
     "A contiguous run of real numbers that shares one row: addresses, a length, the row, and the caller's slot. "
     "It is one parameter where n_starts is 0; else n_starts of them, one after another, and starts is the address "
-    "of where each begins, as int64 counted from the span's first element.",
+    "of where each begins, as int64 counted from the span's first element. ema is that of the average, in the "
+    "dtype that is computed in, where averages are kept.",
     *ROLES,
     "size",
     "row",
     "slot",
     "starts",
     "n_starts",
+    AVERAGE,
 )
 
 BATCH = Struct(
@@ -215,16 +226,28 @@ NORM = Struct(
     Field("totals", points_to=TOTAL.dtype),
 )
 
+AFTER = Struct(
+    "after",
+    "What a step does with numbers once it has stepped them: whether averages of the parameters are kept, with "
+    "which decay, and whether that warms up; and whether gradients become zero.",
+    *("averages", "warms_up"),
+    *reals("decay"),
+    "zeroes",
+)
+
 PLAN = Struct(
     "plan",
     "A step: its spans in batches, the rows of scalars, and what is counted when it is taken. The first "
-    "n_row_inputs rows are computed, the others are taken as they are. grad_objects has the object of each slot's "
-    "gradient; the step writes memory between written_starts and written_ends, sorted and apart.",
+    "n_row_inputs rows are computed, the others are taken as they are. ema_weights has how far the averages of "
+    "each row move towards the parameters, computed with it where averages are kept. grad_objects has the object "
+    "of each slot's gradient; the step writes memory between written_starts and written_ends, sorted and apart.",
     Field("spans", points_to=SPAN.dtype),
     Field("rows", points_to=ROW.dtype),
     Field("row_inputs", points_to=ROW_INPUTS.dtype),
     "n_row_inputs",
     Field("norm", points_to=NORM.dtype),
+    Field("after", points_to=AFTER.dtype),
+    Field("ema_weights", points_to=FLOAT64),
     Field("batches", points_to=BATCH.dtype),
     "n_batches",
     Field("counters", points_to=COUNTER.dtype),

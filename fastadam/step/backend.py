@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from fastadam.memory.arrays import Array
 from fastadam.memory.native import Block
+from fastadam.step.after import After
 from fastadam.step.norm import Norm
 
 # What users call them; see `fastadam.backends`.
@@ -61,6 +62,10 @@ class PartOfPlan(NamedTuple):
         Whether the user asked for the number of threads.
     norm : Norm
         What is wanted of the gradients' norm; ``memory["norm"]`` points at it.
+    after : After
+        What is done with numbers that have been stepped; ``memory["after"]`` points at it.
+    ema_weights : ndarray of float64
+        Of the whole plan: how far the averages of each row's spans move in a step.
     """
 
     spans: Array
@@ -71,6 +76,8 @@ class PartOfPlan(NamedTuple):
     memory: Block
     limit_given: bool
     norm: Norm
+    after: After
+    ema_weights: Array
 
 
 class Backend(Protocol):
@@ -101,7 +108,8 @@ class Backend(Protocol):
             - MEASURE adds up the squares of the gradients, if their norm is wanted.
             - REDUCE computes, from the whole, what has to be known before the first element is written: the norm,
               and the scalars of the part's rows, for the step that follows those that were counted.
-            - APPLY steps all elements and raises the counters. That is one thing: whatever interrupt arrives, both
+            - APPLY steps all elements, moves the averages and lets gradients become zero, if that is wanted, and
+              raises the counters. That is one thing: whatever interrupt arrives, both
               have happened or neither.
 
             It returns TAKEN when all stages asked for have been run, else the slot. A slot means that nothing was

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, SupportsFloat
 
 from fastadam.memory.structs import MEASURES, REFUSES, SKIPS
 from fastadam.step.hyperparameters import Real, as_flag, as_real, as_scalar
+from fastadam.step.interrupts import in_one_go
 from fastadam.step.norm import NONE, Norm
 
 _log = logging.getLogger("fastadam")
@@ -87,8 +89,8 @@ class GradientSettings:
         self.skipped_steps = 0
         self.choose(choices)
 
-    def choose(self, choices: Choices) -> None:
-        """Take over other choices.
+    def choose(self, choices: Choices) -> bool:
+        """Take over other choices; return whether plans have to be bound anew.
 
         Raises
         ------
@@ -99,10 +101,12 @@ class GradientSettings:
         wanted = MEASURES if choices != DEFAULTS else 0
         wanted += SKIPS if choices.skip_nonfinite else REFUSES if choices.error_if_nonfinite else 0
         block = self.norm.block
+        is_other = block["wanted"] != wanted
         block["max_norm"] = math.inf if choices.max_grad_norm is None else choices.max_grad_norm
         block["wanted"] = wanted
         if not wanted:
             block["norm"], block["coefficient"] = NONE, 1.0
+        return bool(is_other)
 
     def divide_by(self, grad_scale: Any) -> None:
         """Let the gradients of the next step be divided by the scale of the loss.
@@ -131,9 +135,9 @@ class GradientSettings:
         if self.norm.wanted:
             self.norm.block["norm"] = 0.0
 
-    def count_skipped(self) -> None:
-        """Count a step that was left out."""
-        self.skipped_steps += 1
+    def count_skipped(self, calls: Sequence[Callable[[], object]] = ()) -> None:
+        """Count a step that was left out, and make native calls that belong to it."""
+        in_one_go([*calls, functools.partial(setattr, self, "skipped_steps", self.skipped_steps + 1)])
         if self.skipped_steps == 1:
             _log.warning(
                 "a step was skipped, as gradients were not finite (skip_nonfinite=True); more such steps are "
@@ -150,15 +154,25 @@ def not_finite(names: Iterable[str]) -> RuntimeError:
 
 
 class Setting:
-    """An attribute of an optimizer that is one of its choices, in its `_gradient_settings`."""
+    """An attribute of an optimizer that is one of its choices.
+
+    Parameters
+    ----------
+    where : str, default "_gradient_settings"
+        Name of the optimizer's attribute that has ``choices``, a named tuple, and ``choose(choices)``, which
+        returns whether plans have to be bound anew.
+    """
+
+    def __init__(self, where: str = "_gradient_settings") -> None:
+        self._where = where
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
     def __get__(self, optimizer: Any, owner: type | None = None) -> Any:
-        return self if optimizer is None else getattr(optimizer._gradient_settings.choices, self._name)
+        return self if optimizer is None else getattr(getattr(optimizer, self._where).choices, self._name)
 
     def __set__(self, optimizer: Any, value: Any) -> None:
-        settings = optimizer._gradient_settings
-        settings.choose(settings.choices._replace(**{self._name: value}))
-        optimizer._settings_changed()
+        settings = getattr(optimizer, self._where)
+        if settings.choose(settings.choices._replace(**{self._name: value})):
+            optimizer._settings_changed()

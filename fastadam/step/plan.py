@@ -18,6 +18,7 @@ from fastadam.memory.arrays import Array
 from fastadam.memory.native import Block
 from fastadam.memory.structs import (
     APPLY,
+    AVERAGE,
     BATCH,
     INSPECT,
     MEASURE,
@@ -31,6 +32,7 @@ from fastadam.memory.structs import (
     Rates,
 )
 from fastadam.step import threads
+from fastadam.step.after import After
 from fastadam.step.backend import Backend, PartOfPlan, Prepare, Prepared, Run
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.counters import Counting
@@ -39,6 +41,8 @@ from fastadam.step.prepared import run_of
 from fastadam.step.reduce import reduce
 
 MOMENTS = ROLES[2:]
+# What the state of a parameter can have, beside its step counter.
+KEPT = (*MOMENTS, AVERAGE)
 
 
 class Plan:
@@ -66,6 +70,9 @@ class Plan:
         others have started on their devices goes on.
     norm : Norm, optional
         What is wanted of the gradients' norm; by default nothing.
+    after : After, optional
+        What is done with numbers that have been stepped; by default nothing. Where averages are kept, all spans
+        have one, and those of variants that are IDLE have nothing else to be moved.
 
     Attributes
     ----------
@@ -78,6 +85,8 @@ class Plan:
         Written by each step, for itself.
     row_inputs : ndarray of ROW_INPUTS
         What they are computed from.
+    ema_weights : ndarray of float64
+        Those of the rows' averages, written as the rows are.
     batches : ndarray of BATCH
     memory : Block of PLAN
         What native code gets the address of.
@@ -99,6 +108,7 @@ class Plan:
         limit_given: bool,
         backend_of: Array | None = None,
         norm: Norm | None = None,
+        after: After | None = None,
     ) -> None:
         part_of = np.zeros(len(spans), np.int64) if backend_of is None else backend_of
         self.order = np.lexsort((variants, part_of))
@@ -106,18 +116,21 @@ class Plan:
         self.rows = np.zeros(len(step_counters), ROW.dtype)
         self.row_inputs = np.zeros(len(step_counters), ROW_INPUTS.dtype)
         self.row_inputs["counter"] = step_counters
+        self.ema_weights: Array = np.zeros(len(step_counters))
         self.batches, batch_part = self._batches(variants[self.order], part_of[self.order], limit)
         self.counters = np.ascontiguousarray(counters)
         self.memory = Block(PLAN)
-        for name in ("spans", "rows", "row_inputs", "batches", "counters"):
+        for name in ("spans", "rows", "row_inputs", "ema_weights", "batches", "counters"):
             self.memory.point(name, getattr(self, name))
         self.memory["n_batches"], self.memory["n_counters"] = len(self.batches), len(self.counters)
         self.norm = norm or Norm()
         self.norm.reserve(self.batches["threads"].max(initial=1))
         self.memory.point("norm", self.norm.block.values)
+        self.after = after or After()
+        self.memory.point("after", self.after.block.values)
         self._whole = PartOfPlan(
             *(self.spans, self.rows, self.row_inputs, self.batches, self.counters),
-            *(self.memory, limit_given, self.norm),
+            *(self.memory, limit_given, self.norm, self.after, self.ema_weights),
         )
         used = np.unique(batch_part)[::-1].tolist()
         self._backends = [backends[number] for number in used]
@@ -168,8 +181,10 @@ class Plan:
         return parts[0] if len(parts) == 1 else functools.partial(_prepare_all, parts, Counting(self._whole))
 
     def measure(self) -> int:
-        """Compute the norm and what it clips to, and nothing else; return TAKEN, or what stands in the way."""
-        return self._run(MEASURE | REDUCE)
+        """Let the host have the norm and what it clips to; return TAKEN, or what stands in the way of a step."""
+        for backend, part in zip(self._backends, self._parts, strict=True):
+            backend.bind_measure(part)()
+        return reduce(self._whole, self._parts)
 
     def prepare(self) -> Prepared:
         """Make a step ready, which `take` would take, for work that goes together with other work in one go.

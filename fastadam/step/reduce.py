@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastadam.memory.structs import TAKEN, Rates, Varying
+from fastadam.step.after import weight_at
 from fastadam.step.backend import PartOfPlan
 from fastadam.step.coefficients import varying
 from fastadam.step.counters import read
@@ -20,7 +21,7 @@ def reduce(part: PartOfPlan, measured: Sequence[PartOfPlan] = ()) -> int:
     Parameters
     ----------
     part : PartOfPlan
-        Its first ``memory["n_row_inputs"]`` rows are written to.
+        Its first ``memory["n_row_inputs"]`` rows are written to, and the weights of their averages.
     measured : sequence of PartOfPlan
         Those whose squares were added up, where it is not this one alone.
 
@@ -49,8 +50,13 @@ def write_rows(part: PartOfPlan, scale: float) -> None:
     """
     n = part.memory["n_row_inputs"].item()
     if n:
+        inputs_of = part.row_inputs[:n].tolist()
         # The fields that move come first.
         part.rows.view(np.float64).reshape(len(part.rows), -1)[:n, :_N_VARYING] = [
-            varying(Rates._make(inputs[:_N_RATES]), read(*inputs[_N_RATES]) + 1, scale)
-            for inputs in part.row_inputs[:n].tolist()
+            varying(Rates._make(inputs[:_N_RATES]), read(*inputs[_N_RATES]) + 1, scale) for inputs in inputs_of
         ]
+        if part.after.averages:
+            decay, warms_up = part.after.block["decay"].item(), part.after.block["warms_up"].item()
+            part.ema_weights[:n] = [
+                weight_at(read(*inputs[_N_RATES]) + 1, decay, warms_up) for inputs in inputs_of
+            ]

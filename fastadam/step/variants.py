@@ -11,7 +11,7 @@ import numpy as np
 
 from fastadam.memory.arrays import Array
 from fastadam.memory.formats import FORMATS, Format
-from fastadam.memory.structs import AMSGRAD, COMPUTE_AT, DECOUPLED, FORMAT_BITS, FORMATS_AT, L2, ROLES
+from fastadam.memory.structs import AMSGRAD, COMPUTE_AT, DECOUPLED, FORMAT_BITS, FORMATS_AT, IDLE, L2, ROLES
 from fastadam.step.hyperparameters import Hyperparameters
 
 _MASK = (1 << FORMAT_BITS) - 1
@@ -52,6 +52,11 @@ class Variant(NamedTuple):
         return bool(self.flags & AMSGRAD)
 
     @property
+    def idle(self) -> bool:
+        """Whether there is no gradient, and only averages move."""
+        return bool(self.flags & IDLE)
+
+    @property
     def common_format(self) -> Format | None:
         """The format of all arrays, or None where they differ."""
         return self.formats[0] if len(set(self.formats)) == 1 else None
@@ -71,7 +76,7 @@ def variants_of(codes: Any, flags: Any) -> Array:
         The codes of the spans' formats: one for all arrays of a span, or those of each of `ROLES`. Without
         AMSGRAD that of the running maximum does not matter.
     flags : array_like of int64, shape (n,) or ()
-        See `flags_of`.
+        See `flags_of`; or IDLE.
 
     Returns
     -------

@@ -189,7 +189,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         return self._memo.gradients
 
     def _settings_changed(self) -> None:
-        """Plans see what is wanted of the norm, which they share."""
+        self._memo.changed()  # backends may bind steps otherwise
 
     @property
     def grad_norm(self) -> float | None:

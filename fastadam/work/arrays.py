@@ -15,10 +15,12 @@ from fastadam.groups.group import Group
 from fastadam.memory.array_offsets import TUPLE_ITEMS, array_offsets
 from fastadam.memory.arrays import Array
 from fastadam.memory.device import Device, Slots, Watch
+from fastadam.memory.devices import device_of
 from fastadam.memory.jax_arrays import is_jax_array, with_views
 from fastadam.memory.parameter import Parameter
-from fastadam.memory.written import Written
+from fastadam.memory.written import Written, refuse_to_zero
 from fastadam.step import threads
+from fastadam.step.after import After
 from fastadam.step.backend import Backend
 from fastadam.step.norm import Norm
 from fastadam.step.plan import Plan
@@ -43,6 +45,8 @@ class WorkList:
         Upper limit of threads; None for the default.
     norm : Norm
         What is wanted of the gradients' norm.
+    after : After
+        What is done with numbers that have been stepped.
     in_pieces : bool
         Whether packed groups are taken as one piece where they can be, else member by member.
     active : ndarray of bool or None
@@ -70,31 +74,34 @@ class WorkList:
         backends: Mapping[Device, Backend],
         threads_given: int | None,
         norm: Norm,
+        after: After,
         *,
         in_pieces: bool,
         active: Array | None = None,
     ) -> None:
-        slots = StepSlots(groups, in_pieces, active)
+        slots = StepSlots(groups, in_pieces, active, after.averages)
         columns = slots.columns
         self.owners, self.arrays, self.labels = columns.owners, columns.arrays, columns.labels
         self.grad_sources = tuple(columns.grad_sources)
-        self._rows, self._written = slots.rows, written
-        used, backend_of = share_out(columns.devices, backends)
+        self._rows, self._n_stepped, self._idle = slots.rows, slots.n_stepped, slots.idle
+        self._written, self._after = written, after
+        used, backend_of = share_out(columns.devices + [member.device for member in slots.idle], backends)
         self.plan = Plan(
             slots.spans,
             slots.variants,
             slots.counters,
-            slots.counters,
+            slots.counters[: slots.n_stepped],
             used,
             threads.check_limit(threads_given),
             threads_given is not None,
             backend_of,
             norm,
+            after,
         )
         self.write_options()
         # For native code, which looks at gradients by itself: what it needs to know of parameters.
         memory = self.plan.memory
-        self._kept = columns, slots.starts
+        self._kept = columns, slots.kept
         memory.point("slots", slots.objects)
         self._grad_objects = memory["grad_objects"].reshape(1).data  # written faster than an array
         offsets = array_offsets()
@@ -112,13 +119,13 @@ class WorkList:
 
     def _watch(self, slots: StepSlots, backends: Mapping[Device, Backend]) -> list[tuple[Watch, Array]]:
         """Return what looks at the arrays on each device, with the places of its slots."""
-        columns, spans = slots.columns, slots.spans
+        columns, spans = slots.columns, slots.spans[: len(slots.columns.owners)]
         every = Slots(*columns[:3], spans["param"].copy(), spans["size"].copy(), columns.dtypes)
         watches = []
         for device in dict.fromkeys(columns.devices):
             places = np.flatnonzero([each is device for each in columns.devices])
             own = every if len(places) == len(spans) else every.at(places)
-            watches.append((device.watch(own, self._written.check_gradient, backends[device]), places))
+            watches.append((device.watch(own, self._check_gradient, backends[device]), places))
         return watches
 
     def gather(self) -> tuple[Any, ...]:
@@ -141,7 +148,7 @@ class WorkList:
         self.plan.write_options([group.coefficients for group, *_ in self._rows])
         self.schedules = [
             (group.coefficients.lr_at, steps, row, index)
-            for index, (group, steps, row) in enumerate(self._rows)
+            for index, (group, steps, row) in enumerate(self._rows[: self._n_stepped])
             if group.coefficients.lr_at is not None
         ]
 
@@ -162,7 +169,8 @@ class WorkList:
         -------
         int
             TAKEN if the step was taken; SKIPPED or REFUSED where gradients are not finite; else a slot whose
-            gradient is not plain, which does not mean that it is wrong, only that Python has to look at it.
+            gradient is not plain, which does not mean that it is wrong, only that Python has to look at it. Slots
+            of parameters that are idle come after all that have a gradient.
         """
         self._grad_objects[0] = id(grads) + TUPLE_ITEMS
         return self.plan.attempt()
@@ -188,18 +196,21 @@ class WorkList:
             If a gradient is not what it must be, or a parameter cannot be updated in place any more; nothing has
             been written then.
         """
+        if self._after.zeroes:
+            for label, array in zip(self.labels, self.arrays, strict=True):
+                device_of(array).check_extras("zero_grad", label)
         if self._native:
             # A few gradients that are right, but not plain, are made so one by one.
             ready = list(grads)
-            for _ in range(MOST_ODD):
+            for _ in range(MOST_ODD if unplain < len(ready) else 0):
                 views = with_views(ready, self.arrays, self.labels) if is_jax_array(ready[unplain]) else ready
                 if views is ready:
                     label = f"the gradient of {self.labels[unplain]}"
-                    ready[unplain] = self._written.check_gradient(ready[unplain], self.arrays[unplain], label)
+                    ready[unplain] = self._check_gradient(ready[unplain], self.arrays[unplain], label)
                 before, unplain = unplain, self.try_step(tuple(views))
                 if unplain < 0:
                     return unplain
-                if unplain == before and views is ready:
+                if (unplain == before and views is ready) or unplain >= len(ready):
                     break
                 ready = list(views)
             grads = ready
@@ -213,6 +224,13 @@ class WorkList:
         del kept
         return outcome
 
+    def _check_gradient(self, value: Any, param: Array, label: str) -> Array:
+        """Return a gradient as kernels read it, which they may let be zero where that is asked for."""
+        grad = self._written.check_gradient(value, param, label)
+        if self._after.zeroes:
+            refuse_to_zero(value, grad, label)
+        return grad
+
     def _look(self, grads: Sequence[Any]) -> list[Any]:
         """Check all parameters and gradients, and write where the gradients are into the plan.
 
@@ -222,7 +240,9 @@ class WorkList:
             What has to be kept until the step is over.
         """
         self._settled = False
-        addresses = np.zeros(len(grads), np.int64)
+        for member in self._idle:
+            member.check_unchanged()
+        addresses = np.zeros(len(self.plan.spans), np.int64)
         kept = []
         for watch, places in self._watches:
             addresses[places], also = watch.look([grads[place] for place in places])

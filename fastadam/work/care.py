@@ -8,10 +8,18 @@ from typing import Any
 import numpy as np
 
 from fastadam.memory.devices import on_host
+from fastadam.memory.host import HOST
 from fastadam.memory.structs import REFUSED, SKIPPED
 from fastadam.step.gradient_settings import not_finite
 from fastadam.work.arrays import WorkList
 from fastadam.work.planner import Planner
+
+
+def call_closure(closure: Any) -> Any:
+    """Return what a closure returns; raises TypeError if it is none."""
+    if not callable(closure):
+        raise TypeError(f"closure must be callable, got {closure!r}")
+    return closure()
 
 
 def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], outcome: int) -> None:
@@ -38,7 +46,7 @@ def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], out
     if outcome >= 0:
         active = [grad is not None for grad in grads]
         if not all(active):
-            if not any(active):
+            if not any(active) and not planner.after.averages:
                 planner.settings.note_no_gradient()
                 return
             work = planner.pattern(work is planner.in_pieces, np.array(active, bool))
@@ -48,7 +56,9 @@ def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], out
     if outcome >= 0:
         outcome = work.step_with_care(grads, outcome)
     if outcome == SKIPPED:
-        planner.settings.count_skipped()
+        # What is not finite would be added to the gradients that come next.
+        zeroes = grads if planner.after.zeroes else ()
+        planner.settings.count_skipped([call for grad in zeroes for call in HOST.clear_calls(grad)])
     elif outcome == REFUSED:
         _refuse(work.labels, grads)
 

@@ -10,6 +10,7 @@ from fastadam import backends
 from fastadam.memory.arrays import ALL_DTYPES, Array, address, as_reals
 from fastadam.memory.native import Block
 from fastadam.memory.structs import BATCH, COUNTER, PLAN, ROW, ROW_INPUTS, SPAN
+from fastadam.step.after import After
 from fastadam.step.backend import PartOfPlan
 from fastadam.step.norm import Norm
 from fastadam.step.reduce import reduce
@@ -55,7 +56,10 @@ def measure(grads: Sequence[Array], norm: Norm, backend: str = "auto", limit: in
     memory.point("norm", norm.block.values)
     memory["n_batches"] = len(batches)
     rows, row_inputs, counters = (np.zeros(0, struct.dtype) for struct in (ROW, ROW_INPUTS, COUNTER))
-    part = PartOfPlan(spans, rows, row_inputs, batches, counters, memory, limit is not None, norm)
+    weights: Array = np.zeros(0)
+    part = PartOfPlan(
+        *(spans, rows, row_inputs, batches, counters, memory, limit is not None, norm), After(), weights
+    )
     _, chosen = backends.choose(backend)
     chosen.bind_measure(part)()
     return reduce(part)

@@ -9,6 +9,7 @@ from fastadam.groups.patterns import Patterns
 from fastadam.memory.arrays import Array
 from fastadam.memory.device import Device
 from fastadam.memory.written import Written
+from fastadam.step.after import After
 from fastadam.step.backend import Backend
 from fastadam.step.gradient_settings import GradientSettings
 from fastadam.step.variants import flags_of
@@ -27,6 +28,7 @@ class Planner:
     threads : int or None
         Upper limit of threads, as it was given.
     settings : GradientSettings
+    after : After
 
     Attributes
     ----------
@@ -53,13 +55,14 @@ class Planner:
         backends: Mapping[Device, Backend],
         threads: int | None,
         settings: GradientSettings,
+        after: After,
     ) -> None:
-        self.groups, self.settings = groups, settings
+        self.groups, self.settings, self.after = groups, settings, after
         self.version = -1
         self._backends = backends
         self._threads = threads
         self._layout = -1
-        self._flags: list[int] = []  # those of the groups, and what is wanted of the norm
+        self._flags: list[int] = []  # those of the groups, what is wanted of the norm, and of averages
         self._patterns: Patterns[WorkList] = Patterns()
         self.reader = Reader([], {})
 
@@ -67,7 +70,7 @@ class Planner:
         """Take up what has changed in the groups; an interrupt on the way leaves it to be done again."""
         groups = self.groups
         version, layout = groups.version, groups.layout
-        flags = [*(flags_of(group.hyper) for group in groups), self.settings.norm.wanted]
+        flags = [*(flags_of(group.hyper) for group in groups), self.settings.norm.wanted, self.after.averages]
         if layout == self._layout and flags == self._flags:
             for work in (self.in_pieces, self.by_member, *self._patterns):
                 work.write_options()
@@ -89,7 +92,7 @@ class Planner:
 
     def _work_list(self, in_pieces: bool, active: Array | None = None) -> WorkList:
         return WorkList(
-            *(self.groups, self.written, self._backends, self._threads, self.settings.norm),
+            *(self.groups, self.written, self._backends, self._threads, self.settings.norm, self.after),
             in_pieces=in_pieces,
             active=active,
         )

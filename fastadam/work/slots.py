@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastadam.groups.group import Group
+from fastadam.groups.members import Member
 from fastadam.memory.arrays import ALL_DTYPES, Array, address
 from fastadam.memory.device import Device
 from fastadam.memory.devices import device_of
-from fastadam.memory.structs import SLOT, SPAN
+from fastadam.memory.structs import IDLE, SLOT, SPAN
 from fastadam.step.counters import counters_in
 from fastadam.step.variants import flags_of, variants_of
 
@@ -66,6 +67,7 @@ class GroupSlots:
         The codes of the formats of numbers.
     moments : list of dict
         The group's, whose addresses are in the spans.
+    members : list of Member
     """
 
     def __init__(self, group: Group, one_piece: bool) -> None:
@@ -78,6 +80,7 @@ class GroupSlots:
             members, offsets = group.members, group.offsets
             self.starts = np.zeros(0, np.int64)
         each = [(m.owner, m.array, m.label, m.grad_source, m.device, m.dtype) for m in members]
+        self.members = members
         self.columns = columns = Columns(*map(list, zip(*each, strict=True)))
         sizes = [member.size for member in members]
         elements = [ALL_DTYPES[dtype] for dtype in columns.dtypes]
@@ -121,11 +124,16 @@ class StepSlots:
     in_pieces : bool
         Whether packed groups are one slot where they can be, else their members are.
     active : ndarray of bool or None
-        Which slots to take; None for all.
+        Which slots to step; None for all.
+    averages : bool
+        Whether there are averages, which move without a gradient, too: the other slots are IDLE then.
 
     Attributes
     ----------
     columns : Columns
+        Of those that are stepped.
+    idle : list of Member
+        What the others are, which come after them.
     spans : ndarray of SPAN
         But for gradients.
     objects : ndarray of SLOT
@@ -135,32 +143,44 @@ class StepSlots:
         Each row's group, the group's step counters, and its index in them.
     counters : ndarray of COUNTER
         Where these counters are.
-    starts : list of ndarray
-        Whose addresses the spans hold.
+    n_stepped : int
+        How many of the rows, the first ones, are stepped.
+    kept : list
+        What the spans hold the addresses of, but for parameters.
     """
 
-    def __init__(self, groups: Sequence[Group], in_pieces: bool, active: Array | None) -> None:
+    def __init__(self, groups: Sequence[Group], in_pieces: bool, active: Array | None, averages: bool) -> None:
         self.columns = Columns([], [], [], [], [], [])
+        self.idle: list[Member] = []
         self.rows: list[tuple[Group, Array, int]] = []
-        self.starts: list[Array] = []
-        spans, objects, variants, counters = [], [], [], []
-        for group in groups:
-            one_piece = in_pieces and group.one_piece
-            slots = slots_of(group, one_piece)
-            kept: Array = np.ones(len(slots.spans), bool)
-            if active is not None:
-                kept, active = active[: len(kept)], active[len(kept) :]
-            for name in Columns._fields:
-                getattr(self.columns, name).extend(compress(getattr(slots.columns, name), kept.tolist()))
-            row_of: Array = np.zeros(1, np.int64) if one_piece else group.row_of
-            rows, local = np.unique(row_of[kept], return_inverse=True)
-            spans.append(slots.spans[kept])
-            spans[-1]["row"] = local.reshape(-1) + len(self.rows)
-            objects.append(slots.objects[kept])
-            self.starts.append(slots.starts)
-            variants.append(variants_of(slots.formats[kept], flags_of(group.hyper)))
-            counters.append(counters_in(group.row_steps)[rows])
-            self.rows += [(group, group.row_steps, row) for row in rows.tolist()]
-        self.spans, self.objects = np.concatenate(spans), np.concatenate(objects)
+        self.kept: list[Any] = []
+        self._parts: list[tuple[Array, Array, Array, Array]] = []
+        each = [(group, in_pieces and group.one_piece) for group in groups]
+        self._take(each, active, idle=False)
+        self.n_stepped = len(self.rows)
+        if averages and active is not None:
+            self._take(each, ~active, idle=True)
+        self.spans, self.objects, self.variants, self.counters = map(
+            np.concatenate, zip(*self._parts, strict=True)
+        )
         self.spans["slot"] = np.arange(len(self.spans))
-        self.variants, self.counters = np.concatenate(variants), np.concatenate(counters)
+
+    def _take(self, groups: Sequence[tuple[Group, bool]], which: Array | None, *, idle: bool) -> None:
+        for group, one_piece in groups:
+            slots = slots_of(group, one_piece)
+            taken: Array = np.ones(len(slots.spans), bool)
+            if which is not None:
+                taken, which = which[: len(taken)], which[len(taken) :]
+            if idle:
+                self.idle.extend(compress(slots.members, taken.tolist()))
+            else:
+                for name in Columns._fields:
+                    getattr(self.columns, name).extend(compress(getattr(slots.columns, name), taken.tolist()))
+            row_of: Array = np.zeros(1, np.int64) if one_piece else group.row_of
+            rows, local = np.unique(row_of[taken], return_inverse=True)
+            spans = slots.spans[taken]
+            spans["row"] = local.reshape(-1) + len(self.rows)
+            variants = variants_of(slots.formats[taken], IDLE if idle else flags_of(group.hyper))
+            self._parts.append((spans, slots.objects[taken], variants, counters_in(group.row_steps)[rows]))
+            self.rows += [(group, group.row_steps, row) for row in rows.tolist()]
+            self.kept.append((slots.starts, slots.moments))

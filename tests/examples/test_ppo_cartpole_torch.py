@@ -64,7 +64,7 @@ def make_batch(rng: np.random.Generator, n: int = 64) -> list[Any]:
 
 def test_the_constants_are_those_of_the_numpy_example(ppo: ModuleType, numpy_ppo: ModuleType) -> None:
     constants = {name: value for name, value in vars(numpy_ppo).items() if isinstance(value, int | float)}
-    assert len(constants) == 10
+    assert len(constants) == 11
     assert {name: getattr(ppo, name) for name in constants} == constants
 
 

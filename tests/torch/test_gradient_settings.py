@@ -387,3 +387,15 @@ def test_a_number_of_numpys_as_the_scale() -> None:
         optimizer.step(grad_scale=np.float32(scale))
     for a, b in zip(members(ours), members(theirs), strict=True):
         assert_same_bits(a, b, "parameter")
+
+
+def test_another_limit_in_each_step_is_no_reason_to_look_at_everything() -> None:
+    optimizer = one("auto", max_grad_norm=1.0)
+    give(optimizer, 0)
+    optimizer.step()
+    known = optimizer._memo.attempts
+    for step in range(3):
+        optimizer.max_grad_norm = 1.0 / (step + 1)
+        give(optimizer, step)
+        optimizer.step()
+        assert optimizer._memo.attempts is known is not None

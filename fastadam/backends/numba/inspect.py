@@ -7,18 +7,20 @@ from numba.extending import register_jitable
 from fastadam.backends.numba.memory import integer, record, word
 from fastadam.memory.formats import FORMATS
 from fastadam.memory.structs import (
+    AFTER,
     ALIGNED,
     BATCH,
     C_CONTIGUOUS,
     FORMAT_BITS,
     FORMATS_AT,
+    IDLE,
     SLOT,
     SPAN,
     TAKEN,
     WRITEABLE,
 )
 
-SPAN_DTYPE, SLOT_DTYPE, BATCH_DTYPE = SPAN.dtype, SLOT.dtype, BATCH.dtype
+SPAN_DTYPE, SLOT_DTYPE, BATCH_DTYPE, AFTER_DTYPE = SPAN.dtype, SLOT.dtype, BATCH.dtype, AFTER.dtype
 WORD = 8  # bytes
 GRAD_FLAGS = C_CONTIGUOUS | ALIGNED
 PARAM_FLAGS = GRAD_FLAGS | WRITEABLE
@@ -50,8 +52,29 @@ def written_below(plan, high, below):
 
 
 @register_jitable
+def is_there(plan, span):
+    """Whether a parameter without a gradient is where it was, of the size that its average has."""
+    at = plan.offsets
+    slot = record(plan.slots, span.slot, SLOT_DTYPE)
+    param = slot.param_object
+    if (
+        word(param + at.dtype) != slot.dtype_object
+        or word(param + at.data) != span.param
+        or not integer(param + at.flags) & C_CONTIGUOUS
+    ):
+        return False
+    elements, dims = 1, word(param + at.dims)
+    for i in range(integer(param + at.ndim)):
+        elements *= word(dims + WORD * i)
+    return elements == slot.elements
+
+
+@register_jitable
 def is_plain(plan, span, grad):
-    """Whether a gradient's object is plain, and its span's parameter where it was, of its size and writable."""
+    """Whether a gradient's object is plain, and its span's parameter where it was, of its size and writable.
+
+    A gradient that is to become zero has to be writable, too.
+    """
     at = plan.offsets
     slot = record(plan.slots, span.slot, SLOT_DTYPE)
     param, dtype = slot.param_object, slot.dtype_object
@@ -62,9 +85,10 @@ def is_plain(plan, span, grad):
         or word(param + at.data) != span.param
     ):
         return False
+    grad_flags = PARAM_FLAGS if record(plan.after, 0, AFTER_DTYPE).zeroes else GRAD_FLAGS
     if (
         integer(param + at.flags) & PARAM_FLAGS != PARAM_FLAGS
-        or integer(grad + at.flags) & GRAD_FLAGS != GRAD_FLAGS
+        or integer(grad + at.flags) & grad_flags != grad_flags
     ):
         return False
     ndim = integer(grad + at.ndim)
@@ -89,6 +113,10 @@ def inspect(plan):
         itemsize = ITEMSIZES[batch.variant >> GRAD_FORMAT_AT & FORMAT_MASK]
         for i in range(batch.first, batch.first + batch.count):
             span = record(plan.spans, i, SPAN_DTYPE)
+            if batch.variant & IDLE:
+                if not is_there(plan, span):
+                    return span.slot
+                continue
             grad = word(plan.grad_objects + span.slot * WORD)
             if not is_plain(plan, span, grad):
                 return span.slot

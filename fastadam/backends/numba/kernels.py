@@ -14,6 +14,7 @@ from numba import prange, types
 from numba.extending import register_jitable
 
 from fastadam.backends.numba import inspect, norm
+from fastadam.backends.numba.after import average_strip, set_weight, zero, zero_all, zeroes_at_once
 from fastadam.backends.numba.codecs import CHUNK_BYTES, load, rooms, select, store
 from fastadam.backends.numba.inspect import BATCH_DTYPE, FORMAT_MASK, SPAN_DTYPE
 from fastadam.backends.numba.memory import numbers, record, take, word
@@ -21,6 +22,7 @@ from fastadam.backends.numba.sharing import NEXT_SHARE, part_of_span, share_size
 from fastadam.backends.numba.sources import name_for_cache
 from fastadam.memory import formats
 from fastadam.memory.structs import (
+    AFTER,
     APPLY,
     CHUNK,
     COUNTER,
@@ -36,6 +38,7 @@ from fastadam.memory.structs import (
     ROLES,
     ROW,
     ROW_INPUTS,
+    STRIP,
     TAKEN,
 )
 from fastadam.step import bias_correction as corrections
@@ -48,7 +51,7 @@ from fastadam.step.variants import variant_of, variants_of
 bias_correction = register_jitable(corrections.bias_correction)
 flushes_at = register_jitable(coefficients.flushes_at)
 PLAN_DTYPE, ROW_DTYPE, ROW_INPUTS_DTYPE, COUNTER_DTYPE = PLAN.dtype, ROW.dtype, ROW_INPUTS.dtype, COUNTER.dtype
-NORM_DTYPE, BATCH_BYTES = NORM.dtype, BATCH_DTYPE.itemsize
+NORM_DTYPE, AFTER_DTYPE, BATCH_BYTES = NORM.dtype, AFTER.dtype, BATCH_DTYPE.itemsize
 PARAM, GRAD, EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ = range(len(ROLES))
 # The kernel of any formats that are computed with in float32.
 ANY = formats.BFLOAT16
@@ -88,13 +91,15 @@ def reduce(plan):
         row.decay_rate = inputs.lr * inputs.weight_decay
         row.tiny = inputs.tiny if flushes_at(step) else 0.0
         row.grad_scale = inputs.sign * wanted.scale
+        set_weight(plan, i, step)
 
 
 @register_jitable
 def count(plan, batch):
-    """Count the step, if this batch is its last."""
+    """Count the step, if this batch is its last; gradients that are to be zero, and are not so yet, become it."""
     if batch < plan.n_batches - 1:
         return
+    zero_all(plan)
     for i in range(plan.n_counters):
         counter = record(plan.counters, i, COUNTER_DTYPE)
         if counter.type == COUNTER_INT64:
@@ -189,7 +194,13 @@ def make_kernel(number: int, parallel: bool, measures: bool = False) -> Callable
             grad_scale=real(found.grad_scale),
         )
 
-    if needs_room:
+    if variant.idle:
+
+        @register_jitable
+        @named
+        def step(plan, codes, span, first, last, room):
+            """Do nothing with elements that have no gradient."""
+    elif needs_room:
 
         @register_jitable
         @named
@@ -231,6 +242,23 @@ def make_kernel(number: int, parallel: bool, measures: bool = False) -> Callable
 
     @register_jitable
     @named
+    def strips(plan, codes, span, first, last, room):
+        """Step elements first to last of a span, and do with each strip of them what is to be done after."""
+        after = record(plan.after, 0, AFTER_DTYPE)
+        zeroes = zeroes_at_once(plan)
+        strip = STRIP if after.averages or zeroes else last - first
+        weight = real(numbers(plan.ema_weights + 8 * span.row, 1, types.float64)[0]) if after.averages else real(0)
+        while first < last:
+            end = min(first + strip, last)
+            step(plan, codes, span, first, end, room)
+            if after.averages:
+                average_strip(codes[PARAM], span, first, end, weight, room)
+            if zeroes:
+                zero(codes[GRAD], span.grad, first, end)
+            first = end
+
+    @register_jitable
+    @named
     def share(address, b, low, high, room):
         """Step elements low to high of a batch, counted across its spans, or what borders make of it."""
         plan = record(address, 0, PLAN_DTYPE)
@@ -251,7 +279,7 @@ def make_kernel(number: int, parallel: bool, measures: bool = False) -> Callable
             if low < start + span.size:
                 first, last = part_of_span(span, start, low, high)
                 if first < last:
-                    step(plan, codes, span, first, last, room)
+                    strips(plan, codes, span, first, last, room)
             start += span.size
 
     if parallel:

@@ -70,6 +70,22 @@ def take(typing_context, address):
     return types.int64(types.int64), codegen
 
 
+@intrinsic
+def fetch(typing_context, address):
+    """Have the line of memory at an address on its way to the cache; there need be none."""
+
+    def codegen(context, builder, signature, arguments):
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        prefetch = builder.module.declare_intrinsic(
+            "llvm.prefetch", (byte,), ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        )
+        read, keep, data = ir.Constant(word, 0), ir.Constant(word, 3), ir.Constant(word, 1)
+        builder.call(prefetch, [builder.inttoptr(arguments[0], byte), read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
 def make_room(nbytes):
     """Return a function that returns the address of memory on the stack, good until its caller returns."""
 

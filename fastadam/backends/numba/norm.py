@@ -11,12 +11,13 @@ from numba.extending import register_jitable
 from fastadam.backends.numba.codecs import load
 from fastadam.backends.numba.inspect import BATCH_DTYPE, FORMAT_MASK, GRAD_FORMAT_AT, SPAN_DTYPE
 from fastadam.backends.numba.lanes import add, all_lanes, load_lanes, mul, store_lanes, sub
-from fastadam.backends.numba.memory import make_room, numbers, record, reinterpret, take
+from fastadam.backends.numba.memory import fetch, make_room, numbers, record, reinterpret, take
 from fastadam.backends.numba.sharing import NEXT_SHARE, param_at, part_of_span, share_size
 from fastadam.backends.numba.sources import name_for_cache
 from fastadam.memory import formats
 from fastadam.memory.structs import (
     BLOCK,
+    IDLE,
     LANES,
     MEASURE,
     NORM,
@@ -41,6 +42,7 @@ BATCH_BYTES = BATCH_DTYPE.itemsize
 FLOAT32, FLOAT64 = formats.FLOAT32.code, formats.FLOAT64.code
 LANE_BYTES = 8 * LANES
 GROUP32, GROUP64 = (norms.GROUP[each.stored] * LANES for each in (formats.FLOAT32, formats.FLOAT64))
+GROUP_BYTES = 4 * GROUP32
 # For a block of float32 numbers, for the sums and rests of the lanes, and for one group.
 room = make_room(4 * BLOCK + 2 * LANE_BYTES + max(4 * GROUP32, 8 * GROUP64))
 scale_of = register_jitable(norms.scale_of)
@@ -118,6 +120,13 @@ def root_of_total(total):
 
 
 @register_jitable
+def fetch_ahead(address):
+    """Have the lines of a group that is read soon on their way to the cache (see cext/lanes.h)."""
+    fetch(address + 16 * GROUP_BYTES)
+    fetch(address + 16 * GROUP_BYTES + GROUP_BYTES // 2)
+
+
+@register_jitable
 def two_sum(a, b):
     """Return the sums of lanes, and what rounding took off them."""
     total = add(a, b)
@@ -192,6 +201,7 @@ def add_block_float32(total, address, n, place):
     sums = rests = all_lanes(0.0)
     whole = n // GROUP32
     for i in range(whole):
+        fetch_ahead(address + 4 * GROUP32 * i)
         sums, rest = two_sum(sums, squares_float32(address + 4 * GROUP32 * i))
         rests = add(rests, rest)
     if whole * GROUP32 < n:
@@ -217,6 +227,7 @@ def sum_block_float64(address, n, place, factor):
     sums = rests = all_lanes(0.0)
     whole = n // GROUP64
     for i in range(whole):
+        fetch_ahead(address + 8 * GROUP64 * i)
         sums, rest = two_sum(sums, squares_float64(address + 8 * GROUP64 * i, factors))
         rests = add(rests, rest)
     if whole * GROUP64 < n:
@@ -285,6 +296,8 @@ def measure_share(address, b, low, high, thread, place):
     plan = record(address, 0, PLAN_DTYPE)
     batch = record(plan.batches, b, BATCH_DTYPE)
     total = record(record(plan.norm, 0, NORM_DTYPE).totals, thread, TOTAL_DTYPE)
+    if batch.variant & IDLE:
+        return
     code = batch.variant >> GRAD_FORMAT_AT & FORMAT_MASK
     start = 0
     for i in range(batch.first, batch.first + batch.count):

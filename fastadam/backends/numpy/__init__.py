@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from fastadam.backends.numpy.formulas import program_of
+from fastadam.backends.numpy.formulas import average_of, program_of
 from fastadam.backends.numpy.measure import bind_measure as bind_measure
-from fastadam.backends.numpy.recording import Constant, Place
+from fastadam.backends.numpy.recording import Constant, Place, Program
 from fastadam.memory.arrays import Array, array_at
-from fastadam.memory.structs import ROLES, SPAN
+from fastadam.memory.structs import AVERAGE, ROLES, SPAN
 from fastadam.step.backend import PartOfPlan, Prepare, Prepared
 from fastadam.step.coefficients import SMALLEST_NORMAL, Row
 from fastadam.step.counters import Counting
@@ -29,7 +30,7 @@ from fastadam.step.variants import variant_of
 CHUNK = 8192
 # Where the words of a span are.
 _FIELDS = SPAN.dtype.names or ()
-_AT = {role: _FIELDS.index(role) for role in ROLES}
+_AT = {role: _FIELDS.index(role) for role in (*ROLES, AVERAGE)}
 _SIZE, _ROW = _FIELDS.index("size"), _FIELDS.index("row")
 _TINY = Row._fields.index("tiny")
 
@@ -52,7 +53,12 @@ def bind_calls(part: PartOfPlan) -> Prepare:
     ]
 
     def prepare() -> Prepared:
-        return Prepared([*quiet.calls([each.call() for each in batches]), *counting.calls()])
+        calls = [each.step_call() for each in batches if not each.idle]
+        if part.after.averages:
+            calls += [each.average_call() for each in batches]
+        if part.after.block["zeroes"]:  # after all have been read, as gradients may share memory
+            calls += [each.zero_call() for each in batches if not each.idle]
+        return Prepared([*quiet.calls(calls), *counting.calls()])
 
     return prepare
 
@@ -68,14 +74,23 @@ class _Batch:
     where : slice
         Its spans.
     quiet : Quiet
+
+    Attributes
+    ----------
+    idle : bool
+        Whether they have averages only.
     """
 
     def __init__(self, part: PartOfPlan, number: int, where: slice, quiet: Quiet) -> None:
         self._quiet = quiet
         variant = variant_of(number)
-        self._programs = [program_of(number, flushes) for flushes in (False, True)]
+        self.idle = variant.idle
+        self._programs = [] if self.idle else [program_of(number, flushes) for flushes in (False, True)]
+        self._averages = [average_of(number, begins) for begins in (False, True)]
         self._compute, self._smallest_normal = variant.compute, SMALLEST_NORMAL[variant.compute]
         self._stored = dict(zip(ROLES, (each.stored for each in variant.formats), strict=True))
+        self._stored[AVERAGE] = variant.compute
+        self._weights = part.ema_weights
         self._spans = part.spans[where].view(np.int64).reshape(-1, len(_FIELDS))
         self._rows = part.rows.view(np.float64).reshape(len(part.rows), -1)
         self._known: Array = np.full_like(self._spans, -1)
@@ -83,19 +98,34 @@ class _Batch:
         self._chunk_rows: Array = np.zeros(0, np.int64)
         self._columns: dict[Place, list[Array]] = {}
 
-    def call(self) -> Callable[[], object]:
+    def step_call(self) -> Callable[[], object]:
         """Return the native call that steps all chunks."""
         self._look()
-        (scalars, flushes), n = self._scalars(), len(self._lengths)
+        scalars, flushes = self._scalars()
+        return self._replay(self._programs[flushes], lambda of: scalars(Row._fields.index(of.which), of.dtype))
+
+    def average_call(self) -> Callable[[], object]:
+        """Return the native call that moves the averages of all chunks."""
+        self._look()
+        weights = self._weights[self._chunk_rows].astype(self._compute)
+        return self._replay(self._averages[bool((weights == 1).any())], lambda of: weights.view(of.dtype))
+
+    def zero_call(self) -> Callable[[], object]:
+        """Return the native call that lets the gradients of all chunks be zero."""
+        self._look()
+        grads = self._column(Place("array", "grad", self._stored["grad"]))
+        fill: Any = map(operator.setitem, grads, itertools.repeat(...), itertools.repeat(0))  # type: ignore[arg-type]
+        return functools.partial(deque, fill, 0)
+
+    def _replay(self, program: Program, scalars: Callable[[Place], Iterable[Any]]) -> Callable[[], object]:
+        n = len(self._lengths)
 
         def column(of: Place | Constant) -> Iterable[Any]:
             if isinstance(of, Constant):
                 return itertools.repeat(of.value, n)
-            if of.kind == "scalar":
-                return scalars(Row._fields.index(of.which), of.dtype)
-            return self._column(of)
+            return scalars(of) if of.kind == "scalar" else self._column(of)
 
-        return functools.partial(deque, self._programs[flushes].replay(column), 0)
+        return functools.partial(deque, program.replay(column), 0)
 
     def _look(self) -> None:
         """Forget the arrays over chunks that are not where they were."""
@@ -110,7 +140,8 @@ class _Batch:
                 min(CHUNK, size - low) for size in words[:, _SIZE].tolist() for low in range(0, size, CHUNK)
             ]
             longest = max(self._lengths, default=0)
-            rooms = itertools.zip_longest(*(program.rooms for program in self._programs), fillvalue=0)
+            programs = [*self._programs, *self._averages]
+            rooms = itertools.zip_longest(*(program.rooms for program in programs), fillvalue=0)
             self._memory = [np.empty(longest * max(widths), np.uint8) for widths in rooms]
         changed = {role for role, at in _AT.items() if not same[:, at].all()}
         for place in [place for place in self._columns if place.which in changed]:

@@ -9,7 +9,8 @@ import numpy as np
 
 from fastadam.backends.numpy.recording import FLOAT32, UINT16, UINT32, Constant, Program, Recorder, Value
 from fastadam.memory.formats import BFLOAT16, Format
-from fastadam.memory.structs import ROLES
+from fastadam.memory.structs import AVERAGE, ROLES
+from fastadam.step.after import make_average
 from fastadam.step.coefficients import Row
 from fastadam.step.element import make_element
 from fastadam.step.rounding import keep, make_maximum, make_narrow_bfloat16, make_widen_bfloat16
@@ -75,6 +76,24 @@ def _root(recorder: Recorder) -> Callable[[Value], Value]:
     if roots_are_exact():
         return root
     return lambda number: root(number.converted(FLOAT64)).converted(number.dtype)
+
+
+@functools.cache
+def average_of(number: int, begins: bool) -> Program:
+    """Return what moves the averages of a chunk in a variant, some of which may begin.
+
+    Its arrays are `AVERAGE` and ``"param"``.
+    """
+    number_format, recorder = variant_of(number).formats[0], Recorder()
+    param = _widen(recorder.take_in("array", ROLES[0], number_format.stored), number_format)
+    ema = recorder.take_in("array", AVERAGE, number_format.compute)
+    weight = recorder.take_in("scalar", AVERAGE, number_format.compute)
+    add, sub, mul = map(recorder.operation, (np.add, np.subtract, np.multiply))
+    moved = make_average(add, sub, mul)(ema, param, weight)
+    if begins:
+        stays = weight >= Constant(number_format.compute.type(1))
+        moved = recorder.select(stays, param, moved)
+    return Program(recorder, {AVERAGE: moved})
 
 
 @functools.cache

@@ -28,6 +28,8 @@ def _measure(part: PartOfPlan) -> None:
     part.norm.clear()
     total = part.norm.totals[:1].reshape(())
     for variant, first, count in part.batches[["variant", "first", "count"]].tolist():
+        if variant_of(variant).idle:
+            continue
         number_format = variant_of(variant).formats[ROLES.index("grad")]
         for blocks in _blocks(part.spans[first : first + count], number_format):
             add_blocks(total, blocks)

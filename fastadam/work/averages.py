@@ -1,0 +1,174 @@
+"""The averages of an optimizer's parameters: which there are, and how they change places with the parameters."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from fastadam.groups.group import Group
+from fastadam.groups.groups import Groups
+from fastadam.groups.state import find
+from fastadam.memory.arrays import Array, as_reals, check_parameter
+from fastadam.memory.structs import AVERAGE
+from fastadam.step.after import After, Averaging, check
+from fastadam.step.backend import Call
+from fastadam.step.interrupts import in_one_go
+from fastadam.step.locks import Guard
+
+
+class Averages(Mapping[Any, Array]):
+    """The averages of the parameters over the steps, by parameter.
+
+    Keys are the positions of all parameters; an array, a `Parameter` or a name finds its parameter too, and a
+    packed buffer, ``flat`` or ``flat.param``, the flat array with the averages of all that is in it. A value is a
+    live view in the parameter's shape: writing to it changes the average. It is empty where ``ema_decay`` is None.
+
+    Parameters
+    ----------
+    groups : Groups
+    guard : Guard
+        The optimizer's.
+    after : After
+        What its steps do with numbers that they have stepped.
+    """
+
+    def __init__(self, groups: Groups, guard: Guard, after: After) -> None:
+        self._groups, self._guard, self._after = groups, guard, after
+
+    def __getitem__(self, key: Any) -> Array:
+        if not self._after.averages:
+            raise KeyError(f"{key!r}: the optimizer keeps no averages; set ema_decay, such as to 0.999")
+        for group in self._groups:
+            if group.packed is not None and (key is group.packed or key is group.packed.param):
+                (whole,) = group.moments[AVERAGE].values()
+                return whole[...]
+        position = find(self._groups, key)
+        if position is None:
+            raise KeyError(key)
+        group, index = self._groups.where[position]
+        return group.moment(AVERAGE, index)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self._groups.where) if self._after.averages else 0
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+    @property
+    def choices(self) -> Averaging:
+        """What was asked for."""
+        return self._after.choices
+
+    def choose(self, choices: Averaging) -> bool:
+        """Take over other choices; return whether plans have to be bound anew, which is always so.
+
+        Averages that are to be kept from now on begin as the parameters are.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If one is not what it must be, or averages cannot be kept of a parameter.
+        RuntimeError
+            If a step is under way, or a block of `swapped`.
+        MemoryError
+            If there is not enough memory. All is as before then.
+        """
+        with self._guard.lock:
+            self._guard.refuse_while_stepping("setting ema_decay or ema_warmup")
+            choices = check(choices)
+            keeps = choices.ema_decay is not None
+            calls: list[Call] = []
+            if keeps != self._after.averages:
+                groups = list(self._groups)
+                buffers = [group.new_averages() if keeps else None for group in groups]
+                for group, each in zip(groups, buffers, strict=True):
+                    calls += group.average_calls(each)
+                calls += self._groups.renew_calls()
+            in_one_go([*calls, *self._after.choose_calls(choices)])
+        return True
+
+    def begin(self, groups: Iterable[Group]) -> None:
+        """Begin the averages, if they are kept, of groups that the optimizer does not have yet."""
+        if self._after.averages:
+            for group in groups:
+                in_one_go(group.average_calls(group.new_averages()))
+
+    def swapped(self) -> Swapped:
+        """Return the context manager in which averages and parameters have changed places.
+
+        Raises
+        ------
+        ValueError
+            If no averages are kept.
+        """
+        if not self._after.averages:
+            raise ValueError("averaged() needs averages; set ema_decay, such as to 0.999, before the steps")
+        return Swapped(self._groups, self._guard)
+
+
+class Swapped:
+    """Has averages and parameters change places within a ``with`` block: their numbers, not the arrays.
+
+    Whatever interrupts the way in or out, they have changed places or they have not; and however the block is
+    left, they change back, at the latest when this object is dropped.
+
+    Parameters
+    ----------
+    groups : Groups
+    guard : Guard
+        Of the optimizer: no step is taken within the block.
+    """
+
+    def __init__(self, groups: Groups, guard: Guard) -> None:
+        self._groups, self._guard = groups, guard
+        self._calls: list[Call] | None = None  # what changes them back
+
+    def __enter__(self) -> None:
+        try:
+            with self._guard.lock:
+                self._guard.refuse_while_stepping("averaged")
+                for member in self._groups.members:
+                    member.check_unchanged()
+                    check_parameter(member.owner, member.label)
+                # The views stay writable, and keep the memory alive, whatever becomes of the arrays meanwhile.
+                calls = [
+                    call
+                    for group, index in self._groups.where
+                    for call in _exchange_calls(group.members[index].array, group.moment(AVERAGE, index))
+                ]
+                note = functools.partial(setattr, self, "_calls", calls)
+                in_one_go([*calls, *self._guard.swap_calls(True), note])
+        except BaseException:
+            self._leave()
+            raise
+
+    def __exit__(self, *raised: object) -> None:
+        try:
+            self._leave()
+        except BaseException:
+            self._leave()
+            raise
+
+    def __del__(self) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        with self._guard.lock:
+            if self._calls is not None:
+                note = functools.partial(setattr, self, "_calls", None)
+                in_one_go([*self._calls, *self._guard.swap_calls(False), note])
+
+
+def _exchange_calls(first: Array, second: Array) -> list[Call]:
+    """Return native calls that exchange the numbers of two arrays in memory of their own, without a third one."""
+    one, other = (as_reals(each) for each in (first, second))
+    bits = np.dtype(f"u{one.itemsize}")
+    one, other = one.view(bits), other.view(bits)
+    pairs = ((one, other, one), (one, other, other), (one, other, one))
+    return [functools.partial(np.bitwise_xor, *each) for each in pairs]

@@ -1,0 +1,45 @@
+"""What an optimizer over arrays is pickled and copied by: everything but addresses, which native code holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fastadam.groups.copies import groups_again
+from fastadam.step import after, gradient_settings
+
+
+def described(optimizer: Any) -> dict[str, Any]:
+    """Return what an optimizer can be made of again by `made_again`."""
+    return {
+        **optimizer._groups.described(),
+        "defaults": optimizer.defaults,
+        "backend": optimizer._choice.asked_for,
+        "threads": optimizer.threads,
+        "gradient_settings": tuple(optimizer._gradient_settings.choices),
+        "averaging": tuple(optimizer._averages.choices),
+        "skipped_steps": optimizer.skipped_steps,
+        "state": optimizer.state_dict(),
+        "subclass": dict(optimizer.__dict__),
+    }
+
+
+def made_again(optimizer: Any, state: Mapping[str, Any], make: Callable[..., None]) -> None:
+    """Make an optimizer that was only just allocated what another one was.
+
+    Parameters
+    ----------
+    optimizer : Adam
+    state : mapping
+        What `described` has returned.
+    make : callable
+        ``make(optimizer, groups, **options)`` makes it from group dicts.
+    """
+    choices = gradient_settings.Choices(*state.get("gradient_settings", ()))._asdict()
+    choices |= after.Averaging(*state.get("averaging", ()))._asdict()
+    settings = {**choices, "backend": state["backend"], "threads": state["threads"]}
+    make(optimizer, groups_again(state), **state["defaults"], **settings)
+    optimizer._gradient_settings.skipped_steps = state.get("skipped_steps", 0)
+    optimizer._groups.set_trees(state.get("trees"))
+    optimizer.load_state_dict(state["state"])
+    optimizer.__dict__.update(state["subclass"])
