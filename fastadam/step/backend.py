@@ -117,8 +117,8 @@ class Backend(Protocol):
         """Return the function that runs the MEASURE of `bind` each time it is called.
 
         The squares are added up in the totals of ``part.norm``, of which those are cleared before that the part's
-        threads have. They are there when it returns, also where a device has to be waited for. It is asked for only
-        where a norm is wanted.
+        threads have. They are there when it returns, also where a device has to be waited for. It is asked for
+        only where a norm is wanted.
         """
 
     def bind_calls(self, part: PartOfPlan) -> Prepare:
