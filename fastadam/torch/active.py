@@ -100,7 +100,8 @@ class ActivePlan:
     ) -> None:
         self.n_active = int(active.sum())
         which = np.concatenate([np.flatnonzero(active), np.flatnonzero(idle)])
-        self.which, self._idle = which.tolist(), idle[which]
+        self.which: list[int] = which.tolist()
+        self._idle = idle[which]
         self.params = [cache.tensors[i] for i in self.which[: self.n_active]]
         known = cache.params[which]
         self._groups = cache.group_of[which]

@@ -67,6 +67,12 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
         Take no step where a gradient is not finite: no parameter or state changes.
     error_if_nonfinite : bool, default False
         Raise RuntimeError instead, with the names of the parameters.
+    ema_decay : float, optional
+        Keep an average of each parameter, on the CPU, which each step moves to
+        ``ema + (1 - ema_decay) * (param - ema)``; in the parameter's first step it becomes the parameter. So it is
+        what `torch.optim.swa_utils.AveragedModel` has with ``get_ema_multi_avg_fn``.
+    ema_warmup : bool, default False
+        In a parameter's n-th step, let the decay be at most ``(1 + n) / (10 + n)``.
 
     Attributes
     ----------
@@ -81,8 +87,12 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
         Which way the last step went, None before the first: ``"fastadam"``; ``"torch: ..."`` with the reason, if
         it was handed over to torch's own code (see Notes); ``"skipped: found_inf"``; or ``"skipped: gradients are
         not finite"``.
-    max_grad_norm, skip_nonfinite, error_if_nonfinite
-        As given; can be set between steps.
+    max_grad_norm, skip_nonfinite, error_if_nonfinite, ema_decay, ema_warmup
+        As given; can be set between steps. Averages that are switched on begin as the parameters are; None drops
+        them.
+    ema : AveragesView
+        Mapping from parameters to their averages, as `state` is one; live, in float32 for parameters in bfloat16
+        and float16. They are in state dicts, as ``"ema"``. See `averaged`.
     grad_norm : float or None
         Norm of the last gradients, divided by their scale and before clipping, within 2 ulp of exact (see
         `fastadam.step.norm`); None where none of those three asks for it. With ``max_grad_norm=math.inf`` it is

@@ -24,8 +24,8 @@ ALIGNMENT = 64  # bytes, from one average to the next
 class Averages:
     """What an optimizer has of averages; see `fastadam.step.after`.
 
-    They lie in buffers of NumPy's, which no tensor that a user gets hold of can resize or free, and are kept here as
-    long as a plan may have their addresses. Parameters in bfloat16 and float16 have averages in float32.
+    They lie in buffers of NumPy's, which no tensor that a user gets hold of can resize or free, and are kept here
+    as long as a plan may have their addresses. Parameters in bfloat16 and float16 have averages in float32.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class Averages:
         return kept != keeps
 
     def of(self, param: Tensor) -> Tensor:
-        """Return the average of a parameter that `begin` has seen: of its shape, in the dtype it is computed in."""
+        """Return the average of a parameter that `begin` has seen: of its shape, in the dtype of the step."""
         return self._of[param]
 
     def begin(self, params: Iterable[Tensor], labels: Iterable[str]) -> None:

@@ -14,8 +14,8 @@ def outside_of_graphs(
 ) -> Any:
     """Step with the graph interrupted, as native code cannot be traced.
 
-    `step` is our class's own, not the optimizer's method, which may be a subclass's or a wrapper that has called it:
-    the body of that has run already.
+    `step` is our class's own, not the optimizer's method, which may be a subclass's or a wrapper that has called
+    it: the body of that has run already.
     """
     # While torch traces, it takes groups for capturable whose options are edited in the same function. Nothing on
     # the CPU can be captured, and torch's compiled step does not ask there.

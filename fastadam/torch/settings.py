@@ -71,8 +71,8 @@ class Settings:
     def averaged(self) -> Swapped:
         """Return a context manager in which averages are in the place of the parameters, for evaluation.
 
-        When the block of ``with optimizer.averaged():`` is left, also by an error, the parameters have their numbers
-        again. The optimizer cannot be stepped or changed within. It raises ValueError where no averages are kept.
+        When the block of ``with optimizer.averaged():`` is left, also by an error, the parameters have their
+        numbers again. The optimizer cannot be stepped or changed within. ValueError where no averages are kept.
         """
         return Swapped(lambda: self.ema, self._memo.guard)
 
