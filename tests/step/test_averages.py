@@ -1,4 +1,4 @@
-"""Averages of parameters and zeroed gradients in plans: the same bits from all kernels, and those of the formula."""
+"""Averages of parameters, and zeroed gradients, in plans: the bits of the formula, from all kernels."""
 
 from __future__ import annotations
 
