@@ -291,6 +291,8 @@ def scenarios(backend: str, folder: Path) -> Iterator[Scenario]:
             optimizer = fastadam.Adam(flat, backend=backend, **options)
             optimizer.step()
             flat.grad[3] = bad
+            # The first one would be logged, and what a handler raises within logging is kept by it.
+            optimizer._gradient_settings.skipped_steps = 1
             return optimizer, functools.partial(optimizer.step, zero_grad=bool(options))
 
         return Scenario(f"{backend}: {name}", make, see, lambda optimizer: optimizer.step())
