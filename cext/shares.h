@@ -10,7 +10,9 @@
 static FASTADAM_INLINE int zeroes_at_once(const fastadam_plan *plan)
 {
     const fastadam_batch *batches = (const fastadam_batch *)(uintptr_t)plan->batches;
-    return ((const fastadam_after *)(uintptr_t)plan->after)->zeroes && plan->n_batches == 1 && batches->count == 1;
+    if (plan->n_batches != 1 || batches->count != 1 || batches->variant & FASTADAM_IDLE)
+        return 0;
+    return ((const fastadam_after *)(uintptr_t)plan->after)->zeroes != 0;
 }
 
 /* Which of a span's parameters an element belongs to; there are at least two. */

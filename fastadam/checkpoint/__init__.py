@@ -58,13 +58,14 @@ def save(
     Notes
     -----
     The tensors are ``param/NAME``, ``exp_avg/NAME``, ``exp_avg_sq/NAME`` and, with amsgrad,
-    ``max_exp_avg_sq/NAME``, in the parameters' shapes; NAME is the parameter's name, or its position where
-    there are no names. Complex ones, for which the format has no dtype, are stored as reals with a last
-    dimension of 2. The metadata hold ``format``, ``format_version`` and, as JSON, ``param_groups``: each
-    group's options and, of each parameter, its name, shape, dtype and step counter; and `extra`. A parameter
-    that was never stepped has no moments. Where `lr` is a function, null is saved in its place, and where it is
-    one of `fastadam.schedules`, its definition besides, in ``schedules``, a JSON list with an entry for each
-    group. A version of this library that knows no schedules takes such a file for one with a function.
+    ``max_exp_avg_sq/NAME`` and, with averages, ``ema/NAME``, in the parameters' shapes; NAME is the parameter's
+    name, or its position where there are no names. Complex ones, for which the format has no dtype, are stored
+    as reals with a last dimension of 2. The metadata hold ``format``, ``format_version`` and, as JSON,
+    ``param_groups``: each group's options and, of each parameter, its name, shape, dtype and step counter; and
+    `extra`. A parameter that was never stepped has no moments. Where `lr` is a function, null is saved in its
+    place, and where it is one of `fastadam.schedules`, its definition besides, in ``schedules``, a JSON list
+    with an entry for each group. A version of this library that knows no schedules takes such a file for one
+    with a function.
 
     Examples
     --------
@@ -122,7 +123,8 @@ def load(path: str | os.PathLike[str], opt: Adam, *, progress: bool = False) -> 
         An optimizer over parameters of the same shapes and dtypes, in as many groups. A number or a schedule of
         `fastadam.schedules` in the file takes the place of whatever `lr` was. Where the file has null for it,
         because it was another function, the optimizer's must be one and stays. Parameters that the file does
-        not hold (``params=False``) stay as they are.
+        not hold (``params=False``) stay as they are. If it keeps averages that the file does not hold, they begin
+        as the parameters are then; if the file holds averages and it keeps none, that is refused.
     progress : bool, default False
         Show a progress bar.
 

@@ -10,7 +10,7 @@ from fastadam.checkpoint.format import PARAM, check_unchanged, stored_shape
 from fastadam.groups.contents import Contents
 from fastadam.memory.arrays import Array
 from fastadam.step import hyperparameters
-from fastadam.step.plan import MOMENTS
+from fastadam.step.plan import KEPT
 
 NOTE = "lr is null where it was a function, which a file cannot hold"
 
@@ -67,7 +67,7 @@ def collect(contents: Contents, params: bool) -> tuple[dict[str, tuple[Array, li
                 raise ValueError(f"the name of {member.label} cannot be saved as UTF-8: {error}") from error
             entry = saved["state"].get(position, {})
             found = {PARAM: member.array} if params else {}
-            found.update((name, entry[name]) for name in MOMENTS if name in entry)
+            found.update((name, entry[name]) for name in KEPT if name in entry)
             shape = stored_shape(member.shape, member.dtype)
             tensors.update(
                 (f"{kind}/{key}", (member.device.as_reals(array), shape)) for kind, array in found.items()

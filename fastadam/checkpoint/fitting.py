@@ -24,8 +24,9 @@ from fastadam.groups.matching import Described, match, raise_for
 from fastadam.groups.members import Member
 from fastadam.memory.arrays import ALL_DTYPES, Array
 from fastadam.memory.devices import check_parameter
+from fastadam.memory.structs import AVERAGE
 from fastadam.step import hyperparameters
-from fastadam.step.plan import MOMENTS
+from fastadam.step.plan import KEPT, MOMENTS
 
 
 class Checkpoint:
@@ -84,7 +85,7 @@ class Checkpoint:
         for i, (key, entry) in enumerate(zip(keys, entries, strict=True)):
             if entry["step"]:
                 self.state["state"][i] = {"step": entry["step"]}
-                for name in MOMENTS:
+                for name in KEPT:
                     tensor = f"{name}/{key}"
                     if tensor in source.tensors:
                         self.state["state"][i][name] = Incoming(
@@ -198,6 +199,7 @@ def _check_tensors(source: Source, saved: list[dict[str, Any]], keys: list[str],
     allowed: dict[str, list[int]] = {}
     dtypes: dict[str, str] = {}
     rest = iter(keys)
+    has_averages = any(name.startswith(f"{AVERAGE}/") for name in source.tensors)
     for group in saved:
         for entry in group["params"]:
             key = next(rest)
@@ -206,11 +208,12 @@ def _check_tensors(source: Source, saved: list[dict[str, Any]], keys: list[str],
             kinds = [PARAM] if has_params else []
             kinds += MOMENTS[:2] if entry["step"] else ()
             kinds += MOMENTS[2:] if entry["step"] and group["amsgrad"] is True else ()
+            kinds += [AVERAGE] if entry["step"] and has_averages else ()
             needed.update((f"{kind}/{key}", shape) for kind in kinds)
             if entry["step"]:  # a third moment stays where amsgrad has been switched off
                 allowed[f"{MOMENTS[2]}/{key}"] = shape
             code = ALL_DTYPES[dtype].format.safetensors
-            dtypes.update((f"{kind}/{key}", code) for kind in (PARAM, *MOMENTS))
+            dtypes.update((f"{kind}/{key}", code) for kind in (PARAM, *KEPT))
     allowed.update(needed)
     missing = [repr(name) for name in needed if name not in source.tensors]
     unexpected = [repr(name) for name in source.tensors if name not in allowed]

@@ -71,8 +71,10 @@ def zero(code, grad, first, last):
 @register_jitable
 def zeroes_at_once(plan):
     """Whether gradients become zero right where they have been read: where there is only one."""
-    one = plan.n_batches == 1 and record(plan.batches, 0, BATCH_DTYPE).count == 1
-    return one and record(plan.after, 0, AFTER_DTYPE).zeroes != 0
+    batch = record(plan.batches, 0, BATCH_DTYPE)
+    if plan.n_batches != 1 or batch.count != 1 or batch.variant & IDLE:
+        return False
+    return record(plan.after, 0, AFTER_DTYPE).zeroes != 0
 
 
 @register_jitable
