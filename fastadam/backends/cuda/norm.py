@@ -138,7 +138,7 @@ class Measuring:
 
 
 class Clipping:
-    """Makes of a plan's gradients what clips them, without the host.
+    """Computes the norm of a plan's gradients and what clips them, without the host.
 
     Parameters
     ----------
