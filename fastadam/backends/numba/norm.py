@@ -29,12 +29,11 @@ from fastadam.memory.structs import (
     SKIPS,
     TAKEN,
     TOTAL,
-    TOTAL_LOWEST,
     TOTAL_WORDS,
 )
 from fastadam.step import norm as norms
-from fastadam.step.norm import EXPONENT_DOWN, EXPONENT_UP, LARGE, SCALE_DOWN, SCALE_UP, SMALL
 from fastadam.step import totals as exact
+from fastadam.step.norm import EXPONENT_DOWN, EXPONENT_UP, LARGE, SCALE_DOWN, SCALE_UP, SMALL
 from fastadam.step.totals import WORD_BITS, WORD_MASK
 
 PLAN_DTYPE, NORM_DTYPE, TOTAL_DTYPE = PLAN.dtype, NORM.dtype, TOTAL.dtype
