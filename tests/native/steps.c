@@ -91,6 +91,8 @@ static const fastadam_row rows[N_ROWS] = {
      .grad_scale = -0x1.0000000000000p+0},
 };
 
+static const fastadam_after nothing_after;
+
 /* A page-aligned or an exact piece of memory. */
 typedef struct {
     void *block, *at;
@@ -338,7 +340,7 @@ static work *make(uint64_t seed, const work *lender)
     fastadam_total *totals = allocate((size_t)most_threads * sizeof *totals);
     made->norm = (fastadam_norm){
         .wanted = FASTADAM_MEASURES, .divisor = 1, .max_norm = INFINITY, .totals = address(totals)};
-    made->plan.norm = address(&made->norm);
+    made->plan.norm = address(&made->norm), made->plan.after = address(&nothing_after);
     note_written(made);
     return made;
 }
