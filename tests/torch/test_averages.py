@@ -30,6 +30,7 @@ from tests.support.torch_cases import (  # noqa: E402
     assert_same_snapshot,
     draw,
     dtype_name,
+    error_of,
     give_grads,
     level,
     members,
@@ -215,8 +216,7 @@ def test_they_take_the_place_of_the_parameters_and_go() -> None:
             optimizer.averaged().__enter__,
             lambda: setattr(optimizer, "ema_decay", None),
         ):
-            with pytest.raises(RuntimeError, match="call it after the block"):
-                what()
+            assert isinstance(error_of(what), RuntimeError)
         look()
     assert_same_snapshot(snapshot(optimizer), before)
     with pytest.raises(ZeroDivisionError), optimizer.averaged():
