@@ -18,7 +18,7 @@ MODULE = "fastadam.backends._c"
 
 def declarations() -> str:
     """Return what cffi's parser needs of the headers: no comments and no preprocessor lines."""
-    names = ("structs.h", "adam.h", "gradients.h", "nested.h", "tensors.h")
+    names = ("constants.h", "structs.h", "adam.h", "gradients.h", "nested.h", "tensors.h")
     headers = "".join((HERE / name).read_text() for name in names)
     header = re.sub(r"/\*.*?\*/", "", headers, flags=re.DOTALL)
     return "\n".join(line for line in header.splitlines() if not line.startswith("#"))

@@ -1,7 +1,7 @@
-"""Write ``cext/structs.h`` from the table in ``fastadam/memory/structs.py``: ``python cext/header.py --write``.
+"""Write ``cext/constants.h`` and ``structs.h`` from the table in ``fastadam/memory/structs.py``.
 
-Without ``--write`` it is only compared, and the exit code is 1 if it differs. The header is checked in, so that
-building the extension needs no Python package but cffi.
+``python cext/header.py --write`` does; without ``--write`` they are only compared, and the exit code is 1 if one
+differs. They are checked in, so that building the extension needs no Python package but cffi.
 """
 
 from __future__ import annotations
@@ -17,12 +17,8 @@ sys.path.insert(0, str(HERE.parent))
 
 from fastadam.memory import formats, native, structs  # noqa: E402, F401 - structs fills the table
 
-HEADER = HERE / "structs.h"
 COLUMNS = 115
-INTRODUCTION = (
-    "The memory that C and Python share. Written by cext/header.py from fastadam/memory/structs.py: change that, "
-    "and write this anew. An int64_t may be a number or an address."
-)
+WRITTEN = "Written by cext/header.py from fastadam/memory/structs.py: change that, and write this anew."
 
 
 def comment(text: str) -> str:
@@ -44,36 +40,47 @@ def array_of(field: native.Field) -> str:
     return f"[{field.length}]" if field.length > 1 else ""
 
 
-def blocks() -> Iterator[str]:
-    """Yield the parts of the header, which blank lines part."""
-    yield comment(INTRODUCTION)
-    yield "#ifndef FASTADAM_STRUCTS_H\n#define FASTADAM_STRUCTS_H"
-    yield "#include <stdint.h>"
-    for constants in native.CONSTANTS:
-        lines = [f"    FASTADAM_{name} = {value}," for name, value in constants.values.items()]
-        yield "\n".join([comment(constants.says), "enum {", *lines, "};"])
+def constants() -> Iterator[str]:
+    """Yield the parts of ``constants.h``."""
+    yield comment(f"The constants that C and Python share. {WRITTEN}")
+    for each in native.CONSTANTS:
+        lines = [f"    FASTADAM_{name} = {value}," for name, value in each.values.items()]
+        yield "\n".join([comment(each.says), "enum {", *lines, "};"])
     itemsizes = ", ".join(str(each.stored.itemsize) for each in formats.FORMATS)
     yield f"{comment('Bytes of a number in each of the formats.')}\n#define FASTADAM_ITEMSIZES {{{itemsizes}}}"
+
+
+def memory() -> Iterator[str]:
+    """Yield the parts of ``structs.h``."""
+    yield comment(f"The memory that C and Python share. {WRITTEN} An int64_t may be a number or an address.")
+    yield '#include <stdint.h>\n\n#include "constants.h"'
     for struct in native.TABLE.values():
         lines = [f"    {type_of(field)} {field.name}{array_of(field)};" for field in struct.fields]
         yield "\n".join([comment(struct.says), "typedef struct {", *lines, f"}} fastadam_{struct.name};"])
-    yield "#endif"
 
 
-def text() -> str:
-    """Return the header."""
-    return "\n\n".join(blocks()).replace("*/\n\n#ifndef", "*/\n#ifndef", 1) + "\n"
+def texts() -> dict[Path, str]:
+    """Return the headers: where they are, and what is in them."""
+    found = {}
+    for name, blocks in (("constants", constants()), ("structs", memory())):
+        guard = f"FASTADAM_{name.upper()}_H"
+        introduction, *rest = blocks
+        begin = f"{introduction}\n#ifndef {guard}\n#define {guard}"
+        found[HERE / f"{name}.h"] = "\n\n".join([begin, *rest, "#endif"]) + "\n"
+    return found
 
 
 def main() -> int:
-    """Write the header, or compare it; return the exit code."""
+    """Write the headers, or compare them; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="write the header instead of comparing it")
-    if parser.parse_args().write:
-        HEADER.write_text(text())
-    elif not HEADER.exists() or HEADER.read_text() != text():
-        print(f"{HEADER} is not what fastadam/memory/structs.py says: python cext/header.py --write")
-        return 1
+    parser.add_argument("--write", action="store_true", help="write them instead of comparing them")
+    writes = parser.parse_args().write
+    for path, text in texts().items():
+        if writes:
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
+            print(f"{path} is not what fastadam/memory/structs.py says: python cext/header.py --write")
+            return 1
     return 0
 
 

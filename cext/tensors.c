@@ -174,14 +174,15 @@ static int64_t read_all(const fastadam_tensor_cache *cache, const fastadam_activ
         return outcome;
     for (int64_t i = 0; i < cache->n; i++) {
         fetch_for_state(cache, grads, i + AHEAD);
-        if (span_of[i] < 0)
+        if (span_of[i] == -1)
             continue;
-        fastadam_span *span = spans + span_of[i];
+        const int idle = span_of[i] < 0;
+        fastadam_span *span = spans + (idle ? -2 - span_of[i] : span_of[i]);
         if (!same_param(cache, params + i, steps + i))
             return FASTADAM_CHANGED;
         if (steps[i] != steps_taken[span->row])
             outcome = FASTADAM_OTHER_STEPS; /* goes before a gradient that needs care; all counters are read */
-        if (outcome != FASTADAM_TAKEN)
+        if (outcome != FASTADAM_TAKEN || idle)
             continue;
         const int64_t grad = read_gradient(cache, params + i, PyList_GetItem(grads, i));
         if (grad < 0 || !is_readable(params + i, plan, grad, &below))

@@ -172,12 +172,15 @@ SHAPES = [(3,), (2, 2), ()]
 
 
 def see(optimizer: fastadam.Adam) -> dict[str, np.ndarray]:
-    """Return copies of all parameters, moments and counters, and what NumPy does about floating-point errors.
+    """Return copies of all numbers and counters, and what NumPy does about floating-point errors.
 
     A third moment that was never used does not count.
     """
     found = {"errors": np.array([np.geterr()[kind] != "ignore" for kind in sorted(np.geterr())], np.uint8)}
+    found["skipped"] = np.array(optimizer.skipped_steps)
     for i, group in enumerate(optimizer._groups):
+        if group.packed is not None:
+            found[f"grad {i}"] = np.array(group.packed.grad)
         for j, member in enumerate(group.members):
             found[f"param {i}.{j}"] = member.array.copy()
             found[f"step {i}.{j}"] = np.array(group.steps[j])
@@ -281,14 +284,43 @@ def scenarios(backend: str, folder: Path) -> Iterator[Scenario]:
 
     yield scenario("step after add_param_group", add_and_step)
 
-    def make_packed() -> tuple[fastadam.Adam, Callable[[], object]]:
-        flat = fastadam.pack(grads(0))
-        flat.grad[...] = 0.5
-        optimizer = fastadam.Adam(flat, backend=backend)
-        optimizer.step()
-        return optimizer, optimizer.step
+    def packed(name: str, bad: float = 0.5, **options: Any) -> Scenario:
+        def make() -> tuple[fastadam.Adam, Callable[[], object]]:
+            flat = fastadam.pack(grads(0))
+            flat.grad[...] = 0.5
+            optimizer = fastadam.Adam(flat, backend=backend, **options)
+            optimizer.step()
+            flat.grad[3] = bad
+            # The first one would be logged, and what a handler raises within logging is kept by it.
+            optimizer._gradient_settings.skipped_steps = 1
+            return optimizer, functools.partial(optimizer.step, zero_grad=bool(options))
 
-    yield Scenario(f"{backend}: packed step", make_packed, see, lambda optimizer: optimizer.step())
+        return Scenario(f"{backend}: {name}", make, see, lambda optimizer: optimizer.step())
+
+    yield packed("packed step")
+    yield packed("packed step with all that it can do", max_grad_norm=0.5, ema_decay=0.9)
+    yield packed("packed step that is skipped", bad=np.nan, skip_nonfinite=True, ema_decay=0.9)
+    yield scenario(
+        "step with averages that goes on from another scale",
+        lambda opt: functools.partial(opt.step, [grads(1)[0], None, grads(1)[2]], 8.0),
+        max_grad_norm=0.5,
+        ema_decay=0.9,
+        ema_warmup=True,
+        steps=2,
+    )
+
+    def averaged(optimizer: fastadam.Adam) -> Callable[[], object]:
+        def work() -> None:
+            with optimizer.averaged():
+                pass
+
+        return work
+
+    yield scenario("averaged", averaged, ema_decay=0.9, steps=2)
+    yield scenario("ema_decay is set", lambda opt: functools.partial(setattr, opt, "ema_decay", 0.5))
+    yield scenario(
+        "ema_decay is taken back", lambda opt: functools.partial(setattr, opt, "ema_decay", None), ema_decay=0.9
+    )
 
     try:
         import safetensors  # noqa: F401

@@ -58,13 +58,14 @@ def save(
     Notes
     -----
     The tensors are ``param/NAME``, ``exp_avg/NAME``, ``exp_avg_sq/NAME`` and, with amsgrad,
-    ``max_exp_avg_sq/NAME`` and, with averages, ``ema/NAME``, in the parameters' shapes; NAME is the parameter's name, or its position where
-    there are no names. Complex ones, for which the format has no dtype, are stored as reals with a last
-    dimension of 2. The metadata hold ``format``, ``format_version`` and, as JSON, ``param_groups``: each
-    group's options and, of each parameter, its name, shape, dtype and step counter; and `extra`. A parameter
-    that was never stepped has no moments. Where `lr` is a function, null is saved in its place, and where it is
-    one of `fastadam.schedules`, its definition besides, in ``schedules``, a JSON list with an entry for each
-    group. A version of this library that knows no schedules takes such a file for one with a function.
+    ``max_exp_avg_sq/NAME`` and, with averages, ``ema/NAME``, in the parameters' shapes; NAME is the parameter's
+    name, or its position where there are no names. Complex ones, for which the format has no dtype, are stored
+    as reals with a last dimension of 2. The metadata hold ``format``, ``format_version`` and, as JSON,
+    ``param_groups``: each group's options and, of each parameter, its name, shape, dtype and step counter; and
+    `extra`. A parameter that was never stepped has no moments. Where `lr` is a function, null is saved in its
+    place, and where it is one of `fastadam.schedules`, its definition besides, in ``schedules``, a JSON list
+    with an entry for each group. A version of this library that knows no schedules takes such a file for one
+    with a function.
 
     Examples
     --------

@@ -1,6 +1,6 @@
 """The memory that Python and native code share: one table of structs and constants.
 
-The dtypes of NumPy's structured arrays are made from it here, ``cext/structs.h`` is written from it by ``python
+The dtypes of NumPy's structured arrays are made from it here, ``cext/constants.h`` and ``structs.h`` are written from it by ``python
 cext/header.py --write`` (a test compares the two), and Numba's kernels read structs through the same dtypes. Every
 field is 64 bits wide, so that no compiler has anything to pad.
 """
@@ -383,7 +383,8 @@ TENSOR_CACHE = Struct(
 
 ACTIVE_PLAN = Struct(
     "active_plan",
-    "The parameters that have a gradient: the plan of their step, each one's span in it or -1, how many steps the "
+    "The parameters that have a gradient: the plan of their step, each one's span in it or -1 (-2 minus the span "
+    "of one that is IDLE), how many steps the "
     "members of each row have taken before, which the plan counts with the others, and whether the step is so "
     "short that other threads of Python wait for it.",
     "plan",

@@ -135,5 +135,7 @@ class After:
         TypeError
             If it is not True or False.
         """
-        self.zeroes = as_flag("zero_grad", zero_grad)
-        self.block["zeroes"] = self.zeroes
+        zeroes = as_flag("zero_grad", zero_grad)
+        # In one go: what is compared here must say what native code reads there, whatever interrupts.
+        write = functools.partial(operator.setitem, self.block.values, "zeroes", zeroes)
+        in_one_go([write, functools.partial(setattr, self, "zeroes", zeroes)])

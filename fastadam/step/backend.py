@@ -92,7 +92,7 @@ class Backend(Protocol):
         Or return None, for the one that `fastadam.step.prepared.run_of` makes of `bind_calls`, where a step is not
         one native call.
 
-        It need not keep the part alive: the plan keeps both.
+        It need not keep the part alive: the plan keeps both. It is asked only where the part is the whole plan.
 
         Parameters
         ----------
@@ -112,6 +112,10 @@ class Backend(Protocol):
               raises the counters. That is one thing: whatever interrupt arrives, both
               have happened or neither.
 
+            A plan runs the last three together. So a backend whose device computes the norm may leave what MEASURE
+            and REDUCE do about it to APPLY, if that needs no decision of the host's: then `Norm.fetch` gets the
+            norm when it is asked for.
+
             It returns TAKEN when all stages asked for have been run, else the slot. A slot means that nothing was
             written but addresses of gradients, and that Python has to look, not that something is wrong. Or it
             returns SKIPPED or REFUSED, where gradients are not finite and that was asked for.
@@ -121,7 +125,8 @@ class Backend(Protocol):
         """Return the function that runs the MEASURE of `bind` each time it is called.
 
         The squares are added up in the totals of ``part.norm``, of which those are cleared before that the part's
-        threads have.
+        threads have. They are there when it returns, also where a device has to be waited for. It is asked for
+        only where a norm is wanted.
         """
 
     def bind_calls(self, part: PartOfPlan) -> Prepare:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, SupportsFloat
 
@@ -119,7 +120,9 @@ class GradientSettings:
         divisor = as_real("grad_scale", as_scalar(grad_scale))
         if not 0 < divisor < math.inf:
             raise ValueError(f"grad_scale must be positive and finite, got {divisor!r}")
-        self.norm.block["divisor"] = self.divisor = divisor
+        # In one go: what is compared here must say what native code reads there, whatever interrupts.
+        write = functools.partial(operator.setitem, self.norm.block.values, "divisor", divisor)
+        in_one_go([write, functools.partial(setattr, self, "divisor", divisor)])
 
     @property
     def grad_norm(self) -> float | None:

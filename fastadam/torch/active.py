@@ -9,7 +9,15 @@ import numpy as np
 
 from fastadam.memory.arrays import Array
 from fastadam.memory.native import Block
-from fastadam.memory.structs import ACTIVE_PLAN, COUNTER, COUNTER_FLOAT32, COUNTER_FLOAT64, SPAN
+from fastadam.memory.structs import (
+    ACTIVE_PLAN,
+    AVERAGE,
+    COUNTER,
+    COUNTER_FLOAT32,
+    COUNTER_FLOAT64,
+    IDLE,
+    SPAN,
+)
 from fastadam.step import threads
 from fastadam.step.backend import Backend
 from fastadam.step.coefficients import Coefficients
@@ -18,6 +26,7 @@ from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.norm import Norm
 from fastadam.step.plan import MOMENTS, Plan
 from fastadam.step.variants import flags_of, variants_of
+from fastadam.torch.averages import Averages
 from fastadam.torch.cache import TensorCache
 from fastadam.torch.staging import shares
 from fastadam.torch.tensors import apart, in_order
@@ -35,6 +44,8 @@ class ActivePlan:
     cache : TensorCache
     active : ndarray of bool
         Which of its parameters have a gradient; all of them are known.
+    idle : ndarray of bool
+        Which others have averages that move; all of them are known.
     hypers : sequence of Hyperparameters
         Of each group.
     backends : mapping of int or None to Backend
@@ -45,12 +56,16 @@ class ActivePlan:
         Whether the user asked for that many.
     norm : Norm
         What is wanted of the norm of the gradients.
+    averages : Averages
 
     Attributes
     ----------
     params : list of Tensor
+        Those that are stepped.
+    n_active : int
+        How many those are.
     which : list of int
-        Their positions in the cache.
+        Their positions in the cache, and then those of the idle ones.
     plan : Plan
     backend : Backend or None
         What runs the plan, if it is one for all.
@@ -62,11 +77,11 @@ class ActivePlan:
     is_apart : bool
         Whether what the step writes lies apart, as the plan needs it.
     span_of : ndarray of int64
-        Position in the plan of each of the cache's parameters, or -1.
+        Position in the plan of each of the cache's parameters, or -1; of one that is idle, -2 minus it.
     steps_taken : ndarray of float64
         How many steps the members of each row have taken; NaN where there is no such row.
     written : (ndarray of int64, ndarray of int64)
-        Where the intervals of memory that it writes start and end.
+        Where the intervals of memory that it writes, or reads beside gradients, start and end.
     block : Block of ACTIVE_PLAN
         For native code.
     """
@@ -75,40 +90,54 @@ class ActivePlan:
         self,
         cache: TensorCache,
         active: Array,
+        idle: Array,
         hypers: Sequence[Hyperparameters],
         backends: Mapping[int | None, Backend],
         limit: int,
         limit_given: bool,
         norm: Norm,
+        averages: Averages,
     ) -> None:
-        which = np.flatnonzero(active)
-        self.which = which.tolist()
-        self.params = [cache.tensors[i] for i in self.which]
+        self.n_active = int(active.sum())
+        which = np.concatenate([np.flatnonzero(active), np.flatnonzero(idle)])
+        self.which: list[int] = which.tolist()
+        self._idle = idle[which]
+        self.params = [cache.tensors[i] for i in self.which[: self.n_active]]
         known = cache.params[which]
         self._groups = cache.group_of[which]
         spans = np.zeros(len(which), SPAN.dtype)
         for name in ("param", *MOMENTS, "size"):
             spans[name] = known[name]
-        flags = np.array([flags_of(hyper) for hyper in hypers])[self._groups]
+        flags = np.where(self._idle, IDLE, np.array([flags_of(hyper) for hyper in hypers])[self._groups])
         variants = variants_of(cache.formats[which], flags)
         # As many rows as there could ever be, so that they stay where they are. No counter is NaN, so that the
         # first attempt groups the rows.
         self.steps_taken = np.full(len(which), np.nan)
         of_rows = counters_in(self.steps_taken)
-        counters = np.zeros(len(which), COUNTER.dtype)
-        counters["address"] = known["step"]
-        counters["type"] = np.where(known["step_is_float64"], COUNTER_FLOAT64, COUNTER_FLOAT32)
+        if averages.are_kept:
+            self._averages = [
+                averages.of(cache.tensors[i]) for i in self.which
+            ]  # as the spans have their addresses
+            spans[AVERAGE] = [average.data_ptr() for average in self._averages]
+        counters = np.zeros(self.n_active, COUNTER.dtype)
+        counters["address"] = known["step"][: self.n_active]
+        is_float64 = known["step_is_float64"][: self.n_active]
+        counters["type"] = np.where(is_float64, COUNTER_FLOAT64, COUNTER_FLOAT32)
         ordinals = [cache.ordinals[i] for i in self.which]
         used, backend_of = shares(ordinals, backends)
         self.backend = used[0] if len(used) == 1 else None
         self.devices: list[Any] = [backends[each] for each in set(ordinals) - {None}]
         counters = np.concatenate([counters, of_rows])
-        self.plan = Plan(spans, variants, of_rows, counters, used, limit, limit_given, backend_of, norm)
+        self.plan = Plan(
+            *(spans, variants, of_rows, counters, used, limit, limit_given),
+            *(backend_of, norm, averages.after),
+        )
         self.limit = limit
         most = int(self.plan.batches["elements"].max())
         self.is_serial = threads.threads_for(most, threads.MOST) == 1
         self.span_of = np.full(len(active), -1, np.int64)
-        self.span_of[which[self.plan.order]] = np.arange(len(which))
+        places = np.arange(len(which))
+        self.span_of[which[self.plan.order]] = np.where(self._idle[self.plan.order], -2 - places, places)
         written = in_order(extent for i in self.which for extent in cache.extents[i])
         self.is_apart = apart(written)
         starts, ends = np.array(written, np.int64).reshape(-1, 2).T.copy()
@@ -138,14 +167,14 @@ class ActivePlan:
         """
         if not np.all((steps[self.which] >= 0) & (steps[self.which] < 2**53)):
             return False
-        keys = np.stack([self._groups, steps[self.which]])
+        keys = np.stack([self._idle, self._groups, steps[self.which]])  # rows that are idle come last
         distinct, row_of = np.unique(keys, axis=1, return_inverse=True)
         self.steps_taken.fill(np.nan)  # an interrupt on the way leaves rows that the next attempt groups anew
-        self.plan.memory["n_counters"] = len(self.which) + distinct.shape[1]
+        self.plan.memory["n_counters"] = self.n_active + np.count_nonzero(distinct[0] == 0)
         self.plan.spans["row"] = row_of.reshape(-1)[self.plan.order]
-        self._row_groups = distinct[0].astype(int).tolist()
+        self._row_groups = distinct[1].astype(int).tolist()
         self.write_options(coefficients)
-        self.steps_taken[: distinct.shape[1]] = distinct[1]
+        self.steps_taken[: distinct.shape[1]] = distinct[2]
         return True
 
     def write_options(self, coefficients: Sequence[Coefficients]) -> None:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
-from fastadam import backends
 from fastadam.memory.structs import CHANGED, SKIPPED, TAKEN
-from fastadam.step import threads
-from fastadam.step.backend import BackendName
-from fastadam.step.gradient_settings import Choices, GradientSettings, Setting
-from fastadam.step.variants import flags_of
-from fastadam.torch import options, scaling
-from fastadam.torch.attempts import Attempts
-from fastadam.torch.careful import CarefulStep, check_groups
-from fastadam.torch.memo import NOT_FINITE, OURS, Memo, new_memo
+from fastadam.step.after import Averaging
+from fastadam.step.gradient_settings import Choices
+from fastadam.torch import scaling
+from fastadam.torch.cache import get_grad
+from fastadam.torch.careful import CarefulStep
+from fastadam.torch.compiled import outside_of_graphs
+from fastadam.torch.memo import NOT_FINITE, OURS, new_memo
 from fastadam.torch.modes import in_grad_mode
+from fastadam.torch.quick import attempt
+from fastadam.torch.saving import split, with_averages
+from fastadam.torch.settings import Settings
 from fastadam.torch.signatures import with_choices
+from fastadam.torch.zeroing import zero_calls
 
 if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 Loss = TypeVar("Loss")
 
 
-class Adam(torch.optim.Adam):  # type: ignore[misc]
+class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
     r"""torch.optim.Adam with another step: the same constructor, state and results, less time.
 
     A drop-in on the CPU and on CUDA devices, also for parameters on several of them, of any layout in float32,
@@ -65,6 +67,12 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         Take no step where a gradient is not finite: no parameter or state changes.
     error_if_nonfinite : bool, default False
         Raise RuntimeError instead, with the names of the parameters.
+    ema_decay : float, optional
+        Keep an average of each parameter, on the CPU, which each step moves to
+        ``ema + (1 - ema_decay) * (param - ema)``; in the parameter's first step it becomes the parameter. So it is
+        what `torch.optim.swa_utils.AveragedModel` has with ``get_ema_multi_avg_fn``.
+    ema_warmup : bool, default False
+        In a parameter's n-th step, let the decay be at most ``(1 + n) / (10 + n)``.
 
     Attributes
     ----------
@@ -79,8 +87,12 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         Which way the last step went, None before the first: ``"fastadam"``; ``"torch: ..."`` with the reason, if
         it was handed over to torch's own code (see Notes); ``"skipped: found_inf"``; or ``"skipped: gradients are
         not finite"``.
-    max_grad_norm, skip_nonfinite, error_if_nonfinite
-        As given; can be set between steps.
+    max_grad_norm, skip_nonfinite, error_if_nonfinite, ema_decay, ema_warmup
+        As given; can be set between steps. Averages that are switched on begin as the parameters are; None drops
+        them.
+    ema : AveragesView
+        Mapping from parameters to their averages, as `state` is one; live, in float32 for parameters in bfloat16
+        and float16. They are in state dicts, as ``"ema"``. See `averaged`.
     grad_norm : float or None
         Norm of the last gradients, divided by their scale and before clipping, within 2 ulp of exact (see
         `fastadam.step.norm`); None where none of those three asks for it. With ``max_grad_norm=math.inf`` it is
@@ -138,20 +150,6 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
     tensor([1., 1.])
     """
 
-    _memo: Memo
-
-    # Where this is true, GradScaler sets these on the optimizer; else it takes the scale off before the step.
-    # It is what it is in torch's, as others ask for it, too, and do not clip where it is true (Lightning).
-    _step_supports_amp_scaling = property(
-        lambda self: any(group.get("fused") for group in self.param_groups), lambda self, value: None
-    )
-    grad_scale = scaling.ScalingAttribute()
-    found_inf = scaling.ScalingAttribute()
-
-    max_grad_norm = Setting()
-    skip_nonfinite = Setting()
-    error_if_nonfinite = Setting()
-
     if TYPE_CHECKING:
 
         def __init__(
@@ -172,61 +170,20 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
             max_grad_norm: float | None = None,
             skip_nonfinite: bool = False,
             error_if_nonfinite: bool = False,
+            ema_decay: float | None = None,
+            ema_warmup: bool = False,
         ) -> None: ...
 
     else:
 
         def __init__(self, *args, **options) -> None:
             self._equip()
-            choices = {name: options.pop(name) for name in Choices._fields if name in options}
-            self._gradient_settings.choose(Choices(**choices))
+            for choices, chosen in ((Choices, self._gradient_settings), (Averaging, self._averages)):
+                chosen.choose(choices(**{name: options.pop(name) for name in choices._fields if name in options}))
             super().__init__(*args, **options)
+            _ = self.ema  # begins, or is refused
 
         __init__.__signature__ = with_choices(torch.optim.Adam.__init__)
-
-    @property
-    def _gradient_settings(self) -> GradientSettings:
-        return self._memo.gradients
-
-    def _settings_changed(self) -> None:
-        self._memo.changed()  # backends may bind steps otherwise
-
-    @property
-    def grad_norm(self) -> float | None:
-        """Norm of the last gradients, or None where it is not computed."""
-        return self._gradient_settings.grad_norm
-
-    @property
-    def skipped_steps(self) -> int:
-        """How many steps were left out."""
-        return self._gradient_settings.skipped_steps
-
-    @property
-    def backend(self) -> BackendName:
-        """Name of the backend that was asked for."""
-        return self._memo.backend
-
-    @backend.setter
-    def backend(self, name: BackendName) -> None:
-        backends.choose(name)
-        self._memo.backend = name
-        self._memo.changed()
-
-    @property
-    def threads(self) -> int | None:
-        """Upper limit of threads that was asked for."""
-        return self._memo.threads
-
-    @threads.setter
-    def threads(self, limit: int | None) -> None:
-        threads.check_limit(limit)
-        self._memo.threads = limit
-        self._memo.changed()
-
-    @property
-    def last_step(self) -> str | None:
-        """Which way the last step went."""
-        return self._memo.last_step
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, a dict with ``"params"`` and any of the options, as in torch."""
@@ -255,6 +212,30 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         if "_memo" not in self.__dict__:
             self.__dict__["_memo"] = new_memo()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state and the options, as torch's optimizer does, and with averages the ``"ema"`` of each."""
+        state_dict: dict[str, Any] = super().state_dict()
+        return with_averages(state_dict, self._params, self._averages) if self._averages.are_kept else state_dict
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over a copy of a saved state and its options, as torch's optimizer does.
+
+        Averages that it lacks begin with the next step; where none are kept, they stay in the state, unused.
+
+        Raises
+        ------
+        ValueError
+            If it does not fit.
+        """
+        if not self._averages.are_kept:
+            super().load_state_dict(state_dict)
+            return
+        params = self._params
+        rest, averages = split(state_dict, params)
+        super().load_state_dict(rest)
+        self._averages.take_over(params, averages)
+        self._memo.changed()
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of all parameters.
 
@@ -271,10 +252,12 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
                 param.grad = None
 
     @overload
-    def step(self, closure: None = None, *, grad_scale: float | Tensor = 1.0) -> None: ...
+    def step(self, closure: None = None, *, grad_scale: float | Tensor = 1.0, zero_grad: bool = False) -> None: ...
     @overload
-    def step(self, closure: Callable[[], Loss], *, grad_scale: float | Tensor = 1.0) -> Loss: ...
-    def step(self, closure: Callable[[], Any] | None = None, *, grad_scale: Any = 1.0) -> Any:
+    def step(
+        self, closure: Callable[[], Loss], *, grad_scale: float | Tensor = 1.0, zero_grad: bool = False
+    ) -> Loss: ...
+    def step(self, closure: Any = None, *, grad_scale: Any = 1.0, zero_grad: Any = False) -> Any:
         """Take one step: update the parameters that have a gradient, in place.
 
         Parameters
@@ -284,6 +267,8 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
         grad_scale : float or Tensor, default 1
             The scale of the loss, by which gradients are divided on the way; positive. Comes on top of the
             attribute of that name.
+        zero_grad : bool, default False
+            Fill the gradients with zeros in the same pass, also in a step that is left out.
 
         Returns
         -------
@@ -297,7 +282,7 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
             `error_if_nonfinite`. Nothing has been written then.
         """
         if torch.compiler.is_compiling():
-            return _step_outside_of_graphs(self, *_as_given(closure, grad_scale))
+            return outside_of_graphs(Adam._step_with_hooks, self, *_as_given(closure, grad_scale, zero_grad))
         if (
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
@@ -305,19 +290,19 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
             or torch_optimizer._global_optimizer_post_hooks
             or torch.autograd._profiler_enabled()
         ):
-            args, options = _as_given(closure, grad_scale)
+            args, options = _as_given(closure, grad_scale, zero_grad)
             return self._step_with_hooks(*args, **options)
-        return self._step(closure, grad_scale=grad_scale)
+        return self._step(closure, grad_scale=grad_scale, zero_grad=zero_grad)
 
     # torch would wrap `step` so that hooks and the profiler see it; `step` calls that wrapper where there are any.
     step.hooked = True  # type: ignore[attr-defined]
 
-    def _step(self, closure: Callable[[], Any] | None = None, *, grad_scale: Any = 1.0) -> Any:
+    def _step(self, closure: Any = None, *, grad_scale: Any = 1.0, zero_grad: Any = False) -> Any:
         loss = None
         if closure is not None:
             loss = in_grad_mode(True, closure)
         memo = self._memo
-        guard, gradients = memo.guard, memo.gradients
+        guard, gradients, after = memo.guard, memo.gradients, memo.averages.after
         with guard.lock:
             if guard.stepping:
                 guard.refuse_while_stepping("step")
@@ -328,12 +313,14 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
                     divisor, skips = scaling.read(memo.scaling, grad_scale)
                 if divisor != gradients.divisor:
                     gradients.divide_by(divisor)
-                outcome = CHANGED if skips else self._attempt(memo)
+                if zero_grad is not after.zeroes:
+                    after.zero(zero_grad)
+                outcome = CHANGED if skips else attempt(self, memo)
                 if outcome == TAKEN:
                     memo.last_step = OURS
                 elif outcome == SKIPPED:
                     memo.last_step = NOT_FINITE
-                    gradients.count_skipped()
+                    gradients.count_skipped(zero_calls(map(get_grad, self._params)) if zero_grad else ())
                 else:
                     # A gradient that needs care says nothing about the next ones.
                     step = CarefulStep(self, memo, skips=skips, remember=outcome < 0)
@@ -344,51 +331,12 @@ class Adam(torch.optim.Adam):  # type: ignore[misc]
 
     _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)
 
-    def _attempt(self, memo: Memo) -> int:
-        """Take the step in one native call if nothing has changed but gradients, counters and options."""
-        attempts = memo.attempts
-        if attempts is None or attempts.cache.state is not self.state:
-            return CHANGED
-        if memo.edits.noticed(self.param_groups) and not self._take_up_edits(attempts):
-            return CHANGED
-        return attempts.take()
 
-    def _take_up_edits(self, attempts: Attempts) -> bool:
-        """Take up edited options; return whether the same parameters and kernels go with them."""
-        memo = self._memo
-        version = memo.version
-        memo.attempts = None  # an interrupt on the way leaves nothing that is half known
-        groups = list(self.param_groups)
-        if not attempts.cache.is_in(groups, self.state):
-            return False
-        try:
-            hypers = check_groups(memo, groups)
-        except options.NotOurs:
-            return False
-        same_kernels = [*map(flags_of, hypers)] == [*map(flags_of, attempts.hypers)]
-        if same_kernels:
-            if hypers != attempts.hypers:
-                attempts.accept(hypers)
-            memo.remember(attempts, version)
-        return same_kernels
-
-
-def _as_given(closure: Callable[[], Any] | None, grad_scale: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _as_given(
+    closure: Callable[[], Any] | None, grad_scale: Any, zero_grad: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments of a step as hooks are to see them: those that say anything."""
-    is_default = type(grad_scale) is float and grad_scale == 1.0
-    return () if closure is None else (closure,), {} if is_default else {"grad_scale": grad_scale}
-
-
-@torch._disable_dynamo  # type: ignore[untyped-decorator]
-def _step_outside_of_graphs(optimizer: Adam, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Step where torch.compile is tracing: the graph is interrupted, as native code cannot be traced.
-
-    It is this class's own step, not the optimizer's method, which may be a subclass's or a wrapper that has called
-    it: the body of that has run already.
-    """
-    # While torch traces, it takes groups for capturable whose options are edited in the same function. Nothing on
-    # the CPU can be captured, and torch's compiled step does not ask there.
-    for group in optimizer.param_groups:
-        if group["capturable"] and all(param.device.type == "cpu" for param in group["params"]):
-            group["capturable"] = False
-    return Adam._step_with_hooks(optimizer, *args, **options)
+    options = {} if type(grad_scale) is float and grad_scale == 1.0 else {"grad_scale": grad_scale}
+    if zero_grad is not False:
+        options["zero_grad"] = zero_grad
+    return () if closure is None else (closure,), options

@@ -35,7 +35,7 @@ class AdamW(Adam, torch.optim.AdamW):  # type: ignore[misc]
         Without effect on our own steps.
     capturable, differentiable : bool, default False
         True hands the steps over to torch's own code.
-    max_grad_norm, skip_nonfinite, error_if_nonfinite
+    max_grad_norm, skip_nonfinite, error_if_nonfinite, ema_decay, ema_warmup
         See `Adam`.
 
     Notes
@@ -62,6 +62,8 @@ class AdamW(Adam, torch.optim.AdamW):  # type: ignore[misc]
             max_grad_norm: float | None = None,
             skip_nonfinite: bool = False,
             error_if_nonfinite: bool = False,
+            ema_decay: float | None = None,
+            ema_warmup: bool = False,
         ) -> None: ...
 
     else:

@@ -16,11 +16,13 @@ from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.norm import Norm
 from fastadam.torch import native_attempt, python_attempt
 from fastadam.torch.active import ActivePlan
+from fastadam.torch.averages import Averages
 from fastadam.torch.cache import TensorCache
 from fastadam.torch.devices import ChosenBackends, follow_streams, thread_limit
 from fastadam.torch.part import Part
 from fastadam.torch.tensor_offsets import tensor_offsets
-from fastadam.torch.tensors import raise_versions
+from fastadam.torch.tensors import raise_versions, same_layout
+from fastadam.torch.zeroing import note_zeroed
 
 # Other gradients, then other steps, then the step itself; once more where a hook of autograd changes them.
 MOST_ATTEMPTS = 4
@@ -33,13 +35,14 @@ class Bound(NamedTuple):
     attempt: Callable[[], int]
 
 
-def can_be_kept(groups: Sequence[dict[str, Any]], state: Any, parts: Sequence[Part]) -> bool:
+def can_be_kept(groups: Sequence[dict[str, Any]], state: Any, parts: Sequence[Part], averages: Averages) -> bool:
     """Whether steps like one over these parts can be taken in one call: of plain tensors in plain containers."""
     return (
         isinstance(state, dict)
         and all(type(each["params"]) is list for each in groups)
         and all(part.has_memory and part.lies_plainly and part.counts_plainly for part in parts)
         and not any(part.written[0].is_inference() for part in parts)
+        and (not averages.are_kept or all(same_layout(averages.of(part.param), part.written[0]) for part in parts))
     )
 
 
@@ -63,6 +66,7 @@ class Attempts:
         Upper limit that the user asked for.
     norm : Norm
         What is wanted of the norm of the gradients.
+    averages : Averages
 
     Attributes
     ----------
@@ -80,11 +84,12 @@ class Attempts:
         backends: ChosenBackends,
         threads: int | None,
         norm: Norm,
+        averages: Averages,
     ) -> None:
         self.cache = TensorCache(groups, state, tensor_offsets(), native_attempt.tensor_reader())
         self.hypers: list[Hyperparameters] = []
         self._coefficients: list[Coefficients] = []
-        self._backends, self._threads, self._norm = backends, threads, norm
+        self._backends, self._threads, self._norm, self._averages = backends, threads, norm, averages
         self._patterns: Patterns[Bound] = Patterns()
         self.current: Bound | None = None
 
@@ -142,10 +147,10 @@ class Attempts:
             try:
                 outcome = attempt()
                 if outcome == TAKEN:
-                    raise_versions(active.params)
+                    self._note_written(active)
                     return TAKEN
             except BaseException:  # an interrupt, perhaps after the step: autograd must not miss it
-                raise_versions(active.params)
+                self._note_written(active)
                 raise
             if outcome == OTHER_GRADIENTS:
                 if not self._expect(self.cache.present.astype(bool)):
@@ -157,9 +162,15 @@ class Attempts:
                 return outcome
         return CHANGED
 
+    def _note_written(self, active: ActivePlan) -> None:
+        raise_versions(active.params)
+        if self._averages.after.zeroes:
+            note_zeroed(active.params)
+
     def _expect(self, active: Array) -> bool:
         """Let the next attempt be over these parameters; return whether they can be stepped in one call."""
-        if not active.any() or not self.cache.known[active].all():
+        needed = active | self._idle(active)
+        if not active.any() or not self.cache.known[needed].all():
             return False
         try:
             found = self._patterns.find(active.tobytes(), functools.partial(self._bind, active))
@@ -169,8 +180,15 @@ class Attempts:
             self.current = found
         return found.active.is_apart
 
+    def _idle(self, active: Array) -> Array:
+        """Return which parameters have no gradient, and averages that move nevertheless."""
+        return ~active & self.cache.has_state if self._averages.are_kept else np.zeros_like(active)
+
     def _bind(self, which: Array) -> Bound:
         limit, given = thread_limit(self._threads), self._threads is not None
         backends = self._backends.by_ordinal
-        active = ActivePlan(self.cache, which, self.hypers, backends, limit, given, self._norm)
+        active = ActivePlan(
+            *(self.cache, which, self._idle(which), self.hypers, backends, limit, given),
+            *(self._norm, self._averages),
+        )
         return Bound(active, binder()(self.cache, active))

@@ -29,7 +29,7 @@ from fastadam.torch.tensors import count_reals, dlpack_dtype, format_code
 
 STATE_NAMES = ("step", *MOMENTS)
 GRAD = "grad"  # the object whose address native code has
-_get_grad: Callable[[Tensor], Tensor | None] = operator.attrgetter(GRAD)
+get_grad: Callable[[Tensor], Tensor | None] = operator.attrgetter(GRAD)
 
 
 def fetch_gradients(params: Iterable[Tensor]) -> list[Tensor | None]:
@@ -37,7 +37,7 @@ def fetch_gradients(params: Iterable[Tensor]) -> list[Tensor | None]:
 
     This may run anyone's code (properties, function modes, finalizers), so it comes before anything is compared.
     """
-    return list(map(_get_grad, params))
+    return list(map(get_grad, params))
 
 
 class Seen(NamedTuple):
@@ -93,6 +93,8 @@ class TensorCache:
         The group of each.
     known : ndarray of bool
         Which of them can be stepped where they lie, as far as is known.
+    has_state : ndarray of bool
+        Which of them have been stepped before.
     formats : ndarray of int64
         Codes of the formats of those.
     ordinals : list of int or None
@@ -121,7 +123,7 @@ class TensorCache:
         self.group_of = np.repeat(np.arange(len(held)), [len(each) for each in held])
         self.params = np.zeros(n, CACHED_PARAM.dtype)
         self.params["param_object"] = [id(param) for param in self.tensors]
-        self.known = np.zeros(n, bool)
+        self.known, self.has_state = np.zeros(n, bool), np.zeros(n, bool)
         self.formats = np.zeros(n, np.int64)
         self.ordinals: list[int | None] = [None] * n
         self.extents: dict[int, list[tuple[int, int]]] = {}
@@ -187,6 +189,7 @@ class TensorCache:
             if held.get(id(self.tensors[i])) is not seen.state:
                 del self.seen[i]
                 self.known[i] = False
+        self.has_state[:] = [bool(held.get(id(tensor))) for tensor in self.tensors]
         self.block["n_state"] = len(items)
         self.block.point("state_keys", _ids(self._state_keys))
         self.block.point("state_values", _ids(self._state_values))

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from fastadam.memory.structs import REFUSED, SKIPPED
+from fastadam.step.backend import Call
 from fastadam.step.gradient_settings import not_finite
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import in_one_go
 from fastadam.step.norm import Norm
 from fastadam.torch import handover, options
 from fastadam.torch.attempts import Attempts, can_be_kept
-from fastadam.torch.cache import fetch_gradients
+from fastadam.torch.cache import fetch_gradients, get_grad
 from fastadam.torch.devices import follow_streams, thread_limit
 from fastadam.torch.measuring import measure
 from fastadam.torch.memo import FOUND_INF, NOT_FINITE, OURS, Memo
@@ -24,18 +25,8 @@ from fastadam.torch.part import Part, all_apart
 from fastadam.torch.staging import stage
 from fastadam.torch.tensors import raise_versions
 from fastadam.torch.visit import Visit
-
-
-def check_groups(memo: Memo, groups: list[dict[str, Any]]) -> list[Hyperparameters]:
-    """Check the options of all groups, and note them; they are read once, as another thread may edit them."""
-    edits = memo.edits
-    edits.forget()
-    params = [group["params"] for group in groups]
-    found = [options.read(group) for group in groups]
-    hypers = options.check_all(found, params)
-    if all(map(options.are_fixed, found)):
-        edits.note(found, params)
-    return hypers
+from fastadam.torch.zeroing import check as check_zero
+from fastadam.torch.zeroing import zero_calls
 
 
 class CarefulStep:
@@ -70,14 +61,17 @@ class CarefulStep:
         # others.
         attempts, memo.attempts = memo.attempts, None
         grads: list[Tensor | None] = []
+        params = [param for group in groups for param in group["params"]]
+        if memo.averages.are_kept:
+            memo.averages.begin(params, (f"parameter {i}" for i in range(len(params))))
         try:
-            self._hypers = hypers = check_groups(memo, groups)
-            grads = fetch_gradients(param for group in groups for param in group["params"])
+            self._hypers = hypers = options.check_groups(groups, memo.edits)
+            grads = fetch_gradients(params)
             not_ours = handover.reason_in_tensors(groups, grads, state)
         except options.NotOurs as found:
             not_ours = str(found)
         if not_ours is not None:
-            return self._hand_over(not_ours)
+            return self._hand_over(not_ours, [*map(get_grad, params)])
         if attempts is not None and attempts.cache.is_in(groups, state):
             self._attempts = attempts
             if attempts.hypers == hypers:
@@ -85,16 +79,46 @@ class CarefulStep:
         step = functools.partial(self._step_over, grads)
         return without_overrides(functools.partial(without_threads_in_children, step))
 
-    def _hand_over(self, reason: str) -> str:
-        if self._skips:
-            return FOUND_INF
+    def _hand_over(self, reason: str, grads: list[Tensor | None]) -> str:
         memo = self._memo
+        zero = []
+        if memo.averages.after.zeroes:
+            check_zero((f"parameter {i}", grad) for i, grad in enumerate(grads) if grad is not None)
+            zero = zero_calls(grads)
+        if self._skips:
+            in_one_go(zero)
+            return FOUND_INF
         scaling, memo.scaling = memo.scaling, {}  # taken care of here
         try:
             taken = handover.take(self._optimizer, memo.gradients)
         finally:
             memo.scaling = scaling
-        return f"torch: {reason}" if taken else NOT_FINITE
+        if not taken:
+            in_one_go(zero)
+            return NOT_FINITE
+        in_one_go([*self._average_calls([None] * len(grads), 0), *zero])
+        return f"torch: {reason}"
+
+    def _average_calls(self, grads: Sequence[Tensor | None], ahead: int) -> list[Call]:
+        """Return what moves the averages of parameters that are not stepped, where they have been before.
+
+        Parameters
+        ----------
+        grads : sequence of Tensor or None
+            Of each parameter.
+        ahead : int
+            How many steps come before that are not counted yet.
+        """
+        state, averages = self._optimizer.state, self._memo.averages
+        if not averages.are_kept:
+            return []
+        params = [param for group in self._groups for param in group["params"]]
+        found = [
+            (param, float(state[param]["step"]) + ahead)
+            for param, grad in zip(params, grads, strict=True)
+            if grad is None and state.get(param)
+        ]
+        return [call for param, step in found for call in averages.move_calls(param, step)]
 
     def _step_over(self, grads: list[Tensor | None]) -> str:
         memo, groups, hypers = self._memo, self._groups, self._hypers
@@ -103,25 +127,30 @@ class CarefulStep:
         parts = visit.parts
         if not parts:
             settings.note_no_gradient()
+            in_one_go(self._average_calls(grads, 1))
             return OURS
         chooser = memo.chooser(self._backend)
         chooser.choose_for(parts)
         chosen, limit = chooser.by_ordinal, thread_limit(self._threads)
         follow_streams([chosen[each] for each in {part.ordinal for part in parts} - {None}])
+        zero = []
+        if memo.averages.after.zeroes:
+            check_zero((part.label, part.read) for part in parts)
+            zero = zero_calls(part.read for part in parts)
         if self._skips:
-            in_one_go(visit.enter_calls())
+            in_one_go([*visit.enter_calls(), *zero])
             return FOUND_INF
         if settings.norm.wanted:
             outcome = measure(parts, chosen, limit, settings.norm)
             if outcome == SKIPPED:
-                settings.count_skipped()
+                settings.count_skipped(zero)
                 return NOT_FINITE
             if outcome == REFUSED:
                 raise not_finite(part.label for part in parts if not torch.isfinite(part.read).all())
         # What is written overlaps: one after the other, as torch does.
         apart = all_apart(parts)
-        staged = stage(parts, hypers, chosen, limit, _known(settings.norm), together=apart)
-        calls = [call for each in staged for call in each.calls()]
+        staged = stage(parts, hypers, chosen, limit, _known(settings.norm), memo.averages, together=apart)
+        calls = [call for each in staged for call in each.calls()] + self._average_calls(grads, 1) + zero
         count = functools.partial(
             raise_versions, [part.param for part in parts if not part.written[0].is_inference()]
         )
@@ -139,11 +168,11 @@ class CarefulStep:
     def _learn(self, parts: list[Part], n: int) -> None:
         """Let the next step be attempted with what was found, if it is plain enough."""
         memo, groups, state, attempts = self._memo, self._groups, self._optimizer.state, self._attempts
-        if not can_be_kept(groups, state, parts):
+        if not can_be_kept(groups, state, parts, memo.averages):
             return
         if attempts is None or not attempts.cache.holds_the_same():
             chooser = memo.chooser(self._backend)
-            attempts = Attempts(groups, state, chooser, self._threads, memo.gradients.norm)
+            attempts = Attempts(groups, state, chooser, self._threads, memo.gradients.norm, memo.averages)
         memo.remember(attempts if attempts.learn(parts, self._hypers, n) else None, self._version)
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastadam.groups.edits import Edits
+from fastadam.step.after import Averaging
 from fastadam.step.backend import BackendName
 from fastadam.step.gradient_settings import Choices, GradientSettings
 from fastadam.step.locks import Guard
 from fastadam.torch import options
 from fastadam.torch.attempts import Attempts
+from fastadam.torch.averages import Averages
 from fastadam.torch.devices import ChosenBackends
 
 # `last_step` of steps that went our way, and of those that were left out.
@@ -35,6 +38,10 @@ class Memo:
     choices : sequence
         The fields of `fastadam.step.gradient_settings.Choices`.
     skipped_steps : int, default 0
+    averaging : sequence
+        The fields of `fastadam.step.after.Averaging`.
+    averages : mapping of Tensor to Tensor
+        Those of parameters, to be copied.
 
     Attributes
     ----------
@@ -45,6 +52,7 @@ class Memo:
     gradients : GradientSettings
         What is done about all gradients together, and what came of it.
     guard : Guard
+    averages : Averages
     edits : Edits
     attempts : Attempts or None
         What the next step is attempted with.
@@ -57,6 +65,7 @@ class Memo:
 
     __slots__ = (
         "attempts",
+        "averages",
         "backend",
         "chosen",
         "edits",
@@ -74,12 +83,17 @@ class Memo:
         threads: int | None = None,
         choices: Sequence[Any] = (),
         skipped_steps: int = 0,
+        averaging: Sequence[Any] = (),
+        averages: Mapping[Tensor, Tensor] | None = None,
     ) -> None:
         self.backend, self.threads = backend, threads
         self.gradients = GradientSettings(Choices(*choices))
         self.gradients.skipped_steps = skipped_steps
         self.scaling: dict[str, Any] = {}
         self.guard, self.edits = Guard(), Edits(options.read)
+        self.averages = Averages(self.guard, Averaging(*averaging))
+        if averages:
+            self.averages.take_over(list(averages), list(averages.values()))
         self.attempts: Attempts | None = None
         self.chosen: ChosenBackends | None = None
         self.last_step: str | None = None
@@ -88,7 +102,11 @@ class Memo:
     @property
     def settings(self) -> tuple[Any, ...]:
         """What copies have in common with this one, as the class takes it."""
-        return self.backend, self.threads, tuple(self.gradients.choices), self.gradients.skipped_steps
+        gradients, averages = self.gradients, self.averages
+        return (
+            *(self.backend, self.threads, tuple(gradients.choices), gradients.skipped_steps),
+            *(tuple(averages.choices), averages.all()),
+        )
 
     def __reduce__(self) -> tuple[type[Memo], tuple[Any, ...]]:
         return Memo, self.settings

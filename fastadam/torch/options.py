@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from fastadam.groups.edits import Edits
 from fastadam.step import hyperparameters
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.torch.tensors import DTYPES
@@ -57,6 +58,23 @@ def check(found: Sequence[Any], where: str) -> Hyperparameters:
         if _torch_fails(*options["betas"]):
             raise
         raise NotOurs(str(error)) from None
+
+
+def check_groups(groups: Sequence[Mapping[str, Any]], edits: Edits) -> list[Hyperparameters]:
+    """Check the options of all groups, and note them; they are read once, as another thread may edit them.
+
+    Raises
+    ------
+    TypeError, ValueError, NotOurs
+        See `check`.
+    """
+    edits.forget()
+    params = [group["params"] for group in groups]
+    found = [read(group) for group in groups]
+    hypers = check_all(found, params)
+    if all(map(are_fixed, found)):
+        edits.note(found, params)
+    return hypers
 
 
 def check_all(found: Sequence[Sequence[Any]], params: Sequence[Sequence[Tensor]]) -> list[Hyperparameters]:

@@ -139,8 +139,8 @@ def patch() -> None:
 def unpatch() -> None:
     """End what `patch` began: put back what stood there before.
 
-    Without a call of `patch` before, it puts torch's own back wherever fastadam's are, if they are anywhere. Where a
-    context of `patched` is open, fastadam's stay until it ends.
+    Without a call of `patch` before, it puts torch's own back wherever fastadam's are, if they are anywhere. Where
+    a context of `patched` is open, fastadam's stay until it ends.
 
     Warns
     -----
@@ -160,7 +160,7 @@ class _Patched(contextlib.ContextDecorator):
         _change(by=-1)
 
 
-def patched() -> contextlib.ContextDecorator:
+def patched() -> _Patched:
     """Put fastadam's optimizers and clipping functions where torch has its own, within a ``with`` statement.
 
     For libraries that make their optimizers themselves. The places are those of `patch`, for all threads of the
@@ -169,8 +169,8 @@ def patched() -> contextlib.ContextDecorator:
     Returns
     -------
     context manager
-        Also a decorator. Contexts may be nested, and end in any order and by exceptions; when the last one has ended,
-        and `unpatch` has been called as far as `patch` was, there stands what stood there before.
+        Also a decorator. Contexts may be nested, and end in any order and by exceptions; when the last one has
+        ended, and `unpatch` was called if `patch` was, there stands what stood there before.
 
     Warns
     -----
@@ -180,13 +180,13 @@ def patched() -> contextlib.ContextDecorator:
     Notes
     -----
     Names that were bound before stay torch's (``from torch.optim import Adam``, and an argument's default, as
-    stable-baselines3's policies have one): import such a library within the context, or tell it which class to take.
-    What it has bound there stays ours when the context has ended, as do optimizers that were made there. These are
-    instances of torch's classes, too, and their pickles name `fastadam.torch.Adam`.
+    stable-baselines3's policies have one): import such a library within the context, or tell it which class to
+    take. What it has bound there stays ours when the context has ended, as do optimizers that were made there.
+    These are instances of torch's classes, too, and their pickles name `fastadam.torch.Adam`.
 
-    An optimizer of torch's own goes on as it is, can be copied and pickled, and leads to the same from both sides;
-    but it is no instance of what ``torch.optim.Adam`` names meanwhile, and a pickle of it that was written before is
-    read as one of ours, as the name says.
+    An optimizer of torch's own that was made before goes on, and can be copied and pickled. But it is no instance
+    of what ``torch.optim.Adam`` names meanwhile, and a pickle of it that was written before is read as one of
+    ours.
 
     Examples
     --------

@@ -41,7 +41,7 @@ def _attempt(cache: TensorCache, active: ActivePlan) -> int:
     if not (cache.present == (active.span_of >= 0)).all():
         return OTHER_GRADIENTS
     views = []  # they keep the memory until the step is over
-    for i in active.which:
+    for i in active.which:  # those that are idle, too
         views.append(_unchanged(cache.tensors[i], cache.seen[i]))
         if views[-1] is None:
             return CHANGED
@@ -49,18 +49,20 @@ def _attempt(cache: TensorCache, active: ActivePlan) -> int:
         cache.steps[i] = counter.item()
         if counter.element_size() == 4 and cache.steps[i] >= FLOAT32_END:
             return CHANGED
-    rows = plan.spans["row"][active.span_of[active.which]]
+    places = active.span_of[active.which]
+    rows = plan.spans["row"][np.where(places < 0, -2 - places, places)]
     if np.any(cache.steps[active.which] != active.steps_taken[rows]):
         return OTHER_STEPS
     written = Extents(zip(*(each.tolist() for each in active.written), strict=True))
     read = []
-    for i in active.which:
+    for i in active.which[: active.n_active]:
         grad = _readable(grads[i], cache.seen[i])
         if grad is None or written.meet(*extent(grad)):
             return i
         read.append(grad)
-    plan.spans["grad"] = np.array([grad.data_ptr() for grad in read], np.int64)[plan.order]
-    return plan.take()
+    plan.spans["grad"][places[: active.n_active]] = [grad.data_ptr() for grad in read]
+    outcome: int = plan.take()
+    return outcome
 
 
 def _unchanged(param: Tensor, seen: Seen) -> list[Tensor] | None:

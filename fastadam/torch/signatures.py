@@ -6,14 +6,15 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from fastadam.step.after import Averaging
 from fastadam.step.gradient_settings import Choices
 
 
 def with_choices(torchs: Callable[..., Any]) -> inspect.Signature:
-    """Return torch's signature of a method with `Choices` behind its own parameters, to be given by name."""
+    """Return torch's signature of a method with what we take behind its own parameters, to be given by name."""
     signature = inspect.signature(torchs)
     ours = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for name, default in Choices._field_defaults.items()
+        for name, default in (Choices._field_defaults | Averaging._field_defaults).items()
     ]
     return signature.replace(parameters=[*signature.parameters.values(), *ours])

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from fastadam.memory.arrays import Array
-from fastadam.memory.structs import COUNTER, SPAN
+from fastadam.memory.structs import AVERAGE, COUNTER, SPAN
+from fastadam.step.after import After
 from fastadam.step.backend import Backend, Call, Prepared
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.counters import counters_in
@@ -24,6 +25,7 @@ from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.norm import Norm
 from fastadam.step.plan import MOMENTS, Plan
 from fastadam.step.variants import flags_of, variants_of
+from fastadam.torch.averages import Averages
 from fastadam.torch.part import COUNTERS, Part
 from fastadam.torch.tensors import (
     Extents,
@@ -72,6 +74,8 @@ class Staged:
         Upper limit of threads.
     norm : Norm
         What the gradients are multiplied by; nothing is wanted of it.
+    averages : Averages
+        Those of the parameters, if they are kept.
     counted : mapping of int to int, optional
         By the addresses of counters: how many steps will be counted before this one that are not yet.
 
@@ -94,6 +98,7 @@ class Staged:
         backends: Mapping[int | None, Backend],
         limit: int,
         norm: Norm,
+        averages: Averages,
         counted: Mapping[int, int] | None = None,
     ) -> None:
         self._before: list[Call] = []
@@ -104,7 +109,9 @@ class Staged:
         writes = Extents(each for part in stepped for each in part.extents)
         spans = np.zeros(len(stepped), SPAN.dtype)
         for span, part in zip(spans, stepped, strict=True):
-            self._lay_out(span, part, writes)
+            like = self._lay_out(span, part, writes)
+            if averages.are_kept:
+                span[AVERAGE] = self._average_like(averages.of(part.param), like).data_ptr()
         native = [part for part in stepped if part.counts_plainly]
         counters = np.zeros(len(native), COUNTER.dtype)
         counters["address"] = [part.counter.data_ptr() for part in native]
@@ -123,13 +130,24 @@ class Staged:
         codes = np.array([format_code(part.written[0]) for part in stepped], np.int64)
         variants = variants_of(codes, [flags_of(hypers[part.group]) for part in stepped])
         used, backend_of = shares([part.ordinal for part in stepped], backends)
-        plan = Plan(spans, variants, counters_in(steps), counters, used, limit, False, backend_of, norm)
+        plan = Plan(
+            spans,
+            variants,
+            counters_in(steps),
+            counters,
+            used,
+            limit,
+            False,
+            backend_of,
+            norm,
+            After(averages.choices),
+        )
         plan.write_options([Coefficients(hypers[group]) for group, _ in rows])
         self._ready = plan.prepare()
         self._kept += [steps, plan]
 
-    def _lay_out(self, span: Any, part: Part, writes: Extents) -> None:
-        """Find or make the memory that a part is stepped in."""
+    def _lay_out(self, span: Any, part: Part, writes: Extents) -> Tensor:
+        """Find or make the memory that a part is stepped in; return the parameter there."""
         stepped = []
         for tensor in part.written:
             ready = tensor
@@ -152,6 +170,17 @@ class Staged:
         for name, tensor in zip(("param", *MOMENTS), stepped, strict=False):
             span[name] = tensor.data_ptr()
         span["grad"], span["size"] = grad.data_ptr(), count_reals(like)
+        return like
+
+    def _average_like(self, average: Tensor, like: Tensor) -> Tensor:
+        """Find or make memory in which the numbers of an average lie as those of the parameter that is stepped."""
+        if same_layout(average, like):
+            return average
+        copy = average.new_empty_strided(like.shape, like.stride())
+        self._before.append(functools.partial(Tensor.copy_, copy, average))
+        self._after.append(functools.partial(Tensor.copy_, average, copy))
+        self._kept.append(copy)
+        return copy
 
     def calls(self) -> list[Call]:
         """Return what takes the step and counts it, for `fastadam.step.interrupts.in_one_go`.
@@ -172,14 +201,15 @@ def stage(
     backends: Mapping[int | None, Backend],
     limit: int,
     norm: Norm,
+    averages: Averages,
     *,
     together: bool,
 ) -> list[Staged]:
     """Make parts ready, `together` or one after the other: see `Staged`."""
     if together:
-        return [Staged(parts, hypers, backends, limit, norm)]
+        return [Staged(parts, hypers, backends, limit, norm, averages)]
     staged, counted = [], Counter[int]()
     for part in parts:
-        staged.append(Staged([part], hypers, backends, limit, norm, counted))
+        staged.append(Staged([part], hypers, backends, limit, norm, averages, counted))
         counted[part.counter.data_ptr()] += 1
     return staged

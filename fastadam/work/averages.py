@@ -125,10 +125,11 @@ class Swapped:
         Of the optimizer: no step is taken within the block.
     """
 
+    _calls: list[Call] | None = None  # what changes them back
+
     def __init__(self, groups: Groups, guard: Guard) -> None:
         self._groups, self._guard = groups, guard
         self._devices: list[Device] = []
-        self._calls: list[Call] | None = None  # what changes them back
 
     def __enter__(self) -> None:
         try:
@@ -158,7 +159,8 @@ class Swapped:
             raise
 
     def __del__(self) -> None:
-        self._leave()
+        if self._calls is not None:
+            self._leave()
 
     def _leave(self) -> None:
         with self._guard.lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import math
 import pickle
@@ -14,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastadam
+from fastadam.memory.array_offsets import array_offsets
+from tests.conftest import AVAILABLE
 from tests.support.strategies import options, seeds
 
 SHAPES: list[tuple[int, ...]] = [(5,), (2, 3), (), (2000,), (0,)]
@@ -152,6 +155,37 @@ def test_only_gradients_that_are_there_count(backend: str) -> None:
     strided = np.arange(12.0)[::4]
     optimizer.step([strided, np.zeros(2)])
     assert optimizer.grad_norm == math.sqrt(0 + 16 + 64)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_one_norm_goes_over_arrays_of_all_dtypes(backend: str, small_shares: None, threads: int) -> None:
+    """Kernels for several dtypes step them, on one thread or more; what one of them finds holds for all."""
+    dtypes = (np.float32, np.complex128, np.float64)
+    arrays = [array for dtype in dtypes for array in drawn(0, dtype)]
+    options = {"lr": 0.1, "backend": backend, "threads": threads}
+    ours = fastadam.Adam([array.copy() for array in arrays], max_grad_norm=0.5, skip_nonfinite=True, **options)
+    theirs = fastadam.Adam([array.copy() for array in arrays], **options)
+    for seed in (1, 2, 3):
+        grads = [grad for dtype in dtypes for grad in drawn(seed, dtype)]
+        ours.step(grads)
+        assert ours.grad_norm == fastadam.clip_grad_norm(grads, math.inf)
+        theirs.step(clipped(grads, 0.5))
+        grads[seed][...] = np.nan
+        ours.step(grads)
+        assert ours.skipped_steps == seed
+        assert [m.array.tobytes() for m in ours._groups[0].members] == [
+            m.array.tobytes() for m in theirs._groups[0].members
+        ]
+
+
+def test_a_clipped_step_of_numba_is_one_compiled_call() -> None:
+    """Each call that is looked up in Python takes as long as the norm of a small network."""
+    if "numba" not in AVAILABLE or array_offsets() is None:
+        pytest.skip("gradients are not looked at by Numba's kernels here")
+    optimizer = fastadam.Adam([np.ones(3), np.ones(4)], backend="numba", max_grad_norm=0.5)
+    run: Any = optimizer._planner.in_pieces.plan._run
+    assert isinstance(run, functools.partial)
+    assert hasattr(run.func, "py_func")
 
 
 def test_settings_can_be_edited(backend: str) -> None:

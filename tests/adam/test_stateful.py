@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import math
 import os
 import pickle
 import tempfile
@@ -19,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import fastadam
 from fastadam.step import hyperparameters
+from fastadam.step.norm import scale_of
 from tests.conftest import AVAILABLE
 from tests.support import strategies
 from tests.support.bits import assert_same_bits
@@ -124,7 +127,14 @@ class Machine(RuleBasedStateMachine):
         self.models: list[list[Model]] = []
         self.options: list[dict[str, Any]] = []
         self.saved: list[Any] = []
+        self.skipped = 0
         self.defaults = options
+        self.settings: dict[str, Any] = {
+            "ema_decay": None,
+            "ema_warmup": False,
+            "max_grad_norm": None,
+            "skip_nonfinite": False,
+        }
         given = [{"params": self._enter(*each, options, seed)} for seed, each in enumerate([first, *more])]
         self.opt = fastadam.Adam(given, backend=backend, **options)
 
@@ -134,6 +144,8 @@ class Machine(RuleBasedStateMachine):
         self.layouts.append(layout)
         self.arrays.append(arrays)
         self.models.append([Model(value) for value in values])
+        if self.settings["ema_decay"] is not None:
+            self._begin_averages(self.models[-1])
         self.options.append(dict(options))
         return given
 
@@ -151,10 +163,66 @@ class Machine(RuleBasedStateMachine):
             for i, (m, _, _) in enumerate(self._all())
         ]
 
-    def _follow(self, grads: list[Any]) -> None:
+    @staticmethod
+    def _begin_averages(models: Any) -> None:
+        for model in models:
+            model.ema = model.param.copy()
+
+    def _follow(self, grads: list[Any], divisor: float = 1.0) -> None:
+        present = [np.array(grad) for grad in grads if grad is not None]
+        limit, skips, coefficient = self.settings["max_grad_norm"], self.settings["skip_nonfinite"], 1.0
+        if skips and not all(np.isfinite(grad).all() for grad in present):
+            self.skipped += 1
+            return
+        if limit is not None:
+            norm = fastadam.clip_grad_norm(present, math.inf) / divisor
+            assert self.opt.grad_norm == norm or math.isnan(norm)
+            coefficient = scale_of(norm, limit)
         for (model, _, options), grad in zip(self._all(), grads, strict=True):
             if grad is not None:
-                model.step(np.asarray(grad), options)
+                model.step(np.asarray(grad), options, coefficient / divisor)
+            if self.settings["ema_decay"] is not None:
+                model.average(self.settings["ema_decay"], self.settings["ema_warmup"], grad is not None)
+
+    @rule(decay=st.sampled_from([None, 0.5, 0.9, 0.0]), warms_up=st.booleans())
+    def keep_averages(self, decay: float | None, warms_up: bool) -> None:
+        if decay is None or self.settings["ema_decay"] is None:
+            for model, _, _ in self._all():
+                model.ema = None if decay is None else model.param.copy()
+        self.settings.update(ema_decay=decay, ema_warmup=warms_up)
+        self.opt.ema_decay, self.opt.ema_warmup = decay, warms_up
+
+    @rule(limit=st.sampled_from([None, 0.1, 10.0]), skips=st.booleans())
+    def mind_the_norm(self, limit: float | None, skips: bool) -> None:
+        self.settings.update(max_grad_norm=limit, skip_nonfinite=skips)
+        self.opt.max_grad_norm, self.opt.skip_nonfinite = limit, skips
+
+    @precondition(lambda self: self.settings["ema_decay"] is not None)
+    @rule(fails=st.booleans())
+    def evaluate_averages(self, fails: bool) -> None:
+        with contextlib.suppress(FaultError), self.opt.averaged():
+            for model, array, _ in self._all():
+                assert_same_bits(np.asarray(array), model.ema)
+            self._refused(self.opt.step, RuntimeError)
+            self._refused(self.opt.state_dict, RuntimeError)
+            if fails:
+                raise FaultError
+
+    @rule(data=st.data(), divisor=st.sampled_from([1.0, 3.0]), how=st.sampled_from(["list", "one", "missing"]))
+    def step_that_zeroes(self, data: st.DataObject, divisor: float, how: str) -> None:
+        seed = data.draw(st.integers(0, 2**20))
+        kinds = ["normal", "special"] if how != "missing" else ["normal", "None"]
+        grads = [
+            gradient(data.draw(st.sampled_from(kinds)), m.param.shape, m.param.dtype, seed + i)
+            for i, (m, _, _) in enumerate(self._all())
+        ]
+        if how == "one":  # the same array for several parameters
+            same = {(grad.shape, grad.dtype): grad for grad in grads}
+            grads = [same[grad.shape, grad.dtype] for grad in grads]
+        before = [None if grad is None else grad.copy() for grad in grads]
+        self.opt.step(grads, divisor, True)
+        assert not any(grad.any() for grad in grads if grad is not None)
+        self._follow(before, divisor)
 
     @rule(data=st.data(), how=st.sampled_from(["list", "tuple", "generator", "homes", "closure", "thread"]))
     def step(self, data: st.DataObject, how: str) -> None:
@@ -323,6 +391,11 @@ class Machine(RuleBasedStateMachine):
     def load_state(self, which: int) -> None:
         fitting = [each for each in self.saved if len(each[1]) == len(self.models)]
         saved, models, options = fitting[which % len(fitting)]
+        if self.settings["ema_decay"] is None and any(
+            m.ema is not None and m.steps for each in models for m in each
+        ):
+            self._refused(lambda: self.opt.load_state_dict(saved))
+            return
         self.opt.load_state_dict(saved)
         self._take(models, options)
 
@@ -332,6 +405,10 @@ class Machine(RuleBasedStateMachine):
                 model.take_state(other)
                 if params:
                     model.param = other.param.copy()
+                if self.settings["ema_decay"] is None:
+                    model.ema = None
+                elif model.ema is None or not model.steps:
+                    model.ema = model.param.copy()
         self.options = [dict(each) for each in options]
 
     @rule(kind=st.sampled_from(["group", "step", "shape", "dtype", "option", "moment", "extra"]))
@@ -378,7 +455,8 @@ class Machine(RuleBasedStateMachine):
             held, self.arrays[i] = hold(layout, [np.ones_like(model.param) for model in models])
             self.layouts[i] = layout
             given.append({"params": held})
-        self.opt = fastadam.Adam(given, backend=backend)
+        self.opt = fastadam.Adam(given, backend=backend, **self.settings)
+        self.skipped = 0
 
     @rule(backend=backends, layout=layouts)
     def move_to_another_optimizer(self, backend: str, layout: str) -> None:
@@ -386,11 +464,15 @@ class Machine(RuleBasedStateMachine):
         self._rebuild(backend, layout)
         self.opt.load_state_dict(saved)
         for model, array, _ in self._all():
+            if self.settings["ema_decay"] is not None and not model.steps:
+                model.ema = np.ones_like(model.param)
             array[...] = model.param
 
     @rule(how=st.sampled_from(["copy", "pickle"]))
     def copy(self, how: str) -> None:
         self.opt = copy.deepcopy(self.opt) if how == "copy" else pickle.loads(pickle.dumps(self.opt))
+        if self.settings["ema_decay"] is not None:  # an average begins with the first step
+            self._begin_averages(model for model, _, _ in self._all() if not model.steps)
         self.arrays = [[member.owner for member in group.members] for group in self.opt._groups]
         self.layouts = ["copied" if layout == "one piece of memory" else layout for layout in self.layouts]
 
@@ -414,6 +496,8 @@ class Machine(RuleBasedStateMachine):
         Machine.rules_run += 1
         for position, (model, array, _) in enumerate(self._all()):
             assert_same_bits(np.asarray(array), model.param, f"parameter {position}")
+            if self.settings["ema_decay"] is not None:
+                assert_same_bits(self.opt.ema[position], model.ema, f"average {position}")
             if position not in self.opt.state:
                 assert not model.steps
                 continue
@@ -422,6 +506,7 @@ class Machine(RuleBasedStateMachine):
             for name in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"):
                 if name in entry or getattr(model, name).any():
                     assert_same_bits(np.asarray(entry[name]), getattr(model, name), f"{name} {position}")
+        assert self.opt.skipped_steps == self.skipped
         for group, options in zip(self.opt.param_groups, self.options, strict=True):
             assert {key: group[key] for key in options} == options
 

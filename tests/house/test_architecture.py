@@ -31,6 +31,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backends": {"step", "memory"},
     "work": {"groups", "backends", "step", "memory"},
     "adam": {"work", "groups", "backends", "step", "memory"},
+    "adamw": {"adam", "groups", "step"},
+    "clipping": {"work", "step", "memory"},
     "torch": {"groups", "backends", "step", "memory"},
     "checkpoint": {"adam", "groups", "step", "memory", "schedules"},
     "convert": {"adam", "torch", "groups", "step", "memory"},
@@ -39,7 +41,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scipy": {"adam", "step"},
     "sklearn": {"uncorrected", "memory"},
     "thinc": {"uncorrected", "memory"},
-    "fastadam": {"adam", "backends", "checkpoint", "groups", "memory", "minimizing", "schedules", "step"},
+    "fastadam": {
+        *(
+            "adam",
+            "adamw",
+            "backends",
+            "checkpoint",
+            "clipping",
+            "groups",
+            "memory",
+            "minimizing",
+            "schedules",
+            "step",
+        )
+    },
     # Beside the public API: what `doctor` and `info` look into.
     "cli": {"fastadam", "torch", "backends", "step", "memory"},
     "__main__": {"cli"},

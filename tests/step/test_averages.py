@@ -1,4 +1,4 @@
-"""Averages of parameters and zeroed gradients in plans: the same bits from all kernels, and those of the formula."""
+"""Averages of parameters, and zeroed gradients, in plans: the bits of the formula, from all kernels."""
 
 from __future__ import annotations
 
@@ -57,7 +57,13 @@ class Spans:
         plan.write_options([Coefficients(HYPERS[hyper])] * 2)
         return plan
 
+    def take(self, *arguments: Any, **options: Any) -> None:
+        """Take one step, while the plan is alive."""
+        plan = self.plan(*arguments, **options)
+        assert plan.take() == TAKEN
+
     def bits(self) -> list[bytes]:
+        """Return the bits of all arrays and counters."""
         return [
             bits_of(each, (self.format.compute if role == AVERAGE else self.format).name).tobytes()
             for role, arrays in self.arrays.items()
@@ -124,7 +130,7 @@ def test_each_instruction_set_gives_the_same_bits(instruction_set: str, sizes: l
     found = []
     for backend in ("c", "numpy"):
         spans = Spans(FORMATS[0], sizes, seed)
-        spans.plan(backend, After(Averaging(0.99))).take()
+        spans.take(backend, After(Averaging(0.99)))
         found.append(spans.bits())
     assert found[0] == found[1]
 
@@ -132,7 +138,7 @@ def test_each_instruction_set_gives_the_same_bits(instruction_set: str, sizes: l
 def test_an_idle_span_moves_its_average_alone(backend: str) -> None:
     spans = Spans(FORMATS[1], [40, 40], 3)
     before = {role: [each.copy() for each in arrays] for role, arrays in spans.arrays.items()}
-    spans.plan(backend, After(Averaging(0.5)), idle=1).take()
+    spans.take(backend, After(Averaging(0.5)), idle=1)
     for role in ROLES:
         assert spans.arrays[role][1].tobytes() == before[role][1].tobytes()
     expected = moved(before[AVERAGE][1], before["param"][1], 0.5)
@@ -145,8 +151,8 @@ def test_gradients_that_share_memory_are_read_before_any_is_zero(backend: str) -
     others.arrays["grad"][1] = others.arrays["grad"][0].copy()
     after = After()
     after.zero(True)
-    spans.plan(backend, after).take()
-    others.plan(backend, After()).take()
+    spans.take(backend, after)
+    others.take(backend, After())
     assert not spans.arrays["grad"][0].any()
     spans.arrays["grad"], others.arrays["grad"] = [], []
     assert spans.bits() == others.bits()

@@ -25,6 +25,7 @@ class Model:
 
     def __init__(self, param: np.ndarray) -> None:
         self.param = param.copy()
+        self.ema: np.ndarray | None = None  # while averages are kept
         self.clear()
 
     def clear(self) -> None:
@@ -43,9 +44,22 @@ class Model:
         for name in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"):
             setattr(self, name, getattr(other, name).copy())
         self.steps = other.steps
+        self.ema = None if other.ema is None else other.ema.copy()
 
-    def step(self, grad: np.ndarray, options: Mapping[str, Any]) -> None:
-        """Take one step."""
+    def average(self, decay: float, warms_up: bool, stepped: bool) -> None:
+        """Move the average after a step, in which the parameter may have had no gradient."""
+        n = self.steps if stepped else self.steps + 1
+        weight = self.param.real.dtype.type(1.0 - (min(decay, (1 + n) / (10 + n)) if warms_up else decay))
+        if n == 1 or weight == 1 or self.ema is None:
+            self.ema = self.param.copy()
+        else:
+            with np.errstate(all="ignore"):
+                for ema, param in ((self.ema.real, self.param.real), (self.ema.imag, self.param.imag)):
+                    if ema.flags.writeable:  # a real number has an imaginary part that is not
+                        ema[...] = ema + weight * (param - ema)
+
+    def step(self, grad: np.ndarray, options: Mapping[str, Any], scale: float = 1.0) -> None:
+        """Take one step with a gradient that is multiplied by `scale`."""
         self.steps += 1
         real = self.param.real.dtype.type
         beta1, beta2 = options["betas"]
@@ -58,7 +72,7 @@ class Model:
             for each in (self.param, self.exp_avg, self.exp_avg_sq, self.max_exp_avg_sq)
         )
         with np.errstate(all="ignore"):
-            g = np.array(grad, order="C").reshape(-1).view(real) * real(-1.0 if options["maximize"] else 1.0)
+            g = np.array(grad, order="C").reshape(-1).view(real) * real(-scale if options["maximize"] else scale)
             if decay and not decoupled:
                 g = g + real(decay) * p
             m[:] = real(beta1) * m + real(1.0 - beta1) * g

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastadam.torch  # noqa: E402
+from fastadam.step.after import Averaging  # noqa: E402
 from fastadam.step.gradient_settings import Choices  # noqa: E402
 from tests.support.torch_cases import (  # noqa: E402
     DTYPES,
@@ -42,8 +43,9 @@ def both(name: str) -> tuple[Any, Any]:
 @pytest.mark.parametrize("name", NAMES)
 def test_signature(name: str) -> None:
     ours, theirs = (inspect.signature(adam) for adam in both(name))
-    assert list(ours.parameters) == [*theirs.parameters, *Choices._fields]
-    for key in Choices._fields:
+    extras = Choices._fields + Averaging._fields
+    assert list(ours.parameters) == [*theirs.parameters, *extras]
+    for key in extras:
         assert ours.parameters[key].kind is inspect.Parameter.KEYWORD_ONLY
     for key, expected in theirs.parameters.items():
         actual = ours.parameters[key]

@@ -74,8 +74,9 @@ data = torch.utils.data.TensorDataset(torch.randn(64, 4), torch.randn(64, 1))
 with fastadam.torch.patched() if sys.argv[1] == "patched" else contextlib.nullcontext():
     module = Module()
     trainer = lightning.Trainer(
-        max_epochs=2, gradient_clip_val=0.5, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=sys.argv[2],
+        max_epochs=2, gradient_clip_val=0.5, accelerator="cpu", devices=1, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=sys.argv[2],
     )
     trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=16))
     optimizer = trainer.optimizers[0]

@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 import fastadam.torch as face  # noqa: E402 - where torch is missing, this module is skipped
 from fastadam.memory.structs import TensorOffsets  # noqa: E402
 from fastadam.torch import attempts, fingerprints, native_attempt, python_attempt, tensor_offsets  # noqa: E402
+from fastadam.torch.careful import CarefulStep  # noqa: E402
 from tests.conftest import AVAILABLE, STATES  # noqa: E402
 
 READERS = ["fingerprints", "dlpack", "python"]
@@ -38,13 +39,13 @@ def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 def careful(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the steps that are taken with care."""
     taken: list[int] = []
-    original = face.Adam._step_with_care
+    original = CarefulStep.take
 
     def count(self: Any, **options: Any) -> str:
         taken.append(1)
         return original(self, **options)
 
-    monkeypatch.setattr(face.Adam, "_step_with_care", count)
+    monkeypatch.setattr(CarefulStep, "take", count)
     return taken
 
 

@@ -55,49 +55,42 @@ class Squares:
     def __init__(self, device: Any, part: PartOfPlan) -> None:
         self._device, self._launcher = device, launcher(device)
         self._batches: list[_Batch] = []
-        runs, of_span, offsets = [np.zeros(0, RUN)], [], []
+        runs, of_span, offsets = [np.zeros(0, RUN)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for variant, first, count in part.batches[["variant", "first", "count"]].tolist():
             if variant_of(variant).idle:
                 continue
             number_format = variant_of(variant).formats[ROLES.index("grad")]
-            for index in range(first, first + count):
-                starts, sizes = _params_of(part.spans[index])
-                offsets.append(starts * number_format.stored.itemsize)
-                of_span.append(np.full(len(starts), index))
-                runs.append(np.zeros(len(starts), RUN))
-                runs[-1]["size"] = sizes
-            self._add_batch(number_format, runs[len(runs) - count :], sum(map(len, runs[: len(runs) - count])))
-        self._runs = np.concatenate(runs)
-        self._offsets = np.concatenate([np.zeros(0, np.int64), *offsets])
-        self._grads, self._of_span = part.spans["grad"], np.concatenate([np.zeros(0, np.int64), *of_span])
-        self._noted: Array | None = None
+            params = [_params_of(span) for span in part.spans[first : first + count]]
+            sizes = np.concatenate([each for _, each in params])
+            blocks = -(-sizes // BLOCK)
+            self._add_batch(number_format, sum(map(len, runs)), len(sizes), int(blocks.sum()))
+            runs.append(np.zeros(len(sizes), RUN))
+            runs[-1]["size"], runs[-1]["first_block"] = sizes, np.cumsum(blocks) - blocks
+            of_span.append(np.repeat(np.arange(first, first + count), [len(each) for each, _ in params]))
+            offsets.append(np.concatenate([each for each, _ in params]) * number_format.stored.itemsize)
+        self._runs, self._offsets = np.concatenate(runs), np.concatenate(offsets)
+        self._grads, self._of_span = part.spans["grad"], np.concatenate(of_span)
         self._version = 0
         self._staging = Staging(device, max(self._runs.nbytes, 1))
         groups = [-(-batch.blocks // AT_ONCE) for batch in self._batches]
         self.n_totals = min(max(groups, default=1), MOST_TOTALS)
         self._memory, self.totals = device.reserve(self.n_totals * TOTAL.dtype.itemsize)
 
-    def _add_batch(self, number_format: Format, runs: list[Array], first: int) -> None:
-        blocks = 0
-        for each in runs:
-            own = -(-each["size"] // BLOCK)
-            each["first_block"] = blocks + np.cumsum(own) - own
-            blocks += int(own.sum())
+    def _add_batch(self, number_format: Format, first: int, runs: int, blocks: int) -> None:
         if blocks:
             code = FORMATS.index(number_format)
             kernel, arguments = self._launcher.kernel(code, SQUARES), arguments_of(code, SQUARES)
-            self._batches.append(_Batch(kernel, arguments, first, sum(map(len, runs)), blocks))
+            self._batches.append(_Batch(kernel, arguments, first, runs, blocks))
 
     def launches(self, stream: int) -> list[Call]:
         """Return the driver's calls that add up the squares, in totals that are zero before."""
-        grads = self._grads.copy()
-        if self._noted is None or (grads != self._noted).any():
-            self._noted = grads
-            self._runs["grad"] = grads[self._of_span] + self._offsets
+        grads = self._grads[self._of_span] + self._offsets
+        if (grads != self._runs["grad"]).any():
+            self._runs["grad"] = grads
             self._version += 1
         device, slot = self._device, self._staging.take()
         calls = [device.clear_call(self.totals, self.n_totals * TOTAL.dtype.itemsize, stream)]
-        if slot.version != self._version and len(self._runs):
+        if slot.version != self._version:
             slot.pinned[: self._runs.nbytes] = self._runs.view(np.uint8)
             calls += [
                 device.copy_call(slot.target, slot.source, self._runs.nbytes, stream),
@@ -147,7 +140,7 @@ class Measuring:
 
 
 class Clipping:
-    """Makes of a plan's gradients what clips them, without the host.
+    """Computes the norm of a plan's gradients and what clips them, without the host.
 
     Parameters
     ----------

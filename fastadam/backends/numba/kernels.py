@@ -126,8 +126,9 @@ def make_kernel(number: int, parallel: bool, measures: bool = False) -> Callable
     -------
     callable
         ``kernel(plan_address, batch, stages)`` runs stages (see `fastadam.step.backend.Backend.bind`): INSPECT,
-        MEASURE (where it `measures`) and REDUCE for the whole plan, APPLY for one batch, after the last of which the step is counted. Its name is
-        unlike that of any other: Numba's cache does not tell apart functions that differ in their options only.
+        MEASURE (where it `measures`) and REDUCE for the whole plan, APPLY for one batch, after the last of which
+        the step is counted. Its name is unlike that of any other: Numba's cache does not tell apart functions that
+        differ in their options only.
     """
     variant = variant_of(number)
     amsgrad_on = variant.amsgrad_on

@@ -11,9 +11,10 @@ from numba.extending import register_jitable
 from fastadam.backends.numba.codecs import load
 from fastadam.backends.numba.inspect import BATCH_DTYPE, FORMAT_MASK, GRAD_FORMAT_AT, SPAN_DTYPE
 from fastadam.backends.numba.lanes import add, all_lanes, load_lanes, mul, store_lanes, sub
-from fastadam.backends.numba.memory import fetch, make_room, numbers, record, reinterpret, take
+from fastadam.backends.numba.memory import fetch, make_room, numbers, record, take
 from fastadam.backends.numba.sharing import NEXT_SHARE, param_at, part_of_span, share_size
 from fastadam.backends.numba.sources import name_for_cache
+from fastadam.backends.numba.totals import add_to_total, add_totals, clear_total, root_of_total
 from fastadam.memory import formats
 from fastadam.memory.structs import (
     BLOCK,
@@ -29,13 +30,9 @@ from fastadam.memory.structs import (
     SKIPS,
     TAKEN,
     TOTAL,
-    TOTAL_LOWEST,
-    TOTAL_WORDS,
 )
 from fastadam.step import norm as norms
 from fastadam.step.norm import EXPONENT_DOWN, EXPONENT_UP, LARGE, SCALE_DOWN, SCALE_UP, SMALL
-from fastadam.step import totals as exact
-from fastadam.step.totals import WORD_BITS, WORD_MASK
 
 PLAN_DTYPE, NORM_DTYPE, TOTAL_DTYPE = PLAN.dtype, NORM.dtype, TOTAL.dtype
 BATCH_BYTES = BATCH_DTYPE.itemsize
@@ -46,77 +43,6 @@ GROUP_BYTES = 4 * GROUP32
 # For a block of float32 numbers, for the sums and rests of the lanes, and for one group.
 room = make_room(4 * BLOCK + 2 * LANE_BYTES + max(4 * GROUP32, 8 * GROUP64))
 scale_of = register_jitable(norms.scale_of)
-pieces_of, first_bits = register_jitable(exact.pieces_of), register_jitable(exact.first_bits)
-
-
-@register_jitable
-def clear_total(total):
-    """Let a total be zero."""
-    total.is_nan = total.is_infinite = total.end = 0
-    total.first = TOTAL_WORDS
-    for k in range(TOTAL_WORDS):
-        total.words[k] = 0
-
-
-@register_jitable
-def add_to_total(total, number, exponent):
-    """Add ``number * 2**exponent``, finite and in the range of a total."""
-    if number == 0.0:
-        return
-    k, low, middle, high = pieces_of(reinterpret(types.float64(number), types.int64), exponent)
-    words = total.words
-    words[k] += low
-    words[k + 1] += middle
-    words[k + 2] += high
-    total.first = min(total.first, k)
-    total.end = max(total.end, k + 3)
-
-
-@register_jitable
-def add_totals(total, other):
-    """Add another total to one."""
-    total.is_nan |= other.is_nan
-    total.is_infinite |= other.is_infinite
-    for k in range(other.first, other.end):
-        total.words[k] += other.words[k]
-    total.first = min(total.first, other.first)
-    total.end = max(total.end, other.end)
-
-
-@register_jitable
-def carry_total(total):
-    """Let each word have 32 bits, and carry the rest."""
-    carried, k = 0, total.first
-    while k < total.end or carried != 0:
-        word = total.words[k] + carried
-        total.words[k] = word & WORD_MASK
-        carried = word >> WORD_BITS
-        k += 1
-    total.end = max(total.end, k)
-
-
-@register_jitable
-def root_of_total(total):
-    """Return the square root of a total that is not negative, from the total rounded to float64."""
-    if total.is_nan:
-        return math.nan
-    if total.is_infinite:
-        return math.inf
-    carry_total(total)
-    words = total.words
-    k = total.end - 1
-    while k >= total.first and words[k] == 0:
-        k -= 1
-    if k < total.first:
-        return 0.0
-    first, exponent = first_bits(words, total.first, k)
-    rounded = types.float64(first)
-    if exponent & 1:
-        rounded *= 2.0
-        exponent -= 1
-    half = exponent >> 1
-    quarter = half >> 1
-    return math.sqrt(rounded) * math.ldexp(1.0, quarter) * math.ldexp(1.0, half - quarter)
 
 
 @register_jitable
