@@ -174,8 +174,9 @@ class On:
             weights = part.ema_weights if part.after.averages else None
             launched.append(Tables(self._gpu, spans[low:high], rows, own, scales, weights))
 
-        counting, after, zeros = Counting(part), part.after, Zeros(self._gpu, part)
-        return lambda: self._prepare([*launched, zeros] if after.zeroes else launched, counting)
+        counting, after = Counting(part), part.after
+        zeros = functools.cache(functools.partial(Zeros, self._gpu, part))  # made when a step asks for it
+        return lambda: self._prepare([*launched, zeros()] if after.zeroes else launched, counting)
 
     def _prepare(self, launched: list[Any], counting: Counting) -> Prepared:
         device, calls = self._gpu, self._calls(launched)
