@@ -214,6 +214,28 @@ widen_bfloat16 = on_device(make_widen_bfloat16(PAIR, float_of))
 narrow_bfloat16 = on_device(make_narrow_bfloat16(HALF, PAIR, bits_of, chosen))
 
 
+def make_find(row_bytes: int, first_block_at: int) -> Any:
+    """Return ``find(rows, n_rows, block)``: the address of the row of a table that a block of threads belongs to.
+
+    A row says which of the blocks is its first; its blocks are those from that to the next row's.
+    """
+    load_word = make_load(WORD, 1)
+
+    @on_device
+    def find(rows, n_rows, block):
+        # The last row whose first block is not behind this one.
+        low, high = WORD(0), n_rows
+        while high - low > WORD(1):
+            middle = (low + high) >> WORD(1)
+            if load_word(rows + middle * row_bytes + first_block_at)[0] <= block:
+                low = middle
+            else:
+                high = middle
+        return rows + low * row_bytes
+
+    return find
+
+
 @on_device
 def keep(number):
     """Return the number as it is: it lies in memory as it is computed with."""

@@ -29,6 +29,7 @@ from fastadam.backends.cuda.device_functions import (
     Access,
     chosen,
     compiled_apart,
+    make_find,
     make_load,
     make_store,
     maximum,
@@ -223,7 +224,7 @@ def make_kernels(number: int, averages: bool = False) -> tuple[Callable[..., Non
     mul, smallest_normal = (SINGLE if single else DOUBLE)[0], SMALLEST_NORMAL[variant.compute]
     weight_at = variant.compute.itemsize * N_COEFFICIENTS
     row_bytes = weight_at + variant.compute.itemsize * averages
-    entry_bytes = (AVERAGES_TABLE if averages else TABLE).itemsize
+    find = make_find((AVERAGES_TABLE if averages else TABLE).itemsize, AT.first_block)
 
     @on_device
     def scaled(grad_scale, scale):
@@ -299,15 +300,7 @@ def make_kernels(number: int, averages: bool = False) -> tuple[Callable[..., Non
 
     def table(spans, n_spans, rows, scale):
         block = WORD(cuda.blockIdx.x)
-        # The last span whose first block is not behind this one.
-        low, high = WORD(0), n_spans
-        while high - low > WORD(1):
-            middle = (low + high) >> WORD(1)
-            if load_word(spans + middle * entry_bytes + AT.first_block)[0] <= block:
-                low = middle
-            else:
-                high = middle
-        span = spans + low * entry_bytes
+        span = find(spans, n_spans, block)
         thread = (block - load_word(span + AT.first_block)[0]) * WORD(BLOCK) + WORD(cuda.threadIdx.x)
         scalars = rows + load_word(span + AT.row)[0] * row_bytes
         row = Row(

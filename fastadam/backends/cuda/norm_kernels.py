@@ -21,6 +21,7 @@ from fastadam.backends.cuda.device_functions import (
     WORD,
     Access,
     add_word,
+    make_find,
     make_load,
     make_store,
     on_device,
@@ -43,7 +44,6 @@ def _offset(struct: np.dtype[Any], name: str) -> int:
 # Runs of numbers whose blocks are counted from their beginning: a parameter's gradient each. A run's blocks are
 # those from its first_block to the next one's.
 RUN = np.dtype([(name, np.int64) for name in ("grad", "size", "first_block")])
-RUN_BYTES = RUN.itemsize
 SIZE_AT, FIRST_BLOCK_AT = (_offset(RUN, name) for name in ("size", "first_block"))
 # How many blocks a block of threads adds up.
 AT_ONCE = THREADS // LANES
@@ -59,6 +59,7 @@ INFINITY, NAN = np.inf, np.nan
 
 mul, add, sub, div, root_of = DOUBLE
 load_word, store_word = make_load(WORD, 1), make_store(WORD, 1)
+find = make_find(RUN.itemsize, FIRST_BLOCK_AT)
 store_single, store_double = make_store(FLOAT32, 1), make_store(FLOAT64, 1)
 pieces_of, first_bits = on_device(exact.pieces_of), on_device(exact.first_bits)
 scale_of = on_device(norms.make_scale_of(add, div))
@@ -177,15 +178,7 @@ def make_squares(code: int) -> Callable[..., None]:
         block = group * AT_ONCE + thread // LANES
         address, n = WORD(0), WORD(0)
         if block < n_blocks:
-            # The last run whose first block is not behind this one.
-            low, high = WORD(0), n_runs
-            while high - low > WORD(1):
-                middle = (low + high) >> WORD(1)
-                if load_word(runs + middle * RUN_BYTES + FIRST_BLOCK_AT)[0] <= block:
-                    low = middle
-                else:
-                    high = middle
-            run = runs + low * RUN_BYTES
+            run = find(runs, n_runs, block)
             first = (block - load_word(run + FIRST_BLOCK_AT)[0]) * BLOCK
             address = load_word(run)[0] + first * itemsize
             n = min(load_word(run + SIZE_AT)[0] - first, WORD(BLOCK))

@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 from numba import cuda
 
-from fastadam.backends.cuda.device_functions import HALF, PAIR, WORD, make_load, make_store
+from fastadam.backends.cuda.device_functions import HALF, PAIR, WORD, make_find, make_load, make_store
 from fastadam.backends.cuda.kernels import BLOCK, VECTOR_BYTES
 
 # A run of bytes: where it begins, how many there are, and its first block of threads. Its blocks are those from
 # that to the next one's.
 RUN = np.dtype([(name, np.int64) for name in ("start", "nbytes", "first_block")])
-RUN_BYTES = RUN.itemsize
+FIRST_BLOCK_AT = 16
 BYTES_OF_BLOCK = BLOCK * VECTOR_BYTES
 # No number that is stepped is shorter.
 SHORTEST = 2
 NO_PAIRS, NO_HALF = (np.uint32(0),) * 4, (np.uint16(0),)
 
-load_word = make_load(WORD, 1)
+load_word, find = make_load(WORD, 1), make_find(RUN.itemsize, FIRST_BLOCK_AT)
 store_pairs, store_half = make_store(PAIR, 4), make_store(HALF, 1)
 
 
@@ -31,16 +31,8 @@ def zeros(runs, n_runs):
     n_runs : int
     """
     block = WORD(cuda.blockIdx.x)
-    # The last run whose first block is not behind this one.
-    low, high = WORD(0), n_runs
-    while high - low > WORD(1):
-        middle = (low + high) >> WORD(1)
-        if load_word(runs + middle * RUN_BYTES + 16)[0] <= block:
-            low = middle
-        else:
-            high = middle
-    run = runs + low * RUN_BYTES
-    start, nbytes, first_block = load_word(run)[0], load_word(run + 8)[0], load_word(run + 16)[0]
+    run = find(runs, n_runs, block)
+    start, nbytes, first_block = load_word(run)[0], load_word(run + 8)[0], load_word(run + FIRST_BLOCK_AT)[0]
     at = ((block - first_block) * WORD(BLOCK) + WORD(cuda.threadIdx.x)) * VECTOR_BYTES
     if at + VECTOR_BYTES <= nbytes and start % VECTOR_BYTES == 0:
         store_pairs(start + at, NO_PAIRS)
