@@ -83,9 +83,8 @@ class Tables:
         device, slot = self._device, self._staging.take()
         values = self._rows.view(np.float64)[: self._n_rows * N_COEFFICIENTS]
         if self._weights is not None:
-            values = np.column_stack([values.reshape(-1, N_COEFFICIENTS), self._weights[: self._n_rows]]).reshape(
-                -1
-            )
+            scalars = values.reshape(-1, N_COEFFICIENTS)
+            values = np.column_stack([scalars, self._weights[: self._n_rows]]).reshape(-1)
         for real, at in self._sections.items():
             section = slot.pinned[at : at + values.size * real.itemsize].view(real)
             self._quiet.do(operator.setitem, section, ..., values)  # too large for a float32: infinite
