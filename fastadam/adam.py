@@ -73,7 +73,7 @@ class Adam:
         Raise RuntimeError instead, with the names of the parameters.
     ema_decay : float, optional
         Keep an average of each parameter, which each step moves to ``ema + (1 - ema_decay) * (param - ema)``, also
-        without a gradient; it begins as the parameter after its first step. On NumPy arrays only.
+        without a gradient; it begins as the parameter after its first step. Not of float16.
     ema_warmup : bool, default False
         In a parameter's n-th step, let the decay be at most ``(1 + n) / (10 + n)``.
     backend : str, default "auto"
@@ -275,7 +275,7 @@ class Adam:
             The scale of the loss, by which gradients are divided on the way; positive.
         zero_grad : bool, default False
             Fill the gradients with zeros in the same pass, also in a step that `skip_nonfinite` leaves out. Then
-            they have to be writable NumPy arrays that are C-contiguous.
+            they have to be writable arrays that are C-contiguous.
         closure : callable, optional
             Called first, without arguments; it recomputes the loss and the gradients. Its result is returned.
 

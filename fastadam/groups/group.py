@@ -116,14 +116,20 @@ class Group:
         Raises
         ------
         TypeError
-            If a parameter is on a device on which averages are not kept.
+            If a parameter is of a dtype in which averages are not kept.
         MemoryError
             If there is not enough memory.
         ValueError
             If a parameter was changed in place.
         """
         for member in self.members:
-            member.device.check_extras("ema_decay", member.label)
+            real, _, number_format, *_ = ALL_DTYPES[member.dtype]
+            if real != number_format.compute:
+                raise TypeError(
+                    f"ema_decay keeps averages in the dtype that parameters are computed with, and "
+                    f"{member.label} is {member.dtype}, which is computed with in {number_format.compute}; hold "
+                    f"it in that, or leave ema_decay=None"
+                )
         self.check_unchanged()
         buffers = self._zeros(AVERAGE)
         for member, offset in zip(self.members, self.offsets, strict=True):

@@ -249,5 +249,5 @@ def _incoming(array: Array | Incoming, written: Written) -> Incoming:
 
 
 def copy_calls(numbers: Array, target: Array) -> list[Call]:
-    """Return native calls that copy numbers on the host into an array of their shape and dtype, wherever it is."""
+    """Return native calls that copy numbers, on the host or beside it, into an array of their shape and dtype."""
     return device_of(target).copy_calls(target, numbers)

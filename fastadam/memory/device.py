@@ -17,7 +17,7 @@ Call = Callable[[], Any]
 
 
 class Slots(NamedTuple):
-    """The arrays on one device that get a gradient in each step of a plan, with what the plan knows of them.
+    """The arrays on one device that a plan is about, with what it knows of them; first those that get a gradient.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class Watch(Protocol):
         Parameters
         ----------
         grads : sequence
-            One for each slot, as the user gave them.
+            As the user gave them: one for each of the first slots. The others are idle, and have none.
 
         Returns
         -------
@@ -150,6 +150,21 @@ class Device(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
+    def check_zeroed(cls, value: Any, grad: Array, label: str) -> None:
+        """Refuse, by a ValueError, a gradient that a step cannot let be zero.
+
+        Parameters
+        ----------
+        value : object
+            The gradient as the user gave it.
+        grad : array
+            What kernels read of it: itself, or a copy.
+        label : str
+            How error messages call it.
+        """
+
+    @classmethod
+    @abc.abstractmethod
     def shape_of(cls, value: Any) -> tuple[int, ...]:
         """Return the shape of an array."""
 
@@ -209,12 +224,27 @@ class Device(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def copy_calls(cls, target: Array, numbers: Array) -> list[Call]:
-        """Return native calls that copy numbers of the host, of the shape and dtype of `target`, into it."""
+        """Return native calls that copy numbers, of the shape and dtype of `target`, into it.
+
+        They are on the host, or on the device of `target`.
+        """
 
     @classmethod
     @abc.abstractmethod
     def clear_calls(cls, target: Array) -> list[Call]:
         """Return native calls that fill an array with zeros."""
+
+    @abc.abstractmethod
+    def exchange_calls(self, pairs: Sequence[tuple[Array, Array]]) -> list[Call]:
+        """Return native calls that exchange the numbers of contiguous arrays on this device, pair by pair.
+
+        They do so each time they are called, and keep the memory alive.
+
+        Raises
+        ------
+        MemoryError
+            If there is not enough memory for what they need.
+        """
 
     @abc.abstractmethod
     def check_returned(self, returned: Sequence[Any]) -> None:
@@ -239,14 +269,6 @@ class Device(abc.ABC):
     @abc.abstractmethod
     def check_dtype(self, dtype: np.dtype[Any], label: str) -> None:
         """Refuse, by a TypeError, a dtype that arrays here do not have."""
-
-    def check_extras(self, option: str, label: str) -> None:
-        """Refuse, by a ValueError, an option of a step that there is on the host only."""
-        if not self.NATIVE:
-            raise ValueError(
-                f"{option} is there for {label} only where it is a NumPy array, and it is {self.ONE}; leave "
-                f"{option} at its default"
-            )
 
     @abc.abstractmethod
     def watch(self, slots: Slots, check: CheckGradient, backend: Any) -> Watch:

@@ -70,6 +70,20 @@ class Host(Device):
             raise ValueError(f"{label} is read-only; use zero_grad(set_to_none=True)")
 
     @classmethod
+    def check_zeroed(cls, value: Any, grad: Array, label: str) -> None:
+        """Refuse what is read from a copy, or is read-only."""
+        given = arrays.base_view(value) if isinstance(value, np.ndarray) else None
+        if given is None or arrays.address(given) != arrays.address(grad) or not given.flags.c_contiguous:
+            raise ValueError(
+                f"{label} is read from a copy, as it is no NumPy array that is C-contiguous and aligned, so that "
+                f"zero_grad=True cannot fill it; pass np.ascontiguousarray of it, or leave zero_grad=False"
+            )
+        if not given.flags.writeable:
+            raise ValueError(
+                f"{label} is read-only, and zero_grad=True fills it; pass a copy, or leave zero_grad=False"
+            )
+
+    @classmethod
     def shape_of(cls, value: Any) -> tuple[int, ...]:
         """Return the shape."""
         shape: tuple[int, ...] = value.shape
@@ -133,6 +147,17 @@ class Host(Device):
         """Return an assignment."""
         return [functools.partial(operator.setitem, arrays.base_view(target), ..., 0)]
 
+    def exchange_calls(self, pairs: Sequence[tuple[Array, Array]]) -> list[Call]:
+        """Return ufuncs that work on the bits, without a third array."""
+        calls: list[Call] = []
+        for pair in pairs:
+            one, other = (arrays.as_reals(each) for each in pair)
+            bits = np.dtype(f"u{one.itemsize}")
+            one, other = one.view(bits), other.view(bits)
+            steps = ((one, other, one), (one, other, other), (one, other, one))
+            calls += [functools.partial(np.bitwise_xor, *each) for each in steps]
+        return calls
+
     def check_returned(self, returned: Sequence[Any]) -> None:
         """Nothing is returned here."""
 
@@ -171,17 +196,19 @@ class _Watch:
         known = zip(
             slots.owners, slots.labels, slots.addresses.tolist(), slots.sizes.tolist(), slots.dtypes, strict=True
         )
-        for owner, label, address, size, dtype in known:
-            array = arrays.check_parameter(owner, label)
+        for slot, (owner, label, address, size, dtype) in enumerate(known):
+            # Those that are idle are only read.
+            array = arrays.check_parameter(owner, label) if slot < len(grads) else arrays.base_view(owner)
             # The very dtype, as native code knows it by its address.
-            if arrays.address(array) != address or array.dtype is not dtype or arrays.as_reals(array).size != size:
+            same = array.flags.c_contiguous and arrays.address(array) == address and array.dtype is dtype
+            if not same or arrays.as_reals(array).size != size:
                 raise ValueError(
                     f"the memory or dtype of {label} was exchanged since the optimizer took it; make a new "
                     f"optimizer for it"
                 )
         checked = [  # some are copies
             self._check(grad, array, f"the gradient of {label}")
-            for grad, array, label in zip(grads, slots.arrays, slots.labels, strict=True)
+            for grad, array, label in zip(grads, slots.arrays, slots.labels, strict=False)
         ]
         return [arrays.address(grad) for grad in checked], checked
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.memory.arrays import Array, address, base_view
+from fastadam.memory.arrays import Array
 from fastadam.memory.devices import device_of
 
 
@@ -89,27 +89,3 @@ class Written:
         if owner is not None:
             raise ValueError(f"{label} shares memory with {owner}, which this step writes; pass a copy of it")
         return device.contiguous(grad)
-
-
-def refuse_to_zero(value: Any, grad: Array, label: str) -> None:
-    """Refuse, by a ValueError, a gradient that a step cannot let be zero.
-
-    Parameters
-    ----------
-    value : object
-        The gradient as the user gave it.
-    grad : ndarray
-        What `Written.check_gradient` has made of it.
-    label : str
-        How error messages call it.
-    """
-    given = base_view(value) if isinstance(value, np.ndarray) else None
-    if given is None or address(given) != address(grad) or not given.flags.c_contiguous:
-        raise ValueError(
-            f"{label} is read from a copy, as it is no NumPy array that is C-contiguous and aligned, so that "
-            f"zero_grad=True cannot fill it; pass np.ascontiguousarray of it, or leave zero_grad=False"
-        )
-    if not given.flags.writeable:
-        raise ValueError(
-            f"{label} is read-only, and zero_grad=True fills it; pass a copy, or leave zero_grad=False"
-        )

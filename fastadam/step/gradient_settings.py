@@ -138,14 +138,15 @@ class GradientSettings:
         if self.norm.wanted:
             self.norm.block["norm"] = 0.0
 
-    def count_skipped(self, calls: Sequence[Callable[[], object]] = ()) -> None:
-        """Count a step that was left out, and make native calls that belong to it."""
-        in_one_go([*calls, functools.partial(setattr, self, "skipped_steps", self.skipped_steps + 1)])
+    def count_skipped(self, calls: Sequence[Callable[[], object]] = ()) -> list[Any]:
+        """Count a step that was left out, and make native calls that belong to it; return what they return."""
+        returned = in_one_go([*calls, functools.partial(setattr, self, "skipped_steps", self.skipped_steps + 1)])
         if self.skipped_steps == 1:
             _log.warning(
                 "a step was skipped, as gradients were not finite (skip_nonfinite=True); more such steps are "
                 "counted in the optimizer's skipped_steps, and not logged"
             )
+        return returned
 
 
 def not_finite(names: Iterable[str]) -> RuntimeError:

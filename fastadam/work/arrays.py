@@ -18,7 +18,7 @@ from fastadam.memory.device import Device, Slots, Watch
 from fastadam.memory.devices import device_of
 from fastadam.memory.jax_arrays import is_jax_array, with_views
 from fastadam.memory.parameter import Parameter
-from fastadam.memory.written import Written, refuse_to_zero
+from fastadam.memory.written import Written
 from fastadam.step import threads
 from fastadam.step.after import After
 from fastadam.step.backend import Backend
@@ -83,9 +83,10 @@ class WorkList:
         columns = slots.columns
         self.owners, self.arrays, self.labels = columns.owners, columns.arrays, columns.labels
         self.grad_sources = tuple(columns.grad_sources)
-        self._rows, self._n_stepped, self._idle = slots.rows, slots.n_stepped, slots.idle
+        self._rows, self._n_stepped = slots.rows, slots.n_stepped
         self._written, self._after = written, after
-        used, backend_of = share_out(columns.devices + [member.device for member in slots.idle], backends)
+        devices = columns.devices + [member.device for member in slots.idle]
+        used, backend_of = share_out(devices, backends)
         self.plan = Plan(
             slots.spans,
             slots.variants,
@@ -109,23 +110,33 @@ class WorkList:
             memory["offsets"] = offsets
         self.plan.set_written(written.starts, written.ends)
         # For Python, where that is not enough.
-        self._watches = self._watch(slots, backends)
-        self._native = all(device.NATIVE for device in set(columns.devices))
+        self._watches = self._watch(slots, devices, backends)
+        self._native = all(device.NATIVE for device in set(devices))
         self._settled = False  # whether the plan has the gradients that are found in their own places
         self.at_home = not any(source is None or isinstance(source, Parameter) for source in self.grad_sources)
         self._homeless = next(
             (label for source, label in zip(self.grad_sources, self.labels, strict=True) if source is None), None
         )
 
-    def _watch(self, slots: StepSlots, backends: Mapping[Device, Backend]) -> list[tuple[Watch, Array]]:
-        """Return what looks at the arrays on each device, with the places of its slots."""
-        columns, spans = slots.columns, slots.spans[: len(slots.columns.owners)]
-        every = Slots(*columns[:3], spans["param"].copy(), spans["size"].copy(), columns.dtypes)
+    def _watch(
+        self, slots: StepSlots, devices: Sequence[Device], backends: Mapping[Device, Backend]
+    ) -> list[tuple[Watch, Array]]:
+        """Return what looks at the arrays on each device, with the places of its slots that get a gradient."""
+        columns, spans, idle = slots.columns, slots.spans, slots.idle
+        every = Slots(
+            columns.owners + [member.owner for member in idle],
+            columns.arrays + [member.array for member in idle],
+            columns.labels + [member.label for member in idle],
+            spans["param"].copy(),
+            spans["size"].copy(),
+            columns.dtypes + [member.dtype for member in idle],
+        )
         watches = []
-        for device in dict.fromkeys(columns.devices):
-            places = np.flatnonzero([each is device for each in columns.devices])
+        for device in dict.fromkeys(devices):
+            places = np.flatnonzero([each is device for each in devices])
             own = every if len(places) == len(spans) else every.at(places)
-            watches.append((device.watch(own, self._check_gradient, backends[device]), places))
+            stepped = places[places < len(columns.owners)]
+            watches.append((device.watch(own, self._check_gradient, backends[device]), stepped))
         return watches
 
     def gather(self) -> tuple[Any, ...]:
@@ -196,9 +207,6 @@ class WorkList:
             If a gradient is not what it must be, or a parameter cannot be updated in place any more; nothing has
             been written then.
         """
-        if self._after.zeroes:
-            for label, array in zip(self.labels, self.arrays, strict=True):
-                device_of(array).check_extras("zero_grad", label)
         if self._native:
             # A few gradients that are right, but not plain, are made so one by one.
             ready = list(grads)
@@ -228,7 +236,7 @@ class WorkList:
         """Return a gradient as kernels read it, which they may let be zero where that is asked for."""
         grad = self._written.check_gradient(value, param, label)
         if self._after.zeroes:
-            refuse_to_zero(value, grad, label)
+            device_of(param).check_zeroed(value, grad, label)
         return grad
 
     def _look(self, grads: Sequence[Any]) -> list[Any]:
@@ -240,8 +248,6 @@ class WorkList:
             What has to be kept until the step is over.
         """
         self._settled = False
-        for member in self._idle:
-            member.check_unchanged()
         addresses = np.zeros(len(self.plan.spans), np.int64)
         kept = []
         for watch, places in self._watches:

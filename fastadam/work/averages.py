@@ -6,12 +6,12 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from fastadam.groups.group import Group
 from fastadam.groups.groups import Groups
 from fastadam.groups.state import find
-from fastadam.memory.arrays import Array, as_reals, check_parameter
+from fastadam.memory.arrays import Array
+from fastadam.memory.device import Device
+from fastadam.memory.devices import check_parameter
 from fastadam.memory.structs import AVERAGE
 from fastadam.step.after import After, Averaging, check
 from fastadam.step.backend import Call
@@ -129,6 +129,7 @@ class Swapped:
 
     def __init__(self, groups: Groups, guard: Guard) -> None:
         self._groups, self._guard = groups, guard
+        self._devices: list[Device] = []
 
     def __enter__(self) -> None:
         try:
@@ -138,13 +139,14 @@ class Swapped:
                     member.check_unchanged()
                     check_parameter(member.owner, member.label)
                 # The views stay writable, and keep the memory alive, whatever becomes of the arrays meanwhile.
-                calls = [
-                    call
-                    for group, index in self._groups.where
-                    for call in _exchange_calls(group.members[index].array, group.moment(AVERAGE, index))
-                ]
+                pairs: dict[Device, list[tuple[Array, Array]]] = {}
+                for group, index in self._groups.where:
+                    pair = group.members[index].array, group.moment(AVERAGE, index)
+                    pairs.setdefault(group.members[index].device, []).append(pair)
+                self._devices = list(pairs)
+                calls = [call for device in pairs for call in device.exchange_calls(pairs[device])]
                 note = functools.partial(setattr, self, "_calls", calls)
-                in_one_go([*calls, *self._guard.swap_calls(True), note])
+                self._do([*calls, *self._guard.swap_calls(True), note])
         except BaseException:
             self._leave()
             raise
@@ -164,13 +166,9 @@ class Swapped:
         with self._guard.lock:
             if self._calls is not None:
                 note = functools.partial(setattr, self, "_calls", None)
-                in_one_go([*self._calls, *self._guard.swap_calls(False), note])
+                self._do([*self._calls, *self._guard.swap_calls(False), note])
 
-
-def _exchange_calls(first: Array, second: Array) -> list[Call]:
-    """Return native calls that exchange the numbers of two arrays in memory of their own, without a third one."""
-    one, other = (as_reals(each) for each in (first, second))
-    bits = np.dtype(f"u{one.itemsize}")
-    one, other = one.view(bits), other.view(bits)
-    pairs = ((one, other, one), (one, other, other), (one, other, one))
-    return [functools.partial(np.bitwise_xor, *each) for each in pairs]
+    def _do(self, calls: list[Call]) -> None:
+        returned = in_one_go(calls)
+        for device in self._devices:
+            device.check_returned(returned)

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.memory.devices import on_host
-from fastadam.memory.host import HOST
+from fastadam.memory.devices import device_of, on_host
 from fastadam.memory.structs import REFUSED, SKIPPED
 from fastadam.step.gradient_settings import not_finite
 from fastadam.work.arrays import WorkList
@@ -57,8 +56,12 @@ def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], out
         outcome = work.step_with_care(grads, outcome)
     if outcome == SKIPPED:
         # What is not finite would be added to the gradients that come next.
-        zeroes = grads if planner.after.zeroes else ()
-        planner.settings.count_skipped([call for grad in zeroes for call in HOST.clear_calls(grad)])
+        zeroed = [(device_of(grad), grad) for grad in grads if planner.after.zeroes]
+        returned = planner.settings.count_skipped(
+            [call for device, grad in zeroed for call in device.clear_calls(grad)]
+        )
+        for device in dict.fromkeys(device for device, _ in zeroed):
+            device.check_returned(returned)
     elif outcome == REFUSED:
         _refuse(work.labels, grads)
 

@@ -9,6 +9,10 @@ Where gradients are clipped, two more launches before those of the step compute 
 multiplied by, which the step's kernels read from device memory: the host does not wait for it. It does where the
 norm decides whether a step is taken, and where a step is taken on the host or on other devices too.
 
+Where averages of parameters are kept, all batches go by the table: its kernel moves them, too, and a launch of the
+same one those of parameters without a gradient. Gradients that are to be zero become so in one launch more, behind
+those that read them.
+
 A step is a row of the driver's own calls, which no signal's handler comes between. Under the simulator of Numba,
 kernels are Python code, which an interrupt stops midway.
 """
@@ -153,23 +157,26 @@ class On:
     def _bind_calls(self, part: PartOfPlan, clipping: Any = None) -> Prepare:
         from fastadam.backends.cuda.flat import Flat
         from fastadam.backends.cuda.table import Tables
+        from fastadam.backends.cuda.zeros import Zeros
 
         spans, rows = part.spans, part.rows
         launched: list[Any] = [clipping] if clipping is not None else []
         scales = clipping.scales if clipping is not None else {}
         tabled: list[tuple[int, int, int]] = []
         for variant, first, count in part.batches[["variant", "first", "count"]].tolist():
-            if count == 1:
+            if count == 1 and not part.after.averages:
                 launched.append(Flat(self._gpu, variant, spans, first, rows, scales))
             else:
                 tabled.append((variant, first, count))
         if tabled:  # only these spans: others may be a host's, and move more often
             low, high = tabled[0][1], tabled[-1][1] + tabled[-1][2]
             own = [(variant, first - low, count) for variant, first, count in tabled]
-            launched.append(Tables(self._gpu, spans[low:high], rows, own, scales))
+            weights = part.ema_weights if part.after.averages else None
+            launched.append(Tables(self._gpu, spans[low:high], rows, own, scales, weights))
 
-        counting = Counting(part)
-        return lambda: self._prepare(launched, counting)
+        counting, after = Counting(part), part.after
+        zeros = functools.cache(functools.partial(Zeros, self._gpu, part))  # made when a step asks for it
+        return lambda: self._prepare([*launched, zeros()] if after.zeroes else launched, counting)
 
     def _prepare(self, launched: list[Any], counting: Counting) -> Prepared:
         device, calls = self._gpu, self._calls(launched)

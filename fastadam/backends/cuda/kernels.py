@@ -2,9 +2,9 @@
 
 There are two, each in every variant. *flat* steps one span, which its arguments describe; *table* steps any number
 of spans, which it reads from a table in device memory. Both take addresses and numbers only, so that a launch has
-no arrays to take apart.
+no arrays to take apart. The table's has a twin that moves averages of the parameters, too.
 
-A thread steps 16 bytes of each array at once where all five addresses allow it, else one number, by the same
+A thread steps 16 bytes of each array at once where all addresses allow it, else one number, by the same
 operations. Under Numba's CUDA simulator (``NUMBA_ENABLE_CUDASIM=1``) the kernels are plain Python, and addresses
 are those of host memory.
 """
@@ -30,12 +30,14 @@ from fastadam.backends.cuda.device_functions import (
     chosen,
     compiled_apart,
     make_load,
+    make_store,
     maximum,
     on_device,
 )
 from fastadam.memory.cuda.driver import SIMULATED
 from fastadam.memory.formats import Format
-from fastadam.memory.structs import ROLES
+from fastadam.memory.structs import AVERAGE, ROLES
+from fastadam.step.after import make_average
 from fastadam.step.coefficients import SMALLEST_NORMAL, Row
 from fastadam.step.element import make_element
 from fastadam.step.rounding import make_flush
@@ -47,10 +49,11 @@ VECTOR_BYTES = 16
 
 # A row of the table. A span's blocks are those from its first_block to the next one's.
 TABLE = np.dtype([(name, np.int64) for name in (*ROLES, "size", "vectors", "row", "first_block")])
-# Where in it each field is, in bytes.
+# The same where averages move; there the row of coefficients ends with their weight.
+AVERAGES_TABLE = np.dtype([*TABLE.descr, (AVERAGE, np.int64)])
+# Where in them each field is, in bytes.
 _namedtuple: Any = collections.namedtuple  # type checkers want to see the fields written out
-AT = _namedtuple("AT", TABLE.names)(*(TABLE.fields[name][1] for name in TABLE.names))
-TABLE_BYTES = TABLE.itemsize
+AT = _namedtuple("AT", AVERAGES_TABLE.names)(*(AVERAGES_TABLE.fields[name][1] for name in AVERAGES_TABLE.names))
 N_WORDS = len(ROLES) + 3  # of a span that goes along with the launch: addresses, size, vectors, scale
 N_COEFFICIENTS = len(Row._fields)
 
@@ -118,14 +121,75 @@ def _make_element(variant: Variant) -> Any:
     )
 
 
+def _make_averages(average: Any, count: int) -> Any:
+    """Return a function that moves tuples of `count` averages; count is a power of two."""
+    if count == 1:
+
+        @on_device
+        def one(emas, params, weight):
+            return (average(emas[0], params[0], weight),)
+
+        return one
+    half = count // 2
+    averages = _make_averages(average, half)
+
+    @on_device
+    def both(emas, params, weight):
+        return averages(emas[:half], params[:half], weight) + averages(emas[half:], params[half:], weight)
+
+    return both
+
+
+def _make_move(number_format: Format) -> Any:
+    """Return ``move(param, ema, size, vectors, thread, weight)``, one thread's share in the averages of a span.
+
+    It reads the parameters as they are stored by then.
+    """
+    single, real = number_format.compute == np.float32, number_format.compute.itemsize
+    mul, add, sub, *_ = SINGLE if single else DOUBLE
+    moved, begins = on_device(make_average(add, sub, mul)), number_format.compute.type(1)
+    access, kind = Access(number_format), FLOAT32 if single else FLOAT64
+    load_one, load_many, itemsize = access.load_one, access.load_many, number_format.stored.itemsize
+    lanes, at_once = width(number_format), VECTOR_BYTES // real
+    second = lanes - at_once  # numbers of 16 bits: two vectors of averages to one of parameters
+    load_emas, store_emas, load_ema, store_ema = (
+        *(make_load(kind, at_once), make_store(kind, at_once)),
+        *(make_load(kind, 1), make_store(kind, 1)),
+    )
+
+    @on_device
+    def average(ema, param, weight):
+        return chosen(weight == begins, param, moved(ema, param, weight))
+
+    averages_of_many, average_of_one = _make_averages(average, at_once), _make_averages(average, 1)
+
+    @on_device
+    def move(param, ema, size, vectors, thread, weight):
+        if thread < vectors:
+            params, at = load_many(param + thread * VECTOR_BYTES), ema + thread * (lanes * real)
+            store_emas(at, averages_of_many(load_emas(at), params[:at_once], weight))
+            if second > 0:
+                behind = at + VECTOR_BYTES
+                store_emas(behind, averages_of_many(load_emas(behind), params[second:], weight))
+        elif thread - vectors + vectors * lanes < size:
+            i = thread - vectors + vectors * lanes
+            at = ema + i * real
+            store_ema(at, average_of_one(load_ema(at), load_one(param + i * itemsize), weight))
+
+    return move
+
+
 @functools.cache
-def make_kernels(number: int) -> tuple[Callable[..., None], Callable[..., None]]:
+def make_kernels(number: int, averages: bool = False) -> tuple[Callable[..., None], Callable[..., None]]:
     """Return the Python functions of a variant's two kernels, for numba-cuda to compile.
 
     Parameters
     ----------
     number : int
         A variant (see `fastadam.step.variants`) whose arrays are in one format.
+    averages : bool
+        Whether *table* moves averages, too, or in a variant that is idle, alone: then it reads rows of
+        `AVERAGES_TABLE`, and the weight of the averages behind each row of coefficients. There is no such *flat*.
 
     Returns
     -------
@@ -152,11 +216,14 @@ def make_kernels(number: int) -> tuple[Callable[..., None], Callable[..., None]]
         access.store_many,
     )
     step_one, step_many = _make_lanes(element, 1), _make_lanes(element, lanes)
+    idle, move = variant.idle, _make_move(number_format)
     load_word = make_load(WORD, 1)
     load_scalar = make_load(FLOAT32 if single else FLOAT64, 1)
     scalar_at = Row(*(variant.compute.itemsize * i for i in range(N_COEFFICIENTS)))
     mul, smallest_normal = (SINGLE if single else DOUBLE)[0], SMALLEST_NORMAL[variant.compute]
-    row_bytes = variant.compute.itemsize * N_COEFFICIENTS
+    weight_at = variant.compute.itemsize * N_COEFFICIENTS
+    row_bytes = weight_at + variant.compute.itemsize * averages
+    entry_bytes = (AVERAGES_TABLE if averages else TABLE).itemsize
 
     @on_device
     def scaled(grad_scale, scale):
@@ -236,11 +303,11 @@ def make_kernels(number: int) -> tuple[Callable[..., None], Callable[..., None]]
         low, high = WORD(0), n_spans
         while high - low > WORD(1):
             middle = (low + high) >> WORD(1)
-            if load_word(spans + middle * TABLE_BYTES + AT.first_block)[0] <= block:
+            if load_word(spans + middle * entry_bytes + AT.first_block)[0] <= block:
                 low = middle
             else:
                 high = middle
-        span = spans + low * TABLE_BYTES
+        span = spans + low * entry_bytes
         thread = (block - load_word(span + AT.first_block)[0]) * WORD(BLOCK) + WORD(cuda.threadIdx.x)
         scalars = rows + load_word(span + AT.row)[0] * row_bytes
         row = Row(
@@ -256,17 +323,27 @@ def make_kernels(number: int) -> tuple[Callable[..., None], Callable[..., None]]
             l2=load_scalar(scalars + scalar_at.l2)[0],
             grad_scale=scaled(load_scalar(scalars + scalar_at.grad_scale)[0], scale),
         )
-        step(
-            load_word(span + AT.param)[0],
-            load_word(span + AT.grad)[0],
-            load_word(span + AT.exp_avg)[0],
-            load_word(span + AT.exp_avg_sq)[0],
-            load_word(span + AT.max_exp_avg_sq)[0],
-            load_word(span + AT.size)[0],
-            load_word(span + AT.vectors)[0],
-            thread,
-            row,
-        )
+        if not idle:
+            step(
+                load_word(span + AT.param)[0],
+                load_word(span + AT.grad)[0],
+                load_word(span + AT.exp_avg)[0],
+                load_word(span + AT.exp_avg_sq)[0],
+                load_word(span + AT.max_exp_avg_sq)[0],
+                load_word(span + AT.size)[0],
+                load_word(span + AT.vectors)[0],
+                thread,
+                row,
+            )
+        if averages:
+            move(
+                load_word(span + AT.param)[0],
+                load_word(span + AT.ema)[0],
+                load_word(span + AT.size)[0],
+                load_word(span + AT.vectors)[0],
+                thread,
+                load_scalar(scalars + weight_at)[0],
+            )
 
     return flat, table
 

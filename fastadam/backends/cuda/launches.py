@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from fastadam.backends.cuda import norm_kernels
+from fastadam.backends.cuda import norm_kernels, zero_kernel
 from fastadam.backends.cuda.kernels import BLOCK, N_COEFFICIENTS, N_WORDS, make_kernels, signatures
 from fastadam.memory.arrays import address
 from fastadam.memory.cuda.driver import SIMULATED, Gpu
@@ -19,8 +19,8 @@ from fastadam.step.quiet import Quiet
 from fastadam.step.variants import variant_of
 
 # The two kernels of a variant, in the order of make_kernels; that of a format's squares; the one of roots, whose
-# number is 0.
-FLAT, TABLE, SQUARES, ROOT = range(4)
+# number is 0; that of a table which moves averages; the one of zeros, whose number is 0.
+FLAT, TABLE, SQUARES, ROOT, AVERAGES, ZEROS = range(6)
 
 _compiling = threading.Lock()
 
@@ -72,8 +72,10 @@ class Arguments:
 
 def arguments_of(variant: int, which: int) -> Arguments:
     """Return room for the arguments of a kernel."""
-    if which == TABLE:
+    if which in (TABLE, AVERAGES):
         return Arguments(4, "")
+    if which == ZEROS:
+        return Arguments(2, "")
     if which == SQUARES:
         return Arguments(5, "")
     if which == ROOT:
@@ -87,6 +89,10 @@ def _function_of(number: int, which: int) -> Callable[..., None]:
         return norm_kernels.make_squares(number)
     if which == ROOT:
         return norm_kernels.make_root()
+    if which == AVERAGES:
+        return make_kernels(number, averages=True)[TABLE]
+    if which == ZEROS:
+        return zero_kernel.zeros
     return make_kernels(number)[which]
 
 
@@ -96,7 +102,9 @@ def _signature_of(number: int, which: int) -> Any:
         return norm_kernels.signature(words=5, reals=0)
     if which == ROOT:
         return norm_kernels.signature(words=3, reals=2)
-    return signatures(number)[which]
+    if which == ZEROS:
+        return norm_kernels.signature(words=2, reals=0)
+    return signatures(number)[TABLE if which == AVERAGES else which]
 
 
 class _Quiet:

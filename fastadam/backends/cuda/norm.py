@@ -57,6 +57,8 @@ class Squares:
         self._batches: list[_Batch] = []
         runs, of_span, offsets = [np.zeros(0, RUN)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for variant, first, count in part.batches[["variant", "first", "count"]].tolist():
+            if variant_of(variant).idle:
+                continue
             number_format = variant_of(variant).formats[ROLES.index("grad")]
             params = [_params_of(span) for span in part.spans[first : first + count]]
             sizes = np.concatenate([each for _, each in params])

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from fastadam.backends.cuda.kernels import AVERAGES_TABLE, N_COEFFICIENTS
 from fastadam.backends.cuda.kernels import TABLE as ENTRY
-from fastadam.backends.cuda.launches import TABLE, arguments_of, launcher
+from fastadam.backends.cuda.launches import AVERAGES, TABLE, arguments_of, launcher
 from fastadam.backends.cuda.layout import Layout
 from fastadam.backends.cuda.staging import Staging
 from fastadam.memory.arrays import Array
-from fastadam.memory.structs import ROLES
+from fastadam.memory.structs import AVERAGE, ROLES
 from fastadam.step.backend import Call
 from fastadam.step.quiet import Quiet
 
@@ -32,6 +33,8 @@ class Tables:
         Variant, first span and number of spans of each.
     scales : mapping of dtype to int
         See `fastadam.backends.cuda.flat.Flat`.
+    weights : ndarray of float64, optional
+        How far the averages of each row's spans move; by default there are none.
     """
 
     def __init__(
@@ -41,14 +44,19 @@ class Tables:
         rows: Array,
         batches: list[tuple[int, int, int]],
         scales: Mapping[Any, int],
+        weights: Array | None = None,
     ) -> None:
         self._device, self._spans, self._rows, self._scales = device, spans, rows, scales
         self._launcher = launcher(device)
         self._quiet = Quiet()
         self._noted: Array | None = None
         self._version = self._n_rows = 0
+        self._weights = weights
+        which, entry, columns = TABLE, ENTRY, N_COEFFICIENTS
+        if weights is not None:
+            which, entry, columns = AVERAGES, AVERAGES_TABLE, N_COEFFICIENTS + 1
         self._batches = []
-        self._table = np.zeros(len(spans), ENTRY)
+        self._table = np.zeros(len(spans), entry)
         # The coefficients come first: they are copied for every step, the table is not.
         self._sections: dict[np.dtype[Any], int] = {}
         end = 0
@@ -56,13 +64,13 @@ class Tables:
             layout = Layout(variant)
             if layout.real not in self._sections:
                 self._sections[layout.real] = end
-                end += rows.view(np.float64).size * layout.real.itemsize
+                end += len(rows) * columns * layout.real.itemsize
                 end += -end % 8
             batch = _Batch(
                 layout,
                 slice(first, first + count),
-                self._launcher.kernel(variant, TABLE),
-                arguments_of(variant, TABLE),
+                self._launcher.kernel(variant, which),
+                arguments_of(variant, which),
             )
             self._batches.append(batch)
         self._table_at = end
@@ -73,7 +81,11 @@ class Tables:
         """Return the driver's calls that copy what the kernels read, and launch them."""
         self._refresh()
         device, slot = self._device, self._staging.take()
-        values = self._rows.view(np.float64)[: self._n_rows * len(self._rows.dtype.names or ())]
+        values = self._rows.view(np.float64)[: self._n_rows * N_COEFFICIENTS]
+        if self._weights is not None:
+            values = np.column_stack([values.reshape(-1, N_COEFFICIENTS), self._weights[: self._n_rows]]).reshape(
+                -1
+            )
         for real, at in self._sections.items():
             section = slot.pinned[at : at + values.size * real.itemsize].view(real)
             self._quiet.do(operator.setitem, section, ..., values)  # too large for a float32: infinite
@@ -104,11 +116,12 @@ class Tables:
             return
         self._noted = words.copy()
         self._n_rows = int(self._spans["row"].max()) + 1  # there may be room for many more
-        for name in (*ROLES, "size", "row"):
+        averages = () if self._weights is None else (AVERAGE,)
+        for name in (*ROLES, *averages, "size", "row"):
             self._table[name] = self._spans[name]
         for batch in self._batches:
             layout, part = batch.layout, self._table[batch.where]
-            names = ROLES if layout.amsgrad_on else ROLES[:-1]
+            names = (*layout.roles, *averages)
             aligned = np.bitwise_or.reduce([part[name] for name in names]) % layout.vector_bytes == 0
             part["vectors"] = np.where(aligned, part["size"] // layout.lanes, 0)
             threads = part["size"] - part["vectors"] * (layout.lanes - 1)

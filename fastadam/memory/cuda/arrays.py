@@ -19,6 +19,8 @@ from fastadam.memory.device import Call
 
 SUPPORTED = ", ".join(str(dtype) for dtype in ALL_DTYPES)
 LEGACY_STREAM = 1  # the default stream, in which the library steps and copies
+# Bytes that are exchanged at once.
+PIECE = 1 << 26
 
 
 class CudaArray:
@@ -146,12 +148,20 @@ class CudaArray:
                 gpu.copy(target, source, self.nbytes, LEGACY_STREAM)
                 gpu.finish(LEGACY_STREAM)
 
-    def copy_calls(self, numbers: Array) -> list[Call]:
-        """Return the driver's calls that copy numbers of the host, of this shape and dtype, and keep them."""
+    def copy_calls(self, numbers: Array | CudaArray) -> list[Call]:
+        """Return the driver's calls that copy numbers of this shape and dtype, and keep them.
+
+        They are on the host, or on the same device.
+        """
         if not self.nbytes:
             return []
-        gpu, numbers = _gpu(self.device), np.ascontiguousarray(numbers)
-        copy = gpu.copy_call(self.address, numbers.__array_interface__["data"][0], self.nbytes, LEGACY_STREAM)
+        gpu = _gpu(self.device)
+        if isinstance(numbers, CudaArray):
+            source = numbers.address
+        else:
+            numbers = np.ascontiguousarray(numbers)
+            source = numbers.__array_interface__["data"][0]
+        copy = gpu.copy_call(self.address, source, self.nbytes, LEGACY_STREAM)
         copy.keeps = numbers
         return [*gpu.enter_calls(), copy, gpu.finish_call(LEGACY_STREAM), *gpu.leave_calls()]
 
@@ -188,6 +198,33 @@ def _gpu(device: int) -> Any:
     from fastadam.memory.cuda import driver
 
     return driver.gpu(device)
+
+
+def exchange_calls(pairs: Sequence[tuple[CudaArray, CudaArray]], device: int) -> list[Call]:
+    """Return the driver's calls that exchange the numbers of arrays on a device, pair by pair, and keep them.
+
+    They begin when all that is under way on the device is done, whatever stream it is in, and the host waits for
+    them. They need memory for the largest array, and for no more than `PIECE`.
+
+    Raises
+    ------
+    MemoryError
+        If the device has not that much memory.
+    """
+    most = min(max((one.nbytes for one, _ in pairs), default=0), PIECE)
+    if not most:
+        return []
+    gpu = _gpu(device)
+    memory, between = gpu.reserve(most)
+    calls: list[Call] = []
+    for one, other in pairs:
+        for start in range(0, one.nbytes, most):
+            first, second, n = one.address + start, other.address + start, min(most, one.nbytes - start)
+            for target, source in ((between, first), (first, second), (second, between)):
+                calls.append(gpu.copy_call(target, source, n, LEGACY_STREAM))
+    finish = gpu.finish_call(LEGACY_STREAM)
+    finish.keeps = memory, *pairs
+    return [*gpu.enter_calls(), gpu.finish_all_call(), *calls, finish, *gpu.leave_calls()]
 
 
 def check_returned(returned: Sequence[Any], device: int) -> None:

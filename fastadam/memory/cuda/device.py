@@ -16,6 +16,7 @@ from fastadam.memory.cuda.arrays import (
     check_returned,
     describe,
     device_at,
+    exchange_calls,
     is_on_cuda,
     wrap,
     zeros,
@@ -107,6 +108,14 @@ class CudaDevice(Device):
         cls.check_parameter(value, label)
 
     @classmethod
+    def check_zeroed(cls, value: Any, grad: Any, label: str) -> None:
+        """Refuse what its library calls read-only."""
+        if not isinstance(value, CudaArray) and describe(value, label)[0].data[1]:
+            raise ValueError(
+                f"{label} is read-only, and zero_grad=True fills it; pass a copy, or leave zero_grad=False"
+            )
+
+    @classmethod
     def shape_of(cls, value: Any) -> tuple[int, ...]:
         """Return the shape that the interface says."""
         return describe(value, "the array")[0].shape
@@ -170,6 +179,10 @@ class CudaDevice(Device):
         """Return the driver's calls for it."""
         return wrap(target, "the array").clear_calls()
 
+    def exchange_calls(self, pairs: Sequence[tuple[Any, Any]]) -> list[Call]:
+        """Return the driver's calls for it."""
+        return exchange_calls(pairs, self.number)
+
     def check_returned(self, returned: Sequence[Any]) -> None:
         """Raise what the first code of the driver stands for that is an error's."""
         check_returned(returned, self.number)
@@ -201,7 +214,8 @@ class _Watch:
     def __init__(self, slots: Slots, check: CheckGradient, backend: Waiting) -> None:
         self._slots, self._check, self._backend = slots, check, backend
         n = len(slots.owners)
-        # What was found of each array when it was right; those of the library's own never change.
+        # What was found of each array when it was right; those of the library's own never change. Gradients that
+        # are read-only are checked each time, as there are steps that write them.
         self._owners_known: list[Description | None] = [None] * n
         self._grads_known: list[Description | CudaArray | None] = [None] * n
         self._addresses: list[int] = [0] * n  # of the gradients
@@ -217,7 +231,7 @@ class _Watch:
         for slot, grad in enumerate(grads):
             self._look_at_gradient(slot, grad)
         self.settled = all(isinstance(each, CudaArray) for each in (*grads, *self._slots.owners))
-        return self._addresses, ()
+        return self._addresses[: len(grads)], ()
 
     def prepare(self) -> None:
         """Have the step wait for the streams in which its arrays are made."""
@@ -249,6 +263,7 @@ class _Watch:
             self._hear(stream)
             if found == self._grads_known[slot]:
                 return
+            found = None if found.data[1] else found
         array: Any = self._check(grad, self._slots.arrays[slot], label)
         self._grads_known[slot], self._addresses[slot] = found, array.address
 

@@ -115,6 +115,10 @@ class SimulatedGpu:
         """Return the call that does what `finish` does."""
         return functools.partial(self.finish, stream)
 
+    def finish_all_call(self) -> Call:
+        """Return the call that waits until all that any stream holds is done."""
+        return _nothing
+
     def event(self) -> Any:
         """Return an event, a mark in a stream."""
         return cuda.event()
@@ -254,6 +258,11 @@ class Gpu:
     def finish_call(self, stream: int) -> Call:
         """Return the driver's call that does what `finish` does."""
         return functools.partial(self.driver.cuStreamSynchronize, stream)
+
+    def finish_all_call(self) -> Call:
+        """Return the driver's call that waits until all that any stream of the context holds is done."""
+        called: Call = self.driver.cuCtxSynchronize
+        return called
 
     def event(self) -> Any:
         """Return an event, a mark in a stream."""

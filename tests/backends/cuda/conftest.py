@@ -37,11 +37,13 @@ def environments(folder: Path) -> dict[str, Callable[[], dict[str, str]]]:
     """Return what makes the environment of each file that needs one of its own."""
     return {
         "test_simulated.py": simulator,
+        "test_simulated_after.py": simulator,
         "test_simulated_api.py": simulator,
         "test_simulated_norm.py": simulator,
         "test_simulated_torch.py": simulator,
         "test_stand_in.py": functools.partial(stand_in, folder / "stand_in"),
         "test_stand_in_norm.py": functools.partial(stand_in, folder / "stand_in_norm"),
+        "test_stand_in_after.py": functools.partial(stand_in, folder / "stand_in_after"),
     }
 
 

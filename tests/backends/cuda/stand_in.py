@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from fastadam.backends.cuda import kernels as cuda_kernels
-from fastadam.backends.cuda import launches, norm_kernels
+from fastadam.backends.cuda import launches, norm_kernels, zero_kernel
 from fastadam.memory.formats import FORMATS
-from fastadam.memory.structs import BLOCK, MEASURES, ROLES, ROW, TOTAL
+from fastadam.memory.structs import AVERAGE, BLOCK, MEASURES, ROLES, ROW, TOTAL
 from fastadam.step.norm import Norm, add_blocks
 from fastadam.step.plan import MOMENTS
 from fastadam.step.variants import variant_of
@@ -65,6 +65,23 @@ def answer_root(totals: int, n_totals: int, result: int, divisor: float, max_nor
     at(result, 1, norm_kernels.RESULT)[0] = (norm.value, scale, np.float32(scale))
 
 
+def answer_zeros(blocks: int, place: int, n_runs: int) -> None:
+    found = 0
+    for start, nbytes, first_block in at(place, n_runs, zero_kernel.RUN).tolist():
+        assert first_block == found
+        assert nbytes > 0
+        at(start, nbytes, np.dtype(np.uint8))[...] = 0
+        found += -(-nbytes // zero_kernel.BYTES_OF_BLOCK)
+    assert blocks == found
+
+
+def move_averages(number_format: Any, span: dict[str, Any], weight: float) -> None:
+    params = reference.widen(at(span["param"], span["size"], number_format.stored), number_format)
+    emas = at(span[AVERAGE], span["size"], number_format.compute)
+    narrowed = number_format.compute.type(weight)
+    emas[...] = params if narrowed == 1 else emas + narrowed * (params - emas)
+
+
 KERNELS: dict[bytes, tuple[int, int]] = {}  # the variant of each kernel by its name
 
 
@@ -77,6 +94,9 @@ def launch(name: bytes, blocks: int, threads: int, pointers: Any) -> None:
     if which == launches.ROOT:
         answer_root(*values(pointers, [ctypes.c_int64] * 3 + [ctypes.c_double] * 2))
         return
+    if which == launches.ZEROS:
+        answer_zeros(blocks, *values(pointers, [ctypes.c_int64] * 2))
+        return
     variant = variant_of(number)
     number_format = cuda_kernels.format_of(variant)
     real: Any = ctypes.c_float if variant.compute == np.float32 else ctypes.c_double
@@ -85,9 +105,14 @@ def launch(name: bytes, blocks: int, threads: int, pointers: Any) -> None:
         spans = [dict(zip(FIELDS, found, strict=False), row=found[len(FIELDS) :])]
     else:
         place, n, rows, scale = values(pointers, [ctypes.c_int64] * 4)
-        table = np.frombuffer(ctypes.string_at(place, n * cuda_kernels.TABLE.itemsize), cuda_kernels.TABLE)
-        spans = [{field: entry[field].item() for field in (*FIELDS[:-1], "row")} for entry in table]
-        n_scalars = cuda_kernels.N_COEFFICIENTS
+        averages = which == launches.AVERAGES
+        entries = cuda_kernels.AVERAGES_TABLE if averages else cuda_kernels.TABLE
+        table = np.frombuffer(ctypes.string_at(place, n * entries.itemsize), entries)
+        spans = [
+            {field: entry[field].item() for field in entries.names or () if field != "first_block"}
+            for entry in table
+        ]
+        n_scalars = cuda_kernels.N_COEFFICIENTS + averages
         for span in spans:
             span["scale"] = scale
             span["row"] = list(
@@ -98,15 +123,19 @@ def launch(name: bytes, blocks: int, threads: int, pointers: Any) -> None:
         lanes = cuda_kernels.width(number_format)
         used = span["vectors"] * lanes
         assert used <= span["size"]
-        assert not span["vectors"] or not any(span[field] % 16 for field in ("param", "grad", *MOMENTS[:2]))
+        looked_at = ("param",) if variant.idle else ("param", "grad", *MOMENTS[:2])
+        assert not span["vectors"] or not any(span[field] % 16 for field in (*looked_at, AVERAGE) if field in span)
         needed += -(-(span["vectors"] + span["size"] - used) // threads)
         with np.errstate(all="ignore"):
-            row = np.array(tuple(span["row"]), ROW.dtype)
+            row = np.array(tuple(span["row"][: cuda_kernels.N_COEFFICIENTS]), ROW.dtype)
             if span["scale"]:
                 row["grad_scale"] *= real.from_address(span["scale"]).value
-            reference.step_span(
-                variant, np.array(tuple(span[f] for f in FIELDS[:-2]), [(f, int) for f in FIELDS[:-2]]), row
-            )
+            if not variant.idle:
+                reference.step_span(
+                    variant, np.array(tuple(span[f] for f in FIELDS[:-2]), [(f, int) for f in FIELDS[:-2]]), row
+                )
+            if which == launches.AVERAGES:
+                move_averages(number_format, span, span["row"][-1])
     assert blocks == needed
 
 

@@ -128,6 +128,35 @@ def test_bits_of_clipped_steps(dtype: Any, layout: str) -> None:
         assert_same_bits(view.copy_to_host(), array)
 
 
+@pytest.mark.parametrize("layout", ["packed", "in place"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64])
+def test_bits_of_averages_and_zeroed_gradients(dtype: Any, layout: str) -> None:
+    arrays = random_arrays(RAGGED, dtype, 0)
+    flat = fastadam.pack(arrays, device="cuda")
+    settings: Any = {"lr": 0.1, "ema_decay": 0.9, "ema_warmup": True}
+    ours = fastadam.Adam(flat if layout == "packed" else flat.params, **settings)
+    theirs = fastadam.Adam(arrays, **settings)
+    for seed in range(5):
+        drawn: list[Any] = list(random_arrays(RAGGED, dtype, 100 + seed))
+        for view, grad in zip(flat.grads, drawn, strict=True):
+            view[...] = grad
+        grads: Any = flat.grad if layout == "packed" else list(flat.grads)
+        if layout == "in place" and seed == 2:
+            grads[1] = drawn[1] = None
+        ours.step(grads, zero_grad=True)
+        theirs.step(drawn)
+        assert not any(each.copy_to_host().any() for i, each in enumerate(flat.grads) if drawn[i] is not None)
+    averages: Any = ours.ema
+    for i, (view, array) in enumerate(zip(flat.params, arrays, strict=True)):
+        assert_same_bits(view.copy_to_host(), array)
+        assert_same_bits(averages[i].copy_to_host(), theirs.ema[i])
+    with ours.averaged(), theirs.averaged():
+        for view, array in zip(flat.params, arrays, strict=True):
+            assert_same_bits(view.copy_to_host(), array)
+    for view, array in zip(flat.params, arrays, strict=True):
+        assert_same_bits(view.copy_to_host(), array)
+
+
 def test_steps_that_are_not_finite() -> None:
     flat = fastadam.pack([np.ones(SIZE, np.float32)], device="cuda")
     skipping = fastadam.Adam(flat, skip_nonfinite=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
-from fastadam.memory.formats import FORMATS
-from fastadam.memory.structs import AMSGRAD, DECOUPLED, L2
+from fastadam.memory.formats import BFLOAT16, FLOAT32, FORMATS
+from fastadam.memory.structs import AMSGRAD, DECOUPLED, IDLE, L2
 from fastadam.step.variants import variant_of, variants_of
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
@@ -87,6 +88,52 @@ def test_the_kernels_of_the_norm(number: int, which: int, capability: tuple[int,
     assert not [each for each in adding if not re.fullmatch(r"(atom|red)(\.\w+)*\.global\.add\.[us]64", each)]
     assert bool(adding) == (which == launches.SQUARES)
     assert not [each for each in found if "local" in each or each.startswith("call") or ".ftz" in each]
+    launches.link(ptx, capability)
+
+
+def check_averages(number_format: Any, flags: int, capability: tuple[int, int]) -> None:
+    """Every operation is rounded on its own here, too, and where there is no gradient, nothing else is read."""
+    ptx, _ = launches.compile_kernel(int(variants_of(number_format.code, flags)), launches.AVERAGES, capability)
+    real, other = ("f64", "f32") if number_format.name == "float64" else ("f32", "f64")
+    instructions = re.findall(r"^\s+(?:@!?%p\d+ )?([a-z][\w.:]*)", ptx, re.MULTILINE)
+    found = set(instructions)
+    assert not [each for each in found if each.startswith(("fma", "mad.rn", "mad.f")) or other in each]
+    arithmetic = {each for each in found if re.match(rf"(add|sub|mul|div|sqrt).*\.{real}", each)}
+    of_step = set() if flags == IDLE else {f"div.rn.{real}", f"sqrt.rn.{real}"}
+    assert arithmetic | {f"sub.rn.{real}"} == {f"{each}.rn.{real}" for each in ("add", "sub", "mul")} | of_step
+    assert not [each for each in found if "local" in each or each.startswith("call") or ".ftz" in each]
+    assert not [each for each in found if re.match(r"(ld|st)\.(?!global|param)", each)]
+    averages = {"float32": 1, "float64": 1, "bfloat16": 2, "float16": 2}[number_format.name]
+    wide = [re.match(r"(ld|st)\.global\.v[24]\.", each) for each in instructions]
+    loads = [each for each in wide if each and each[1] == "ld"]
+    stores = [each for each in wide if each and each[1] == "st"]
+    stored = {0: 3, AMSGRAD: 4, IDLE: 0}[flags]
+    assert len(stores) == stored + averages
+    # The parameters are read back, unless the compiler knows them.
+    assert len(loads) - (stored + 1 + averages) in (0, 1)
+    launches.link(ptx, capability)
+
+
+def test_the_kernels_of_averages() -> None:
+    check_averages(FLOAT32, 0, (9, 0))
+    check_averages(BFLOAT16, IDLE, (9, 0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", CAPABILITIES[::3], ids="{0[0]}.{0[1]}".format)
+@pytest.mark.parametrize("flags", [0, AMSGRAD, IDLE], ids=["plain", "amsgrad", "idle"])
+@pytest.mark.parametrize("number_format", FORMATS, ids=[each.name for each in FORMATS])
+def test_every_kernel_of_averages(number_format: Any, flags: int, capability: tuple[int, int]) -> None:
+    check_averages(number_format, flags, capability)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES[::3], ids="{0[0]}.{0[1]}".format)
+def test_the_kernel_of_zeros(capability: tuple[int, int]) -> None:
+    ptx, _ = launches.compile_kernel(0, launches.ZEROS, capability)
+    found = set(re.findall(r"^\s+(?:@!?%p\d+ )?([a-z][\w.:]*)", ptx, re.MULTILINE))
+    assert [each for each in found if re.fullmatch(r"st\.global\.v4\.[bu]32", each)]
+    assert not [each for each in found if "local" in each or each.startswith("call")]
+    assert not [each for each in found if re.match(r"(ld|st)\.(?!global|param)", each)]
     launches.link(ptx, capability)
 
 
