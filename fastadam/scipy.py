@@ -46,6 +46,7 @@ def adam(
     betas: tuple[Real, Real] = DEFAULTS.betas,
     eps: Real = DEFAULTS.eps,
     amsgrad: bool = False,
+    max_grad_norm: Real | None = None,
     maxiter: int | None = MAXITER,
     gtol: float | None = None,
     ftol: float | None = None,
@@ -85,7 +86,7 @@ def adam(
         Learning rate: about how far a variable moves in one iteration; or a function of the 1-based iteration,
         such as those of `fastadam.schedules`. A constant one ends in a swing of about that size around the
         minimum, one that decays comes to rest there.
-    betas, eps, amsgrad, backend, threads
+    betas, eps, amsgrad, max_grad_norm, backend, threads
         As in `fastadam.Adam`.
     maxiter : int, default 20000
         The most iterations; None stands for the default.
@@ -152,7 +153,9 @@ def adam(
     x = _start(x0)
     box = None if bounds is None else _Box(bounds, x)
     objective = _Objective(fun, jac, args, x)
-    optimizer = Adam(x, lr, betas, eps, amsgrad=amsgrad, backend=backend, threads=threads)
+    optimizer = Adam(
+        x, lr, betas, eps, amsgrad=amsgrad, max_grad_norm=max_grad_norm, backend=backend, threads=threads
+    )
     tell = _teller(callback)
 
     value, gradient = objective(x)

@@ -1,8 +1,8 @@
 """The memory that Python and native code share: one table of structs and constants.
 
-The dtypes of NumPy's structured arrays are made from it here, ``cext/constants.h`` and ``structs.h`` are written from it by ``python
-cext/header.py --write`` (a test compares the two), and Numba's kernels read structs through the same dtypes. Every
-field is 64 bits wide, so that no compiler has anything to pad.
+The dtypes of NumPy's structured arrays are made from it here, ``cext/constants.h`` and ``cext/structs.h`` are
+written from it by ``python cext/header.py --write`` (a test compares them), and Numba's kernels read structs
+through the same dtypes. Every field is 64 bits wide, so that no compiler has anything to pad.
 """
 
 from __future__ import annotations

@@ -219,9 +219,14 @@ def test_they_take_the_place_of_the_parameters_and_go() -> None:
             assert isinstance(error_of(what), RuntimeError)
         look()
     assert_same_snapshot(snapshot(optimizer), before)
-    with pytest.raises(ZeroDivisionError), optimizer.averaged():
-        look()
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with optimizer.averaged():
+            look()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert_same_snapshot(snapshot(optimizer), before)
     block = optimizer.averaged()
     block.__enter__()
