@@ -13,7 +13,7 @@ from fastadam.groups.matching import Described
 from fastadam.memory.arrays import Array
 from fastadam.memory.devices import on_host
 from fastadam.step.hyperparameters import KEYS
-from fastadam.step.plan import MOMENTS
+from fastadam.step.plan import KEPT, MOMENTS
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -144,7 +144,8 @@ def to_torch(opt: Adam, optimizer: Optimizer | None = None) -> dict[str, Any]:
     Notes
     -----
     The step counters are float32 tensors, as torch has them, and float64 where float32 cannot count on, from
-    2**24. torch casts moments to the dtype of its parameter when it loads them; with `optimizer`, a dtype that
+    2**24. Averages are in it as ``"ema"``, which `fastadam.torch` takes up and torch's optimizers leave alone. torch
+    casts moments to the dtype of its parameter when it loads them; with `optimizer`, a dtype that
     would lose digits is refused.
 
     Examples
@@ -267,7 +268,7 @@ def _source(entry: Any, name: str | None, key: int) -> Source:
             raise ValueError(f"source, {label}: its state has no {needed!r}, so it is not Adam's")
     moments = {kind: value for kind, value in entry.items() if kind != "step"}
     for kind, value in moments.items():
-        if kind not in MOMENTS:
+        if kind not in KEPT:
             raise ValueError(f"source, {label}: its state has the unknown key {kind!r}, so it is not Adam's")
         # Quantized, distributed, sparse and data-less tensors are no plain numbers.
         plain = type(value).__name__ in ("Tensor", "Parameter") and str(value.layout) == "torch.strided"
@@ -311,5 +312,5 @@ def _entry(entry: Mapping[str, Any], torch: Any) -> dict[str, Any]:
     """Return the state of one parameter as torch has it, in memory of its own."""
     step = int(entry["step"])
     dtype = torch.float32 if step < MOST_IN_FLOAT32 else torch.float64
-    moments = {name: torch.from_numpy(on_host(entry[name]).copy()) for name in MOMENTS if name in entry}
+    moments = {name: torch.from_numpy(on_host(entry[name]).copy()) for name in KEPT if name in entry}
     return {"step": torch.tensor(float(step), dtype=dtype), **moments}
