@@ -144,8 +144,8 @@ def to_torch(opt: Adam, optimizer: Optimizer | None = None) -> dict[str, Any]:
     Notes
     -----
     The step counters are float32 tensors, as torch has them, and float64 where float32 cannot count on, from
-    2**24. Averages are in it as ``"ema"``, which `fastadam.torch` takes up and torch's optimizers leave alone. torch
-    casts moments to the dtype of its parameter when it loads them; with `optimizer`, a dtype that
+    2**24. Averages are in it as ``"ema"``, which `fastadam.torch` takes up and torch's optimizers leave alone.
+    torch casts moments to the dtype of its parameter when it loads them; with `optimizer`, a dtype that
     would lose digits is refused.
 
     Examples
