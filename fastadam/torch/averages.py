@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,19 +71,31 @@ class Averages:
         """Return the average of a parameter that `begin` has seen: of its shape, in the dtype of the step."""
         return self._of[param]
 
-    def begin(self, params: Iterable[Tensor], labels: Iterable[str]) -> None:
-        """Begin averages of parameters that have none, as the parameters are.
+    def begin(self, params: Sequence[Tensor], state: Container[Tensor]) -> None:
+        """Begin averages of parameters that have none, as the parameters are, and let others go.
+
+        Parameters
+        ----------
+        params : sequence of Tensor
+            All of the optimizer's.
+        state : container of Tensor
+            The parameters that the optimizer remembers, in its groups or not.
 
         Raises
         ------
         RuntimeError
             If none can be kept of one of them.
         """
-        pairs = zip(params, labels, strict=True)
-        new = [(param, view_of_checked(param, label)) for param, label in pairs if param not in self._of]
+        new = [
+            (param, view_of_checked(param, f"parameter {i}"))
+            for i, param in enumerate(params)
+            if param not in self._of
+        ]
         if new:
-            made = dict(zip((param for param, _ in new), _tensors([view for _, view in new]), strict=True))
-            self._of.update(made)
+            self._of.update(zip((param for param, _ in new), _tensors([view for _, view in new]), strict=True))
+        if len(self._of) > len(params):
+            held = set(map(id, params))
+            self._of = {param: each for param, each in self._of.items() if id(param) in held or param in state}
 
     def move_calls(self, param: Tensor, step: float) -> list[Call]:
         """Return torch's operations that move an average without a kernel: its bits are those of one.
@@ -212,14 +224,15 @@ class AveragesView(Mapping[Tensor, Tensor]):
     """
 
     def __init__(self, averages: Averages, params: list[Tensor], state: Any) -> None:
-        self._averages, self._params, self._state = averages, params, state
+        self._averages, self._state = averages, state
+        self._params = dict.fromkeys(params if averages.are_kept else ())
         if averages.are_kept:
-            averages.begin(params, (f"parameter {i}" for i in range(len(params))))
+            averages.begin(params, state)
 
     def __getitem__(self, param: Tensor) -> Tensor:
         if not self._averages.are_kept:
             raise KeyError("the optimizer keeps no averages; set ema_decay, such as to 0.999")
-        if not any(param is each for each in self._params):
+        if param not in self._params:
             raise KeyError(param)
         average = self._averages.of(param)
         if not self._state.get(param):  # before its first step it is the parameter
@@ -227,10 +240,10 @@ class AveragesView(Mapping[Tensor, Tensor]):
         return view_of(average)
 
     def __iter__(self) -> Iterator[Tensor]:
-        return iter(self._params if self._averages.are_kept else ())
+        return iter(self._params)
 
     def __len__(self) -> int:
-        return len(self._params) if self._averages.are_kept else 0
+        return len(self._params)
 
 
 class Swapped:

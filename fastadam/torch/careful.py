@@ -63,7 +63,7 @@ class CarefulStep:
         grads: list[Tensor | None] = []
         params = [param for group in groups for param in group["params"]]
         if memo.averages.are_kept:
-            memo.averages.begin(params, (f"parameter {i}" for i in range(len(params))))
+            memo.averages.begin(params, state)
         try:
             self._hypers = hypers = options.check_groups(groups, memo.edits)
             grads = fetch_gradients(params)

@@ -371,6 +371,25 @@ def test_they_are_let_go() -> None:
     assert kept() is None
 
 
+def test_those_of_parameters_that_are_gone_are_let_go() -> None:
+    """Those of parameters that were only taken out of their group stay, as the rest of their state does."""
+    optimizer = one(ema_decay=0.9)
+    give_grads(optimizer, 0)
+    optimizer.step()
+    param = optimizer.param_groups[0]["params"].pop(0)
+    kept = optimizer._averages.of(param).clone()
+    give_grads(optimizer, 1)
+    optimizer.step()
+    optimizer.param_groups[0]["params"].insert(0, param)
+    assert_same_bits(optimizer.ema[param], kept)
+    gone = weakref.ref(optimizer.param_groups[0]["params"].pop(0))
+    del optimizer.state[param], param
+    give_grads(optimizer, 2)
+    optimizer.step()
+    gc.collect()
+    assert gone() is None
+
+
 def test_an_idle_parameter_that_is_moved_is_noticed(way: str) -> None:
     optimizer = one(ema_decay=0.5)
     give_grads(optimizer, 0)
