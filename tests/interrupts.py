@@ -345,6 +345,11 @@ def torch_scenarios(backend: str) -> Iterator[Scenario]:
             found[f"param {i}"] = param.detach().numpy().copy()
             for name, value in optimizer.state.get(param, {}).items():
                 found[f"{name} {i}"] = value.numpy().copy()
+            if param.grad is not None:
+                found[f"grad {i}"] = param.grad.numpy().copy()
+            if param in optimizer.ema:
+                found[f"ema {i}"] = optimizer.ema[param].numpy().copy()
+        found["skipped"] = np.array(optimizer.skipped_steps)
         found["grad mode"] = np.array(torch.is_grad_enabled(), np.uint8)
         return found
 
@@ -359,7 +364,13 @@ def torch_scenarios(backend: str) -> Iterator[Scenario]:
         give_gradients(optimizer, 9)
         optimizer.step()
 
-    def scenario(name: str, steps: int, change: Callable[[Any], object], **options: Any) -> Scenario:
+    def scenario(
+        name: str,
+        steps: int,
+        change: Callable[[Any], object],
+        work: Callable[[Any], Callable[[], object]] = lambda optimizer: optimizer.step,
+        **options: Any,
+    ) -> Scenario:
         def make() -> tuple[Any, Callable[[], object]]:
             torch.set_grad_enabled(True)  # so that a failure is told once, and not by all that follow
             params = [torch.nn.Parameter(torch.from_numpy(each)) for each in random_arrays(SHAPES, np.float64, 0)]
@@ -371,12 +382,26 @@ def torch_scenarios(backend: str) -> Iterator[Scenario]:
                 optimizer.step()
             give_gradients(optimizer, 8)
             change(optimizer)
-            return optimizer, optimizer.step
+            return optimizer, work(optimizer)
 
         return Scenario(f"torch, {backend}: {name}", make, see_tensors, go_on)
 
     def take_gradient(optimizer: Any) -> None:
         optimizer.param_groups[0]["params"][1].grad = None
+
+    def spoil_gradient(optimizer: Any) -> None:
+        optimizer.param_groups[0]["params"][1].grad.fill_(torch.nan)
+        optimizer.step()  # the first one is logged, and logging keeps what is raised in it
+
+    def zeroing(optimizer: Any) -> Callable[[], object]:
+        return functools.partial(optimizer.step, zero_grad=True)
+
+    def averaged(optimizer: Any) -> Callable[[], object]:
+        def evaluate() -> None:
+            with optimizer.averaged():
+                pass
+
+        return evaluate
 
     def lay_out_otherwise(optimizer: Any) -> None:
         param = optimizer.param_groups[0]["params"][1]
@@ -388,6 +413,12 @@ def torch_scenarios(backend: str) -> Iterator[Scenario]:
     yield scenario("step without a gradient", 3, take_gradient)
     yield scenario("step after an edit", 3, lambda opt: opt.param_groups[0].update(lr=0.5))
     yield scenario("step after another kind was chosen", 3, lambda opt: opt.param_groups[0].update(amsgrad=True))
+    whole: dict[str, Any] = {"max_grad_norm": 0.5, "ema_decay": 0.9}
+    yield scenario("first step with all that it can do", 0, lambda opt: None, zeroing, **whole)
+    yield scenario("step with all that it can do", 3, lambda opt: None, zeroing, **whole)
+    yield scenario("step of averages without a gradient", 3, take_gradient, zeroing, **whole)
+    yield scenario("step that is skipped", 3, spoil_gradient, zeroing, skip_nonfinite=True, ema_decay=0.9)
+    yield scenario("averaged", 3, lambda opt: None, averaged, **whole)
 
 
 def try_every(scenario: Scenario, most: int | None = None) -> tuple[int, int]:

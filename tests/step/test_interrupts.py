@@ -88,7 +88,7 @@ def test_an_interrupt_while_work_is_planned_leaves_no_stale_plan(
 @needs_numba
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 def test_an_interrupt_finds_the_torch_face_before_or_after(backend: str) -> None:
-    came = [interrupts.try_every(each, POINTS)[1] for each in interrupts.torch_scenarios(backend)]
+    came = [interrupts.try_every(each, POINTS // 3)[1] for each in interrupts.torch_scenarios(backend)]
     assert all(came), came
 
 
@@ -126,7 +126,7 @@ def test_an_interrupt_finds_the_torch_face_in_python_before_or_after(monkeypatch
     from fastadam.torch import attempts, python_attempt
 
     monkeypatch.setattr(attempts, "binder", lambda: python_attempt.bind)
-    came = [interrupts.try_every(each, POINTS)[1] for each in interrupts.torch_scenarios("numpy")]
+    came = [interrupts.try_every(each, POINTS // 3)[1] for each in interrupts.torch_scenarios("numpy")]
     assert all(came), came
 
 
