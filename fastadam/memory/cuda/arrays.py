@@ -216,20 +216,20 @@ def exchange_calls(pairs: Sequence[tuple[CudaArray, CudaArray]], device: int) ->
         return []
     gpu = _gpu(device)
     memory, between = gpu.reserve(most)
-    calls: list[Call] = []
+    copies: list[tuple[int, int, int]] = []
     for one, other in pairs:
         for start in range(0, one.nbytes, most):
             first, second, n = one.address + start, other.address + start, min(most, one.nbytes - start)
-            for target, source in ((between, first), (first, second), (second, between)):
-                calls.append(gpu.copy_call(target, source, n, LEGACY_STREAM))
-    finish = gpu.finish_call(LEGACY_STREAM)
-    finish.keeps = memory, *pairs
-    return [*gpu.enter_calls(), gpu.finish_all_call(), *calls, finish, *gpu.leave_calls()]
+            copies += [(between, first, n), (first, second, n), (second, between, n)]
+    calls: list[Any] = gpu.copies_in_one_go(copies, LEGACY_STREAM)
+    calls[-1].keeps = memory, *pairs
+    return calls
 
 
 def check_returned(returned: Sequence[Any], device: int) -> None:
     """Raise the error that the driver's calls have returned, if one has."""
-    for code, *_ in (each for each in returned if isinstance(each, tuple)):
+    for each in (each for each in returned if isinstance(each, tuple | int)):
+        code = each[0] if isinstance(each, tuple) else each
         if code:
             _gpu(device).fail(code)
 

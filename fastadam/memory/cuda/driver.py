@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -115,9 +116,9 @@ class SimulatedGpu:
         """Return the call that does what `finish` does."""
         return functools.partial(self.finish, stream)
 
-    def finish_all_call(self) -> Call:
-        """Return the call that waits until all that any stream holds is done."""
-        return _nothing
+    def copies_in_one_go(self, copies: Iterable[tuple[int, int, int]], stream: int) -> list[Call]:
+        """Return native calls that copy as many bytes as said between addresses, one after the other."""
+        return [functools.partial(ctypes.memmove, *each) for each in copies]
 
     def event(self) -> Any:
         """Return an event, a mark in a stream."""
@@ -259,10 +260,38 @@ class Gpu:
         """Return the driver's call that does what `finish` does."""
         return functools.partial(self.driver.cuStreamSynchronize, stream)
 
-    def finish_all_call(self) -> Call:
-        """Return the driver's call that waits until all that any stream of the context holds is done."""
-        called: Call = self.driver.cuCtxSynchronize
-        return called
+    def copies_in_one_go(self, copies: Iterable[tuple[int, int, int]], stream: int) -> list[Call]:
+        """Return native calls that copy between addresses, one after the other, in a stream.
+
+        They begin when all that is under way in any stream is done, and the host waits for them. Each returns an
+        error's code. They call the driver's library itself: the functions of its Python bindings make their codes
+        by Python code, in which an interrupt can arrive, and numbers that are halfway moved would be lost.
+
+        Parameters
+        ----------
+        copies : iterable of (int, int, int)
+            Target, source, and the number of bytes.
+        stream : int
+        """
+        library, pointer = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1"), ctypes.c_void_p
+        left, done_in = pointer(), pointer(stream)
+        moves = [
+            functools.partial(
+                library.cuMemcpyAsync,
+                ctypes.c_uint64(target),
+                ctypes.c_uint64(source),
+                ctypes.c_size_t(n),
+                done_in,
+            )
+            for target, source, n in copies
+        ]
+        return [
+            functools.partial(library.cuCtxPushCurrent_v2, pointer(self._context)),
+            library.cuCtxSynchronize,
+            *moves,
+            functools.partial(library.cuStreamSynchronize, done_in),
+            functools.partial(library.cuCtxPopCurrent_v2, ctypes.byref(left)),
+        ]
 
     def event(self) -> Any:
         """Return an event, a mark in a stream."""

@@ -12,6 +12,7 @@ import fastadam
 from fastadam.backends.cuda import launches
 from fastadam.memory.cuda import driver as cuda_driver
 from fastadam.memory.cuda.arrays import CudaArray
+from tests import interrupts
 from tests.backends.cuda.stand_in import answered, driver, log
 from tests.support.bits import assert_same_bits, random_arrays
 
@@ -93,6 +94,35 @@ def test_averages_change_places_when_all_is_done_that_is_under_way() -> None:
     block.__exit__(None, None, None)
     assert calls() == ["synchronize", "copy", "copy", "copy", "finish"]
     assert_same_bits(flat.param.copy_to_host(), param)
+
+
+# Where it arrives in a finalizer of Numba's, Python prints and drops it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_finds_them_changed_back() -> None:
+    flat = fastadam.pack([np.arange(6, dtype=np.float32)], device="cuda")
+    optimizer = fastadam.Adam(flat, lr=0.1, ema_decay=0.5)
+    for _ in range(2):
+        flat.grad[...] = np.ones(6, np.float32)
+        optimizer.step()
+    average: Any = optimizer.ema[flat]
+    before = [flat.param.copy_to_host(), average.copy_to_host()]  # type: ignore[attr-defined]
+    assert not np.array_equal(*before)
+
+    def evaluate() -> None:
+        with optimizer.averaged():
+            assert flat.param.copy_to_host().tobytes() == before[1].tobytes()  # type: ignore[attr-defined]
+
+    evaluate()
+    events, met = interrupts.events_of(evaluate), 0
+    for event in range(1, events + 1, max(1, events // 80)):
+        try:
+            interrupts.events_of(evaluate, event)
+        except KeyboardInterrupt:
+            met += 1
+        assert_same_bits(flat.param.copy_to_host(), before[0])  # type: ignore[attr-defined]
+        assert_same_bits(average.copy_to_host(), before[1])
+    assert met > 40
+    optimizer.step()
 
 
 @pytest.mark.parametrize("which", [launches.AVERAGES, launches.ZEROS])
