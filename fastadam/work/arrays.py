@@ -6,6 +6,7 @@ each of them (`WorkList.step_with_care`), as their devices know how to.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,6 +86,8 @@ class WorkList:
         self.grad_sources = tuple(columns.grad_sources)
         self._rows, self._n_stepped = slots.rows, slots.n_stepped
         self._written, self._after = written, after
+        # Without a way back to this object, which would keep parameters alive until the garbage collector runs.
+        self._check_gradient = functools.partial(_check_gradient, written, after)
         devices = columns.devices + [member.device for member in slots.idle]
         used, backend_of = share_out(devices, backends)
         self.plan = Plan(
@@ -232,13 +235,6 @@ class WorkList:
         del kept
         return outcome
 
-    def _check_gradient(self, value: Any, param: Array, label: str) -> Array:
-        """Return a gradient as kernels read it, which they may let be zero where that is asked for."""
-        grad = self._written.check_gradient(value, param, label)
-        if self._after.zeroes:
-            device_of(param).check_zeroed(value, grad, label)
-        return grad
-
     def _look(self, grads: Sequence[Any]) -> list[Any]:
         """Check all parameters and gradients, and write where the gradients are into the plan.
 
@@ -256,3 +252,11 @@ class WorkList:
         self.plan.spans["grad"] = addresses[self.plan.order]
         self._settled = grads is self.grad_sources and all(watch.settled for watch, _ in self._watches)
         return kept
+
+
+def _check_gradient(written: Written, after: After, value: Any, param: Array, label: str) -> Array:
+    """Return a gradient as kernels read it, which they may let be zero where that is asked for."""
+    grad = written.check_gradient(value, param, label)
+    if after.zeroes:
+        device_of(param).check_zeroed(value, grad, label)
+    return grad
