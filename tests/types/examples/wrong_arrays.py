@@ -90,7 +90,7 @@ optimizer.step(whole)  # arg-type | reportArgumentType
 optimizer.step([whole])  # list-item | reportArgumentType
 optimizer.step(flat)  # call-overload | reportArgumentType
 optimizer.step(lambda: 0.5)  # call-overload | reportArgumentType
-optimizer.step([w], lambda: 0.5)  # call-overload | reportCallIssue
+optimizer.step([w], lambda: 0.5)  # call-overload | reportArgumentType
 optimizer.step(closure=0.5)  # call-overload | reportArgumentType, reportCallIssue
 optimizer.step(closure=lambda x: x)  # arg-type, misc | reportArgumentType, reportCallIssue
 
