@@ -45,8 +45,8 @@ static void zero(const fastadam_plan *plan, const fastadam_batch *batch, int64_t
 
 void fastadam_apply(const fastadam_plan *plan)
 {
-    fastadam_share_out(plan, fastadam_kernels[fastadam_instruction_set()]);
+    fastadam_share_out(plan, fastadam_kernels[fastadam_instruction_set()], FASTADAM_FORWARD);
     if (((const fastadam_after *)(uintptr_t)plan->after)->zeroes && !zeroes_at_once(plan))
-        fastadam_share_out(plan, zero);
+        fastadam_share_out(plan, zero, FASTADAM_FORWARD);
     count(plan);
 }

@@ -45,9 +45,9 @@ int64_t fastadam_most_threads(const fastadam_plan *plan)
 /* On as many threads as the batch of the plan that is given most: a team that shrinks ends the threads that it
  * does not need, which the next batch would have to make again. */
 static void share_batch(const fastadam_plan *plan, const fastadam_batch *batch, fastadam_kernel kernel,
-                        int threads, fastadam_team *team)
+                        fastadam_order order, int threads, fastadam_team *team)
 {
-    const int64_t size = fastadam_share_size(batch);
+    const int64_t size = fastadam_share_size(batch), shares = batch->threads * FASTADAM_SHARES_PER_THREAD;
     int granted = 1;
 #pragma omp parallel num_threads(threads)
     {
@@ -56,8 +56,10 @@ static void share_batch(const fastadam_plan *plan, const fastadam_batch *batch, 
 #pragma omp master
         granted = omp_get_num_threads();
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t i = 0; i < batch->threads * FASTADAM_SHARES_PER_THREAD; i++)
-            kernel(plan, batch, size * i, size * (i + 1), omp_get_thread_num());
+        for (int64_t i = 0; i < shares; i++) {
+            const int64_t share = order == FASTADAM_BACKWARD ? shares - 1 - i : i;
+            kernel(plan, batch, size * share, size * (share + 1), omp_get_thread_num());
+        }
     }
     if (team != NULL)
         fastadam_note_team(team, threads, granted);
@@ -74,20 +76,21 @@ static int threads_of(const fastadam_plan *plan, fastadam_team **team)
 }
 #endif
 
-void fastadam_share_out(const fastadam_plan *plan, fastadam_kernel kernel)
+void fastadam_share_out(const fastadam_plan *plan, fastadam_kernel kernel, fastadam_order order)
 {
     const fastadam_batch *batches = (const fastadam_batch *)(uintptr_t)plan->batches;
 #ifdef _OPENMP
     fastadam_team *team = NULL;
     const int threads = threads_of(plan, &team);
 #endif
-    for (int64_t b = 0; b < plan->n_batches; b++) {
+    for (int64_t i = 0; i < plan->n_batches; i++) {
+        const fastadam_batch *batch = batches + (order == FASTADAM_BACKWARD ? plan->n_batches - 1 - i : i);
 #ifdef _OPENMP
-        if (threads > 1 && batches[b].threads > 1) {
-            share_batch(plan, batches + b, kernel, threads, team);
+        if (threads > 1 && batch->threads > 1) {
+            share_batch(plan, batch, kernel, order, threads, team);
             continue;
         }
 #endif
-        kernel(plan, batches + b, 0, batches[b].elements, 0);
+        kernel(plan, batch, 0, batch->elements, 0);
     }
 }

@@ -12,7 +12,11 @@ typedef void (*fastadam_kernel)(const fastadam_plan *plan, const fastadam_batch 
 /* How many threads the plan's batches are given at most. */
 int64_t fastadam_most_threads(const fastadam_plan *plan);
 
+/* Backward: the last share of the last batch first. What is worked on last is in the cache for what follows, which
+ * begins with the first share. */
+typedef enum { FASTADAM_FORWARD, FASTADAM_BACKWARD } fastadam_order;
+
 /* Run a kernel over all elements of all batches. */
-void fastadam_share_out(const fastadam_plan *plan, fastadam_kernel kernel);
+void fastadam_share_out(const fastadam_plan *plan, fastadam_kernel kernel, fastadam_order order);
 
 #endif

@@ -304,14 +304,15 @@ def make_measure(parallel: bool) -> Callable[[int, int, int], int]:
                     clear_totals(plan)
                 batch = record(plan.batches, b, BATCH_DTYPE)
                 next_share = plan.batches + b * BATCH_BYTES + NEXT_SHARE
-                size, elements = share_size(batch), batch.elements
+                size = share_size(batch)
+                last = (batch.elements - 1) // size
                 batch.next_share = 0
-                for thread in prange(batch.threads):
+                for thread in prange(batch.threads):  # backward, as cext/measure.c does
                     place = room()
-                    low = take(next_share) * size
-                    while low < elements:
-                        measure_share(address, b, low, low + size, thread, place)
-                        low = take(next_share) * size
+                    share = last - take(next_share)
+                    while share >= 0:
+                        measure_share(address, b, share * size, (share + 1) * size, thread, place)
+                        share = last - take(next_share)
             if stages & REDUCE and b == plan.n_batches - 1:
                 return reduce_norm(plan)
             return TAKEN
