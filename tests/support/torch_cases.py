@@ -114,6 +114,12 @@ def grad_for(param: Tensor, seed: int) -> Tensor:
     return draw(param.shape, param.dtype, 10_000 + seed)
 
 
+def take_care(optimizer: Any, way: str) -> None:
+    """Have all be looked at anew in the next step, if that is the `way` it goes."""
+    if way == "with care":
+        optimizer.backend = optimizer.backend
+
+
 def members(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """Return the parameters of all groups."""
     return [param for group in optimizer.param_groups for param in group["params"]]

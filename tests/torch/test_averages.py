@@ -17,7 +17,6 @@ torch = pytest.importorskip("torch")
 
 import fastadam  # noqa: E402
 import fastadam.torch  # noqa: E402
-from fastadam.torch import attempts, native_attempt, python_attempt  # noqa: E402
 from tests.conftest import AVAILABLE  # noqa: E402
 from tests.support.torch_cases import (  # noqa: E402
     DTYPES,
@@ -36,26 +35,15 @@ from tests.support.torch_cases import (  # noqa: E402
     members,
     params,
     snapshot,
+    take_care,
 )
 
-HOST = [name for name in ("c", "numba", "numpy") if name in AVAILABLE]
 SHAPES: list[tuple[int, ...]] = [(5,), (2, 3), (), (9000,), (0,)]
 swa = torch.optim.swa_utils
 
 
-@pytest.fixture(params=["in one call", "in Python", "with care"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Which way steps go, after the first one."""
-    if request.param == "in Python":
-        monkeypatch.setattr(attempts, "binder", lambda: python_attempt.bind)
-    elif request.param == "in one call" and not native_attempt.tensor_reader():
-        pytest.skip("native code cannot read tensors here")
-    return str(request.param)
-
-
 def go(optimizer: Any, way: str) -> None:
-    if way == "with care":
-        optimizer.backend = optimizer.backend  # all is looked at anew
+    take_care(optimizer, way)
     optimizer.step()
 
 
@@ -103,7 +91,7 @@ def test_what_averaged_model_has(name: str, dtype: Any, way: str) -> None:
 def test_the_same_bits_whichever_way(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """On any backend, in one call or with care, and as arrays have them; those of 16-bit numbers are float32."""
     found = []
-    for backend in HOST:
+    for backend in AVAILABLE:
         for how in ("in one call", "with care"):
             optimizer = one(backend, dtype, ema_decay=0.99, ema_warmup=True, max_grad_norm=1.0)
             for step in range(6):

@@ -16,7 +16,6 @@ torch = pytest.importorskip("torch")
 
 import fastadam  # noqa: E402
 import fastadam.torch  # noqa: E402
-from fastadam.torch import attempts, native_attempt, python_attempt  # noqa: E402
 from tests.conftest import AVAILABLE  # noqa: E402
 from tests.support.torch_cases import (  # noqa: E402
     DTYPES,
@@ -34,26 +33,15 @@ from tests.support.torch_cases import (  # noqa: E402
     members,
     params,
     snapshot,
+    take_care,
 )
 
-HOST = [name for name in ("c", "numba", "numpy") if name in AVAILABLE]
 SHAPES: list[tuple[int, ...]] = [(5,), (2, 3), (), (2000,), (0,)]
-
-
-@pytest.fixture(params=["in one call", "in Python", "with care"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Which way steps go, after the first one."""
-    if request.param == "in Python":
-        monkeypatch.setattr(attempts, "binder", lambda: python_attempt.bind)
-    elif request.param == "in one call" and not native_attempt.tensor_reader():
-        pytest.skip("native code cannot read tensors here")
-    return str(request.param)
 
 
 def go(optimizer: Any, way: str) -> None:
     """Take a step that way."""
-    if way == "with care":
-        optimizer.backend = optimizer.backend  # all is looked at anew
+    take_care(optimizer, way)
     known = optimizer._memo.attempts
     optimizer.step()
     if known is not None:
@@ -80,7 +68,7 @@ def norm_of(optimizer: Any) -> float:
     )
 
 
-@pytest.mark.parametrize("backend", HOST)
+@pytest.mark.parametrize("backend", AVAILABLE)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 def test_a_clipped_step_is_that_over_clipped_gradients(backend: str, name: str, dtype: Any, way: str) -> None:
@@ -192,7 +180,7 @@ def test_over_groups_and_missing_gradients(way: str) -> None:
     assert optimizer.grad_norm == 0.0
 
 
-@pytest.mark.parametrize("backend", HOST)
+@pytest.mark.parametrize("backend", AVAILABLE)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("warm", [0, 2])
 def test_steps_that_are_not_finite_are_left_out(
@@ -224,7 +212,7 @@ def test_steps_that_are_not_finite_are_left_out(
         assert_same_bits(a, b, "parameter")
 
 
-@pytest.mark.parametrize("backend", HOST)
+@pytest.mark.parametrize("backend", AVAILABLE)
 @pytest.mark.parametrize("warm", [0, 2])
 @pytest.mark.parametrize("named", [False, True])
 def test_an_error_names_the_parameters(backend: str, warm: int, named: bool, way: str) -> None:

@@ -10,7 +10,6 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastadam.torch  # noqa: E402
-from fastadam.torch import attempts, native_attempt, python_attempt  # noqa: E402
 from tests.conftest import AVAILABLE  # noqa: E402
 from tests.support.torch_cases import (  # noqa: E402
     DTYPES,
@@ -24,24 +23,10 @@ from tests.support.torch_cases import (  # noqa: E402
     members,
     params,
     snapshot,
+    take_care,
 )
 
-HOST = [name for name in ("c", "numba", "numpy") if name in AVAILABLE]
 SHAPES: list[tuple[int, ...]] = [(5,), (2, 3), (), (9000,), (0,)]
-
-
-@pytest.fixture(params=["in one call", "in Python", "with care"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "in Python":
-        monkeypatch.setattr(attempts, "binder", lambda: python_attempt.bind)
-    elif request.param == "in one call" and not native_attempt.tensor_reader():
-        pytest.skip("native code cannot read tensors here")
-    return str(request.param)
-
-
-def care(optimizer: Any, way: str) -> None:
-    if way == "with care":
-        optimizer.backend = optimizer.backend
 
 
 def pair(shapes: Any = tuple(SHAPES), dtype: Any = torch.float32, **settings: Any) -> tuple[Any, Any]:
@@ -49,7 +34,7 @@ def pair(shapes: Any = tuple(SHAPES), dtype: Any = torch.float32, **settings: An
     return ours, theirs
 
 
-@pytest.mark.parametrize("backend", HOST)
+@pytest.mark.parametrize("backend", AVAILABLE)
 @pytest.mark.parametrize("dtype", [*DTYPES, *SHORT], ids=dtype_name)
 @pytest.mark.parametrize("shapes", [SHAPES, [(20_000,)]], ids=["several", "one"])
 @pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.9, "max_grad_norm": 0.5}], ids=["plain", "with more"])
@@ -61,7 +46,7 @@ def test_the_step_and_then_zeros(backend: str, dtype: Any, shapes: Any, settings
             give_grads(optimizer, step, lambda step, i: step == 2 and i == 1)
         grads = [param.grad for param in members(ours)]
         versions = [None if grad is None else grad._version for grad in grads]
-        care(ours, way)
+        take_care(ours, way)
         ours.step(zero_grad=step != 3)
         theirs.step()
         for a, b in zip(members(ours), members(theirs), strict=True):
@@ -83,7 +68,7 @@ def test_a_gradient_of_two_parameters(way: str) -> None:
             grad = draw((5000,), seed=step)
             for param in members(optimizer):
                 param.grad = grad
-        care(ours, way)
+        take_care(ours, way)
         ours.step(zero_grad=True)
         theirs.step()
         for a, b in zip(members(ours), members(theirs), strict=True):
@@ -98,7 +83,7 @@ def test_steps_that_are_left_out(way: str) -> None:
         give_grads(ours, step)
         if step in (0, 2):
             members(ours)[1].grad[0] = math.inf
-        care(ours, way)
+        take_care(ours, way)
         ours.step(zero_grad=True)
         assert not any(param.grad.any() for param in members(ours))
     assert ours.skipped_steps == 2
