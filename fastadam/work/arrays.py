@@ -226,20 +226,9 @@ class WorkList:
             been written then.
         """
         if self._native:
-            # A few gradients that are right, but not plain, are made so one by one.
-            ready = list(grads)
-            for _ in range(MOST_ODD if unplain < len(ready) else 0):
-                views = with_views(ready, self.arrays, self.labels) if is_jax_array(ready[unplain]) else ready
-                if views is ready:
-                    label = f"the gradient of {self.labels[unplain]}"
-                    ready[unplain] = self._check_gradient(ready[unplain], self.arrays[unplain], label)
-                before, unplain = unplain, self.try_step(tuple(views))
-                if unplain < 0:
-                    return unplain
-                if (unplain == before and views is ready) or unplain >= len(ready):
-                    break
-                ready = list(views)
-            grads = ready
+            grads, outcome = self._make_few_plain(grads, unplain)
+            if outcome < 0:
+                return outcome
         # Many of them, a parameter that was tampered with, or no native code to look at them.
         kept = None
         if not (self._settled and grads is self.grad_sources):
@@ -248,9 +237,63 @@ class WorkList:
             watch.prepare()
         if self.leaves_out:
             self.plan.leave_none_out()
-        outcome: int = self.plan.take()
+        taken: int = self.plan.take()
         del kept
+        return taken
+
+    def leave_out(self, grads: Sequence[Any], unplain: int) -> int:
+        """Take and count a step that leaves out what has no gradient, where not all of the others are plain.
+
+        Parameters
+        ----------
+        grads : sequence
+            One for each slot, or None.
+        unplain : int
+            The slot that `try_step` has returned for them.
+
+        Returns
+        -------
+        int
+            As by `try_step`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient is not what it must be; nothing has been written then.
+        """
+        if unplain >= len(grads) or grads[unplain] is None:
+            return unplain
+        grads, outcome = self._make_few_plain(grads, unplain)
+        if outcome >= 0:
+            views = with_views(grads, self.arrays, self.labels)
+            outcome = self.try_step(
+                tuple(
+                    None if grad is None else self._check_gradient(grad, array, f"the gradient of {label}")
+                    for grad, array, label in zip(views, self.arrays, self.labels, strict=True)
+                )
+            )
         return outcome
+
+    def _make_few_plain(self, grads: Sequence[Any], unplain: int) -> tuple[Sequence[Any], int]:
+        """Make a few gradients plain that are right, but not plain, one by one.
+
+        Returns
+        -------
+        grads : sequence
+        int
+            What `try_step` has returned for them.
+        """
+        ready = list(grads)
+        for _ in range(MOST_ODD if unplain < len(ready) else 0):
+            views = with_views(ready, self.arrays, self.labels) if is_jax_array(ready[unplain]) else ready
+            if views is ready:
+                label = f"the gradient of {self.labels[unplain]}"
+                ready[unplain] = self._check_gradient(ready[unplain], self.arrays[unplain], label)
+            before, unplain = unplain, self.try_step(tuple(views))
+            if unplain < 0 or (unplain == before and views is ready) or unplain >= len(ready):
+                break
+            ready = list(views)
+        return ready, unplain
 
     def _look(self, grads: Sequence[Any]) -> list[Any]:
         """Check all parameters and gradients, and write where the gradients are into the plan.

@@ -52,6 +52,8 @@ def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], out
                 work = planner.by_member
                 work.call_schedules()
                 outcome = work.try_step(grads)
+            if outcome >= 0 and work.leaves_out:
+                outcome = work.leave_out(grads, outcome)
             if outcome >= 0:
                 work = planner.pattern(work is planner.in_pieces, np.array(active, bool))
                 work.call_schedules()

@@ -65,7 +65,7 @@ class Planner:
         self._layout = -1
         self._flags: list[int] = []  # those of the groups, what is wanted of the norm, and of averages
         self._patterns: Patterns[WorkList] = Patterns()
-        self._n_parted = 0  # how often rows had to be parted
+        self._n_made = 0  # work lists for patterns of members
         self._leaves_out = False
         self.reader = Reader([], {})
 
@@ -121,7 +121,7 @@ class Planner:
         if (
             self._leaves_out
             or work is not self.by_member
-            or not (self._n_parted > MOST_PATTERNS or self._patterns.is_full)
+            or self._n_made <= MOST_PATTERNS
             or not self._can_leave_out()
         ):
             return False
@@ -150,11 +150,14 @@ class Planner:
         for group in self.groups:
             n = 1 if in_pieces and group.one_piece else len(group.members)
             if n == len(group.members) and group.must_split(active[start : start + n]):
-                self._n_parted += 1
                 self.groups.renew()
                 group.split_rows(active[start : start + n])
             start += n
         if self.version != self.groups.version:
             self.catch_up()
         key = bytes([in_pieces]) + active.tobytes()
-        return self._patterns.find(key, lambda: self._work_list(in_pieces, active))
+        return self._patterns.find(key, lambda: self._for_pattern(in_pieces, active))
+
+    def _for_pattern(self, in_pieces: bool, active: Array) -> WorkList:
+        self._n_made += 1
+        return self._work_list(in_pieces, active)

@@ -188,16 +188,19 @@ def test_what_comes_after(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", NATIVE)
-def test_gradients_that_need_care(backend: str) -> None:
-    pair = Pair(backend, 6, (np.float32,))
+@pytest.mark.parametrize("n", [6, 80], ids=["few", "many"])
+def test_gradients_that_are_not_plain(backend: str, n: int) -> None:
+    pair = Pair(backend, n, (np.float32,))
     pair.irregular()
-    for seed, present in enumerate([[True] * 6, [True, False] * 3, [False, True] * 3]):
+    made = pair.optimizers[0]._planner._n_made
+    for seed, present in enumerate([[True, False] * (n // 2), [True] * n, [False, True] * (n // 2)]):
         for optimizer in pair.optimizers:
             grads: list[Any] = [
-                np.repeat(grad, 2, axis=0)[::2] if grad.ndim else grad for grad in arrays(seed, 6, (np.float32,))
+                np.repeat(grad, 2, axis=0)[::2] if grad.ndim else grad for grad in arrays(seed, n, (np.float32,))
             ]
             optimizer.step([grad if there else None for grad, there in zip(grads, present, strict=True)])
         pair.check()
+    assert pair.optimizers[0]._planner._n_made == made
 
 
 @pytest.mark.parametrize("backend", NATIVE)
