@@ -227,7 +227,7 @@ class Plan:
         constants[:] = np.array([each.constant for each in coefficients], constants.dtype)[which]
         rates[:] = np.array([each.rates for each in coefficients], rates.dtype)[which]
 
-    def leave_out(self, n_slots: int) -> None:
+    def accept_none(self, n_slots: int) -> None:
         """Have native code that looks at the objects of gradients leave out those that are None (see PLAN)."""
         self.memory["n_slots"], self.memory["none_object"] = n_slots, id(None)
 

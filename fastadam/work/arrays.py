@@ -116,7 +116,7 @@ class WorkList:
         self._kept = columns, slots.kept
         memory.point("slots", slots.objects)
         if leaves_out:
-            self.plan.leave_out(len(self.owners))
+            self.plan.accept_none(len(self.owners))
         self._grad_objects = memory["grad_objects"].reshape(1).data  # written faster than an array
         offsets = array_offsets()
         if offsets is not None:
@@ -241,7 +241,7 @@ class WorkList:
         del kept
         return taken
 
-    def leave_out(self, grads: Sequence[Any], unplain: int) -> int:
+    def step_in_part(self, grads: Sequence[Any], unplain: int) -> int:
         """Take and count a step that leaves out what has no gradient, where not all of the others are plain.
 
         Parameters

@@ -48,12 +48,12 @@ def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], out
             if not any(active) and not planner.after.averages:
                 planner.settings.note_no_gradient()
                 return
-            if planner.leave_out(work):
+            if planner.use_one_plan(work):
                 work = planner.by_member
                 work.call_schedules()
                 outcome = work.try_step(grads)
             if outcome >= 0 and work.leaves_out:
-                outcome = work.leave_out(grads, outcome)
+                outcome = work.step_in_part(grads, outcome)
             if outcome >= 0:
                 work = planner.pattern(work is planner.in_pieces, np.array(active, bool))
                 work.call_schedules()

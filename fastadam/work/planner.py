@@ -102,7 +102,7 @@ class Planner:
             leaves_out=leaves_out,
         )
 
-    def leave_out(self, work: WorkList) -> bool:
+    def use_one_plan(self, work: WorkList) -> bool:
         """Have native code leave out what has no gradient from now on, if that pays, and it can.
 
         That is where there have been many patterns of missing gradients: to make a work list for each takes longer
