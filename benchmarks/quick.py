@@ -6,6 +6,7 @@ all of them; the figures are medians over rounds of the ratio within a round. Us
     python benchmarks/quick.py                 # every case, every backend
     python benchmarks/quick.py --cases ppo tiny
     python benchmarks/quick.py --cases ppo-loop   # with clipping and averages: benchmarks/loop.py
+    python benchmarks/quick.py --cases patterns   # with ever other gradients missing: benchmarks/patterns.py
     python benchmarks/quick.py --check         # exit code 1 if a bar is missed
 
 The copy-like loop (benchmarks/streams.py) stands for the memory bandwidth of the machine. docs/performance.md
@@ -27,7 +28,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import fastadam
-from benchmarks import denormal, interleaved, loop
+from benchmarks import denormal, interleaved, loop, patterns
 from benchmarks.interleaved import ratio, seconds
 from fastadam.backends import HOST
 from fastadam.cli import contenders, shapes
@@ -216,7 +217,7 @@ def report_startup(backends: list[fastadam.Backend]) -> bool:
 def main() -> int:
     """Run the cases asked for; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cases = [*CASES, *loop.CASES, "denormal", "overhead", "startup"]
+    cases = [*CASES, *loop.CASES, "patterns", "denormal", "overhead", "startup"]
     parser.add_argument("--cases", nargs="+", choices=cases, default=cases)
     states = fastadam.available_backends()
     known = [name for name in HOST if states[name] == "available"]
@@ -233,6 +234,8 @@ def main() -> int:
             met &= report_overhead(options.backends)
         elif name == "denormal":
             met &= denormal.report(options.backends, rounds=100)
+        elif name == "patterns":
+            met &= patterns.report(options.backends, torch=bool(torch_threads()))
         elif name == "startup":
             met &= report_startup(options.backends)
         elif (name == "update" or name in loop.CASES) and not torch_threads():

@@ -12,7 +12,10 @@
 static void count(const fastadam_plan *plan)
 {
     const fastadam_counter *counter = (const fastadam_counter *)(uintptr_t)plan->counters;
+    const fastadam_row_inputs *inputs = (const fastadam_row_inputs *)(uintptr_t)plan->row_inputs;
     for (int64_t i = 0; i < plan->n_counters; i++, counter++) {
+        if (i < plan->n_row_inputs && inputs[i].left_out)
+            continue;
         void *steps = (void *)(uintptr_t)counter->address;
         if (counter->type == FASTADAM_COUNTER_INT64)
             *(int64_t *)steps += 1;

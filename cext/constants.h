@@ -79,6 +79,12 @@ enum {
     FASTADAM_SHARES_PER_THREAD = 8,
 };
 
+/* Elements for which one thread more pays: about half as many do where the threads are awake, and these in any
+ * case where they have to be woken; benchmarks/threshold.py measures both curves. */
+enum {
+    FASTADAM_ELEMENTS_PER_THREAD = 131072,
+};
+
 /* Elements that are widened at a time, where they lie in memory in less than they are computed with: the five
  * arrays of them fit the first-level cache, with what they were read from. A divisor of BLOCK. */
 enum {

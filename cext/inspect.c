@@ -1,5 +1,6 @@
 /* The first stage of a step: look at the gradients' array objects. */
 #include "adam.h"
+#include "leaving_out.h"
 #include "stages.h"
 #include "variants.h"
 
@@ -92,14 +93,25 @@ static int is_plain(const fastadam_plan *plan, const fastadam_span *span, int64_
 int64_t fastadam_inspect(const fastadam_plan *plan)
 {
     fastadam_span *spans = (fastadam_span *)(uintptr_t)plan->spans;
-    const fastadam_batch *batches = (const fastadam_batch *)(uintptr_t)plan->batches;
+    fastadam_batch *batches = (fastadam_batch *)(uintptr_t)plan->batches;
     const int64_t *grad_objects = (const int64_t *)(uintptr_t)plan->grad_objects;
-    int64_t below = 0;
+    const int64_t none = plan->none_object;
+    int64_t below = 0, found = 0;
     for (int64_t b = 0; b < plan->n_batches; b++) {
         const int64_t itemsize = grad_itemsize(batches[b].variant);
+        const int is_idle = (batches[b].variant & FASTADAM_IDLE) != 0;
+        int64_t elements = 0;
         for (int64_t i = batches[b].first; i < batches[b].first + batches[b].count; i++) {
             fastadam_span *span = spans + i;
-            if (batches[b].variant & FASTADAM_IDLE) {
+            if (none != 0) {
+                const int left_out = (grad_objects[span->slot - (is_idle ? plan->n_slots : 0)] == none) != is_idle;
+                leave_out(plan, span, is_idle, left_out);
+                elements += span->size;
+                if (left_out)
+                    continue;
+            }
+            found |= !is_idle;
+            if (is_idle) {
                 if (!is_there(plan, span))
                     return span->slot;
                 continue;
@@ -112,6 +124,8 @@ int64_t fastadam_inspect(const fastadam_plan *plan)
                 fastadam_is_written(plan, span->grad, span->grad + span->size * itemsize, &below))
                 return span->slot;
         }
+        if (none != 0)
+            set_elements(batches + b, elements);
     }
-    return FASTADAM_TAKEN;
+    return found || none == 0 ? FASTADAM_TAKEN : 0; /* without any gradient, there is no step */
 }

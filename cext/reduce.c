@@ -2,6 +2,8 @@
 #include "numerics.h"
 
 #include <math.h>
+#include <stddef.h>
+#include <string.h>
 
 #include "bias_correction.h"
 #include "sharing.h"
@@ -77,11 +79,23 @@ int64_t fastadam_reduce(const fastadam_plan *plan)
     const fastadam_norm *norm = (const fastadam_norm *)(uintptr_t)plan->norm;
     const fastadam_after *after = (const fastadam_after *)(uintptr_t)plan->after;
     double *weights = (double *)(uintptr_t)plan->ema_weights;
+    int64_t last = -1; /* the row that was computed last */
+    double last_step = 0;
     const int64_t outcome = reduce_norm(plan);
     if (outcome != FASTADAM_TAKEN)
         return outcome;
     for (int64_t i = 0; i < plan->n_row_inputs; i++, row++, inputs++) {
+        if (inputs->left_out && !after->averages)
+            continue;
         const double step = next_step(&inputs->counter);
+        if (last >= 0 && step == last_step &&
+            memcmp(inputs, inputs - (i - last), offsetof(fastadam_row_inputs, counter)) == 0) {
+            memcpy(row, row - (i - last), offsetof(fastadam_row, beta1));
+            weights[i] = weights[last];
+            continue;
+        }
+        last = i;
+        last_step = step;
         row->step_size = inputs->lr / bias_correction(inputs->log_beta1_high, inputs->log_beta1_low, step);
         row->inv_sqrt_bias_correction2 =
             1.0 / sqrt(bias_correction(inputs->log_beta2_high, inputs->log_beta2_low, step));

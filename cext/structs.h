@@ -29,7 +29,8 @@ typedef struct {
     int64_t type;
 } fastadam_counter;
 
-/* What the varying scalars of a row are computed from, with the counter of the steps that it has taken. */
+/* What the varying scalars of a row are computed from, with the counter of the steps that it has taken. A step
+ * that leaves out the row's spans does not count for it: left_out is 1 then. */
 typedef struct {
     double lr;
     double log_beta1_high;
@@ -40,12 +41,14 @@ typedef struct {
     double tiny;
     double sign;
     fastadam_counter counter;
+    int64_t left_out;
 } fastadam_row_inputs;
 
-/* A contiguous run of real numbers that shares one row: addresses, a length, the row, and the caller's slot. It is
- * one parameter where n_starts is 0; else n_starts of them, one after another, and starts is the address of where
- * each begins, as int64 counted from the span's first element. ema is that of the average, in the dtype that is
- * computed in, where averages are kept. */
+/* A contiguous run of real numbers that shares one row: addresses, a length, the row, and the caller's slot. The
+ * size is how many of them a step steps: all, or 0 where it leaves the span out. It is one parameter where
+ * n_starts is 0; else n_starts of them, one after another, and starts is the address of where each begins, as
+ * int64 counted from the span's first element. ema is that of the average, in the dtype that is computed in, where
+ * averages are kept. */
 typedef struct {
     int64_t param;
     int64_t grad;
@@ -53,6 +56,7 @@ typedef struct {
     int64_t exp_avg_sq;
     int64_t max_exp_avg_sq;
     int64_t size;
+    int64_t length;
     int64_t row;
     int64_t slot;
     int64_t starts;
@@ -60,13 +64,15 @@ typedef struct {
     int64_t ema;
 } fastadam_span;
 
-/* Consecutive spans that one compiled variant steps. next_share is for the threads of the Numba kernels. */
+/* Consecutive spans that one compiled variant steps, on so many threads: most_threads where no span is left out.
+ * next_share is for the threads of the Numba kernels. */
 typedef struct {
     int64_t variant;
     int64_t first;
     int64_t count;
     int64_t elements;
     int64_t threads;
+    int64_t most_threads;
     int64_t next_share;
 } fastadam_batch;
 
@@ -126,7 +132,9 @@ typedef struct {
 /* A step: its spans in batches, the rows of scalars, and what is counted when it is taken. The first n_row_inputs
  * rows are computed, the others are taken as they are. ema_weights has how far the averages of each row move
  * towards the parameters, computed with it where averages are kept. grad_objects has the object of each slot's
- * gradient; the step writes memory between written_starts and written_ends, sorted and apart. */
+ * gradient; the step writes memory between written_starts and written_ends, sorted and apart. Where spans may be
+ * left out, none_object is the object of a gradient that is not there, else 0: then there is a row for each of the
+ * n_slots slots, and, where averages are kept, another span, which is IDLE, with the slot n_slots further on. */
 typedef struct {
     int64_t spans;
     int64_t rows;
@@ -140,7 +148,9 @@ typedef struct {
     int64_t counters;
     int64_t n_counters;
     int64_t slots;
+    int64_t n_slots;
     int64_t grad_objects;
+    int64_t none_object;
     int64_t written_starts;
     int64_t written_ends;
     int64_t n_written;
@@ -281,14 +291,17 @@ typedef struct {
     fastadam_tensor_offsets offsets;
 } fastadam_tensor_cache;
 
-/* The parameters that have a gradient: the plan of their step, each one's span in it or -1 (-2 minus the span of
- * one that is IDLE), how many steps the members of each row have taken before, which the plan counts with the
- * others, and whether the step is so short that other threads of Python wait for it. */
+/* The parameters that have a gradient: the plan of their step, each one's span in it or -1, its span that is IDLE
+ * or -1, how many steps the members of each row have taken before, which the plan counts with the others, and
+ * whether the step is so short that other threads of Python wait for it. Where leaves_out is 1, they are all that
+ * can have one, each has a row of its own, and those without a gradient are left out. */
 typedef struct {
     int64_t plan;
     int64_t span_of;
+    int64_t idle_of;
     int64_t steps_taken;
     int64_t keeps_gil;
+    int64_t leaves_out;
 } fastadam_active_plan;
 
 #endif

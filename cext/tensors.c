@@ -9,6 +9,7 @@
 
 #include "dlpack.h"
 #include "fingerprints.h"
+#include "leaving_out.h"
 #include "prefetch.h"
 #include "tensors.h"
 
@@ -150,16 +151,41 @@ static int64_t fetch_gradients(const fastadam_tensor_cache *cache, PyObject *gra
     return FASTADAM_TAKEN;
 }
 
+static void leave_out_those_without_gradient(const fastadam_tensor_cache *cache,
+                                             const fastadam_active_plan *active)
+{
+    const fastadam_plan *plan = MEMORY(const fastadam_plan, active->plan);
+    fastadam_batch *batches = MEMORY(fastadam_batch, plan->batches);
+    fastadam_span *spans = MEMORY(fastadam_span, plan->spans);
+    const int64_t *span_of = MEMORY(const int64_t, active->span_of);
+    const int64_t *idle_of = MEMORY(const int64_t, active->idle_of);
+    const char *present = MEMORY(const char, cache->present);
+    for (int64_t i = 0; i < cache->n; i++) {
+        if (span_of[i] >= 0)
+            leave_out(plan, spans + span_of[i], 0, !present[i]);
+        if (idle_of[i] >= 0)
+            leave_out(plan, spans + idle_of[i], 1, present[i]);
+    }
+    for (int64_t b = 0; b < plan->n_batches; b++) {
+        int64_t elements = 0;
+        for (int64_t i = batches[b].first; i < batches[b].first + batches[b].count; i++)
+            elements += spans[i].size;
+        set_elements(batches + b, elements);
+    }
+}
+
 static int64_t read_all(const fastadam_tensor_cache *cache, const fastadam_active_plan *active, PyObject *grads)
 {
     const fastadam_cached_param *params = MEMORY(const fastadam_cached_param, cache->params);
     const fastadam_plan *plan = MEMORY(const fastadam_plan, active->plan);
     fastadam_span *spans = MEMORY(fastadam_span, plan->spans);
     const int64_t *span_of = MEMORY(const int64_t, active->span_of);
+    const int64_t *idle_of = MEMORY(const int64_t, active->idle_of);
     const double *steps_taken = MEMORY(const double, active->steps_taken);
     double *steps = MEMORY(double, cache->steps);
     char *present = MEMORY(char, cache->present);
-    int64_t outcome = fetch_gradients(cache, grads), below = 0;
+    const int leaves_out = active->leaves_out != 0;
+    int64_t outcome = fetch_gradients(cache, grads), below = 0, found = 0;
 
     if (outcome != FASTADAM_TAKEN)
         return outcome;
@@ -167,20 +193,27 @@ static int64_t read_all(const fastadam_tensor_cache *cache, const fastadam_activ
         return FASTADAM_CHANGED;
     for (int64_t i = 0; i < cache->n; i++) {
         present[i] = PyList_GetItem(grads, i) != OBJECT(cache->none_object);
-        if (present[i] != (span_of[i] >= 0))
+        found |= present[i];
+        if (present[i] ? span_of[i] < 0 : span_of[i] >= 0 && !leaves_out)
             outcome = FASTADAM_OTHER_GRADIENTS;
     }
-    if (outcome != FASTADAM_TAKEN)
-        return outcome;
+    if (outcome != FASTADAM_TAKEN || !found)
+        return FASTADAM_OTHER_GRADIENTS;
+    if (leaves_out)
+        leave_out_those_without_gradient(cache, active);
     for (int64_t i = 0; i < cache->n; i++) {
         fetch_for_state(cache, grads, i + AHEAD);
-        if (span_of[i] == -1)
+        const int idle = !present[i];
+        const int64_t at = idle ? idle_of[i] : span_of[i];
+        if (at < 0)
             continue;
-        const int idle = span_of[i] < 0;
-        fastadam_span *span = spans + (idle ? -2 - span_of[i] : span_of[i]);
+        fastadam_span *span = spans + at;
         if (!same_param(cache, params + i, steps + i))
             return FASTADAM_CHANGED;
-        if (steps[i] != steps_taken[span->row])
+        if (leaves_out) {
+            if (!(steps[i] >= 0 && steps[i] < 0x1p53))
+                return FASTADAM_CHANGED;
+        } else if (steps[i] != steps_taken[span->row])
             outcome = FASTADAM_OTHER_STEPS; /* goes before a gradient that needs care; all counters are read */
         if (outcome != FASTADAM_TAKEN || idle)
             continue;

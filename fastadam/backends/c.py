@@ -19,6 +19,8 @@ from fastadam.memory.native import CONSTANTS, TABLE
 from fastadam.memory.structs import APPLY, INSPECT, MEASURE
 from fastadam.step.backend import Measure, PartOfPlan, Prepare, Prepared, Run
 
+LEAVES_OUT = True
+
 # By their names in C.
 STRUCTS = {f"fastadam_{name}": struct.dtype for name, struct in TABLE.items()}
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")

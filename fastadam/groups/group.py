@@ -255,6 +255,15 @@ class Group:
         """Make rows whose members are all active or all not."""
         self.set_steps(self.steps, active.astype(np.int64))
 
+    def part_rows(self) -> None:
+        """Give each member a row of its own."""
+        self.set_steps(self.steps, np.arange(len(self.members)))
+
+    @property
+    def is_parted(self) -> bool:
+        """Whether each member has a row of its own."""
+        return len(self.row_steps) == len(self.members)
+
     @property
     def one_piece(self) -> bool:
         """Whether the group can be stepped as one contiguous array."""

@@ -31,10 +31,18 @@ class Patterns(Generic[Made]):
             Called where nothing is kept of this pattern.
         """
         if pattern not in self._made:
-            if len(self._made) >= MOST_PATTERNS:
+            if self.is_full:
                 self._made.clear()
             self._made[pattern] = make()
         return self._made[pattern]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether another pattern would make it start anew."""
+        return len(self._made) >= MOST_PATTERNS
+
+    def __contains__(self, pattern: object) -> bool:
+        return pattern in self._made
 
     def __iter__(self) -> Iterator[Made]:
         return iter(self._made.values())

@@ -78,6 +78,11 @@ AMSGRAD, L2, DECOUPLED, IDLE, COMPUTE_AT, FORMATS_AT, FORMAT_BITS = constants(
     "does not hold up the others.",
     SHARES_PER_THREAD=8,
 )
+(ELEMENTS_PER_THREAD,) = constants(
+    "Elements for which one thread more pays: about half as many do where the threads are awake, and these in any "
+    "case where they have to be woken; benchmarks/threshold.py measures both curves.",
+    ELEMENTS_PER_THREAD=131_072,
+)
 (CHUNK,) = constants(
     "Elements that are widened at a time, where they lie in memory in less than they are computed with: the five "
     "arrays of them fit the first-level cache, with what they were read from. A divisor of BLOCK.",
@@ -162,9 +167,11 @@ COUNTER = Struct("counter", "A step counter: its address, and its type (FASTADAM
 
 ROW_INPUTS = Struct(
     "row_inputs",
-    "What the varying scalars of a row are computed from, with the counter of the steps that it has taken.",
+    "What the varying scalars of a row are computed from, with the counter of the steps that it has taken. A step "
+    "that leaves out the row's spans does not count for it: left_out is 1 then.",
     *reals(*Rates._fields),
     Field("counter", COUNTER.dtype),
+    "left_out",
 )
 
 # The arrays that a step goes through side by side.
@@ -174,11 +181,13 @@ AVERAGE = "ema"
 SPAN = Struct(
     "span",
     "A contiguous run of real numbers that shares one row: addresses, a length, the row, and the caller's slot. "
+    "The size is how many of them a step steps: all, or 0 where it leaves the span out. "
     "It is one parameter where n_starts is 0; else n_starts of them, one after another, and starts is the address "
     "of where each begins, as int64 counted from the span's first element. ema is that of the average, in the "
     "dtype that is computed in, where averages are kept.",
     *ROLES,
     "size",
+    "length",
     "row",
     "slot",
     "starts",
@@ -188,8 +197,9 @@ SPAN = Struct(
 
 BATCH = Struct(
     "batch",
-    "Consecutive spans that one compiled variant steps. next_share is for the threads of the Numba kernels.",
-    *("variant", "first", "count", "elements", "threads", "next_share"),
+    "Consecutive spans that one compiled variant steps, on so many threads: most_threads where no span is left "
+    "out. next_share is for the threads of the Numba kernels.",
+    *("variant", "first", "count", "elements", "threads", "most_threads", "next_share"),
 )
 
 SLOT = Struct(
@@ -240,7 +250,10 @@ PLAN = Struct(
     "A step: its spans in batches, the rows of scalars, and what is counted when it is taken. The first "
     "n_row_inputs rows are computed, the others are taken as they are. ema_weights has how far the averages of "
     "each row move towards the parameters, computed with it where averages are kept. grad_objects has the object "
-    "of each slot's gradient; the step writes memory between written_starts and written_ends, sorted and apart.",
+    "of each slot's gradient; the step writes memory between written_starts and written_ends, sorted and apart. "
+    "Where spans may be left out, none_object is the object of a gradient that is not there, else 0. Then there "
+    "is a row for each of the n_slots slots and, where averages are kept, another span, which is IDLE, with the "
+    "slot n_slots further on.",
     Field("spans", points_to=SPAN.dtype),
     Field("rows", points_to=ROW.dtype),
     Field("row_inputs", points_to=ROW_INPUTS.dtype),
@@ -253,7 +266,7 @@ PLAN = Struct(
     Field("counters", points_to=COUNTER.dtype),
     "n_counters",
     Field("slots", points_to=SLOT.dtype),
-    "grad_objects",
+    *("n_slots", "grad_objects", "none_object"),
     Field("written_starts", points_to=INT64),
     Field("written_ends", points_to=INT64),
     "n_written",
@@ -383,12 +396,13 @@ TENSOR_CACHE = Struct(
 
 ACTIVE_PLAN = Struct(
     "active_plan",
-    "The parameters that have a gradient: the plan of their step, each one's span in it or -1 (-2 minus the span "
-    "of one that is IDLE), how many steps the "
-    "members of each row have taken before, which the plan counts with the others, and whether the step is so "
-    "short that other threads of Python wait for it.",
+    "The parameters that have a gradient: the plan of their step, each one's span in it or -1, its span that is "
+    "IDLE or -1, how many steps the members of each row have taken before, which the plan counts with the others, "
+    "and whether the step is so short that other threads of Python wait for it. Where leaves_out is 1, they are "
+    "all that can have one, each has a row of its own, and those without a gradient are left out.",
     "plan",
     Field("span_of", points_to=INT64),
+    Field("idle_of", points_to=INT64),
     Field("steps_taken", points_to=FLOAT64),
-    "keeps_gil",
+    *("keeps_gil", "leaves_out"),
 )

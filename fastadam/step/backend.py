@@ -81,7 +81,16 @@ class PartOfPlan(NamedTuple):
 
 
 class Backend(Protocol):
-    """Who takes steps: a module, or an object that stands for a device."""
+    """Who takes steps: a module, or an object that stands for a device.
+
+    Attributes
+    ----------
+    LEAVES_OUT : bool
+        Whether sizes, elements and threads in a plan may change from step to step, as they do where spans are left
+        out; native code takes all from the plan's memory then, and counts no row that is left out.
+    """
+
+    LEAVES_OUT: bool
 
     def why_missing(self) -> str | None:
         """Return why this backend cannot be used here, or None if it can."""

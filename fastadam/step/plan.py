@@ -20,6 +20,7 @@ from fastadam.memory.structs import (
     APPLY,
     AVERAGE,
     BATCH,
+    IDLE,
     INSPECT,
     MEASURE,
     MEASURES,
@@ -113,6 +114,7 @@ class Plan:
         part_of = np.zeros(len(spans), np.int64) if backend_of is None else backend_of
         self.order = np.lexsort((variants, part_of))
         self.spans = np.ascontiguousarray(spans[self.order])
+        self.spans["length"] = self.spans["size"]
         self.rows = np.zeros(len(step_counters), ROW.dtype)
         self.row_inputs = np.zeros(len(step_counters), ROW_INPUTS.dtype)
         self.row_inputs["counter"] = step_counters
@@ -148,7 +150,8 @@ class Plan:
         batches = np.zeros(len(first), BATCH.dtype)
         batches["variant"], batches["first"], batches["count"] = distinct[1], first, count
         batches["elements"] = np.add.reduceat(self.spans["size"], first)
-        batches["threads"] = [threads.threads_for(elements, limit) for elements in batches["elements"].tolist()]
+        batches["most_threads"] = [threads.threads_for(each, limit) for each in batches["elements"].tolist()]
+        batches["threads"] = batches["most_threads"]
         return batches, distinct[0]
 
     def _part(self, which: Array) -> PartOfPlan:
@@ -208,15 +211,37 @@ class Plan:
         self.memory.point("written_ends", ends)
         self.memory["n_written"] = len(starts)
 
-    def write_options(self, coefficients: Sequence[Coefficients]) -> None:
-        """Set what the options say: one item for each of the first rows, which are those in use from now on."""
-        n = self.memory["n_row_inputs"] = len(coefficients)
-        self.rows[list(Constant._fields)][:n] = [each.constant for each in coefficients]
-        self.row_inputs[list(Rates._fields)][:n] = [each.rates for each in coefficients]
+    def write_options(self, coefficients: Sequence[Coefficients], which: Array | None = None) -> None:
+        """Set what the options say.
+
+        Parameters
+        ----------
+        coefficients : sequence of Coefficients
+        which : ndarray of int64, optional
+            The position in it, for each of the first rows, which are those in use from now on; by default there is
+            one row for each.
+        """
+        which = np.arange(len(coefficients)) if which is None else which
+        n = self.memory["n_row_inputs"] = len(which)
+        constants, rates = self.rows[list(Constant._fields)][:n], self.row_inputs[list(Rates._fields)][:n]
+        constants[:] = np.array([each.constant for each in coefficients], constants.dtype)[which]
+        rates[:] = np.array([each.rates for each in coefficients], rates.dtype)[which]
+
+    def accept_none(self, n_slots: int) -> None:
+        """Have native code that looks at the objects of gradients leave out those that are None (see PLAN)."""
+        self.memory["n_slots"], self.memory["none_object"] = n_slots, id(None)
+
+    def leave_none_out(self) -> None:
+        """Have the next step be over all spans but idle ones, where native code does not look at the gradients."""
+        is_idle = np.repeat(self.batches["variant"] & IDLE != 0, self.batches["count"])
+        self.spans["size"] = np.where(is_idle, 0, self.spans["length"])
+        self.row_inputs["left_out"] = 0
+        self.batches["elements"] = np.add.reduceat(self.spans["size"], self.batches["first"])
+        self.batches["threads"] = self.batches["most_threads"]
 
     def go_serial(self) -> None:
         """Take one thread from now on; the backends find out at the next step."""
-        self.batches["threads"] = 1
+        self.batches["most_threads"] = self.batches["threads"] = 1
 
         def bind_first(stages: int) -> int:
             self.bind()

@@ -9,9 +9,8 @@ import time
 
 import numpy as np
 
-# One thread more pays from about half as many elements on where the threads are awake, and from this many in any
-# case where they have to be woken; benchmarks/threshold.py measures both curves.
-ELEMENTS_PER_THREAD = 131_072
+from fastadam.memory.structs import ELEMENTS_PER_THREAD as ELEMENTS_PER_THREAD
+
 MOST = 256  # more would only fail to start
 SPARE = 2  # threads tried beyond those that are needed
 MOST_LOOKS = 1000  # for each of them that has ended and is still there

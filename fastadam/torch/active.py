@@ -45,7 +45,7 @@ class ActivePlan:
     active : ndarray of bool
         Which of its parameters have a gradient; all of them are known.
     idle : ndarray of bool
-        Which others have averages that move; all of them are known.
+        Which have averages that move when they have no gradient; all of them are known.
     hypers : sequence of Hyperparameters
         Of each group.
     backends : mapping of int or None to Backend
@@ -57,11 +57,15 @@ class ActivePlan:
     norm : Norm
         What is wanted of the norm of the gradients.
     averages : Averages
+    leaves_out : bool, default False
+        Whether any of those that are active may be without a gradient, and is left out then. Otherwise others are
+        idle than those that are active.
 
     Attributes
     ----------
+    leaves_out : bool
     params : list of Tensor
-        Those that are stepped.
+        Those that are stepped, or can be.
     n_active : int
         How many those are.
     which : list of int
@@ -76,10 +80,11 @@ class ActivePlan:
         Whether there is work for one thread only, whatever the limit.
     is_apart : bool
         Whether what the step writes lies apart, as the plan needs it.
-    span_of : ndarray of int64
-        Position in the plan of each of the cache's parameters, or -1; of one that is idle, -2 minus it.
+    span_of, idle_of : ndarray of int64
+        Positions in the plan of each of the cache's parameters with and without a gradient, or -1.
     steps_taken : ndarray of float64
-        How many steps the members of each row have taken; NaN where there is no such row.
+        How many steps the members of each row have taken; NaN where there is no such row. Not in use where spans
+        are left out: then each active parameter has a row.
     written : (ndarray of int64, ndarray of int64)
         Where the intervals of memory that it writes, or reads beside gradients, start and end.
     block : Block of ACTIVE_PLAN
@@ -97,11 +102,13 @@ class ActivePlan:
         limit_given: bool,
         norm: Norm,
         averages: Averages,
+        leaves_out: bool = False,
     ) -> None:
+        self.leaves_out = leaves_out
         self.n_active = int(active.sum())
         which = np.concatenate([np.flatnonzero(active), np.flatnonzero(idle)])
         self.which: list[int] = which.tolist()
-        self._idle = idle[which]
+        self._idle = np.arange(len(which)) >= self.n_active
         self.params = [cache.tensors[i] for i in self.which[: self.n_active]]
         known = cache.params[which]
         self._groups = cache.group_of[which]
@@ -113,21 +120,26 @@ class ActivePlan:
         # As many rows as there could ever be, so that they stay where they are. No counter is NaN, so that the
         # first attempt groups the rows.
         self.steps_taken = np.full(len(which), np.nan)
-        of_rows = counters_in(self.steps_taken)
         if averages.are_kept:
-            self._averages = [
-                averages.of(cache.tensors[i]) for i in self.which
-            ]  # as the spans have their addresses
+            # Kept, as the spans have their addresses.
+            self._averages = [averages.of(cache.tensors[i]) for i in self.which]
             spans[AVERAGE] = [average.data_ptr() for average in self._averages]
         counters = np.zeros(self.n_active, COUNTER.dtype)
         counters["address"] = known["step"][: self.n_active]
         is_float64 = known["step_is_float64"][: self.n_active]
         counters["type"] = np.where(is_float64, COUNTER_FLOAT64, COUNTER_FLOAT32)
+        self._row_groups: Array = np.zeros(0, np.int64)
+        if leaves_out:
+            of_rows = counters
+            self._row_groups = self._groups[: self.n_active]
+            spans["row"] = np.cumsum(active)[which] - 1
+        else:
+            of_rows = counters_in(self.steps_taken)
+            counters = np.concatenate([counters, of_rows])
         ordinals = [cache.ordinals[i] for i in self.which]
         used, backend_of = shares(ordinals, backends)
         self.backend = used[0] if len(used) == 1 else None
         self.devices: list[Any] = [backends[each] for each in set(ordinals) - {None}]
-        counters = np.concatenate([counters, of_rows])
         self.plan = Plan(
             *(spans, variants, of_rows, counters, used, limit, limit_given),
             *(backend_of, norm, averages.after),
@@ -135,18 +147,20 @@ class ActivePlan:
         self.limit = limit
         most = int(self.plan.batches["elements"].max())
         self.is_serial = threads.threads_for(most, threads.MOST) == 1
-        self.span_of = np.full(len(active), -1, np.int64)
-        places = np.arange(len(which))
-        self.span_of[which[self.plan.order]] = np.where(self._idle[self.plan.order], -2 - places, places)
-        written = in_order(extent for i in self.which for extent in cache.extents[i])
+        place_of = np.argsort(self.plan.order)
+        self.span_of, self.idle_of = (np.full(len(active), -1, np.int64) for _ in range(2))
+        self.span_of[which[: self.n_active]] = place_of[: self.n_active]
+        self.idle_of[which[self.n_active :]] = place_of[self.n_active :]
+        written = in_order(extent for i in sorted({*self.which}) for extent in cache.extents[i])
         self.is_apart = apart(written)
         starts, ends = np.array(written, np.int64).reshape(-1, 2).T.copy()
         self.written = starts, ends
         self.plan.set_written(*self.written)
-        self._row_groups: list[int] = []
         self.block = Block(ACTIVE_PLAN)
         self.block["plan"] = self.plan.memory.address
         self.block.point("span_of", self.span_of)
+        self.block.point("idle_of", self.idle_of)
+        self.block["leaves_out"] = leaves_out
         self.block.point("steps_taken", self.steps_taken)
         self.block["keeps_gil"] = self.plan.spans["size"].sum() <= ELEMENTS_WITH_GIL
 
@@ -172,12 +186,12 @@ class ActivePlan:
         self.steps_taken.fill(np.nan)  # an interrupt on the way leaves rows that the next attempt groups anew
         self.plan.memory["n_counters"] = self.n_active + np.count_nonzero(distinct[0] == 0)
         self.plan.spans["row"] = row_of.reshape(-1)[self.plan.order]
-        self._row_groups = distinct[1].astype(int).tolist()
+        self._row_groups = distinct[1].astype(np.int64)
         self.write_options(coefficients)
         self.steps_taken[: distinct.shape[1]] = distinct[2]
         return True
 
     def write_options(self, coefficients: Sequence[Coefficients]) -> None:
         """Take over the options of the groups."""
-        if self._row_groups:
-            self.plan.write_options([coefficients[group] for group in self._row_groups])
+        if len(self._row_groups):
+            self.plan.write_options(coefficients, self._row_groups)

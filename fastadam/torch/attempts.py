@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -91,13 +92,17 @@ class Attempts:
         self._coefficients: list[Coefficients] = []
         self._backends, self._threads, self._norm, self._averages = backends, threads, norm, averages
         self._patterns: Patterns[Bound] = Patterns()
+        self._any_pattern: Bound | None = None
+        self._are_many = False  # patterns, more than are kept
+        self._can_leave_out = True
         self.current: Bound | None = None
 
     def note(self, parts: Sequence[Part], active: Array) -> None:
         """Take up parts that can be stepped where they lie, and expect those that are `active` next."""
         self.cache.note(parts)
         self._patterns.clear()
-        self.current = None
+        self.current = self._any_pattern = None
+        self._can_leave_out = bool(native_attempt.tensor_reader())
         self._expect(active)
 
     def learn(self, parts: Sequence[Part], hypers: list[Hyperparameters], n: int) -> bool:
@@ -120,7 +125,7 @@ class Attempts:
         """Take over checked options of all groups, which the same compiled variants serve."""
         self.hypers = hypers
         self._coefficients = [Coefficients(hyper) for hyper in hypers]
-        for active, _ in self._patterns:
+        for active, _ in (*self._patterns, *([self._any_pattern] if self._any_pattern else ())):
             active.write_options(self._coefficients)
 
     def take(self) -> int:
@@ -163,17 +168,24 @@ class Attempts:
         return CHANGED
 
     def _note_written(self, active: ActivePlan) -> None:
-        raise_versions(active.params)
+        params = active.params
+        if active.leaves_out:
+            params = list(itertools.compress(self.cache.tensors, self.cache.present.tolist()))
+        raise_versions(params)
         if self._averages.after.zeroes:
-            note_zeroed(active.params)
+            note_zeroed(params)
 
     def _expect(self, active: Array) -> bool:
         """Let the next attempt be over these parameters; return whether they can be stepped in one call."""
         needed = active | self._idle(active)
         if not active.any() or not self.cache.known[needed].all():
             return False
+        pattern = active.tobytes()
+        self._are_many |= self._patterns.is_full and pattern not in self._patterns
         try:
-            found = self._patterns.find(active.tobytes(), functools.partial(self._bind, active))
+            found = (self._are_many and self._for_any_pattern()) or self._patterns.find(
+                pattern, functools.partial(self._bind, active)
+            )
         except MemoryError:  # of a device: no reason to fail before, or even after, a step
             return False
         if found.active.is_apart:
@@ -184,11 +196,32 @@ class Attempts:
         """Return which parameters have no gradient, and averages that move nevertheless."""
         return ~active & self.cache.has_state if self._averages.are_kept else np.zeros_like(active)
 
-    def _bind(self, which: Array) -> Bound:
+    def _for_any_pattern(self) -> Bound | None:
+        """Return the attempt that leaves out what has no gradient; None where there can be none.
+
+        There are more patterns than are kept, and to make a plan for each takes longer than many a step.
+        """
+        if self._any_pattern is None and self._can_leave_out:
+            known = self.cache.known.copy()
+            ordinals = {self.cache.ordinals[i] for i in np.flatnonzero(known)}
+            self._can_leave_out = all(self._backends.by_ordinal[each].LEAVES_OUT for each in ordinals)
+            if self._can_leave_out:
+                idle = known if self._averages.are_kept else np.zeros_like(known)
+                found = self._bind(known, idle, leaves_out=True)
+                self._can_leave_out = found.active.is_apart
+                if self._can_leave_out:
+                    found.active.write_options(self._coefficients)
+                    self._patterns.clear()
+                    self._any_pattern = found
+        return self._any_pattern
+
+    def _bind(self, active: Array, idle: Array | None = None, *, leaves_out: bool = False) -> Bound:
         limit, given = thread_limit(self._threads), self._threads is not None
         backends = self._backends.by_ordinal
-        active = ActivePlan(
-            *(self.cache, which, self._idle(which), self.hypers, backends, limit, given),
-            *(self._norm, self._averages),
+        if idle is None:
+            idle = self._idle(active)
+        plan = ActivePlan(
+            *(self.cache, active, idle, self.hypers, backends, limit, given),
+            *(self._norm, self._averages, leaves_out),
         )
-        return Bound(active, binder()(self.cache, active))
+        return Bound(plan, binder()(self.cache, plan))

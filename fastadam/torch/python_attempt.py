@@ -49,8 +49,8 @@ def _attempt(cache: TensorCache, active: ActivePlan) -> int:
         cache.steps[i] = counter.item()
         if counter.element_size() == 4 and cache.steps[i] >= FLOAT32_END:
             return CHANGED
-    places = active.span_of[active.which]
-    rows = plan.spans["row"][np.where(places < 0, -2 - places, places)]
+    places = np.maximum(active.span_of, active.idle_of)[active.which]
+    rows = plan.spans["row"][places]
     if np.any(cache.steps[active.which] != active.steps_taken[rows]):
         return OTHER_STEPS
     written = Extents(zip(*(each.tolist() for each in active.written), strict=True))

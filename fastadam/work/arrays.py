@@ -52,6 +52,8 @@ class WorkList:
         Whether packed groups are taken as one piece where they can be, else member by member.
     active : ndarray of bool or None
         Which slots of the complete list to step; None for all.
+    leaves_out : bool, default False
+        Whether None may stand in place of any gradient, for native code; each slot has a row of its own then.
 
     Attributes
     ----------
@@ -79,12 +81,18 @@ class WorkList:
         *,
         in_pieces: bool,
         active: Array | None = None,
+        leaves_out: bool = False,
     ) -> None:
-        slots = StepSlots(groups, in_pieces, active, after.averages)
+        slots = StepSlots(groups, in_pieces, active, after.averages, leaves_out)
+        self.leaves_out = leaves_out
         columns = slots.columns
         self.owners, self.arrays, self.labels = columns.owners, columns.arrays, columns.labels
         self.grad_sources = tuple(columns.grad_sources)
         self._rows, self._n_stepped = slots.rows, slots.n_stepped
+        of_rows = [group for group, *_ in slots.rows]
+        self._groups = list(dict.fromkeys(of_rows))
+        numbers = {group: number for number, group in enumerate(self._groups)}
+        self._group_of: Array = np.array([numbers[group] for group in of_rows], np.int64)
         self._written, self._after = written, after
         # Without a way back to this object, which would keep parameters alive until the garbage collector runs.
         self._check_gradient = functools.partial(_check_gradient, written, after)
@@ -107,6 +115,8 @@ class WorkList:
         memory = self.plan.memory
         self._kept = columns, slots.kept
         memory.point("slots", slots.objects)
+        if leaves_out:
+            self.plan.accept_none(len(self.owners))
         self._grad_objects = memory["grad_objects"].reshape(1).data  # written faster than an array
         offsets = array_offsets()
         if offsets is not None:
@@ -159,7 +169,7 @@ class WorkList:
 
     def write_options(self) -> None:
         """Take over the groups' options, after they were checked."""
-        self.plan.write_options([group.coefficients for group, *_ in self._rows])
+        self.plan.write_options([group.coefficients for group in self._groups], self._group_of)
         self.schedules = [
             (group.coefficients.lr_at, steps, row, index)
             for index, (group, steps, row) in enumerate(self._rows[: self._n_stepped])
@@ -168,8 +178,13 @@ class WorkList:
 
     def call_schedules(self) -> None:
         """Set the learning rates of the next step; raises what a schedule raises."""
+        rates: dict[tuple[int, int], float] = {}
         for lr_at, steps, row, index in self.schedules:
-            self.plan.row_inputs["lr"][index] = lr_at(steps[row].item() + 1)
+            step = steps[row].item() + 1
+            known = id(lr_at), step
+            if known not in rates:
+                rates[known] = lr_at(step)
+            self.plan.row_inputs["lr"][index] = rates[known]
 
     def try_step(self, grads: tuple[Any, ...]) -> int:
         """Take and count the step if every gradient is plain, in one native call; else write nothing.
@@ -211,29 +226,74 @@ class WorkList:
             been written then.
         """
         if self._native:
-            # A few gradients that are right, but not plain, are made so one by one.
-            ready = list(grads)
-            for _ in range(MOST_ODD if unplain < len(ready) else 0):
-                views = with_views(ready, self.arrays, self.labels) if is_jax_array(ready[unplain]) else ready
-                if views is ready:
-                    label = f"the gradient of {self.labels[unplain]}"
-                    ready[unplain] = self._check_gradient(ready[unplain], self.arrays[unplain], label)
-                before, unplain = unplain, self.try_step(tuple(views))
-                if unplain < 0:
-                    return unplain
-                if (unplain == before and views is ready) or unplain >= len(ready):
-                    break
-                ready = list(views)
-            grads = ready
+            grads, outcome = self._make_few_plain(grads, unplain)
+            if outcome < 0:
+                return outcome
         # Many of them, a parameter that was tampered with, or no native code to look at them.
         kept = None
         if not (self._settled and grads is self.grad_sources):
             kept = self._look(with_views(grads, self.arrays, self.labels))  # nothing foreign runs after the views
         for watch, _ in self._watches:
             watch.prepare()
-        outcome: int = self.plan.take()
+        if self.leaves_out:
+            self.plan.leave_none_out()
+        taken: int = self.plan.take()
         del kept
+        return taken
+
+    def step_in_part(self, grads: Sequence[Any], unplain: int) -> int:
+        """Take and count a step that leaves out what has no gradient, where not all of the others are plain.
+
+        Parameters
+        ----------
+        grads : sequence
+            One for each slot, or None.
+        unplain : int
+            The slot that `try_step` has returned for them.
+
+        Returns
+        -------
+        int
+            As by `try_step`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient is not what it must be; nothing has been written then.
+        """
+        if unplain >= len(grads) or grads[unplain] is None:
+            return unplain
+        grads, outcome = self._make_few_plain(grads, unplain)
+        if outcome >= 0:
+            views = with_views(grads, self.arrays, self.labels)
+            outcome = self.try_step(
+                tuple(
+                    None if grad is None else self._check_gradient(grad, array, f"the gradient of {label}")
+                    for grad, array, label in zip(views, self.arrays, self.labels, strict=True)
+                )
+            )
         return outcome
+
+    def _make_few_plain(self, grads: Sequence[Any], unplain: int) -> tuple[Sequence[Any], int]:
+        """Make a few gradients plain that are right, but not plain, one by one.
+
+        Returns
+        -------
+        grads : sequence
+        int
+            What `try_step` has returned for them.
+        """
+        ready = list(grads)
+        for _ in range(MOST_ODD if unplain < len(ready) else 0):
+            views = with_views(ready, self.arrays, self.labels) if is_jax_array(ready[unplain]) else ready
+            if views is ready:
+                label = f"the gradient of {self.labels[unplain]}"
+                ready[unplain] = self._check_gradient(ready[unplain], self.arrays[unplain], label)
+            before, unplain = unplain, self.try_step(tuple(views))
+            if unplain < 0 or (unplain == before and views is ready) or unplain >= len(ready):
+                break
+            ready = list(views)
+        return ready, unplain
 
     def _look(self, grads: Sequence[Any]) -> list[Any]:
         """Check all parameters and gradients, and write where the gradients are into the plan.

@@ -48,15 +48,22 @@ def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], out
             if not any(active) and not planner.after.averages:
                 planner.settings.note_no_gradient()
                 return
-            work = planner.pattern(work is planner.in_pieces, np.array(active, bool))
-            work.call_schedules()
-            grads = tuple(grad for grad in grads if grad is not None)
-            outcome = work.try_step(grads)
+            if planner.use_one_plan(work):
+                work = planner.by_member
+                work.call_schedules()
+                outcome = work.try_step(grads)
+            if outcome >= 0 and work.leaves_out:
+                outcome = work.step_in_part(grads, outcome)
+            if outcome >= 0:
+                work = planner.pattern(work is planner.in_pieces, np.array(active, bool))
+                work.call_schedules()
+                grads = tuple(grad for grad in grads if grad is not None)
+                outcome = work.try_step(grads)
     if outcome >= 0:
         outcome = work.step_with_care(grads, outcome)
     if outcome == SKIPPED:
         # What is not finite would be added to the gradients that come next.
-        zeroed = [(device_of(grad), grad) for grad in grads if planner.after.zeroes]
+        zeroed = [(device_of(grad), grad) for grad in grads if planner.after.zeroes and grad is not None]
         returned = planner.settings.count_skipped(
             [call for device, grad in zeroed for call in device.clear_calls(grad)]
         )
@@ -67,5 +74,6 @@ def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], out
 
 
 def _refuse(labels: Sequence[str], grads: Sequence[Any]) -> None:
-    which = [label for label, grad in zip(labels, grads, strict=True) if not np.isfinite(on_host(grad)).all()]
+    pairs = [(label, grad) for label, grad in zip(labels, grads, strict=True) if grad is not None]
+    which = [label for label, grad in pairs if not np.isfinite(on_host(grad)).all()]
     raise not_finite(which)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fastadam.groups.groups import Groups
-from fastadam.groups.patterns import Patterns
+from fastadam.groups.patterns import MOST_PATTERNS, Patterns
+from fastadam.memory.array_offsets import array_offsets
 from fastadam.memory.arrays import Array
 from fastadam.memory.device import Device
 from fastadam.memory.written import Written
@@ -64,6 +65,8 @@ class Planner:
         self._layout = -1
         self._flags: list[int] = []  # those of the groups, what is wanted of the norm, and of averages
         self._patterns: Patterns[WorkList] = Patterns()
+        self._n_made = 0  # work lists for patterns of members
+        self._leaves_out = False
         self.reader = Reader([], {})
 
     def catch_up(self) -> None:
@@ -86,16 +89,51 @@ class Planner:
         self._patterns.clear()
         if self.reader.trees is not self.groups.trees:
             self.reader = Reader(self.groups.trees, self.groups.positions)
-        self.in_pieces = self.by_member = self._work_list(in_pieces=True)
+        self._leaves_out &= self._can_leave_out() and all(group.is_parted for group in self.groups)
+        self.in_pieces = self.by_member = self._work_list(in_pieces=True, leaves_out=self._leaves_out)
         if any(group.one_piece for group in self.groups):
-            self.by_member = self._work_list(in_pieces=False)
+            self.by_member = self._work_list(in_pieces=False, leaves_out=self._leaves_out)
 
-    def _work_list(self, in_pieces: bool, active: Array | None = None) -> WorkList:
+    def _work_list(self, in_pieces: bool, active: Array | None = None, leaves_out: bool = False) -> WorkList:
         return WorkList(
             *(self.groups, self.written, self._backends, self._threads, self.settings.norm, self.after),
             in_pieces=in_pieces,
             active=active,
+            leaves_out=leaves_out,
         )
+
+    def use_one_plan(self, work: WorkList) -> bool:
+        """Have native code leave out what has no gradient from now on, if that pays, and it can.
+
+        That is where there have been many patterns of missing gradients: to make a work list for each takes longer
+        than many a step. Then each member has a row of its own, so that none has to be parted any more.
+
+        Parameters
+        ----------
+        work : WorkList
+            The one whose gradients are missing.
+
+        Returns
+        -------
+        bool
+            Whether `by_member` is such a work list now; it may be another one than before.
+        """
+        if (
+            self._leaves_out
+            or work is not self.by_member
+            or self._n_made <= MOST_PATTERNS
+            or not self._can_leave_out()
+        ):
+            return False
+        self.groups.renew()
+        for group in self.groups:
+            group.part_rows()
+        self._leaves_out = True
+        self.catch_up()
+        return True
+
+    def _can_leave_out(self) -> bool:
+        return array_offsets() is not None and all(backend.LEAVES_OUT for backend in self._backends.values())
 
     def pattern(self, in_pieces: bool, active: Array) -> WorkList:
         """Return the work list of those slots that have a gradient.
@@ -118,4 +156,8 @@ class Planner:
         if self.version != self.groups.version:
             self.catch_up()
         key = bytes([in_pieces]) + active.tobytes()
-        return self._patterns.find(key, lambda: self._work_list(in_pieces, active))
+        return self._patterns.find(key, lambda: self._for_pattern(in_pieces, active))
+
+    def _for_pattern(self, in_pieces: bool, active: Array) -> WorkList:
+        self._n_made += 1
+        return self._work_list(in_pieces, active)

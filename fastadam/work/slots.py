@@ -127,6 +127,8 @@ class StepSlots:
         Which slots to step; None for all.
     averages : bool
         Whether there are averages, which move without a gradient, too: the other slots are IDLE then.
+    leaves_out : bool, default False
+        Whether each of them may be without a gradient; then each of them is IDLE, too, in a second span.
 
     Attributes
     ----------
@@ -149,7 +151,14 @@ class StepSlots:
         What the spans hold the addresses of, but for parameters.
     """
 
-    def __init__(self, groups: Sequence[Group], in_pieces: bool, active: Array | None, averages: bool) -> None:
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        in_pieces: bool,
+        active: Array | None,
+        averages: bool,
+        leaves_out: bool = False,
+    ) -> None:
         self.columns = Columns([], [], [], [], [], [])
         self.idle: list[Member] = []
         self.rows: list[tuple[Group, Array, int]] = []
@@ -160,9 +169,15 @@ class StepSlots:
         self.n_stepped = len(self.rows)
         if averages and active is not None:
             self._take(each, ~active, idle=True)
+        elif averages and leaves_out:
+            rows, self.rows = self.rows, []
+            self._take(each, None, idle=True)  # of the same rows
+            assert len(rows) == len(self.rows)
+            self.rows = rows
         self.spans, self.objects, self.variants, self.counters = map(
             np.concatenate, zip(*self._parts, strict=True)
         )
+        self.counters = self.counters[: len(self.rows)]
         self.spans["slot"] = np.arange(len(self.spans))
 
     def _take(self, groups: Sequence[tuple[Group, bool]], which: Array | None, *, idle: bool) -> None:

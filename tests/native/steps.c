@@ -131,6 +131,7 @@ typedef struct {
     fastadam_span spans[MOST_SPANS];
     fastadam_batch batches[MOST_BATCHES];
     fastadam_slot slots[MOST_SPANS];
+    fastadam_row_inputs inputs[N_ROWS];
     int64_t grad_objects[MOST_SPANS], written_starts[4 * MOST_SPANS], written_ends[4 * MOST_SPANS];
     fastadam_norm norm;
     fastadam_plan plan;
@@ -286,14 +287,14 @@ static work *make(uint64_t seed, const work *lender)
         batch->variant = variant_of(formats, l2, decoupled, amsgrad);
         batch->first = made->n;
         batch->count = 1 + below(state, MOST_SPANS / MOST_BATCHES);
-        batch->threads = 1 + below(state, most_threads);
+        batch->threads = batch->most_threads = 1 + below(state, most_threads);
         for (int64_t i = 0; i < batch->count; i++, made->n++) {
             part *each = &made->parts[made->n];
             fastadam_span *span = &made->spans[made->n];
             memcpy(each->formats, formats, sizeof formats);
             each->l2 = l2, each->decoupled = decoupled, each->amsgrad = amsgrad;
             const int64_t size = draw_size(state);
-            span->size = size, span->row = below(state, N_ROWS), span->slot = made->n;
+            span->size = span->length = size, span->row = below(state, N_ROWS), span->slot = made->n;
             batch->elements += size;
             const int is_null = size == 0 && below(state, 2);
             for (int role = 0; role < N_ROLES; role++) {
@@ -324,6 +325,7 @@ static work *make(uint64_t seed, const work *lender)
         }
     }
     made->plan.spans = address(made->spans), made->plan.rows = address(rows);
+    made->plan.row_inputs = address(made->inputs); /* none is in use */
     made->plan.batches = address(made->batches), made->plan.n_batches = n_batches;
     made->plan.slots = address(made->slots), made->plan.grad_objects = address(made->grad_objects);
     made->plan.offsets = (fastadam_array_offsets){
@@ -438,6 +440,29 @@ static void *step(void *plan)
     return NULL;
 }
 
+/* One more step, which leaves out spans. */
+static void step_in_part(work *made, uint64_t *state)
+{
+    static const object none;
+    int n = 0;
+    for (int i = 0; i < made->n; i++)
+        if (below(state, 2))
+            made->grad_objects[i] = address(&none);
+        else
+            n++;
+    made->plan.none_object = address(&none), made->plan.n_slots = made->n;
+    if (fastadam_run(&made->plan, WHOLE_STEP) != (n ? FASTADAM_TAKEN : 0))
+        fail("a plan was refused that leaves out spans");
+    for (int i = 0; i < made->n; i++) {
+        const part *each = &made->parts[i];
+        if (made->grad_objects[i] != address(&none))
+            reference_step(each->formats, each->l2, each->decoupled, each->amsgrad, &rows[made->spans[i].row],
+                           made->spans[i].length, each->expected);
+        made->spans[i].size = made->spans[i].length;
+    }
+    compare(made, NULL);
+}
+
 static void *change_instruction_set(void *unused)
 {
     for (int i = 0; i < 50; i++)
@@ -481,6 +506,7 @@ static uint64_t run(uint64_t seed, long plans, int callers)
             if (memcmp(&all[i]->norm.norm, &all[0]->norm.norm, sizeof(double)) != 0 && differences++ < 5)
                 fprintf(stderr, "the norms %a and %a\n", all[i]->norm.norm, all[0]->norm.norm);
         }
+        step_in_part(all[0], &random);
         for (int i = callers - 1; i >= 0; i--)
             forget(all[i]);
     }

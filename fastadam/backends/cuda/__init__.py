@@ -33,6 +33,7 @@ from fastadam.step.interrupts import in_one_go
 from fastadam.step.prepared import take
 from fastadam.step.reduce import write_rows
 
+LEAVES_OUT = False
 _CALL = methodcaller("__call__")
 
 
@@ -74,6 +75,8 @@ class On:
     ValueError, CudaError
         If there is no such device, or it cannot be used.
     """
+
+    LEAVES_OUT = False
 
     def __init__(self, ordinal: int) -> None:
         from fastadam.memory.cuda.driver import gpu  # which imports numba-cuda

@@ -23,6 +23,7 @@ from fastadam.memory.structs import APPLY, INSPECT, MEASURE, MEASURES, REDUCE, T
 from fastadam.step.backend import Call, Measure, PartOfPlan, Prepare, Prepared, Run
 from fastadam.step.interrupts import in_one_go, in_one_go_while
 
+LEAVES_OUT = True
 Kernel = Callable[[int, int, int], int]  # see fastadam.backends.numba.kernels.make_kernel
 
 _compiling = threading.RLock()

@@ -11,9 +11,11 @@ from fastadam.memory.structs import (
     ALIGNED,
     BATCH,
     C_CONTIGUOUS,
+    ELEMENTS_PER_THREAD,
     FORMAT_BITS,
     FORMATS_AT,
     IDLE,
+    ROW_INPUTS,
     SLOT,
     SPAN,
     TAKEN,
@@ -21,6 +23,7 @@ from fastadam.memory.structs import (
 )
 
 SPAN_DTYPE, SLOT_DTYPE, BATCH_DTYPE, AFTER_DTYPE = SPAN.dtype, SLOT.dtype, BATCH.dtype, AFTER.dtype
+ROW_INPUTS_DTYPE = ROW_INPUTS.dtype
 WORD = 8  # bytes
 GRAD_FLAGS = C_CONTIGUOUS | ALIGNED
 PARAM_FLAGS = GRAD_FLAGS | WRITEABLE
@@ -105,15 +108,41 @@ def is_plain(plan, span, grad):
 
 
 @register_jitable
+def leave_out(plan, span, is_idle):
+    """Say whether this step leaves a span out, and return it (see cext/leaving_out.h)."""
+    slot = span.slot - plan.n_slots if is_idle else span.slot
+    left_out = (word(plan.grad_objects + slot * WORD) == plan.none_object) != is_idle
+    span.size = 0 if left_out else span.length
+    if not is_idle:
+        record(plan.row_inputs, span.row, ROW_INPUTS_DTYPE).left_out = left_out
+    return left_out
+
+
+@register_jitable
+def set_elements(batch, elements):
+    """Say how many elements of a batch are stepped, and on how many threads."""
+    batch.elements = elements
+    batch.threads = max(1, min(batch.most_threads, elements // ELEMENTS_PER_THREAD))
+
+
+@register_jitable
 def inspect(plan):
     """Note the gradients' addresses; return TAKEN, or the first slot whose gradient is not plain."""
-    below = 0
+    below, leaves_out, found = 0, plan.none_object != 0, False
     for b in range(plan.n_batches):
         batch = record(plan.batches, b, BATCH_DTYPE)
         itemsize = ITEMSIZES[batch.variant >> GRAD_FORMAT_AT & FORMAT_MASK]
+        is_idle = batch.variant & IDLE != 0
+        elements = 0
         for i in range(batch.first, batch.first + batch.count):
             span = record(plan.spans, i, SPAN_DTYPE)
-            if batch.variant & IDLE:
+            if leaves_out:
+                left_out = leave_out(plan, span, is_idle)
+                elements += span.size
+                if left_out:
+                    continue
+            found = found or not is_idle
+            if is_idle:
                 if not is_there(plan, span):
                     return span.slot
                 continue
@@ -125,4 +154,6 @@ def inspect(plan):
                 below = written_below(plan, span.grad + span.size * itemsize, below)
                 if below > 0 and word(plan.written_ends + WORD * (below - 1)) > span.grad:
                     return span.slot
-    return TAKEN
+        if leaves_out:
+            set_elements(batch, elements)
+    return 0 if leaves_out and not found else TAKEN  # without any gradient, there is no step

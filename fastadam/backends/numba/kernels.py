@@ -77,13 +77,48 @@ def next_step(counter):
 
 
 @register_jitable
+def is_like(inputs, other):
+    """Whether the varying scalars of two rows, for the same step, are the same."""
+    return (
+        inputs.lr == other.lr
+        and inputs.log_beta1_high == other.log_beta1_high
+        and inputs.log_beta1_low == other.log_beta1_low
+        and inputs.log_beta2_high == other.log_beta2_high
+        and inputs.log_beta2_low == other.log_beta2_low
+        and inputs.weight_decay == other.weight_decay
+        and inputs.tiny == other.tiny
+        and inputs.sign == other.sign
+    )
+
+
+@register_jitable
+def copy_varying(plan, i, other):
+    """Let a row have what varies of another one, and its weight."""
+    row, known = record(plan.rows, i, ROW_DTYPE), record(plan.rows, other, ROW_DTYPE)
+    row.step_size = known.step_size
+    row.inv_sqrt_bias_correction2 = known.inv_sqrt_bias_correction2
+    row.decay_rate = known.decay_rate
+    row.tiny = known.tiny
+    row.grad_scale = known.grad_scale
+    weights = numbers(plan.ema_weights, plan.n_row_inputs, types.float64)
+    weights[i] = weights[other]
+
+
+@register_jitable
 def reduce(plan):
     """Compute the scalars that move with the step (see fastadam/step/coefficients.py); the norm is known."""
     wanted = record(plan.norm, 0, NORM_DTYPE)
     wanted.scale = wanted.coefficient / wanted.divisor
+    last, last_step = -1, 0.0  # of the row that was computed last
     for i in range(plan.n_row_inputs):
         row, inputs = record(plan.rows, i, ROW_DTYPE), record(plan.row_inputs, i, ROW_INPUTS_DTYPE)
+        if inputs.left_out and not record(plan.after, 0, AFTER_DTYPE).averages:
+            continue
         step = next_step(inputs.counter)
+        if last >= 0 and step == last_step and is_like(inputs, record(plan.row_inputs, last, ROW_INPUTS_DTYPE)):
+            copy_varying(plan, i, last)
+            continue
+        last, last_step = i, step
         row.step_size = inputs.lr / bias_correction(inputs.log_beta1_high, inputs.log_beta1_low, step)
         row.inv_sqrt_bias_correction2 = 1.0 / math.sqrt(
             bias_correction(inputs.log_beta2_high, inputs.log_beta2_low, step)
@@ -101,6 +136,8 @@ def count(plan, batch):
         return
     zero_all(plan)
     for i in range(plan.n_counters):
+        if i < plan.n_row_inputs and record(plan.row_inputs, i, ROW_INPUTS_DTYPE).left_out:
+            continue
         counter = record(plan.counters, i, COUNTER_DTYPE)
         if counter.type == COUNTER_INT64:
             numbers(counter.address, 1, types.int64)[0] += 1

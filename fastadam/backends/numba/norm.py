@@ -305,7 +305,7 @@ def make_measure(parallel: bool) -> Callable[[int, int, int], int]:
                 batch = record(plan.batches, b, BATCH_DTYPE)
                 next_share = plan.batches + b * BATCH_BYTES + NEXT_SHARE
                 size = share_size(batch)
-                last = (batch.elements - 1) // size
+                last = (batch.elements - 1) // size if size else -1
                 batch.next_share = 0
                 for thread in prange(batch.threads):  # backward, as cext/measure.c does
                     place = room()

@@ -26,6 +26,7 @@ from fastadam.step.counters import Counting
 from fastadam.step.quiet import Quiet
 from fastadam.step.variants import variant_of
 
+LEAVES_OUT = False
 # Elements per chunk: what is computed on the way stays in the cache and never reaches the size of the parameters.
 CHUNK = 8192
 # Where the words of a span are.
