@@ -1,5 +1,5 @@
-/* The constants that C and Python share. Written by cext/header.py from fastadam/memory/structs.py: change that,
- * and write this anew. */
+/* The constants that C and Python share. Written by cext/header.py from structs.py and tensor_structs.py in
+ * fastadam/memory: change these, and write this anew. */
 #ifndef FASTADAM_CONSTANTS_H
 #define FASTADAM_CONSTANTS_H
 

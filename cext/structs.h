@@ -1,5 +1,5 @@
-/* The memory that C and Python share. Written by cext/header.py from fastadam/memory/structs.py: change that, and
- * write this anew. An int64_t may be a number or an address. */
+/* The memory that C and Python share. Written by cext/header.py from structs.py and tensor_structs.py in
+ * fastadam/memory: change these, and write this anew. An int64_t may be a number or an address. */
 #ifndef FASTADAM_STRUCTS_H
 #define FASTADAM_STRUCTS_H
 
@@ -133,8 +133,8 @@ typedef struct {
  * rows are computed, the others are taken as they are. ema_weights has how far the averages of each row move
  * towards the parameters, computed with it where averages are kept. grad_objects has the object of each slot's
  * gradient; the step writes memory between written_starts and written_ends, sorted and apart. Where spans may be
- * left out, none_object is the object of a gradient that is not there, else 0: then there is a row for each of the
- * n_slots slots, and, where averages are kept, another span, which is IDLE, with the slot n_slots further on. */
+ * left out, none_object is the object of a gradient that is not there, else 0. Then there is a row for each of the
+ * n_slots slots and, where averages are kept, another span, which is IDLE, with the slot n_slots further on. */
 typedef struct {
     int64_t spans;
     int64_t rows;

@@ -174,7 +174,8 @@ static void leave_out_those_without_gradient(const fastadam_tensor_cache *cache,
     }
 }
 
-static int64_t read_all(const fastadam_tensor_cache *cache, const fastadam_active_plan *active, PyObject *grads)
+static int64_t read_all(const fastadam_tensor_cache *cache, const fastadam_active_plan *active, PyObject *grads,
+                        int64_t are_given)
 {
     const fastadam_cached_param *params = MEMORY(const fastadam_cached_param, cache->params);
     const fastadam_plan *plan = MEMORY(const fastadam_plan, active->plan);
@@ -185,7 +186,7 @@ static int64_t read_all(const fastadam_tensor_cache *cache, const fastadam_activ
     double *steps = MEMORY(double, cache->steps);
     char *present = MEMORY(char, cache->present);
     const int leaves_out = active->leaves_out != 0;
-    int64_t outcome = fetch_gradients(cache, grads), below = 0, found = 0;
+    int64_t outcome = are_given ? FASTADAM_TAKEN : fetch_gradients(cache, grads), below = 0, found = 0;
 
     if (outcome != FASTADAM_TAKEN)
         return outcome;
@@ -227,21 +228,21 @@ static int64_t read_all(const fastadam_tensor_cache *cache, const fastadam_activ
 }
 
 int64_t fastadam_read_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
-                              int64_t grads)
+                              int64_t grads, int64_t are_given)
 {
     const PyGILState_STATE gil = PyGILState_Ensure();
-    const int64_t outcome = read_all(cache, active, OBJECT(grads));
+    const int64_t outcome = read_all(cache, active, OBJECT(grads), are_given);
     PyGILState_Release(gil);
     return outcome;
 }
 
 int64_t fastadam_step_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
-                              int64_t grads)
+                              int64_t grads, int64_t are_given)
 {
     const int64_t stages = FASTADAM_MEASURE | FASTADAM_REDUCE | FASTADAM_APPLY;
     const fastadam_plan *plan = MEMORY(const fastadam_plan, active->plan);
     const PyGILState_STATE gil = PyGILState_Ensure();
-    int64_t outcome = read_all(cache, active, OBJECT(grads));
+    int64_t outcome = read_all(cache, active, OBJECT(grads), are_given);
     if (outcome == FASTADAM_TAKEN && active->keeps_gil)
         outcome = fastadam_run(plan, stages);
     PyGILState_Release(gil);

@@ -16,10 +16,10 @@ int64_t fastadam_tensor_reader(int64_t capsule_object);
  * FASTADAM_CHANGED, FASTADAM_OTHER_GRADIENTS, FASTADAM_OTHER_STEPS, the position of a parameter whose gradient
  * needs care, or FASTADAM_RAISED: then the exception is the last item of the list. */
 int64_t fastadam_read_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
-                              int64_t grads);
+                              int64_t grads, int64_t are_given);
 
 /* Read, and run the plan if it can be run, in one call. */
 int64_t fastadam_step_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
-                              int64_t grads);
+                              int64_t grads, int64_t are_given);
 
 #endif

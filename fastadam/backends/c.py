@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fastadam.memory import tensor_structs as tensor_structs  # the rest of the table
 from fastadam.memory.array_offsets import array_offsets
 from fastadam.memory.native import CONSTANTS, TABLE
 from fastadam.memory.structs import APPLY, INSPECT, MEASURE

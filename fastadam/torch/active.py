@@ -9,15 +9,8 @@ import numpy as np
 
 from fastadam.memory.arrays import Array
 from fastadam.memory.native import Block
-from fastadam.memory.structs import (
-    ACTIVE_PLAN,
-    AVERAGE,
-    COUNTER,
-    COUNTER_FLOAT32,
-    COUNTER_FLOAT64,
-    IDLE,
-    SPAN,
-)
+from fastadam.memory.structs import AVERAGE, COUNTER, COUNTER_FLOAT32, COUNTER_FLOAT64, IDLE, SPAN
+from fastadam.memory.tensor_structs import ACTIVE_PLAN
 from fastadam.step import threads
 from fastadam.step.backend import Backend
 from fastadam.step.coefficients import Coefficients

@@ -21,6 +21,7 @@ from fastadam.torch.averages import Averages
 from fastadam.torch.cache import TensorCache
 from fastadam.torch.devices import ChosenBackends, follow_streams, thread_limit
 from fastadam.torch.part import Part
+from fastadam.torch.plain_copies import attempt_with_copies
 from fastadam.torch.tensor_offsets import tensor_offsets
 from fastadam.torch.tensors import raise_versions, same_layout
 from fastadam.torch.zeroing import note_zeroed
@@ -33,7 +34,7 @@ class Bound(NamedTuple):
     """A plan, and the attempt at its step."""
 
     active: ActivePlan
-    attempt: Callable[[], int]
+    attempt: Callable[..., int]
 
 
 def can_be_kept(groups: Sequence[dict[str, Any]], state: Any, parts: Sequence[Part], averages: Averages) -> bool:
@@ -48,7 +49,7 @@ def can_be_kept(groups: Sequence[dict[str, Any]], state: Any, parts: Sequence[Pa
 
 
 @functools.cache
-def binder() -> Callable[[TensorCache, ActivePlan], Callable[[], int]]:
+def binder() -> Callable[[TensorCache, ActivePlan], Callable[..., int]]:
     """Return what makes attempts of plans: native ones, where they can be."""
     return native_attempt.bind if native_attempt.tensor_reader() else python_attempt.bind
 
@@ -151,6 +152,9 @@ class Attempts:
                 follow_streams(active.devices)
             try:
                 outcome = attempt()
+                if outcome >= 0 and not self._averages.after.zeroes:
+                    outcome, kept = attempt_with_copies(self.cache, active, attempt, outcome)
+                    del kept  # not before the step is over
                 if outcome == TAKEN:
                     self._note_written(active)
                     return TAKEN

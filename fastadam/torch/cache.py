@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fastadam.memory.arrays import Array, address
 from fastadam.memory.native import Block
-from fastadam.memory.structs import CACHED_PARAM, GROUP_LIST, TENSOR_CACHE, TensorOffsets
+from fastadam.memory.tensor_structs import CACHED_PARAM, GROUP_LIST, TENSOR_CACHE, TensorOffsets
 from fastadam.step.plan import MOMENTS
 from fastadam.torch.devices import dlpack_device
 from fastadam.torch.fingerprints import Fingerprints

@@ -18,10 +18,8 @@ from fastadam.memory.formats import FORMATS
 from fastadam.memory.native import Block, places_of
 from fastadam.memory.structs import (
     BATCH,
-    ELEMENT,
     FORMAT_BITS,
     FORMATS_AT,
-    GRADIENTS,
     MEASURE,
     MEASURES,
     NORM,
@@ -33,6 +31,7 @@ from fastadam.memory.structs import (
     SCALE,
     SPAN,
 )
+from fastadam.memory.tensor_structs import ELEMENT, GRADIENTS
 from fastadam.step import threads
 from fastadam.step.norm import Norm
 from fastadam.torch.active import ELEMENTS_WITH_GIL

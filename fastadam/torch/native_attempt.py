@@ -27,8 +27,10 @@ def tensor_reader() -> int:
     return int(c.lib.fastadam_tensor_reader(id(capsule)))
 
 
-def bind(cache: TensorCache, active: ActivePlan) -> Callable[[], int]:
+def bind(cache: TensorCache, active: ActivePlan) -> Callable[..., int]:
     """Return the function that attempts a step each time it is called.
+
+    It fetches the gradients, or takes a list of them, one or None for each parameter, which nobody else has.
 
     It returns `fastadam.memory.structs.TAKEN` or, if nothing was written, what stands in the way: another of the
     constants there, or the position of a parameter whose gradient needs care. What fetching a gradient raises is
@@ -47,9 +49,9 @@ def bind(cache: TensorCache, active: ActivePlan) -> Callable[[], int]:
     if active.backend is not c:  # another one, or several
         read, step = c.lib.fastadam_read_tensors, active.plan
 
-        def read_and_run() -> int:
-            grads: list[Any] = [None] * n
-            outcome: int = read(known, plan, id(grads))
+        def read_and_run(given: list[Any] | None = None) -> int:
+            grads: list[Any] = [None] * n if given is None else given
+            outcome: int = read(known, plan, id(grads), given is not None)
             if outcome == RAISED:
                 raise grads[n]
             return step.take() if outcome == TAKEN else outcome
@@ -58,9 +60,9 @@ def bind(cache: TensorCache, active: ActivePlan) -> Callable[[], int]:
 
     step_tensors: Callable[..., int] = c.lib.fastadam_step_tensors
 
-    def read_and_step() -> int:
-        grads: list[Any] = [None] * n
-        outcome = step_tensors(known, plan, id(grads))
+    def read_and_step(given: list[Any] | None = None) -> int:
+        grads: list[Any] = [None] * n if given is None else given
+        outcome = step_tensors(known, plan, id(grads), given is not None)
         if outcome == RAISED:
             raise grads[n]
         return outcome

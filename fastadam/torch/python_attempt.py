@@ -27,13 +27,13 @@ from fastadam.torch.tensors import (
 )
 
 
-def bind(cache: TensorCache, active: ActivePlan) -> Callable[[], int]:
+def bind(cache: TensorCache, active: ActivePlan) -> Callable[..., int]:
     """Return the function that attempts a step (see `fastadam.torch.native_attempt.bind`)."""
     return functools.partial(_attempt, cache, active)
 
 
-def _attempt(cache: TensorCache, active: ActivePlan) -> int:
-    grads, plan = fetch_gradients(cache.tensors), active.plan
+def _attempt(cache: TensorCache, active: ActivePlan, given: list[Any] | None = None) -> int:
+    grads, plan = fetch_gradients(cache.tensors) if given is None else given, active.plan
     if not cache.holds_the_same() or not cache.state_is_same():
         return CHANGED
     cache.present[:] = [grad is not None for grad in grads]

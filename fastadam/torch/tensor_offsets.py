@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadam.memory.structs import TensorOffsets
+from fastadam.memory.tensor_structs import TensorOffsets
 from fastadam.torch.fingerprints import MOST_DIMS, WORD, fingerprint, read_again, words_at
 
 MOST_BYTES = 256  # of a TensorImpl that are searched

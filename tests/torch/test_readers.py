@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastadam.torch as face  # noqa: E402 - where torch is missing, this module is skipped
-from fastadam.memory.structs import TensorOffsets  # noqa: E402
+from fastadam.memory.tensor_structs import TensorOffsets  # noqa: E402
 from fastadam.torch import attempts, fingerprints, native_attempt, python_attempt, tensor_offsets  # noqa: E402
 from fastadam.torch.careful import CarefulStep  # noqa: E402
 from tests.conftest import AVAILABLE, STATES  # noqa: E402
