@@ -1,4 +1,4 @@
-"""Write ``cext/constants.h`` and ``structs.h`` from ``structs.py`` and ``tensor_structs.py`` in ``fastadam/memory/``.
+"""Write ``cext/constants.h`` and ``structs.h`` from the table in ``structs.py`` and ``tensor_structs.py``.
 
 ``python cext/header.py --write`` does; without ``--write`` they are only compared, and the exit code is 1 if one
 differs. They are checked in, so that building the extension needs no Python package but cffi.
@@ -18,7 +18,10 @@ sys.path.insert(0, str(HERE.parent))
 from fastadam.memory import formats, native, structs, tensor_structs  # noqa: E402, F401 - the last two fill the table
 
 COLUMNS = 115
-WRITTEN = "Written by cext/header.py from structs.py and tensor_structs.py in fastadam/memory: change these, and write this anew."
+WRITTEN = (
+    "Written by cext/header.py from structs.py and tensor_structs.py in fastadam/memory: change these, and write "
+    "this anew."
+)
 
 
 def comment(text: str) -> str:
@@ -79,9 +82,7 @@ def main() -> int:
         if writes:
             path.write_text(text)
         elif not path.exists() or path.read_text() != text:
-            print(
-                f"{path} is not what structs.py and tensor_structs.py in fastadam/memory say: python cext/header.py --write"
-            )
+            print(f"{path} is not what fastadam/memory/*structs.py say: python cext/header.py --write")
             return 1
     return 0
 
