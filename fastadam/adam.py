@@ -16,12 +16,13 @@ from fastadam.memory.structs import TAKEN
 from fastadam.step import after, gradient_settings, hyperparameters
 from fastadam.step.after import After, Averaging
 from fastadam.step.backend import BackendName
-from fastadam.step.gradient_settings import Choices, GradientSettings, Setting
+from fastadam.step.gradient_settings import Choices, GradientSettings
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real
 from fastadam.step.interrupts import in_one_go
 from fastadam.step.locks import Guard
 from fastadam.step.threads import check_limit
-from fastadam.work.averages import Averages, Swapped
+from fastadam.work.attributes import Attributes
+from fastadam.work.averages import Averages
 from fastadam.work.care import call_closure, step_with_care
 from fastadam.work.choice import Choice
 from fastadam.work.copies import described, made_again
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 Loss = TypeVar("Loss")
 
 
-class Adam:
+class Adam(Attributes, closed=True):
     r"""Adam on NumPy arrays and arrays on CUDA devices, which are updated in place.
 
     Parameters
@@ -146,16 +147,9 @@ class Adam:
         "_guard",
         "_planner",
         "_state",
-        "_threads",
         "defaults",
         "param_groups",
     )
-
-    max_grad_norm = Setting()
-    skip_nonfinite = Setting()
-    error_if_nonfinite = Setting()
-    ema_decay = Setting("_averages")
-    ema_warmup = Setting("_averages")
 
     def __init__(
         self,
@@ -180,7 +174,6 @@ class Adam:
         options = dict(zip(hyperparameters.KEYS, given, strict=True))
         self.defaults: dict[str, Any] = hyperparameters.check(options)._asdict()
         check_limit(threads)
-        self._threads = threads
         self._gradient_settings = GradientSettings(Choices(max_grad_norm, skip_nonfinite, error_if_nonfinite))
         self._choice = Choice(backend)
         self._guard = Guard()
@@ -191,44 +184,6 @@ class Adam:
         self.param_groups: list[dict[str, Any]] = []
         self._add(split_groups(params))
         self._planner.catch_up()
-
-    @property
-    def state(self) -> State:
-        """The moments and step counters, by position, name or array."""
-        return self._state
-
-    @property
-    def backend(self) -> str:
-        """Name of the backend in use."""
-        return self._choice.name
-
-    @property
-    def threads(self) -> int | None:
-        """Upper limit of threads, as it was given."""
-        return self._threads
-
-    @property
-    def grad_norm(self) -> float | None:
-        """Norm of the last gradients, or None where it is not computed."""
-        return self._gradient_settings.grad_norm
-
-    @property
-    def skipped_steps(self) -> int:
-        """How many steps were left out."""
-        return self._gradient_settings.skipped_steps
-
-    @property
-    def ema(self) -> Averages:
-        """The averages of the parameters."""
-        return self._averages
-
-    def averaged(self) -> Swapped:
-        """Return a context manager in which parameters and averages have changed places, for evaluation.
-
-        ``with optimizer.averaged(): ...`` exchanges their numbers, and back when it is left, by an error too.
-        The optimizer cannot be stepped, changed or saved within. Raises ValueError where no averages are kept.
-        """
-        return self._averages.swapped()
 
     def add_param_group(self, param_group: ParamGroup | Mapping[str, Tree]) -> None:
         """Add a group of parameters; their moments and step counters start at zero.
@@ -302,6 +257,9 @@ class Adam:
                     groups.take_up(self.param_groups)
                 if planner.version != groups.version:
                     planner.catch_up()
+                are_same = planner.containers.are_same
+                if are_same is not None and not are_same():
+                    planner.containers.look()
                 if grads is None:
                     work = planner.in_pieces
                     found = work.grad_sources if work.at_home else work.gather()
@@ -381,16 +339,15 @@ class Adam:
     def __setstate__(self, state: dict[str, Any]) -> None:
         made_again(self, state, Adam.__init__)
 
-    def _settings_changed(self) -> None:
-        self._planner.version = -1  # what is wanted of the norm may need other plans
-
     def _add(self, given: Iterable[Mapping[str, Any]]) -> None:
         """Add the groups that these dicts describe, or none if one is refused."""
+        given = list(given)
         new, trees = self._groups.make(given, self.defaults)
         self._averages.begin(new)
         chosen = self._choice.choose(member for group in new for member in group.members)
         entering = self._groups.add_calls(new, trees, self.param_groups)
-        in_one_go([*self._choice.add_calls(chosen), *entering])
+        watching = self._planner.containers.enter_calls(given)
+        in_one_go([*self._choice.add_calls(chosen), *entering, *watching])
 
     @contextlib.contextmanager
     def _exclusive(self, what: str) -> Iterator[Contents]:
