@@ -120,6 +120,9 @@ def read_group(
         holds = is_container(given[unknown[0]]) or is_array(given[unknown[0]])
         nested = ", or, for a nesting of arrays, give the key 'params' another name" if holds else ""
         raise ValueError(f"{where}unknown option {unknown[0]!r}; known are {', '.join(known)}{nested}")
+    spoiled = [key for key in defaults if key not in KEYS]
+    if spoiled:
+        raise ValueError(f"{where}defaults have an unknown option {spoiled[0]!r}; known are {', '.join(KEYS)}")
     options = {**defaults, **given}
     keys = [key for key in KEYS if _is_by_name(options[key])]
     if not keys:

@@ -220,7 +220,7 @@ def _refuse_twice(values: Sequence[Any], arrays: Sequence[Array], labels: Sequen
         places: list[Any] = [id(value)]
         if array.size:
             device = device_of(array)
-            places.append((device, device.extent(array)))
+            places.append((device, device.extent(array), array.size))
         for place in places:
             if place in first:
                 raise ValueError(

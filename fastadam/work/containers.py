@@ -41,7 +41,7 @@ class Held(NamedTuple):
     place : str
         How one writes the container in Python.
     outer : int
-        Position, in the list that this one is in, of the container around it; -1 where there is none.
+        Position, in the list that it was found in, of the container around it; -1 where there is none.
     """
 
     container: Any
@@ -109,10 +109,9 @@ class Containers:
         held = [*known, *(each for new in self._fresh for each in _held_by_others(new))]
         self._fresh, self._watched = [], held
         before = {id(each.container): each.items for each in held}
-        inner = {id(item) for each in held for item in each.items.values() if id(item) in before}
         found: list[Held] = []
         for each in held:
-            if id(each.container) not in inner:
+            if each.outer < 0:
                 found += _found_in(each.container, each.place, before, self._check)
         self._watched = found
         self.are_same = _comparison([each for each in found if not isinstance(each.container, tuple)])
@@ -124,7 +123,7 @@ class Containers:
             is_leaf = isinstance(new, Parameter) or is_array(new)
             if is_leaf and self._groups.position_of(new) is None:
                 raise ValueError(
-                    f"{place} is {_described(new)} that the optimizer does not have, and would not step; add it, "
+                    f"{place} is {'an array' if is_array(new) else 'a Parameter'} that the optimizer does not have, and would not step; add it, "
                     f"optimizer.add_param_group({{'params': ...}}), or keep what is not trained in another "
                     f"container than the one that the parameters were given in"
                 )
@@ -132,8 +131,11 @@ class Containers:
             group, index = self._groups.where[position]
             number = next(i for i, each in enumerate(self._groups) if each is group)
             write = "p.data" if isinstance(old, Parameter) else "p"
+            what = "array" if is_array(old) else "Parameter"
+            is_alike = is_array(new) if is_array(old) else isinstance(new, Parameter)
+            now = f"another {what}" if is_alike else f"of type {name_of(new)}"
             raise ValueError(
-                f"{group.members[index].label} was exchanged: {place} is {_described(new)} now, and the optimizer "
+                f"{group.members[index].label} was exchanged: {place} is {now} now, and the optimizer "
                 f"steps the one that it was given, p = optimizer.param_groups[{number}]['params'][{index}]; write "
                 f"into that one, {write}[...] = values or np.clip({write}, 0, 1, out={write}), and put it back, "
                 f"{place} = p"
@@ -142,10 +144,6 @@ class Containers:
 
 def _no() -> bool:
     return False
-
-
-def _described(value: Any) -> str:
-    return "another array" if is_array(value) else f"a {name_of(value)}"
 
 
 def _items_of(container: Any) -> dict[Any, Any]:
@@ -203,7 +201,12 @@ def _held_by_others(found: Sequence[Held]) -> list[Held]:
     for i, outer in enumerate(each.outer for each in found):
         # One that lies in another has two references more: of that one, and of what is known to be in it.
         kept.append((outer >= 0 and kept[outer]) or _references(found, i) > _ALONE + 2 * (outer >= 0))
-    return [each for each, is_kept in zip(found, kept, strict=True) if is_kept]
+    # From now on these are told from each other by whether one is the outermost of those that are kept.
+    return [
+        each if each.outer >= 0 and kept[each.outer] else each._replace(outer=-1)
+        for each, is_kept in zip(found, kept, strict=True)
+        if is_kept
+    ]
 
 
 def _references(found: Sequence[Held], i: int) -> int:
