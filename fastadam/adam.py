@@ -47,7 +47,8 @@ class Adam(Attributes, closed=True):
         depth (names are paths, ``"layers.0.w"``), a buffer made by `pack`, or a list of group dicts with the key
         ``"params"`` and any of the options below, each also by name, ``{"layers.0": 0.01, "*.b": 0}``. Arrays are
         float32, float64, complex64 or complex128, of any shape, C-contiguous and writable; dtypes can be mixed.
-        They can be on CUDA devices too (all with ``__cuda_array_interface__``; float16 too there).
+        They can be on CUDA devices too (all with ``__cuda_array_interface__``; float16 too there). An array that
+        is exchanged in the dict or list that was given is refused by the next step (see Notes).
     lr : float or callable, default 1e-3
         Learning rate; or a function of the 1-based step number of a parameter that returns it. It may be
         called more than once for the same step.
@@ -88,6 +89,11 @@ class Adam(Attributes, closed=True):
     ----------
     param_groups : list of dict
         The groups with their options, which can be edited between steps and are checked when used.
+    lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay
+        The options of all groups: assigned, ``optimizer.lr = 1e-4``, they are checked and set in each of them, and
+        in `defaults`; read, they are what the groups agree in, else AttributeError points to `param_groups`.
+    defaults : dict
+        Options of groups that are added later; editing it changes nothing in those that there are.
     state : State
         Live view of the moments and step counters, by position, name or array.
     max_grad_norm, skip_nonfinite, error_if_nonfinite, ema_decay, ema_warmup
@@ -101,7 +107,10 @@ class Adam(Attributes, closed=True):
     skipped_steps : int
         How many steps `skip_nonfinite` has left out; the first one is logged.
     backend : str
-        Name of the backend in use; where arrays are on the host and on CUDA devices, such as ``"c+cuda"``.
+        Name of the backend in use; where arrays are on the host and on CUDA devices, such as ``"c+cuda"``. As the
+        next one, it can be set between steps.
+    threads : int or None
+        Upper limit of threads, as given.
 
     Raises
     ------
@@ -124,6 +133,15 @@ class Adam(Attributes, closed=True):
     1. Decoupled weight decay is Loshchilov and Hutter, ICLR 2019, arXiv:1711.05101; AMSGrad is Reddi, Kale and
     Kumar, ICLR 2018. Complex numbers are updated as pairs of reals. Deep copies and pickles have arrays of their
     own, which they share with a model that is copied in the same call.
+
+    Arrays are stepped where they lie, so new numbers are written into them: ``w[...] = values``,
+    ``np.clip(w, 0, 1, out=w)``. After ``params["w"] = np.clip(params["w"], 0, 1)`` the dict has another array than
+    the optimizer, and the next step raises ValueError before anything is written; so does an array that is new in
+    there. Entries can be taken away. The optimizer keeps dicts and lists that it was given, at any depth, as long
+    as they are not emptied (``params.clear()``) and somebody else has them by the first step. Other containers and
+    copies of the optimizer are not looked into.
+
+    Other attributes can be assigned in subclasses only, so that none that was misspelt is ignored.
 
     Examples
     --------
@@ -192,7 +210,7 @@ class Adam(Attributes, closed=True):
         ----------
         param_group : mapping
             ``"params"`` in any form that the constructor takes (but group dicts), and any of the options;
-            the others have the constructor's values.
+            the others have the values of `defaults`: the constructor's, or what was assigned since.
 
         Raises
         ------
@@ -237,8 +255,9 @@ class Adam(Attributes, closed=True):
         Raises
         ------
         TypeError, ValueError
-            If a gradient or an edited option is not what it must be. All checks come before the first write:
-            parameters, moments and step counters are as before then.
+            If a gradient or an edited option is not what it must be, or an array was exchanged in what was given
+            as the parameters. All checks come before the first write: parameters, moments and step counters are
+            as before then.
         RuntimeError
             If gradients are not finite, with `error_if_nonfinite`; all is as before then.
         """

@@ -14,7 +14,7 @@ from fastadam.step import hyperparameters
 from fastadam.step.hyperparameters import KEYS, Hyperparameters
 
 # They say what is in a dict by now, as often as they are asked.
-VIEWS_OF_DICTS = (type({}.values()), type({}.items()))
+VIEWS_OF_DICTS: tuple[type, ...] = (type({}.values()), type({}.items()))
 
 
 class Given(NamedTuple):

@@ -49,7 +49,7 @@ def agreed(param_groups: Sequence[Mapping[str, Any]], name: str) -> Any:
     """
     values = [group[name] for group in param_groups if name in group]
     if len(values) < len(param_groups) or not values:
-        raise AttributeError(f"{name} is not in each of the param_groups; read optimizer.param_groups[i][{name!r}]")
+        raise AttributeError(f"{name} is not in all param_groups; read optimizer.param_groups[i][{name!r}]")
     first = values[0]
     for i, value in enumerate(values):
         if not _is_same(first, value):

@@ -73,7 +73,7 @@ def _dicts_have_versions() -> bool:
     instance = _Plain()
     instance.w = instance.v = 0  # type: ignore[attr-defined]
     dicts: list[dict[str, Any]] = [{"w": 0, "v": 0}, vars(instance)]
-    edits: list[Callable[[dict[str, Any], Any], object]] = [
+    edits: list[Callable[[Any, Any], object]] = [
         lambda each, value: each.update(w=value),
         lambda each, value: each.__ior__({"w": value}),
         lambda each, value: (each.pop("w"), each.setdefault("w", value)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastadam.groups.groups import Groups
 from fastadam.groups.options import Option, assign
@@ -70,21 +70,23 @@ class Attributes:
     ema_warmup = Setting("_averages")
 
     def __init_subclass__(cls, *, closed: bool = False, **options: Any) -> None:
-        """Make a subclass: one of this library is `closed` for attributes that it does not know, others are not."""
+        """Make a subclass; one of this library is `closed` for attributes that it does not know."""
         super().__init_subclass__(**options)
         cls._is_closed = closed
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        kind = type(self)
-        known = getattr(kind, name, None)
-        if name in _INSTEAD and isinstance(known, property) and known.fset is None:
-            raise AttributeError(f"{name} cannot be assigned; {_INSTEAD[name]}")
-        if kind._is_closed:
-            if not hasattr(kind, name):
-                raise AttributeError(_unknown(kind, name))
-            if callable(known) and not callable(value):
-                raise AttributeError(f"{name} is a method of {kind.__name__}, and cannot be {value!r}")
-        super().__setattr__(name, value)
+    if not TYPE_CHECKING:  # with one, checkers let all attributes pass
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            kind = type(self)
+            known = getattr(kind, name, None)
+            if name in _INSTEAD and isinstance(known, property) and known.fset is None:
+                raise AttributeError(f"{name} cannot be assigned; {_INSTEAD[name]}")
+            if kind._is_closed:
+                if not hasattr(kind, name):
+                    raise AttributeError(_unknown(kind, name))
+                if callable(known) and not callable(value):
+                    raise AttributeError(f"{name} is a method of {kind.__name__}, and cannot be {value!r}")
+            super().__setattr__(name, value)
 
     def _assign(self, name: str, value: Any) -> None:
         """Set an option of all groups; before there are any, it is an attribute of a subclass."""
@@ -111,7 +113,8 @@ class Attributes:
     def backend(self, name: BackendName) -> None:
         with self._guard.lock:
             self._guard.refuse_while_stepping("setting backend")
-            in_one_go([*self._choice.exchange_calls(name, self._groups.members), *self._planner.start_over_calls()])
+            exchange = self._choice.exchange_calls(name, self._groups.members)
+            in_one_go([*exchange, *self._planner.start_over_calls()])
 
     @property
     def threads(self) -> int | None:

@@ -47,7 +47,13 @@ class Choice:
         return "+".join(dict.fromkeys(self._names[device] for device in host_first))
 
     def exchange_calls(self, asked_for: BackendName, members: Iterable[Member]) -> list[Call]:
-        """Return native calls that take another backend from now on; raises what the constructor and `choose` do."""
+        """Return native calls that take another backend from now on.
+
+        Raises
+        ------
+        ValueError, BackendUnavailableError
+            As the constructor and `choose` do.
+        """
         other = Choice(asked_for)
         chosen = other.choose(members)
         return [functools.partial(setattr, self, "asked_for", asked_for), *self.add_calls(chosen)]

@@ -90,11 +90,14 @@ class Containers:
                 params = next(each for each in gc.get_referents(params) if isinstance(each, dict))
             if isinstance(params, _KINDS):
                 found.append(_found_in(params, "params", {}))
-        return [
-            functools.partial(setattr, self, "are_same", _no if found else self.are_same),
-            functools.partial(setattr, self, "_fresh", [*self._fresh, *found]),
-            functools.partial(setattr, self, "_watched", [*self._watched, *(each for new in found for each in new)]),
-        ]
+        if not found:
+            return []
+        changed = {
+            "are_same": _no,
+            "_fresh": [*self._fresh, *found],
+            "_watched": [*self._watched, *itertools.chain(*found)],
+        }
+        return [functools.partial(setattr, self, name, value) for name, value in changed.items()]
 
     def look(self) -> None:
         """Look at what the containers hold, after `are_same` has said no, and compare with that from now on.
@@ -122,8 +125,9 @@ class Containers:
         if position is None:
             is_leaf = isinstance(new, Parameter) or is_array(new)
             if is_leaf and self._groups.position_of(new) is None:
+                what = "an array" if is_array(new) else "a Parameter"
                 raise ValueError(
-                    f"{place} is {'an array' if is_array(new) else 'a Parameter'} that the optimizer does not have, and would not step; add it, "
+                    f"{place} is {what} that the optimizer does not have, and would not step; add it, "
                     f"optimizer.add_param_group({{'params': ...}}), or keep what is not trained in another "
                     f"container than the one that the parameters were given in"
                 )
@@ -249,7 +253,7 @@ def _is_same_list(known: Held, now: list[Any], held: list[Any]) -> Callable[[], 
             if not _are_same([known]):
                 return False
             raise  # a signal's handler raised it, which is not to be lost
-        for i in few:
+        for i in few:  # noqa: SIM110 - `all` takes longer, and there are few
             if now[i] is not held[i]:
                 return False
         return True
@@ -285,7 +289,9 @@ def _are_same_words(watched: Sequence[Held]) -> Callable[[], bool]:
         found = [words_of(each.container) for each in watched]
         if not all(found):
             return _no
-        columns = [np.array([*itertools.chain(*column)], np.int64) for column in zip(*filter(None, found))]
+        columns = [
+            np.array([*itertools.chain(*column)], np.int64) for column in zip(*filter(None, found), strict=True)
+        ]
         buffers = [c.ffi.from_buffer("int64_t[]", column) for column in columns]
         return functools.partial(c.lib.fastadam_same_words, *buffers, len(columns[0]))
 

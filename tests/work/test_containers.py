@@ -212,7 +212,7 @@ def test_an_array_that_is_exchanged_is_refused_and_the_remedy_works(
 
 
 @pytest.mark.parametrize("form", [listed, named, nested])
-@pytest.mark.parametrize("other", [fastadam.Parameter(np.ones(4)), 3.0, np.float64(1.0), [1.0, 2.0], "w", object()])
+@pytest.mark.parametrize("other", [fastadam.Parameter(np.ones(4)), 3.0, np.float64(1.0), [1.0, 2.0], "w"])
 def test_a_parameter_that_becomes_anything_else_is_refused(form: Callable[[Any, Any], Form], other: Any) -> None:
     w, b = (fastadam.Parameter(each) for each in arrays(4, 3))
     made = form(w, b)
@@ -440,7 +440,7 @@ def test_what_a_signals_handler_raises_is_not_lost() -> None:
                 signal.setitimer(signal.ITIMER_REAL, delay)
                 while True:
                     optimizer._planner.containers.are_same()  # type: ignore[misc]
-            except Stop:
+            except Stop:  # noqa: PERF203 - each time
                 stopped += 1
     finally:
         signal.signal(signal.SIGALRM, before)
