@@ -78,9 +78,9 @@ def assign_calls(
     defaults : dict
     name : str
     values : sequence
-        One for each group, and one for `defaults`.
+        One for `defaults`, and one for each group.
     """
-    pairs = zip((*param_groups, defaults), values, strict=True)
+    pairs = zip((defaults, *param_groups), values, strict=True)  # the first may be what a user has put there
     return [functools.partial(operator.setitem, where, name, value) for where, value in pairs]
 
 
@@ -93,5 +93,5 @@ def assign(groups: Groups, defaults: Any, name: str, value: Any) -> None:
         As the constructor does; nothing has changed then.
     """
     checked = [group.checked({**group.accepted(), name: value}, "") for group in groups]
-    values = [getattr(hyper, name) for hyper in (*checked, checked[0])]
+    values = [getattr(hyper, name) for hyper in (checked[0], *checked)]
     in_one_go(assign_calls([group.options for group in groups], defaults, name, values))

@@ -50,6 +50,7 @@ def _word(address: int) -> ctypes.c_int64:
 def _can_be_looked_at(kind: type) -> bool:
     return (
         sys.implementation.name == "cpython"
+        and getattr(sys, "_is_gil_enabled", lambda: True)()  # without the lock, lists move at any moment
         and ctypes.sizeof(ctypes.c_void_p) == _WIDTH
         and kind.__basicsize__ >= _SECOND + _WIDTH
     )

@@ -32,7 +32,7 @@ def assign(optimizer: Any, name: str, value: Any) -> None:
         own[name] = value
         return
     groups = list(optimizer.param_groups)
-    values = [_checked(group, name, value) for group in (*groups, optimizer.defaults)]
+    values = [_checked(group, name, value) for group in (optimizer.defaults, *groups)]
     in_one_go(assign_calls(groups, optimizer.defaults, name, values))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any
 
 from fastadam.groups.groups import Groups
@@ -155,6 +154,8 @@ class Attributes:
 
 def _unknown(kind: type, name: str) -> str:
     """Return what to say of an attribute that is not known."""
+    import difflib  # not loaded where all goes well
+
     public = [each for each in dir(kind) if not each.startswith("_")]
     near = [_ALSO_CALLED[name]] if name in _ALSO_CALLED else difflib.get_close_matches(name, public, 1)
     ask = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(public)}."

@@ -318,6 +318,14 @@ def test_subclasses_of_subclasses_are_open() -> None:
     assert_same_bits(optimizer.param_groups[0]["params"][0], np.ones(2))
 
 
+def test_without_defaults_nothing_is_assigned() -> None:
+    optimizer, _ = make("in place", [{}, {}])
+    optimizer.defaults = None  # type: ignore[assignment]
+    with pytest.raises(TypeError):
+        optimizer.lr = 0.5
+    assert optimizer.lr == 1e-3
+
+
 def test_defaults_that_nobody_knows_are_refused_where_they_are_used() -> None:
     optimizer = fastadam.Adam([np.ones(2)])
     optimizer.defaults["learning_rate"] = 0.5
