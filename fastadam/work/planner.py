@@ -35,7 +35,7 @@ class Planner:
     Attributes
     ----------
     threads : int or None
-        The limit; whoever changes it calls `start_over`.
+        The limit; whoever changes it makes the `start_over_calls`.
     containers : Containers
         Those that the parameters were given in.
     version : int
