@@ -141,3 +141,13 @@ int64_t fastadam_read_nested(const fastadam_nesting *nesting, int64_t grads, int
     PyGILState_Release(gil);
     return good;
 }
+
+int64_t fastadam_same_words(const int64_t *addresses, const int64_t *words, int64_t n)
+{
+    const PyGILState_STATE gil = PyGILState_Ensure(); /* nobody changes a dict or list meanwhile */
+    int64_t i = 0;
+    while (i < n && *MEMORY(const int64_t, addresses[i]) == words[i])
+        i++;
+    PyGILState_Release(gil);
+    return i == n;
+}

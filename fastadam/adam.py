@@ -16,12 +16,13 @@ from fastadam.memory.structs import TAKEN
 from fastadam.step import after, gradient_settings, hyperparameters
 from fastadam.step.after import After, Averaging
 from fastadam.step.backend import BackendName
-from fastadam.step.gradient_settings import Choices, GradientSettings, Setting
+from fastadam.step.gradient_settings import Choices, GradientSettings
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real
 from fastadam.step.interrupts import in_one_go
 from fastadam.step.locks import Guard
 from fastadam.step.threads import check_limit
-from fastadam.work.averages import Averages, Swapped
+from fastadam.work.attributes import Attributes
+from fastadam.work.averages import Averages
 from fastadam.work.care import call_closure, step_with_care
 from fastadam.work.choice import Choice
 from fastadam.work.copies import described, made_again
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 Loss = TypeVar("Loss")
 
 
-class Adam:
+class Adam(Attributes, closed=True):
     r"""Adam on NumPy arrays and arrays on CUDA devices, which are updated in place.
 
     Parameters
@@ -46,7 +47,8 @@ class Adam:
         depth (names are paths, ``"layers.0.w"``), a buffer made by `pack`, or a list of group dicts with the key
         ``"params"`` and any of the options below, each also by name, ``{"layers.0": 0.01, "*.b": 0}``. Arrays are
         float32, float64, complex64 or complex128, of any shape, C-contiguous and writable; dtypes can be mixed.
-        They can be on CUDA devices too (all with ``__cuda_array_interface__``; float16 too there).
+        They can be on CUDA devices too (all with ``__cuda_array_interface__``; float16 too there). An array that
+        is exchanged in the dict or list that was given is refused by the next step (see Notes).
     lr : float or callable, default 1e-3
         Learning rate; or a function of the 1-based step number of a parameter that returns it. It may be
         called more than once for the same step.
@@ -87,6 +89,11 @@ class Adam:
     ----------
     param_groups : list of dict
         The groups with their options, which can be edited between steps and are checked when used.
+    lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay
+        The options of all groups: assigned, ``optimizer.lr = 1e-4``, they are checked and set in each of them, and
+        in `defaults`; read, they are what the groups agree in, else AttributeError points to `param_groups`.
+    defaults : dict
+        Options of groups that are added later; editing it changes nothing in those that there are.
     state : State
         Live view of the moments and step counters, by position, name or array.
     max_grad_norm, skip_nonfinite, error_if_nonfinite, ema_decay, ema_warmup
@@ -100,7 +107,10 @@ class Adam:
     skipped_steps : int
         How many steps `skip_nonfinite` has left out; the first one is logged.
     backend : str
-        Name of the backend in use; where arrays are on the host and on CUDA devices, such as ``"c+cuda"``.
+        Name of the backend in use; where arrays are on the host and on CUDA devices, such as ``"c+cuda"``. As the
+        next one, it can be set between steps.
+    threads : int or None
+        Upper limit of threads, as given.
 
     Raises
     ------
@@ -124,6 +134,15 @@ class Adam:
     Kumar, ICLR 2018. Complex numbers are updated as pairs of reals. Deep copies and pickles have arrays of their
     own, which they share with a model that is copied in the same call.
 
+    Arrays are stepped where they lie, so new numbers are written into them: ``w[...] = values``,
+    ``np.clip(w, 0, 1, out=w)``. After ``params["w"] = np.clip(params["w"], 0, 1)`` the dict has another array than
+    the optimizer, and the next step raises ValueError before anything is written; so does an array that is new in
+    there. Entries can be taken away. The optimizer keeps dicts and lists that it was given, at any depth, as long
+    as they are not emptied (``params.clear()``) and somebody else has them by the first step. Other containers and
+    copies of the optimizer are not looked into.
+
+    Other attributes can be assigned in subclasses only, so that none that was misspelt is ignored.
+
     Examples
     --------
     >>> import numpy as np, fastadam
@@ -146,16 +165,9 @@ class Adam:
         "_guard",
         "_planner",
         "_state",
-        "_threads",
         "defaults",
         "param_groups",
     )
-
-    max_grad_norm = Setting()
-    skip_nonfinite = Setting()
-    error_if_nonfinite = Setting()
-    ema_decay = Setting("_averages")
-    ema_warmup = Setting("_averages")
 
     def __init__(
         self,
@@ -180,7 +192,6 @@ class Adam:
         options = dict(zip(hyperparameters.KEYS, given, strict=True))
         self.defaults: dict[str, Any] = hyperparameters.check(options)._asdict()
         check_limit(threads)
-        self._threads = threads
         self._gradient_settings = GradientSettings(Choices(max_grad_norm, skip_nonfinite, error_if_nonfinite))
         self._choice = Choice(backend)
         self._guard = Guard()
@@ -192,44 +203,6 @@ class Adam:
         self._add(split_groups(params))
         self._planner.catch_up()
 
-    @property
-    def state(self) -> State:
-        """The moments and step counters, by position, name or array."""
-        return self._state
-
-    @property
-    def backend(self) -> str:
-        """Name of the backend in use."""
-        return self._choice.name
-
-    @property
-    def threads(self) -> int | None:
-        """Upper limit of threads, as it was given."""
-        return self._threads
-
-    @property
-    def grad_norm(self) -> float | None:
-        """Norm of the last gradients, or None where it is not computed."""
-        return self._gradient_settings.grad_norm
-
-    @property
-    def skipped_steps(self) -> int:
-        """How many steps were left out."""
-        return self._gradient_settings.skipped_steps
-
-    @property
-    def ema(self) -> Averages:
-        """The averages of the parameters."""
-        return self._averages
-
-    def averaged(self) -> Swapped:
-        """Return a context manager in which parameters and averages have changed places, for evaluation.
-
-        ``with optimizer.averaged(): ...`` exchanges their numbers, and back when it is left, by an error too.
-        The optimizer cannot be stepped, changed or saved within. Raises ValueError where no averages are kept.
-        """
-        return self._averages.swapped()
-
     def add_param_group(self, param_group: ParamGroup | Mapping[str, Tree]) -> None:
         """Add a group of parameters; their moments and step counters start at zero.
 
@@ -237,7 +210,7 @@ class Adam:
         ----------
         param_group : mapping
             ``"params"`` in any form that the constructor takes (but group dicts), and any of the options;
-            the others have the constructor's values.
+            the others have the values of `defaults`: the constructor's, or what was assigned since.
 
         Raises
         ------
@@ -282,8 +255,9 @@ class Adam:
         Raises
         ------
         TypeError, ValueError
-            If a gradient or an edited option is not what it must be. All checks come before the first write:
-            parameters, moments and step counters are as before then.
+            If a gradient or an edited option is not what it must be, or an array was exchanged in what was given
+            as the parameters. All checks come before the first write: parameters, moments and step counters are
+            as before then.
         RuntimeError
             If gradients are not finite, with `error_if_nonfinite`; all is as before then.
         """
@@ -302,6 +276,9 @@ class Adam:
                     groups.take_up(self.param_groups)
                 if planner.version != groups.version:
                     planner.catch_up()
+                are_same = planner.containers.are_same
+                if are_same is not None and not are_same():
+                    planner.containers.look()
                 if grads is None:
                     work = planner.in_pieces
                     found = work.grad_sources if work.at_home else work.gather()
@@ -381,16 +358,15 @@ class Adam:
     def __setstate__(self, state: dict[str, Any]) -> None:
         made_again(self, state, Adam.__init__)
 
-    def _settings_changed(self) -> None:
-        self._planner.version = -1  # what is wanted of the norm may need other plans
-
     def _add(self, given: Iterable[Mapping[str, Any]]) -> None:
         """Add the groups that these dicts describe, or none if one is refused."""
+        given = list(given)
         new, trees = self._groups.make(given, self.defaults)
         self._averages.begin(new)
         chosen = self._choice.choose(member for group in new for member in group.members)
         entering = self._groups.add_calls(new, trees, self.param_groups)
-        in_one_go([*self._choice.add_calls(chosen), *entering])
+        watching = self._planner.containers.enter_calls(given)
+        in_one_go([*self._choice.add_calls(chosen), *entering, *watching])
 
     @contextlib.contextmanager
     def _exclusive(self, what: str) -> Iterator[Contents]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fastadam.groups.forms import Params
 
 
-class AdamW(Adam):
+class AdamW(Adam, closed=True):
     """Adam with decoupled weight decay: `Adam` with other defaults.
 
     Parameters

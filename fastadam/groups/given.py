@@ -13,6 +13,9 @@ from fastadam.memory.parameter import Parameter
 from fastadam.step import hyperparameters
 from fastadam.step.hyperparameters import KEYS, Hyperparameters
 
+# They say what is in a dict by now, as often as they are asked.
+VIEWS_OF_DICTS: tuple[type, ...] = (type({}.values()), type({}.items()))
+
 
 class Given(NamedTuple):
     """The parameters of one group, read.
@@ -71,7 +74,8 @@ def split_groups(params: Any) -> list[dict[str, Any]]:
             "params mixes group dicts and arrays; put each array into a group: {'params': [array]}; or, if it is "
             "a nesting of arrays, give the key 'params' another name"
         )
-    return [{"params": params if isinstance(params, tuple) else items}]
+    # As it was given, where it can be read again: what it holds is looked at in later steps, too.
+    return [{"params": params if isinstance(params, (list, tuple, *VIEWS_OF_DICTS)) else items}]
 
 
 def _has_options(item: Mapping[Any, Any]) -> bool:
@@ -116,6 +120,9 @@ def read_group(
         holds = is_container(given[unknown[0]]) or is_array(given[unknown[0]])
         nested = ", or, for a nesting of arrays, give the key 'params' another name" if holds else ""
         raise ValueError(f"{where}unknown option {unknown[0]!r}; known are {', '.join(known)}{nested}")
+    spoiled = [key for key in defaults if key not in KEYS]
+    if spoiled:
+        raise ValueError(f"{where}defaults have an unknown option {spoiled[0]!r}; known are {', '.join(KEYS)}")
     options = {**defaults, **given}
     keys = [key for key in KEYS if _is_by_name(options[key])]
     if not keys:

@@ -136,6 +136,9 @@ class Packed:
 def pack(params: Packable, *, device: str | None = None) -> Packed:
     """Copy arrays into one flat, aligned buffer: the layout with the fastest step.
 
+    The arrays that are given stay as they are, and no step moves them. Where a model holds some, let it hold the
+    views in ``params`` from then on.
+
     Parameters
     ----------
     params : mapping, iterable, or nested containers of ndarray
@@ -159,7 +162,7 @@ def pack(params: Packable, *, device: str | None = None) -> Packed:
     TypeError
         If an item is no array of a supported dtype, or the dtypes differ.
     ValueError
-        If there is none, or a container is given twice.
+        If there is none, or an array or a container is given twice, whose copies would go different ways.
     BackendUnavailableError, MemoryError
         If the device cannot be used, or has not enough memory.
 
@@ -200,6 +203,7 @@ def pack(params: Packable, *, device: str | None = None) -> Packed:
                 f"{label} has dtype {array.dtype}, {labels[0]} has {arrays[0].dtype}; a packed buffer has one "
                 f"dtype: pack them apart, as two groups"
             )
+    _refuse_twice(values, arrays, labels)
     if target is None:
         target = device_of(arrays[0])
     target.check_dtype(arrays[0].dtype, labels[0])
@@ -207,6 +211,23 @@ def pack(params: Packable, *, device: str | None = None) -> Packed:
     for view, array in zip(packed.param_views, arrays, strict=True):
         view[...] = array if target.holds(array) else on_host(array)
     return packed
+
+
+def _refuse_twice(values: Sequence[Any], arrays: Sequence[Array], labels: Sequence[str]) -> None:
+    """Refuse an array that is there twice, as the same object or as views of the same memory."""
+    first: dict[Any, str] = {}
+    for value, array, label in zip(values, arrays, labels, strict=True):
+        places: list[Any] = [id(value)]
+        if array.size:
+            device = device_of(array)
+            places.append((device, device.extent(array), array.size))
+        for place in places:
+            if place in first:
+                raise ValueError(
+                    f"{label} is the same array as {first[place]}; pack copies each array that it is given, and a "
+                    f"step would part the two copies: give it once, and use its view in both places"
+                )
+        first.update(dict.fromkeys(places, label))
 
 
 PackedBuffer.__module__, PackedBuffer.__qualname__ = "fastadam", "Packed.Buffer"

@@ -76,6 +76,12 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
 
     Attributes
     ----------
+    lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay
+    foreach, capturable, differentiable, fused
+        The options of all groups: assigned, ``optimizer.lr = 1e-4``, they are checked as by the constructor and
+        set in each of them, and in `defaults`; read, they are what the groups agree in, else AttributeError points
+        to `param_groups`. What a subclass has of its own under these names, in the class or assigned in its
+        ``__init__``, stays its own, as with torch's.
     backend : str
         ``"auto"``, or a name from `fastadam.available_backends`; can be set at any time. The bits are the same.
         ``"auto"`` takes ``"cuda"`` for tensors on CUDA devices and another one for those on the CPU; any name is

@@ -7,10 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from fastadam import backends
+from fastadam.groups.options import Option
 from fastadam.step import threads
 from fastadam.step.backend import BackendName
 from fastadam.step.gradient_settings import GradientSettings, Setting
 from fastadam.torch import scaling
+from fastadam.torch.assigned import assign
 from fastadam.torch.averages import Averages, AveragesView, Swapped
 from fastadam.torch.memo import Memo
 
@@ -19,8 +21,23 @@ class Settings:
     """The attributes; see `fastadam.torch.Adam`, which explains them."""
 
     param_groups: list[dict[str, Any]]
+    defaults: dict[str, Any]
     state: Any
     _memo: Memo
+
+    # torch's optimizers have no attributes of these names, and would keep what is assigned, unused.
+    lr = Option[float | Tensor]()
+    betas = Option[tuple[float | Tensor, float | Tensor]]()
+    eps = Option[float]()
+    weight_decay = Option[float]()
+    amsgrad = Option[bool]()
+    maximize = Option[bool]()
+    decoupled_weight_decay = Option[bool]()
+    foreach = Option[bool | None]()
+    capturable = Option[bool]()
+    differentiable = Option[bool]()
+    fused = Option[bool | None]()
+    _assign = assign
 
     # Where this is true, GradScaler sets these on the optimizer; else it takes the scale off before the step.
     # It is what it is in torch's, as others ask for it, too, and do not clip where it is true (Lightning).

@@ -46,6 +46,18 @@ class Choice:
         host_first = sorted(self._names, key=lambda device: device is not HOST)
         return "+".join(dict.fromkeys(self._names[device] for device in host_first))
 
+    def exchange_calls(self, asked_for: BackendName, members: Iterable[Member]) -> list[Call]:
+        """Return native calls that take another backend from now on.
+
+        Raises
+        ------
+        ValueError, BackendUnavailableError
+            As the constructor and `choose` do.
+        """
+        other = Choice(asked_for)
+        chosen = other.choose(members)
+        return [functools.partial(setattr, self, "asked_for", asked_for), *self.add_calls(chosen)]
+
     def choose(self, members: Iterable[Member]) -> dict[Device, tuple[str, Backend]]:
         """Return the backends, beyond those in use, of the devices that parameters are on, and their names.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 from fastadam.groups.groups import Groups
@@ -11,10 +12,11 @@ from fastadam.memory.arrays import Array
 from fastadam.memory.device import Device
 from fastadam.memory.written import Written
 from fastadam.step.after import After
-from fastadam.step.backend import Backend
+from fastadam.step.backend import Backend, Call
 from fastadam.step.gradient_settings import GradientSettings
 from fastadam.step.variants import flags_of
 from fastadam.work.arrays import WorkList
+from fastadam.work.containers import Containers
 from fastadam.work.nested import Reader
 
 
@@ -33,6 +35,10 @@ class Planner:
 
     Attributes
     ----------
+    threads : int or None
+        The limit; whoever changes it makes the `start_over_calls`.
+    containers : Containers
+        Those that the parameters were given in.
     version : int
         That of the groups with which the work lists agree. Where it is another one than theirs, `catch_up` has to
         be called before anything else is used.
@@ -61,7 +67,8 @@ class Planner:
         self.groups, self.settings, self.after = groups, settings, after
         self.version = -1
         self._backends = backends
-        self._threads = threads
+        self.threads = threads
+        self.containers = Containers(groups)
         self._layout = -1
         self._flags: list[int] = []  # those of the groups, what is wanted of the norm, and of averages
         self._patterns: Patterns[WorkList] = Patterns()
@@ -83,6 +90,10 @@ class Planner:
             self._layout, self._flags = layout, flags
         self.version = version
 
+    def start_over_calls(self) -> list[Call]:
+        """Return native calls that have everything built anew, as another backend or limit of threads needs it."""
+        return [functools.partial(setattr, self, name, -1) for name in ("_layout", "version")]
+
     def _build(self) -> None:
         self.groups.check_unchanged()  # before the memory that steps write is told from it
         self.written = self.groups.written()
@@ -96,7 +107,7 @@ class Planner:
 
     def _work_list(self, in_pieces: bool, active: Array | None = None, leaves_out: bool = False) -> WorkList:
         return WorkList(
-            *(self.groups, self.written, self._backends, self._threads, self.settings.norm, self.after),
+            *(self.groups, self.written, self._backends, self.threads, self.settings.norm, self.after),
             in_pieces=in_pieces,
             active=active,
             leaves_out=leaves_out,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -126,6 +127,33 @@ def test_bad_parameters_to_pack() -> None:
     ):
         with pytest.raises(error, match=match):
             fastadam.pack(params)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda w: ([w, w], "[0]", "[1]"),
+        lambda w: ({"a": w, "b": [np.ones(2), {"c": w}]}, "['a']", "['b'][1]['c']"),
+        lambda w: ([w.reshape(2, 3), w], "[0]", "[1]"),
+        lambda w: ([w.reshape(2, 3).T, np.ones(2), w.reshape(2, 3)], "[0]", "[2]"),
+        lambda w: ([w, w[::-1]], "[0]", "[1]"),
+        lambda w: ([w[:0], w, w[:0][:]], None, None),
+        lambda w: ([empty := w[:0], empty], "[0]", "[1]"),
+        lambda w: ([w[:3], w[3:]], None, None),
+        lambda w: ([w[::2], w[1::2]], None, None),
+        lambda w: ([w, w.copy()], None, None),
+    ],
+)
+def test_an_array_is_packed_once(make: Callable[[Any], Any]) -> None:
+    """Its copies would go different ways. Both places are named; the remedy is one view in both."""
+    params, first, second = make(np.arange(6.0))
+    if first is None:
+        fastadam.pack(params)
+        return
+    with pytest.raises(
+        ValueError, match=re.escape(f"params{second} is the same array as params{first}; pack copies")
+    ):
+        fastadam.pack(params)
 
 
 def _a(n: int = 3) -> np.ndarray:
@@ -257,7 +285,7 @@ SHARED = [
     pytest.param(lambda w: [{"params": w[:7]}, {"params": [w[6:]]}], id="two groups"),
     pytest.param(lambda w: [{"params": (flat := fastadam.pack([w]))}, {"params": flat}], id="packed twice"),
     pytest.param(
-        lambda w: [{"params": (flat := fastadam.pack([w, w]))}, {"params": flat.params[1]}],
+        lambda w: [{"params": (flat := fastadam.pack([w, w + 1]))}, {"params": flat.params[1]}],
         id="packed and its view",
     ),
 ]

@@ -69,7 +69,7 @@ def test_a_packed_step_is_one_launch_and_nothing_else() -> None:
 
 
 def test_separate_arrays_are_one_copy_and_one_launch() -> None:
-    flat = fastadam.pack([np.ones(3, np.float32)] * 50, device="cuda")
+    flat = fastadam.pack([np.ones(3, np.float32) for _ in range(50)], device="cuda")
     optimizer = fastadam.Adam(flat.params)
     for _ in range(2):  # the table goes along until each of the two slots has it
         optimizer.step(flat.grads)
@@ -83,7 +83,7 @@ def test_separate_arrays_are_one_copy_and_one_launch() -> None:
 
 def test_memory_under_way_is_not_written_to() -> None:
     """While no event has passed, every step takes memory of its own; in the end, the host waits for the oldest."""
-    flat = fastadam.pack([np.ones(3, np.float32)] * 2, device="cuda")
+    flat = fastadam.pack([np.ones(3, np.float32) for _ in range(2)], device="cuda")
     optimizer = fastadam.Adam(flat.params)
     driver.stand_in_set_pending(1)
     marks = []
@@ -207,7 +207,7 @@ def test_why_it_is_missing(prepare: Any, match: str) -> None:
 
 def test_a_launch_that_fails_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     for layout in ("packed", "in place"):
-        flat = fastadam.pack([np.ones(3, np.float32)] * 2, device="cuda")
+        flat = fastadam.pack([np.ones(3, np.float32) for _ in range(2)], device="cuda")
         optimizer = fastadam.Adam(flat if layout == "packed" else flat.params)
         grads = None if layout == "packed" else flat.grads
         optimizer.step(grads)

@@ -127,7 +127,7 @@ def test_an_interrupt_finds_them_changed_back() -> None:
 
 @pytest.mark.parametrize("which", [launches.AVERAGES, launches.ZEROS])
 def test_a_kernel_that_fails_is_an_error_and_no_step(monkeypatch: pytest.MonkeyPatch, which: int) -> None:
-    flat = fastadam.pack([np.ones(3, np.float32)] * 2, device="cuda")
+    flat = fastadam.pack([np.ones(3, np.float32) for _ in range(2)], device="cuda")
     optimizer = fastadam.Adam(flat, ema_decay=0.5)
     optimizer.step(zero_grad=True)
     call, broken = launches.Launcher.launch_call, launches.launcher(cuda_driver.gpu(0)).kernel(0, which)

@@ -55,7 +55,7 @@ def test_clipping_waits_for_nothing(layout: str, dtype: Any) -> None:
 
 
 def test_a_clipped_packed_step_copies_nothing() -> None:
-    flat = fastadam.pack([np.ones(1000, np.float32)] * 3, device="cuda")
+    flat = fastadam.pack([np.ones(1000, np.float32) for _ in range(3)], device="cuda")
     optimizer = fastadam.Adam(flat, **SETTINGS)
     for _ in range(2):  # the table of gradients goes along until each of the two slots has it
         optimizer.step()
@@ -118,7 +118,7 @@ def test_one_norm_of_two_devices_and_the_host() -> None:
 def test_a_norm_that_fails_is_an_error_and_no_step(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], kernel: tuple[int, int]
 ) -> None:
-    flat = fastadam.pack([np.ones(3, np.float32)] * 2, device="cuda")
+    flat = fastadam.pack([np.ones(3, np.float32) for _ in range(2)], device="cuda")
     optimizer = fastadam.Adam(flat, **settings)
     optimizer.step()
     call, broken = launches.Launcher.launch_call, launches.launcher(cuda_driver.gpu(0)).kernel(*kernel)

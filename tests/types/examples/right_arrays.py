@@ -98,7 +98,7 @@ p.data[...] = 2.0
 p.data -= 1.0
 flat.grads["w"][...] = 0.1
 flat.param *= 2.0
-fastadam.pack([w, w])
+fastadam.pack([w, w + 1])
 fastadam.pack((w, w), device="cuda:1")
 fastadam.pack(each for each in several)
 fastadam.pack(named.values())
@@ -194,6 +194,22 @@ count: int = len(optimizer.state)
 saved: dict[str, Any] = optimizer.state_dict()
 optimizer.load_state_dict(saved)
 optimizer.zero_grad(set_to_none=False)
+
+# What is assigned, and read.
+optimizer.lr = 0.1
+optimizer.lr = np.float32(0.1)
+optimizer.lr = Cosine(1e-3, 100)
+optimizer.lr = lambda step: 0.1 / step
+optimizer.betas = (0.9, np.float64(0.99))
+optimizer.eps = optimizer.weight_decay = 0
+optimizer.amsgrad = optimizer.maximize = optimizer.decoupled_weight_decay = True
+optimizer.backend = "numpy"
+optimizer.threads = 2
+optimizer.threads = None
+beta1, beta2 = optimizer.betas
+decays: bool = float(optimizer.weight_decay) > 0 and not optimizer.decoupled_weight_decay
+used: str = optimizer.backend
+limit: int | None = optimizer.threads
 fastadam.save("run.safetensors", optimizer, extra={"epoch": 7})
 fastadam.save(Path("run.safetensors"), optimizer, False)
 epoch = fastadam.load(Path("run.safetensors"), optimizer)["epoch"]

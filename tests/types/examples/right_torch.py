@@ -38,6 +38,11 @@ optimizer.backend = "c"
 backend: fastadam.Backend = optimizer.backend
 optimizer.threads = 2
 optimizer.threads = None
+optimizer.lr = 0.1
+optimizer.lr = torch.tensor(0.1)
+optimizer.betas = (0.9, 0.99)
+optimizer.fused = optimizer.foreach = None
+optimizer.maximize = not optimizer.maximize
 went: str | None = optimizer.last_step
 optimizer.zero_grad(set_to_none=False)
 optimizer.add_param_group({"params": [torch.ones(2)], "lr": 0.1})

@@ -80,6 +80,17 @@ Warmup(lambda step: 0.1, 100)  # arg-type | reportArgumentType
 Join([0.1, 0.2], 100)  # arg-type | reportArgumentType
 
 # Gradients.
+optimizer.lr = "fast"  # assignment | reportAttributeAccessIssue
+optimizer.betas = 0.9  # assignment | reportAttributeAccessIssue
+optimizer.betas = (0.9, 0.99, 0.999)  # assignment | reportAttributeAccessIssue
+optimizer.eps = None  # assignment | reportAttributeAccessIssue
+optimizer.weight_decay = "0"  # assignment | reportAttributeAccessIssue
+optimizer.amsgrad = "no"  # assignment | reportAttributeAccessIssue
+optimizer.learning_rate = 0.1  # attr-defined | reportAttributeAccessIssue
+optimizer.backend = "torch"  # assignment | reportAttributeAccessIssue
+optimizer.threads = "all"  # assignment | reportAttributeAccessIssue
+optimizer.state = {}  # assignment, misc | reportAttributeAccessIssue
+text_lr: str = fastadam.Adam(w).lr  # assignment | reportAssignmentType
 optimizer.step(3)  # call-overload | reportArgumentType
 optimizer.step(3.0)  # call-overload | reportArgumentType
 optimizer.step("nonsense")  # arg-type | reportArgumentType

@@ -19,6 +19,9 @@ optimizer.step(3)  # call-overload | reportArgumentType, reportCallIssue
 optimizer.step([tensor])  # call-overload | reportArgumentType, reportCallIssue
 optimizer.backend = "torch"  # assignment | reportAttributeAccessIssue
 optimizer.threads = "all"  # assignment | reportAttributeAccessIssue
+optimizer.lr = "fast"  # assignment | reportAttributeAccessIssue
+optimizer.betas = 0.9  # assignment | reportAttributeAccessIssue
+optimizer.amsgrad = "no"  # assignment | reportAttributeAccessIssue
 optimizer.last_step = "fastadam"  # misc | reportAttributeAccessIssue
 
 

@@ -1,0 +1,51 @@
+"""What is assigned to an optimizer as an attribute, ``optimizer.lr = 1e-4``, is set in all groups."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+
+from fastadam.groups.options import assign_calls
+from fastadam.step.interrupts import in_one_go
+from fastadam.torch import originals
+
+# Those whose values torch's constructor looks at together with others.
+_TOGETHER = ("foreach", "capturable", "differentiable", "fused")
+
+
+def assign(optimizer: Any, name: str, value: Any) -> None:
+    """Set an option in all groups, and for those that are added later.
+
+    torch keeps what is assigned under such a name as an attribute of the optimizer, and classes made for torch's
+    optimizers may have some. So what is assigned in the ``__init__`` of a subclass is such an attribute, which
+    stays one.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As the constructor does; nothing has changed then.
+    """
+    own = optimizer.__dict__
+    if name in own or "param_groups" not in own or _is_being_made(optimizer):
+        own[name] = value
+        return
+    groups = list(optimizer.param_groups)
+    values = [_checked(group, name, value) for group in (optimizer.defaults, *groups)]
+    in_one_go(assign_calls(groups, optimizer.defaults, name, values))
+
+
+def _is_being_made(optimizer: Any) -> bool:
+    """Whether it is an ``__init__`` of this optimizer that assigns."""
+    frame = sys._getframe(3)  # beyond this function, `assign` and the descriptor
+    code = frame.f_code
+    return code.co_name == "__init__" and any(frame.f_locals.get(n) is optimizer for n in code.co_varnames[:1])
+
+
+def _checked(group: Any, name: str, value: Any) -> Any:
+    """Return the value as torch's constructor takes it."""
+    with torch.device("cpu"):
+        sample = torch.nn.Parameter(torch.empty(0))
+    together = {each: group[each] for each in _TOGETHER if each in group}
+    return originals.Adam([sample], **{**together, name: value}).defaults[name]
