@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import json
 import os
@@ -19,6 +20,8 @@ fcntl: Any = None  # a system without it keeps what killed saves left behind
 with contextlib.suppress(ImportError):
     fcntl = importlib.import_module("fcntl")
 
+LONGEST_NAME = 255  # bytes, of a file in nearly all file systems
+RANDOM = 16  # hexadecimal digits in the name of a temporary file
 LONGEST_HEADER = 100_000_000  # bytes; the safetensors library refuses to read more
 
 
@@ -75,8 +78,9 @@ def write(
                 raise OSError(f"{temporary!r} cannot be read back: {error}") from error
             if not same:
                 raise OSError(f"{temporary!r} does not read back as it was written")
-            with contextlib.suppress(FileNotFoundError):
-                os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
+            mode = mode_of(target)
+            if mode is not None and mode != mode_of(temporary):
+                os.chmod(temporary, mode)
             os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -90,12 +94,32 @@ def write(
             os.close(folder)
 
 
+def mode_of(target: str) -> int | None:
+    """Return the permissions of the file that is to be replaced, or None if there is none."""
+    try:
+        return stat.S_IMODE(os.stat(target).st_mode)
+    except FileNotFoundError:
+        return None
+
+
+def beginning_of(target: str) -> str:
+    """Return what the names of the temporary files for `target` begin with, short enough for any file's name."""
+    name = os.path.basename(target)
+    ending = f"..{'0' * RANDOM}.tmp"
+    if len(os.fsencode(name)) + len(ending) <= LONGEST_NAME:
+        return f".{name}."
+    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()}."
+
+
 def open_temporary(target: str) -> tuple[int, str]:
-    """Create a file beside `target` and lock it, which tells other processes that it is in use."""
-    folder, name = os.path.split(target)
+    """Create a file beside `target`, with its permissions, and lock it: other processes see that it is in use."""
+    folder, mode = os.path.dirname(target), mode_of(target)
     while True:
-        temporary = os.path.join(folder, f".{name}.{os.urandom(8).hex()}.tmp")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        temporary = os.path.join(folder, f"{beginning_of(target)}{os.urandom(RANDOM // 2).hex()}.tmp")
+        # Nobody else may open it before it has its permissions: whoever has could read all that is written later.
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
+        if mode is not None:
+            os.chmod(temporary, mode | stat.S_IRUSR)  # it is read back
         if fcntl is None:
             return fd, temporary
         try:
@@ -117,11 +141,13 @@ def remove_left_behind(target: str) -> None:
     """
     if fcntl is None:
         return
-    folder, name = os.path.split(target)
-    ours = re.compile(re.escape(f".{name}.") + r"[0-9a-f]{16}\.tmp")
+    folder = os.path.dirname(target)
+    ours = re.compile(re.escape(beginning_of(target)) + rf"[0-9a-f]{{{RANDOM}}}\.tmp")
     for entry in os.listdir(folder):
         if not ours.fullmatch(entry):
             continue
-        with contextlib.suppress(OSError), open(os.path.join(folder, entry), "r+b") as file:
+        path = os.path.join(folder, entry)
+        # Some file systems lock only what can be written; it cannot be if it was to replace such a file.
+        with contextlib.suppress(OSError), open(path, "r+b" if os.access(path, os.W_OK) else "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(file.name)
+            os.unlink(path)

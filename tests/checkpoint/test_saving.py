@@ -94,6 +94,71 @@ def test_permissions_and_links_are_kept(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o666])
+def test_the_temporary_file_lets_nobody_read_who_may_not_read_the_file_it_replaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    """At no time: whoever has opened it once reads all that is written to it later."""
+    path = tmp_path / "run"
+    fastadam.save(path, trained())
+    path.chmod(mode)
+    seen: list[tuple[int, int]] = []
+
+    def look() -> None:
+        for each in tmp_path.iterdir():
+            if each != path:
+                seen.append((stat.S_IMODE(each.stat().st_mode), each.stat().st_size))
+
+    def watched(call: Any) -> Any:
+        def run(*args: Any, **options: Any) -> Any:
+            look()
+            try:
+                return call(*args, **options)
+            finally:
+                look()
+
+        return run
+
+    for name in ("open", "chmod", "fstat", "fsync", "replace"):
+        monkeypatch.setattr(os, name, watched(getattr(os, name)))
+    before = os.umask(0)
+    try:
+        fastadam.save(path, trained(steps=3))
+    finally:
+        os.umask(before)
+    monkeypatch.undo()
+    assert any(size for _, size in seen)
+    assert all(found & ~(mode | 0o600) == 0 for found, _ in seen)
+    assert all(found == mode for found, size in seen if size)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("name", ["n" * 240, "n" * 255, "ü" * 127, "n" * 233, "n" * 234])
+def test_long_file_names(tmp_path: Path, name: str) -> None:
+    """The temporary file's name has more in it than the file's, and no more room."""
+    path, optimizer = tmp_path / name, trained()
+    try:
+        path.write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system has no names as long")
+    fastadam.save(path, optimizer)
+    again = make(random_arrays(SHAPES, np.float32, 5))
+    fastadam.load(path, again)
+    assert_same_state(snapshot(again), snapshot(optimizer))
+    fd, left = writing.open_temporary(str(path))
+    fastadam.save(path, optimizer)
+    assert set(tmp_path.iterdir()) == {path, Path(left)}  # it is in use
+    os.close(fd)
+    fastadam.save(path, optimizer)
+    assert set(tmp_path.iterdir()) == {path}
+
+
+def test_file_names_that_are_too_long_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="too long"):
+        fastadam.save(tmp_path / ("n" * 300), trained())
+    assert not any(tmp_path.iterdir())
+
+
 def test_file_names_that_are_no_utf8(tmp_path: Path) -> None:
     if sys.platform != "linux":
         pytest.skip("elsewhere file names must be UTF-8")
