@@ -77,20 +77,20 @@ class Checkpoint:
         _check_tensors(source, saved, keys, has_params)
         self.nbytes = sum(SIZES[dtype] * math.prod(shape) for (dtype, shape), _ in source.tensors.values())
         self.params: list[tuple[Array, Fill]] = [
-            (member.array, functools.partial(source.fill, f"{PARAM}/{keys[i]}"))
+            (member.array, functools.partial(source.fill, source.tensors[f"{PARAM}/{keys[i]}"]))
             for member, i in matched
             if has_params
         ]
         self.state: dict[str, Any] = {"state": {}, "param_groups": []}
+        fill = source.fill
         for i, (key, entry) in enumerate(zip(keys, entries, strict=True)):
             if entry["step"]:
                 self.state["state"][i] = {"step": entry["step"]}
+                shape, dtype = tuple(entry["shape"]), NAMES[entry["dtype"]]
                 for name in KEPT:
-                    tensor = f"{name}/{key}"
-                    if tensor in source.tensors:
-                        self.state["state"][i][name] = Incoming(
-                            tuple(entry["shape"]), NAMES[entry["dtype"]], functools.partial(source.fill, tensor)
-                        )
+                    tensor = source.tensors.get(f"{name}/{key}")
+                    if tensor is not None:
+                        self.state["state"][i][name] = Incoming(shape, dtype, functools.partial(fill, tensor))
         rest = iter(matched)
         for group, saved_group, schedule in zip(groups, saved, schedules, strict=True):
             positions = [next(rest)[1] for _ in group.members]
@@ -111,6 +111,7 @@ class Checkpoint:
             check_unchanged(member)
             if has_params:
                 check_parameter(member.owner, member.label)
+        source.tensors.clear()  # their names are not needed any more
 
 
 def _decode(text: str, what: str) -> Any:

@@ -89,7 +89,7 @@ class Source:
         except Exception as error:  # the library's own errors are of no common class but this one
             raise ValueError(f"it is no whole safetensors file: {error}") from error
 
-    def fill(self, name: str, target: Array) -> list[Call]:
+    def fill(self, tensor: Stored, target: Array) -> list[Call]:
         """Return native calls that copy a tensor, which has been found to fit, into a contiguous array.
 
         Raises
@@ -99,10 +99,10 @@ class Source:
         """
         device = device_of(target)
         reals = device.as_reals(target)
-        (dtype, _), low = self.tensors[name]
+        (dtype, _), low = tensor
         found = self._bytes[low : low + reals.nbytes]
         if found.size != reals.nbytes:
-            raise ValueError(f"tensor {name!r} has {found.size} bytes in the file, its array has {reals.nbytes}")
+            raise ValueError(f"a tensor has {found.size} bytes in the file, its array has {reals.nbytes}")
         stored = found.view(DTYPES[dtype])
         step = CHUNK // reals.itemsize
         calls: list[Call] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import io
 import json
 import os
 import re
@@ -12,8 +13,8 @@ import stat
 from collections.abc import Mapping
 from typing import Any
 
+from fastadam.checkpoint.contents import Collected
 from fastadam.checkpoint.format import CHUNK, CODES, Advance, again
-from fastadam.memory.arrays import Array
 from fastadam.memory.devices import on_host
 
 fcntl: Any = None  # a system without it keeps what killed saves left behind
@@ -25,33 +26,41 @@ RANDOM = 16  # hexadecimal digits in the name of a temporary file
 LONGEST_HEADER = 100_000_000  # bytes; the safetensors library refuses to read more
 
 
-def make_header(tensors: Mapping[str, tuple[Array, list[int]]], metadata: Mapping[str, str]) -> bytes:
-    """Return what stands in front of the numbers in a safetensors file: a length, and JSON of that length.
+def make_header(collected: Collected, metadata: Mapping[str, str]) -> tuple[io.BytesIO, int]:
+    """Return what stands in front of the numbers in a safetensors file, and how many bytes of numbers follow.
+
+    That is a length, and JSON of that length, which is made piece by piece.
 
     The library's own writers want to be handed all tensors at once, and copy them but in its newest versions;
     those name the temporary file themselves (which a kill then leaves behind), cannot say how far they are,
     and do not fsync the directory. The header is documented and short, so it is made here; `write` has the
     library read each file back before it takes its place.
     """
-    described: dict[str, Any] = {"__metadata__": dict(metadata)}
+    encode = json.JSONEncoder(separators=(",", ":")).encode
+    header = io.BytesIO()
+    header.write(bytes(8) + b'{"__metadata__":' + encode(dict(metadata)).encode())
     end = 0
-    for name, (reals, shape) in tensors.items():
+    for name, reals, shape in collected.tensors():
         start, end = end, end + reals.nbytes
-        described[name] = {"dtype": CODES[reals.dtype], "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(described, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    if len(text) > LONGEST_HEADER:
+        described = {"dtype": CODES[reals.dtype], "shape": shape, "data_offsets": [start, end]}
+        header.write(f",{encode(name)}:{encode(described)}".encode())
+    header.write(b"}")
+    header.write(b" " * (-header.tell() % 8))
+    length = header.tell() - 8
+    if length > LONGEST_HEADER:
         raise ValueError(
-            f"the header would have {len(text)} bytes, safetensors allows {LONGEST_HEADER}; save fewer or longer "
+            f"the header would have {length} bytes, safetensors allows {LONGEST_HEADER}; save fewer or longer "
             f"parameters, or a smaller extra"
         )
-    return len(text).to_bytes(8, "little") + text
+    header.seek(0)
+    header.write(length.to_bytes(8, "little"))
+    return header, end
 
 
 def write(
     target: str,
-    header: bytes,
-    tensors: Mapping[str, tuple[Array, list[int]]],
+    header: io.BytesIO,
+    collected: Collected,
     metadata: Mapping[str, str],
     safe_open: Any,
     advance: Advance,
@@ -61,8 +70,9 @@ def write(
     fd, temporary = open_temporary(target)
     try:
         with open(fd, "wb") as file:
-            file.write(header)
-            for reals, _ in tensors.values():
+            file.write(header.getvalue())
+            header.close()  # its memory is needed by what reads the file back
+            for _, reals, _ in collected.tensors():
                 step = CHUNK // reals.itemsize
                 for start in range(0, reals.size, step):
                     piece = on_host(reals[start : start + step])
@@ -73,7 +83,9 @@ def write(
             os.fsync(file.fileno())
             try:
                 with safe_open(again(file.fileno(), temporary), framework="np") as written:
-                    same = written.metadata() == metadata and set(written.keys()) == set(tensors)
+                    same = written.metadata() == metadata
+                    names = set(written.keys())
+                same = same and names == {name for name, _, _ in collected.tensors()}
             except Exception as error:  # the library's own errors are of no common class but this one
                 raise OSError(f"{temporary!r} cannot be read back: {error}") from error
             if not same:
