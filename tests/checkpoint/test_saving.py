@@ -17,7 +17,7 @@ import fastadam
 from fastadam.checkpoint import reading, writing
 from tests import kill_checkpoint
 from tests.support.bits import assert_same_state, random_arrays, snapshot
-from tests.support.processes import LONG
+from tests.support.processes import LONG, python
 
 pytest.importorskip("safetensors")
 
@@ -251,3 +251,33 @@ def test_saving_and_loading_take_little_memory(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_killed_runs_that_are_resumed_give_the_bits_of_an_uninterrupted_one(tmp_path: Path) -> None:
     assert kill_checkpoint.survive(kills=8, folder=tmp_path, seed=1) == 8
+
+
+MEMORY = """
+import sys
+import tracemalloc
+
+import numpy as np
+
+import fastadam
+
+params = {f"encoder.layers.{i}.attention.weight": np.zeros(1, np.float32) for i in range(4000)}
+optimizer = fastadam.Adam(fastadam.pack(params), backend="numpy")
+optimizer.step()
+fastadam.save(sys.argv[1], fastadam.Adam(np.ones(1), backend="numpy"))  # what is imported and made once
+for call in (fastadam.save, fastadam.load):
+    tracemalloc.start()
+    call(sys.argv[1], optimizer)
+    print(tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+"""
+
+
+def test_many_parameters_take_memory_in_proportion_to_what_is_said_of_them(tmp_path: Path) -> None:
+    """Small ones, so that nearly all of the file is JSON: lists and dicts of all that it says would be many times it."""
+    path = tmp_path / "run"
+    saved, loaded = map(int, python(MEMORY, str(path)).split())
+    header = int.from_bytes(path.read_bytes()[:8], "little")
+    assert header > 1_500_000
+    assert saved < 4 * header
+    assert loaded < 9 * header
