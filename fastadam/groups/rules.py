@@ -45,7 +45,7 @@ class Places:
 
     def of(self, pattern: str) -> list[int]:
         """Return the places of the parameters that a pattern stands for (see `matches`), in order."""
-        # All of them begin as the pattern does, up to its first sign for other characters; sorted, they are together.
+        # All begin as the pattern does, up to its first sign for other characters; sorted, they are together.
         head = re.split(r"[*?[]", pattern, maxsplit=1)[0]
 
         def beginning(name: str) -> str:

@@ -255,7 +255,7 @@ class AveragesView(Mapping[Tensor, Tensor]):
         return params
 
     def _is_at_its_place(self, param: Tensor) -> bool:
-        """Whether a parameter is in the groups, and where it was last: so reading all takes a time linear in them."""
+        """Whether a parameter is in the groups, at the place where it was last: no list has to be searched."""
         try:
             number, index = self._averages.places[id(param)]
             return self._groups[number]["params"][index] is param and param in self._averages

@@ -66,7 +66,9 @@ WORK: dict[str, Work] = {
     "options by container": with_options_by_name("layers.{}"),
     "options by pattern": with_options_by_name("layers.{}.[wb]"),
     "state.items()": of(trained, lambda optimizer: list(optimizer.state.items())),
-    "state by name": of(trained, lambda optimizer: [optimizer.state[name] for name in arrays(len(optimizer.state))]),
+    "state by name": of(
+        trained, lambda optimizer: [optimizer.state[name] for name in arrays(len(optimizer.state))]
+    ),
     "state by NumPy's integers": of(
         trained, lambda optimizer: [optimizer.state[i] for i in np.arange(len(optimizer.state))]
     ),

@@ -41,7 +41,7 @@ class Name(str):
     __hash__ = str.__hash__
 
 
-def assert_linear(work: Callable[[int], Callable[[], object]], start: int = 40) -> None:
+def assert_linear(work: Callable[[int], Callable[[], object]], start: int = 100) -> None:
     """Fail if what is counted grows faster than the number of parameters.
 
     Parameters
@@ -59,4 +59,4 @@ def assert_linear(work: Callable[[int], Callable[[], object]], start: int = 40) 
         found.append(operations(call) + (Name.compared - compared))
     first, second, third = found
     # From n to 2 n, and from there to 4 n: twice as much where it is linear, four times where it is quadratic.
-    assert third - second <= 2.4 * (second - first) + 100, found
+    assert third - second <= 2.2 * (second - first) + 100, found
