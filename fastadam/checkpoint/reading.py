@@ -34,7 +34,7 @@ class Stored(NamedTuple):
 
 
 def _shorter() -> Callable[[list[tuple[str, Any]]], Any]:
-    """Return what makes a `Stored` of each tensor that JSON describes, at once: a dict of each takes much memory."""
+    """Return what makes a `Stored` of each tensor that JSON describes, at once: dicts take much memory."""
     kinds: dict[tuple[str, tuple[int, ...]], tuple[str, tuple[int, ...]]] = {}
 
     def shorter(pairs: list[tuple[str, Any]]) -> Any:

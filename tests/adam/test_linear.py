@@ -1,4 +1,4 @@
-"""Twice as many parameters take twice the work, whatever is done with them: nothing compares each with all others."""
+"""Twice as many parameters take twice the work: nothing compares each with all others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python started in the source folder imports what is there: where that has no C extension, it is said, with a remedy."""
+"""Python started in the source folder imports that: where it has no C extension, it is said, with a remedy."""
 
 from __future__ import annotations
 

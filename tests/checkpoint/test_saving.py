@@ -105,9 +105,8 @@ def test_the_temporary_file_lets_nobody_read_who_may_not_read_the_file_it_replac
     seen: list[tuple[int, int]] = []
 
     def look() -> None:
-        for each in tmp_path.iterdir():
-            if each != path:
-                seen.append((stat.S_IMODE(each.stat().st_mode), each.stat().st_size))
+        others = (each.stat() for each in tmp_path.iterdir() if each != path)
+        seen.extend((stat.S_IMODE(found.st_mode), found.st_size) for found in others)
 
     def watched(call: Any) -> Any:
         def run(*args: Any, **options: Any) -> Any:
@@ -274,7 +273,7 @@ for call in (fastadam.save, fastadam.load):
 
 
 def test_many_parameters_take_memory_in_proportion_to_what_is_said_of_them(tmp_path: Path) -> None:
-    """Small ones, so that nearly all of the file is JSON: lists and dicts of all that it says would be many times it."""
+    """Small ones, so that nearly all of the file is JSON: lists and dicts of all that would be many times it."""
     path = tmp_path / "run"
     saved, loaded = map(int, python(MEMORY, str(path)).split())
     header = int.from_bytes(path.read_bytes()[:8], "little")
