@@ -18,7 +18,7 @@ def source_folder() -> Path | None:
 
 def hidden() -> Path | None:
     """Return the folder of another fastadam on Python's path, which this one hides, or None."""
-    for entry in sys.path:
+    for entry in filter(lambda entry: isinstance(entry, str), sys.path):
         found = Path(os.path.realpath(os.path.join(entry or ".", FOLDER.name)))
         if found != FOLDER and (found / "__init__.py").is_file():
             return found

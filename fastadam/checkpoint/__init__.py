@@ -35,7 +35,8 @@ def save(
     Parameters
     ----------
     path : str or path-like
-        Where to write; ``".safetensors"`` is the usual ending. A file that is there is replaced.
+        Where to write; ``".safetensors"`` is the usual ending. A file that is there is replaced, by one with its
+        permissions.
     opt : Adam
         The optimizer, in any layout.
     params : bool, default True

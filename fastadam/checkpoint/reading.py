@@ -77,7 +77,7 @@ class Source:
         self.tell: Callable[[int], object] | None = None
         self._left = WINDOW
         try:
-            # It checks all, in ten times the memory of the header, and is let go before that is read here.
+            # It checks all, in several times the memory of the header, and is let go before that is read here.
             with safe_open(again(fd, name), framework="np"):
                 pass
             self._map = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
