@@ -43,7 +43,8 @@ def python(folder: Path, *arguments: str, path: Path | None = None) -> subproces
     """Start Python in a folder, which comes first on its path, and what is installed behind it."""
     return subprocess.run(
         [sys.executable, *arguments],
-        env=only({} if path is None else {"PYTHONPATH": str(path)}),
+        # Without Numba's kernels, which a copy of the package would compile anew.
+        env=only({"NUMBA_DISABLE_JIT": "1"} | ({} if path is None else {"PYTHONPATH": str(path)})),
         capture_output=True,
         text=True,
         timeout=LONG,
