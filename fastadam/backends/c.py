@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fastadam.backends.place import again, why_not_built
 from fastadam.memory import tensor_structs as tensor_structs  # the rest of the table
 from fastadam.memory.array_offsets import array_offsets
 from fastadam.memory.native import CONSTANTS, TABLE
@@ -25,7 +26,6 @@ LEAVES_OUT = True
 # By their names in C.
 STRUCTS = {f"fastadam_{name}": struct.dtype for name, struct in TABLE.items()}
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
-AGAIN = "install fastadam again from its source: pip install --force-reinstall --no-deps --no-cache-dir ."
 
 try:
     from fastadam.backends import _c  # type: ignore[attr-defined]
@@ -42,14 +42,14 @@ except ImportError as error:
 def why_missing() -> str | None:
     """Return why the C extension cannot be used here, or None if it can."""
     if _import_error is not None:
-        return (
+        return why_not_built() or (
             f"the C extension was not built or cannot be loaded ({_import_error}); install the library that this "
-            f"names (libgomp.so.1 is in the package libgomp1 or libgomp), or install a C compiler, then {AGAIN}"
+            f"names (libgomp.so.1 is in the package libgomp1 or libgomp), or install a C compiler, then {again()}"
         )
     if name := other_struct(STRUCTS):
-        return f"the C extension was built from another source than the Python code (struct {name}); {AGAIN}"
+        return f"the C extension was built from another source than the Python code (struct {name}); {again()}"
     if name := other_constant():
-        return f"the C extension was built from another source than the Python code (constant {name}); {AGAIN}"
+        return f"the C extension was built from another source than the Python code (constant {name}); {again()}"
     forced = os.environ.get("FASTADAM_INSTRUCTION_SET")
     if forced is not None:
         try:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastadam.adam import Adam
-from fastadam.checkpoint.contents import NOTE, collect, definition_of, encode_extra
+from fastadam.checkpoint.contents import NOTE, Collected, definition_of, encode_extra
 from fastadam.checkpoint.fitting import Checkpoint
 from fastadam.checkpoint.format import FORMAT, VERSION, import_safetensors
 from fastadam.checkpoint.progress import bar, bar_of_its_own
@@ -35,7 +35,8 @@ def save(
     Parameters
     ----------
     path : str or path-like
-        Where to write; ``".safetensors"`` is the usual ending. A file that is there is replaced.
+        Where to write; ``".safetensors"`` is the usual ending. A file that is there is replaced, by one with its
+        permissions.
     opt : Adam
         The optimizer, in any layout.
     params : bool, default True
@@ -96,16 +97,17 @@ def save(
     if os.path.exists(target) and not os.path.isfile(target):
         raise ValueError(f"path {os.fspath(path)!r} is no regular file, which a checkpoint would replace")
     with opt._exclusive("save") as contents:
-        tensors, groups = collect(contents, bool(params))
-        metadata["param_groups"] = json.dumps(groups, allow_nan=False)
+        collected = Collected(contents, bool(params))
+        metadata["param_groups"] = collected.groups()
         schedules = [definition_of(group.options["lr"]) for group in contents.groups]
         if any(schedules):
             metadata["schedules"] = json.dumps(schedules, allow_nan=False)
-        if any(group["lr"] is None and made is None for group, made in zip(groups, schedules, strict=True)):
+        rates = [group.options["lr"] for group in contents.groups]
+        if any(callable(lr) and made is None for lr, made in zip(rates, schedules, strict=True)):
             metadata["note"] = NOTE
-        header = make_header(tensors, metadata)
-        with bar(progress, sum(reals.nbytes for reals, _ in tensors.values()), "saving") as advance:
-            write(target, header, tensors, metadata, safe_open, advance)
+        header, nbytes = make_header(collected, metadata)
+        with bar(progress, nbytes, "saving") as advance:
+            write(target, header, collected, metadata, safe_open, advance)
 
 
 def load(path: str | os.PathLike[str], opt: Adam, *, progress: bool = False) -> dict[str, Any]:

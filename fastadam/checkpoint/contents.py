@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastadam.checkpoint.format import PARAM, check_unchanged, stored_shape
 from fastadam.groups.contents import Contents
+from fastadam.groups.group import Group
 from fastadam.memory.arrays import Array
 from fastadam.step import hyperparameters
 from fastadam.step.plan import KEPT
@@ -51,37 +52,84 @@ def encode_extra(extra: Any) -> str:
     return text
 
 
-def collect(contents: Contents, params: bool) -> tuple[dict[str, tuple[Array, list[int]]], list[dict[str, Any]]]:
-    """Return the tensors, as live 1-D reals with the shapes to save, and what the metadata say of groups."""
-    saved = contents.saved(copy=False)
-    tensors: dict[str, tuple[Array, list[int]]] = {}
-    groups = []
-    for group, options in zip(contents.groups, saved["param_groups"], strict=True):
-        members = []
-        for position, member in zip(options["params"], group.members, strict=True):
+class Collected:
+    """What is saved of an optimizer, looked up each time it is asked for: a list of all would take much memory.
+
+    Parameters
+    ----------
+    contents : Contents
+        Of the optimizer, which nobody else uses meanwhile.
+    params : bool
+        Whether the parameters are saved, too.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option has been edited to something that it cannot be, a parameter was changed in place, or a name
+        cannot be saved.
+    """
+
+    def __init__(self, contents: Contents, params: bool) -> None:
+        contents.catch_up()
+        self._groups, self._params = contents.groups, params
+        self._keys: list[str] = []
+        for member in contents.members:
             check_unchanged(member)
-            key = str(position) if member.name is None else member.name
+            key = str(len(self._keys)) if member.name is None else member.name
             try:
                 key.encode()
             except UnicodeEncodeError as error:
                 raise ValueError(f"the name of {member.label} cannot be saved as UTF-8: {error}") from error
-            entry = saved["state"].get(position, {})
-            found = {PARAM: member.array} if params else {}
-            found.update((name, entry[name]) for name in KEPT if name in entry)
-            shape = stored_shape(member.shape, member.dtype)
-            tensors.update(
-                (f"{kind}/{key}", (member.device.as_reals(array), shape)) for kind, array in found.items()
-            )
-            members.append(
-                {
-                    "name": member.name,
-                    "shape": list(member.shape),
-                    "dtype": member.dtype.name,
-                    "step": int(entry.get("step", 0)),
-                }
-            )
-        kept = {name: options[name] for name in hyperparameters.KEYS}
-        kept["lr"] = None if callable(kept["lr"]) else kept["lr"]
-        groups.append({**kept, "params": members})
-    # In the library's own order: wide numbers first, so that all of them are aligned in the file, then by name.
-    return dict(sorted(tensors.items(), key=lambda item: (-item[1][0].itemsize, item[0]))), groups
+            self._keys.append(key)
+        self._places = [(group, index) for group in self._groups for index in range(len(group.members))]
+        self._by_key = sorted(range(len(self._keys)), key=self._keys.__getitem__)
+        found = {self._reals(kind, place).itemsize for kind in (PARAM, *KEPT) for place in self._having(kind)}
+        self._sizes = sorted(found, reverse=True)
+
+    def tensors(self) -> Iterator[tuple[str, Array, list[int]]]:
+        """Yield the tensors: name, live 1-D reals, and the shape to save.
+
+        In the library's own order: wide numbers first, so that all of them are aligned in the file, then by name.
+        """
+        for size in self._sizes:
+            for kind in sorted((PARAM, *KEPT), key=lambda kind: f"{kind}/"):
+                for place in self._having(kind):
+                    reals = self._reals(kind, place)
+                    if reals.itemsize == size:
+                        group, index = self._places[place]
+                        member = group.members[index]
+                        yield f"{kind}/{self._keys[place]}", reals, stored_shape(member.shape, member.dtype)
+
+    def _having(self, kind: str) -> Iterator[int]:
+        """Yield the places of the parameters of which there is such a tensor, by name."""
+        for place in self._by_key:
+            group, index = self._places[place]
+            if self._params if kind == PARAM else kind in group.moments and group.step_of(index):
+                yield place
+
+    def _reals(self, kind: str, place: int) -> Array:
+        group, index = self._places[place]
+        member = group.members[index]
+        return member.device.as_reals(member.array if kind == PARAM else group.moment(kind, index))
+
+    def groups(self) -> str:
+        """Return what the metadata say of groups, as JSON."""
+        return f"[{', '.join(map(_group, self._groups))}]"
+
+
+def _group(group: Group) -> str:
+    options = group.accepted()
+    kept = {name: options[name] for name in hyperparameters.KEYS}
+    kept["lr"] = None if callable(kept["lr"]) else kept["lr"]
+    members = (
+        json.dumps(
+            {
+                "name": member.name,
+                "shape": list(member.shape),
+                "dtype": member.dtype.name,
+                "step": int(group.step_of(index)),
+            }
+        )
+        for index, member in enumerate(group.members)
+    )
+    return f'{json.dumps(kept, allow_nan=False)[:-1]}, "params": [{", ".join(members)}]}}'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from fastadam.checkpoint.format import (
@@ -75,22 +75,22 @@ class Checkpoint:
         has_params = any(name.startswith(f"{PARAM}/") for name in source.tensors)
         matched = _match(saved, groups, keys)
         _check_tensors(source, saved, keys, has_params)
-        self.nbytes = sum(SIZES[dtype] * math.prod(shape) for dtype, shape in source.tensors.values())
+        self.nbytes = sum(SIZES[dtype] * math.prod(shape) for (dtype, shape), _ in source.tensors.values())
         self.params: list[tuple[Array, Fill]] = [
-            (member.array, functools.partial(source.fill, f"{PARAM}/{keys[i]}"))
+            (member.array, functools.partial(source.fill, source.tensors[f"{PARAM}/{keys[i]}"]))
             for member, i in matched
             if has_params
         ]
         self.state: dict[str, Any] = {"state": {}, "param_groups": []}
+        fill = source.fill
         for i, (key, entry) in enumerate(zip(keys, entries, strict=True)):
             if entry["step"]:
                 self.state["state"][i] = {"step": entry["step"]}
+                shape, dtype = tuple(entry["shape"]), NAMES[entry["dtype"]]
                 for name in KEPT:
-                    tensor = f"{name}/{key}"
-                    if tensor in source.tensors:
-                        self.state["state"][i][name] = Incoming(
-                            tuple(entry["shape"]), NAMES[entry["dtype"]], functools.partial(source.fill, tensor)
-                        )
+                    tensor = source.tensors.get(f"{name}/{key}")
+                    if tensor is not None:
+                        self.state["state"][i][name] = Incoming(shape, dtype, functools.partial(fill, tensor))
         rest = iter(matched)
         for group, saved_group, schedule in zip(groups, saved, schedules, strict=True):
             positions = [next(rest)[1] for _ in group.members]
@@ -111,6 +111,7 @@ class Checkpoint:
             check_unchanged(member)
             if has_params:
                 check_parameter(member.owner, member.label)
+        source.tensors.clear()  # their names are not needed any more
 
 
 def _decode(text: str, what: str) -> Any:
@@ -195,32 +196,42 @@ def _match(saved: list[dict[str, Any]], groups: Sequence[Group], keys: list[str]
 
 def _check_tensors(source: Source, saved: list[dict[str, Any]], keys: list[str], has_params: bool) -> None:
     """Check that the file's tensors are those that its metadata promise."""
-    needed: dict[str, list[int]] = {}
-    allowed: dict[str, list[int]] = {}
-    dtypes: dict[str, str] = {}
-    rest = iter(keys)
     has_averages = any(name.startswith(f"{AVERAGE}/") for name in source.tensors)
-    for group in saved:
-        for entry in group["params"]:
-            key = next(rest)
-            dtype = NAMES[entry["dtype"]]
-            shape = stored_shape(entry["shape"], dtype)
-            kinds = [PARAM] if has_params else []
-            kinds += MOMENTS[:2] if entry["step"] else ()
-            kinds += MOMENTS[2:] if entry["step"] and group["amsgrad"] is True else ()
-            kinds += [AVERAGE] if entry["step"] and has_averages else ()
-            needed.update((f"{kind}/{key}", shape) for kind in kinds)
-            if entry["step"]:  # a third moment stays where amsgrad has been switched off
-                allowed[f"{MOMENTS[2]}/{key}"] = shape
-            code = ALL_DTYPES[dtype].format.safetensors
-            dtypes.update((f"{kind}/{key}", code) for kind in (PARAM, *KEPT))
-    allowed.update(needed)
-    missing = [repr(name) for name in needed if name not in source.tensors]
-    unexpected = [repr(name) for name in source.tensors if name not in allowed]
-    other = [
-        f"{name!r} ({dtype} {shape}, but {dtypes[name]} {allowed[name]} in the metadata)"
-        for name, (dtype, shape) in source.tensors.items()
-        if name in allowed and (dtype, shape) != (dtypes[name], allowed[name])
-    ]
+    missing: list[str] = []
+    other: list[str] = []
+    found = 0
+    for name, needed, kind in _promised(saved, keys, has_params, has_averages):
+        if name in source.tensors:
+            found += 1
+            stored = source.tensors[name].kind
+            if stored != kind:
+                (dtype, shape), (code, promised) = stored, kind
+                other.append(f"{name!r} ({dtype} {list(shape)}, but {code} {list(promised)} in the metadata)")
+        elif needed:
+            missing.append(repr(name))
+    unexpected: list[str] = []
+    if found < len(source.tensors):
+        known = {name for name, _, _ in _promised(saved, keys, has_params, has_averages)}
+        unexpected = [repr(name) for name in source.tensors if name not in known]
     problems = [("missing", missing), ("unexpected", unexpected), ("of another shape or dtype", other)]
     raise_for(problems, "its tensors are not those that its metadata list")
+
+
+def _promised(
+    saved: list[dict[str, Any]], keys: list[str], has_params: bool, has_averages: bool
+) -> Iterator[tuple[str, bool, tuple[str, tuple[int, ...]]]]:
+    """Yield the tensors that the metadata promise: name, whether it must be there, dtype and shape in the file."""
+    rest = iter(keys)
+    for group in saved:
+        for entry in group["params"]:
+            key, dtype = next(rest), NAMES[entry["dtype"]]
+            kind = ALL_DTYPES[dtype].format.safetensors, tuple(stored_shape(entry["shape"], dtype))
+            if has_params:
+                yield f"{PARAM}/{key}", True, kind
+            if entry["step"]:
+                yield f"{MOMENTS[0]}/{key}", True, kind
+                yield f"{MOMENTS[1]}/{key}", True, kind
+                # A third moment stays where amsgrad has been switched off.
+                yield f"{MOMENTS[2]}/{key}", group["amsgrad"] is True, kind
+                if has_averages:
+                    yield f"{AVERAGE}/{key}", True, kind

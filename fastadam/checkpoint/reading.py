@@ -6,7 +6,7 @@ import functools
 import json
 import mmap
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,35 @@ from fastadam.memory.devices import device_of
 from fastadam.step.backend import Call
 
 WINDOW = 24 << 20  # bytes read before the pages that were mapped for them are given back
+
+
+class Stored(NamedTuple):
+    """A tensor in a file.
+
+    Attributes
+    ----------
+    kind : (str, tuple of int)
+        Its dtype, in the format's names, and its shape; the same object for all that are alike.
+    low : int
+        Where its bytes begin, behind the header.
+    """
+
+    kind: tuple[str, tuple[int, ...]]
+    low: int
+
+
+def _shorter() -> Callable[[list[tuple[str, Any]]], Any]:
+    """Return what makes a `Stored` of each tensor that JSON describes, at once: dicts take much memory."""
+    kinds: dict[tuple[str, tuple[int, ...]], tuple[str, tuple[int, ...]]] = {}
+
+    def shorter(pairs: list[tuple[str, Any]]) -> Any:
+        found = dict(pairs)
+        if not isinstance(found.get("shape"), list):  # the metadata, or all
+            return found
+        kind = found["dtype"], tuple(found["shape"])
+        return Stored(kinds.setdefault(kind, kind), found["data_offsets"][0])
+
+    return shorter
 
 
 class Source:
@@ -33,8 +62,8 @@ class Source:
     Attributes
     ----------
     metadata : dict of str
-    tensors : dict
-        ``(dtype, shape)`` of each tensor, in the format's names.
+    tensors : dict of Stored
+        By the tensors' names.
     tell : callable or None
         Called natively with the number of bytes just read, where it is set.
 
@@ -48,19 +77,19 @@ class Source:
         self.tell: Callable[[int], object] | None = None
         self._left = WINDOW
         try:
-            with safe_open(again(fd, name), framework="np") as file:
-                self.metadata: dict[str, str] = file.metadata() or {}
-                self.tensors: dict[str, tuple[str, list[int]]] = {}
-                for key in file.keys():  # noqa: SIM118 - it is no mapping
-                    part = file.get_slice(key)
-                    self.tensors[key] = part.get_dtype(), list(part.get_shape())
+            # It checks all, in several times the memory of the header, and is let go before that is read here.
+            with safe_open(again(fd, name), framework="np"):
+                pass
             self._map = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
-            self._start = 8 + int.from_bytes(self._map[:8], "little")
-            self._described = json.loads(self._map[8 : self._start])
+            start = 8 + int.from_bytes(self._map[:8], "little")
+            described = json.loads(self._map[8:start], object_pairs_hook=_shorter())
+            self.metadata: dict[str, str] = described.pop("__metadata__", None) or {}
+            self.tensors: dict[str, Stored] = described
+            self._bytes = np.frombuffer(self._map, np.uint8)[start:]
         except Exception as error:  # the library's own errors are of no common class but this one
             raise ValueError(f"it is no whole safetensors file: {error}") from error
 
-    def fill(self, name: str, target: Array) -> list[Call]:
+    def fill(self, tensor: Stored, target: Array) -> list[Call]:
         """Return native calls that copy a tensor, which has been found to fit, into a contiguous array.
 
         Raises
@@ -70,10 +99,11 @@ class Source:
         """
         device = device_of(target)
         reals = device.as_reals(target)
-        low, high = (self._start + offset for offset in self._described[name]["data_offsets"])
-        if high - low != reals.nbytes or high > len(self._map):
-            raise ValueError(f"tensor {name!r} has {high - low} bytes in the file, its array has {reals.nbytes}")
-        stored = np.frombuffer(self._map, np.uint8, high - low, low).view(DTYPES[self.tensors[name][0]])
+        (dtype, _), low = tensor
+        found = self._bytes[low : low + reals.nbytes]
+        if found.size != reals.nbytes:
+            raise ValueError(f"a tensor has {found.size} bytes in the file, its array has {reals.nbytes}")
+        stored = found.view(DTYPES[dtype])
         step = CHUNK // reals.itemsize
         calls: list[Call] = []
         for start in range(0, reals.size, step):

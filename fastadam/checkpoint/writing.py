@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
+import io
 import json
 import os
 import re
@@ -11,44 +13,54 @@ import stat
 from collections.abc import Mapping
 from typing import Any
 
+from fastadam.checkpoint.contents import Collected
 from fastadam.checkpoint.format import CHUNK, CODES, Advance, again
-from fastadam.memory.arrays import Array
 from fastadam.memory.devices import on_host
 
 fcntl: Any = None  # a system without it keeps what killed saves left behind
 with contextlib.suppress(ImportError):
     fcntl = importlib.import_module("fcntl")
 
+LONGEST_NAME = 255  # bytes, of a file in nearly all file systems
+RANDOM = 16  # hexadecimal digits in the name of a temporary file
 LONGEST_HEADER = 100_000_000  # bytes; the safetensors library refuses to read more
 
 
-def make_header(tensors: Mapping[str, tuple[Array, list[int]]], metadata: Mapping[str, str]) -> bytes:
-    """Return what stands in front of the numbers in a safetensors file: a length, and JSON of that length.
+def make_header(collected: Collected, metadata: Mapping[str, str]) -> tuple[io.BytesIO, int]:
+    """Return what stands in front of the numbers in a safetensors file, and how many bytes of numbers follow.
+
+    That is a length, and JSON of that length, which is made piece by piece.
 
     The library's own writers want to be handed all tensors at once, and copy them but in its newest versions;
     those name the temporary file themselves (which a kill then leaves behind), cannot say how far they are,
     and do not fsync the directory. The header is documented and short, so it is made here; `write` has the
     library read each file back before it takes its place.
     """
-    described: dict[str, Any] = {"__metadata__": dict(metadata)}
+    encode = json.JSONEncoder(separators=(",", ":")).encode
+    header = io.BytesIO()
+    header.write(bytes(8) + b'{"__metadata__":' + encode(dict(metadata)).encode())
     end = 0
-    for name, (reals, shape) in tensors.items():
+    for name, reals, shape in collected.tensors():
         start, end = end, end + reals.nbytes
-        described[name] = {"dtype": CODES[reals.dtype], "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(described, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    if len(text) > LONGEST_HEADER:
+        described = {"dtype": CODES[reals.dtype], "shape": shape, "data_offsets": [start, end]}
+        header.write(f",{encode(name)}:{encode(described)}".encode())
+    header.write(b"}")
+    header.write(b" " * (-header.tell() % 8))
+    length = header.tell() - 8
+    if length > LONGEST_HEADER:
         raise ValueError(
-            f"the header would have {len(text)} bytes, safetensors allows {LONGEST_HEADER}; save fewer or longer "
+            f"the header would have {length} bytes, safetensors allows {LONGEST_HEADER}; save fewer or longer "
             f"parameters, or a smaller extra"
         )
-    return len(text).to_bytes(8, "little") + text
+    header.seek(0)
+    header.write(length.to_bytes(8, "little"))
+    return header, end
 
 
 def write(
     target: str,
-    header: bytes,
-    tensors: Mapping[str, tuple[Array, list[int]]],
+    header: io.BytesIO,
+    collected: Collected,
     metadata: Mapping[str, str],
     safe_open: Any,
     advance: Advance,
@@ -58,8 +70,9 @@ def write(
     fd, temporary = open_temporary(target)
     try:
         with open(fd, "wb") as file:
-            file.write(header)
-            for reals, _ in tensors.values():
+            file.write(header.getvalue())
+            header.close()  # its memory is needed by what reads the file back
+            for _, reals, _ in collected.tensors():
                 step = CHUNK // reals.itemsize
                 for start in range(0, reals.size, step):
                     piece = on_host(reals[start : start + step])
@@ -70,13 +83,16 @@ def write(
             os.fsync(file.fileno())
             try:
                 with safe_open(again(file.fileno(), temporary), framework="np") as written:
-                    same = written.metadata() == metadata and set(written.keys()) == set(tensors)
+                    same = written.metadata() == metadata
+                    names = set(written.keys())
+                same = same and names == {name for name, _, _ in collected.tensors()}
             except Exception as error:  # the library's own errors are of no common class but this one
                 raise OSError(f"{temporary!r} cannot be read back: {error}") from error
             if not same:
                 raise OSError(f"{temporary!r} does not read back as it was written")
-            with contextlib.suppress(FileNotFoundError):
-                os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
+            mode = mode_of(target)
+            if mode is not None and mode != mode_of(temporary):
+                os.chmod(temporary, mode)
             os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -90,12 +106,32 @@ def write(
             os.close(folder)
 
 
+def mode_of(target: str) -> int | None:
+    """Return the permissions of the file that is to be replaced, or None if there is none."""
+    try:
+        return stat.S_IMODE(os.stat(target).st_mode)
+    except FileNotFoundError:
+        return None
+
+
+def beginning_of(target: str) -> str:
+    """Return what the names of the temporary files for `target` begin with, short enough for any file's name."""
+    name = os.path.basename(target)
+    ending = f"..{'0' * RANDOM}.tmp"
+    if len(os.fsencode(name)) + len(ending) <= LONGEST_NAME:
+        return f".{name}."
+    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()}."
+
+
 def open_temporary(target: str) -> tuple[int, str]:
-    """Create a file beside `target` and lock it, which tells other processes that it is in use."""
-    folder, name = os.path.split(target)
+    """Create a file beside `target`, with its permissions, and lock it: other processes see that it is in use."""
+    folder, mode = os.path.dirname(target), mode_of(target)
     while True:
-        temporary = os.path.join(folder, f".{name}.{os.urandom(8).hex()}.tmp")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        temporary = os.path.join(folder, f"{beginning_of(target)}{os.urandom(RANDOM // 2).hex()}.tmp")
+        # Nobody else may open it before it has its permissions: whoever has could read all that is written later.
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
+        if mode is not None:
+            os.chmod(temporary, mode | stat.S_IRUSR)  # it is read back
         if fcntl is None:
             return fd, temporary
         try:
@@ -117,11 +153,13 @@ def remove_left_behind(target: str) -> None:
     """
     if fcntl is None:
         return
-    folder, name = os.path.split(target)
-    ours = re.compile(re.escape(f".{name}.") + r"[0-9a-f]{16}\.tmp")
+    folder = os.path.dirname(target)
+    ours = re.compile(re.escape(beginning_of(target)) + rf"[0-9a-f]{{{RANDOM}}}\.tmp")
     for entry in os.listdir(folder):
         if not ours.fullmatch(entry):
             continue
-        with contextlib.suppress(OSError), open(os.path.join(folder, entry), "r+b") as file:
+        path = os.path.join(folder, entry)
+        # Some file systems lock only what can be written; it cannot be if it was to replace such a file.
+        with contextlib.suppress(OSError), open(path, "r+b" if os.access(path, os.W_OK) else "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(file.name)
+            os.unlink(path)

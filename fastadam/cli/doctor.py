@@ -18,6 +18,7 @@ import fastadam
 from fastadam import backends
 from fastadam.backends import c
 from fastadam.backends import numba as numba_cpu
+from fastadam.backends.place import FOLDER, again, hidden, source_folder
 from fastadam.cli.terminal import console, print_json
 from fastadam.memory.devices import names_of, on_host
 from fastadam.step import threads
@@ -66,7 +67,7 @@ def _run(name: str, check: Callable[[], Finding]) -> Finding:
     try:
         return check()._replace(check=name)
     except Exception as error:  # whatever is broken, the other checks go on
-        return Finding(name, False, f"the check broke off: {type(error).__name__}: {error}", c.AGAIN)
+        return Finding(name, False, f"the check broke off: {type(error).__name__}: {error}", again())
 
 
 def _ok(text: str) -> Finding:
@@ -84,10 +85,11 @@ def _version() -> Finding:
     try:
         installed = importlib.metadata.version("fastadam")
     except importlib.metadata.PackageNotFoundError:
-        return _ok(f"{fastadam.__version__}, imported without being installed")
+        return _ok(f"{fastadam.__version__}, imported from {FOLDER} without being installed")
     if installed != fastadam.__version__:
-        return _attention(f"the code is {fastadam.__version__}, but the version installed is {installed}", c.AGAIN)
-    return _ok(installed)
+        return _attention(f"the code is {fastadam.__version__}, but the version installed is {installed}", again())
+    other = hidden() if source_folder() else None
+    return _ok(f"{installed}, imported from {FOLDER}{'' if other is None else f' and not from {other}'}")
 
 
 def _extension() -> Finding:
@@ -182,7 +184,7 @@ def _steps(backend: fastadam.Backend) -> Finding:
                     if actual.tobytes() != expected.tobytes():
                         kernels = f" with {instruction_set}" if instruction_set else ""
                         return _attention(
-                            f"its results{kernels} differ from the reference's ({dtype}, {options})", c.AGAIN
+                            f"its results{kernels} differ from the reference's ({dtype}, {options})", again()
                         )
     if backend == "numpy":
         return _ok("taken: this is the reference")

@@ -15,6 +15,7 @@ from rich.text import Text
 import fastadam
 from fastadam.backends import BackendUnavailableError, c, choose
 from fastadam.backends import numba as numba_cpu
+from fastadam.backends.place import FOLDER
 from fastadam.cli.memory import readable
 from fastadam.cli.terminal import console, print_json
 from fastadam.memory import buffers
@@ -39,6 +40,7 @@ def collect() -> dict[str, Any]:
     states = fastadam.available_backends()
     return {
         "fastadam": fastadam.__version__,
+        "folder": str(FOLDER),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "packages": {name: version(name) for name in PACKAGES},
@@ -111,7 +113,8 @@ def show(found: dict[str, Any]) -> None:
         for name, value in lines.items():
             grid.add_row(f"  {name}", value)
 
-    section("versions", {"fastadam": found["fastadam"], "python": f"{found['python']}, {found['system']}"})
+    ours = f"{found['fastadam']}, imported from {found['folder']}"
+    section("versions", {"fastadam": ours, "python": f"{found['python']}, {found['system']}"})
     for name, installed in found["packages"].items():
         grid.add_row(f"  {name}", installed or Text("not installed", style="dim"))
     section("backends", {name: _state(name, state, found) for name, state in found["backends"].items()})

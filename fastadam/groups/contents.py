@@ -58,9 +58,19 @@ class Contents:
         TypeError, ValueError
             If an option has been edited to something that it cannot be.
         """
+        self.catch_up()
+        return state_dict(self._groups, copy=copy)
+
+    def catch_up(self) -> None:
+        """Take up what was edited in the options.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an option has been edited to something that it cannot be.
+        """
         if self._groups.edits.noticed(self._param_groups):
             self._groups.take_up(self._param_groups)
-        return state_dict(self._groups, copy=copy)
 
     def take_over(self, saved: Mapping[str, Any], params: Sequence[tuple[Array, Fill]] = ()) -> None:
         """Check a state dict and take it over, in one go.

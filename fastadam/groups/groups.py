@@ -91,9 +91,14 @@ class Groups(Sequence[Group]):
         # All that can have changed since the last time.
         found: list[Any] = [buffers for group in self for buffers in (group, *group.moments.values())]
         known = self._written_for
-        if len(found) != len(known) or not all(map(operator.is_, found, known)):
+        more = found[len(known) :]
+        same = known and len(known) <= len(found) and all(map(operator.is_, found, known))
+        if not same or (more and not isinstance(more[0], Group)):
             self._written = Written(owned for group in self for owned in group.owned())
-            self._written_for = found
+        elif more:  # groups have joined those that were there, which have no other buffers
+            added = [group for group in more if isinstance(group, Group)]
+            self._written = self._written.joined(owned for group in added for owned in group.owned())
+        self._written_for = found
         return self._written
 
     def make(
@@ -131,15 +136,40 @@ class Groups(Sequence[Group]):
         groups = [*self, *new]
         for group in groups:  # reading what was given can have run foreign code
             group.check_unchanged()
-        members = [member for group in groups for member in group.members]
-        _check_names(members)
-        Written(owned for group in groups for owned in group.owned())  # refuses shared memory
+        members = [member for group in new for member in group.members]
+        self._check_names(members)
+        self.written().joined(owned for group in new for owned in group.owned())  # refuses shared memory
         seen: dict[int, str] = {}
         for member in members:
-            if id(member.owner) in seen:  # not noticed above where the array is empty
-                raise ValueError(f"{member.label} is the same array as {seen[id(member.owner)]}; give it once")
+            known = self._position_of.get(id(member.owner))
+            same = seen.get(id(member.owner)) if known is None else self._member(known).label
+            if same is not None:  # not noticed above where the array is empty
+                raise ValueError(f"{member.label} is the same array as {same}; give it once")
             seen[id(member.owner)] = member.label
         return new, trees
+
+    def _member(self, position: int) -> Member:
+        group, index = self.where[position]
+        return group.members[index]
+
+    def _check_names(self, members: Sequence[Member]) -> None:
+        """Refuse names of new members that some parameters lack, or two have."""
+        names = [member.name for member in members]
+        start = len(self.where)
+        nameless = 0 if start and not self.positions else start + names.index(None) if None in names else None
+        if nameless is not None and (self.positions or any(name is not None for name in names)):
+            raise ValueError(f"parameter {nameless} has no name, others have; name all of them or none")
+        found: dict[str, int] = {}
+        for position, name in enumerate(names, start):
+            if name is None:
+                continue
+            first = found.get(name, self.positions.get(name))
+            if first is not None:
+                raise ValueError(
+                    f"the name {name!r} is given to parameters {first} and {position}; give them names that "
+                    f"differ, such as by a key around one group's: {{'params': {{'more': ...}}}}"
+                )
+            found[name] = position
 
     def add_calls(self, new: Sequence[Group], trees: Sequence[Tree], param_groups: Any) -> list[Call]:
         """Return native calls that enter what `make` has returned, here and in the optimizer's `param_groups`.
@@ -240,18 +270,3 @@ class Groups(Sequence[Group]):
         checked = [group.check_options() for group in self]
         Group.reserve_max(group for group, hyper in zip(self, checked, strict=True) if hyper.amsgrad)
         in_one_go([*self.accept_calls(checked), functools.partial(setattr, self, "version", self.version + 1)])
-
-
-def _check_names(members: Sequence[Member]) -> None:
-    """Refuse names that some parameters lack, or two have."""
-    names = [member.name for member in members]
-    if None in names and any(name is not None for name in names):
-        raise ValueError(f"parameter {names.index(None)} has no name, others have; name all of them or none")
-    positions: dict[str | None, int] = {}
-    for position, name in enumerate(names):
-        if name is not None and name in positions:
-            raise ValueError(
-                f"the name {name!r} is given to parameters {positions[name]} and {position}; give them names that "
-                f"differ, such as by a key around one group's: {{'params': {{'more': ...}}}}"
-            )
-        positions[name] = position

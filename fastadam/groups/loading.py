@@ -199,7 +199,8 @@ def _match(saved: Mapping[str, Any], group: Group, where: str) -> list[Any]:
         raise ValueError(f"{where}'param_names' has {len(saved_names)} names for {len(keys)} parameters")
     by_name = dict(zip(saved_names, keys, strict=True))
     missing = [name for name in names if name not in by_name]
-    unexpected = [name for name in by_name if name not in names]
+    known = set(names)
+    unexpected = [name for name in by_name if name not in known]
     if missing or unexpected or len(by_name) != len(keys):
         raise ValueError(f"{where}the names differ: missing {missing}, unexpected {unexpected}")
     return [by_name[name] for name in names]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -25,6 +27,33 @@ def matches(pattern: str, name: str) -> bool:
     if name == pattern or name.startswith(f"{pattern}."):
         return True
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+
+
+class Places:
+    """Finds the parameters that patterns stand for, without comparing every pattern with every name.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of the parameters.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._order = sorted(range(len(names)), key=names.__getitem__)
+        self._sorted = [names[place] for place in self._order]
+
+    def of(self, pattern: str) -> list[int]:
+        """Return the places of the parameters that a pattern stands for (see `matches`), in order."""
+        # All begin as the pattern does, up to its first sign for other characters; sorted, they are together.
+        head = re.split(r"[*?[]", pattern, maxsplit=1)[0]
+
+        def beginning(name: str) -> str:
+            return name[: len(head)]
+
+        low = bisect_left(self._sorted, head, key=beginning)
+        high = bisect_right(self._sorted, head, lo=low, key=beginning)
+        return sorted(place for place in self._order[low:high] if matches(pattern, self._names[place]))
 
 
 def by_name(
@@ -67,10 +96,11 @@ def by_name(
             f"mapping, or as (name, array) pairs"
         )
     values = {key: [defaults[key]] * len(names) for key in rules}
+    found = Places(names)
     for key, rule in rules.items():
         for pattern, value in list(rule.items()):
             hyperparameters.check({**defaults, key: value}, f"{where}{key}[{pattern!r}]: ")
-            places = [place for place, name in enumerate(names) if matches(pattern, name)]
+            places = found.of(pattern)
             if not places:
                 raise ValueError(
                     f"{where}{key} has the pattern {pattern!r}, which stands for no parameter; there are "

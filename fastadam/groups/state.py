@@ -60,4 +60,8 @@ def find(groups: Groups, key: Any) -> int | None:
     every = range(len(groups.where))
     if isinstance(key, int):
         return int(key) if key in every else None
-    return next((position for position in every if key == position), None)
+    try:  # NumPy's integers, and all other numbers that equal a position
+        position = int(key)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return position if position in every and key == position else None

@@ -39,6 +39,32 @@ class Written:
         self.ends: Array = np.array([end for (_, end), _, _ in extents], dtype=np.int64)
         self._labels = [label for _, label, _ in extents]
         self._arrays = [array for _, _, array in extents]
+        self._check()
+
+    def joined(self, owned: Iterable[tuple[Array, str]]) -> Written:
+        """Return all this and more, without looking at these arrays again.
+
+        Parameters
+        ----------
+        owned : iterable of (array, label)
+            As for the constructor.
+
+        Raises
+        ------
+        ValueError
+            If two of all these share memory.
+        """
+        more = Written(owned)
+        both = Written(())
+        starts, ends = (np.concatenate(each) for each in ((self.starts, more.starts), (self.ends, more.ends)))
+        labels, arrays = self._labels + more._labels, self._arrays + more._arrays
+        order = np.argsort(starts, kind="stable")
+        both.starts, both.ends = starts[order], ends[order]
+        both._labels, both._arrays = [labels[i] for i in order], [arrays[i] for i in order]
+        both._check()
+        return both
+
+    def _check(self) -> None:
         for i in np.flatnonzero(self.ends[:-1] > self.starts[1:]):
             raise ValueError(
                 f"{self._labels[i]} and {self._labels[i + 1]} share memory (or are the same array); give each "

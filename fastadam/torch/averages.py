@@ -38,6 +38,13 @@ class Averages:
         self.after = After(choices)
         self._guard = guard
         self._of: dict[Tensor, Tensor] = {}
+        self.places: dict[int, tuple[int, int]] = {}  # for the view: by identity, group and index
+
+    def __contains__(self, param: Tensor) -> bool:
+        return param in self._of
+
+    def __len__(self) -> int:
+        return len(self._of)
 
     @property
     def choices(self) -> Averaging:
@@ -217,33 +224,61 @@ class AveragesView(Mapping[Tensor, Tensor]):
     Parameters
     ----------
     averages : Averages
-    params : list of Tensor
-        The optimizer's parameters.
+    groups : list of dict
+        The optimizer's.
     state : mapping
         The optimizer's.
+
+    Raises
+    ------
+    RuntimeError
+        If a parameter has no average yet, and none can be kept of it.
     """
 
-    def __init__(self, averages: Averages, params: list[Tensor], state: Any) -> None:
-        self._averages, self._state = averages, state
-        self._params = dict.fromkeys(params if averages.are_kept else ())
-        if averages.are_kept:
-            averages.begin(params, state)
+    def __init__(self, averages: Averages, groups: list[dict[str, Any]], state: Any) -> None:
+        self._averages, self._groups, self._state = averages, groups, state
+        if len(averages) < sum(len(group["params"]) for group in groups):
+            self._begin()
+
+    def _begin(self) -> list[Tensor]:
+        """Begin the averages that are missing, if any are kept, and return the parameters that have one."""
+        if not self._averages.are_kept:
+            return []
+        places = {
+            id(param): (number, index)
+            for number, group in enumerate(self._groups)
+            for index, param in enumerate(group["params"])
+        }
+        params = [param for group in self._groups for param in group["params"]]
+        self._averages.begin(params, self._state)
+        self._averages.places = places
+        return params
+
+    def _is_at_its_place(self, param: Tensor) -> bool:
+        """Whether a parameter is in the groups, at the place where it was last: no list has to be searched."""
+        try:
+            number, index = self._averages.places[id(param)]
+            return self._groups[number]["params"][index] is param and param in self._averages
+        except (KeyError, IndexError):
+            return False
 
     def __getitem__(self, param: Tensor) -> Tensor:
         if not self._averages.are_kept:
             raise KeyError("the optimizer keeps no averages; set ema_decay, such as to 0.999")
-        if param not in self._params:
-            raise KeyError(param)
+        if not self._is_at_its_place(param):
+            self._begin()
+            if not self._is_at_its_place(param):
+                raise KeyError(param)
         average = self._averages.of(param)
         if not self._state.get(param):  # before its first step it is the parameter
             average.copy_(view_of(param))
         return view_of(average)
 
     def __iter__(self) -> Iterator[Tensor]:
-        return iter(self._params)
+        return iter(self._begin())
 
     def __len__(self) -> int:
-        return len(self._params)
+        return len(self._begin())
 
 
 class Swapped:

@@ -81,9 +81,7 @@ class Settings:
     @property
     def ema(self) -> AveragesView:
         """The averages of the parameters."""
-        return AveragesView(
-            self._averages, [p for group in self.param_groups for p in group["params"]], self.state
-        )
+        return AveragesView(self._averages, self.param_groups, self.state)
 
     def averaged(self) -> Swapped:
         """Return a context manager in which averages are in the place of the parameters, for evaluation.

@@ -17,7 +17,7 @@ import fastadam
 from fastadam.checkpoint import reading, writing
 from tests import kill_checkpoint
 from tests.support.bits import assert_same_state, random_arrays, snapshot
-from tests.support.processes import LONG
+from tests.support.processes import LONG, python
 
 pytest.importorskip("safetensors")
 
@@ -92,6 +92,70 @@ def test_permissions_and_links_are_kept(tmp_path: Path) -> None:
     assert link.is_symlink()
     assert path.stat().st_ino != before
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o666])
+def test_the_temporary_file_lets_nobody_read_who_may_not_read_the_file_it_replaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    """At no time: whoever has opened it once reads all that is written to it later."""
+    path = tmp_path / "run"
+    fastadam.save(path, trained())
+    path.chmod(mode)
+    seen: list[tuple[int, int]] = []
+
+    def look() -> None:
+        others = (each.stat() for each in tmp_path.iterdir() if each != path)
+        seen.extend((stat.S_IMODE(found.st_mode), found.st_size) for found in others)
+
+    def watched(call: Any) -> Any:
+        def run(*args: Any, **options: Any) -> Any:
+            look()
+            try:
+                return call(*args, **options)
+            finally:
+                look()
+
+        return run
+
+    for name in ("open", "chmod", "fstat", "fsync", "replace"):
+        monkeypatch.setattr(os, name, watched(getattr(os, name)))
+    before = os.umask(0)
+    try:
+        fastadam.save(path, trained(steps=3))
+    finally:
+        os.umask(before)
+    monkeypatch.undo()
+    assert any(size for _, size in seen)
+    assert all(found & ~(mode | 0o600) == 0 for found, _ in seen)
+    assert all(found == mode for found, size in seen if size)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("name", ["n" * 240, "n" * 255, "ü" * 127, "n" * 233, "n" * 234])
+def test_long_file_names(tmp_path: Path, name: str) -> None:
+    """The temporary file's name has more in it than the file's, and no more room."""
+    path, optimizer = tmp_path / name, trained()
+    try:
+        path.write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system has no names as long")
+    fastadam.save(path, optimizer)
+    again = make(random_arrays(SHAPES, np.float32, 5))
+    fastadam.load(path, again)
+    assert_same_state(snapshot(again), snapshot(optimizer))
+    fd, left = writing.open_temporary(str(path))
+    fastadam.save(path, optimizer)
+    assert set(tmp_path.iterdir()) == {path, Path(left)}  # it is in use
+    os.close(fd)
+    fastadam.save(path, optimizer)
+    assert set(tmp_path.iterdir()) == {path}
+
+
+def test_file_names_that_are_too_long_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="too long"):
+        fastadam.save(tmp_path / ("n" * 300), trained())
+    assert not any(tmp_path.iterdir())
 
 
 def test_file_names_that_are_no_utf8(tmp_path: Path) -> None:
@@ -186,3 +250,33 @@ def test_saving_and_loading_take_little_memory(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_killed_runs_that_are_resumed_give_the_bits_of_an_uninterrupted_one(tmp_path: Path) -> None:
     assert kill_checkpoint.survive(kills=8, folder=tmp_path, seed=1) == 8
+
+
+MEMORY = """
+import sys
+import tracemalloc
+
+import numpy as np
+
+import fastadam
+
+params = {f"encoder.layers.{i}.attention.weight": np.zeros(1, np.float32) for i in range(4000)}
+optimizer = fastadam.Adam(fastadam.pack(params), backend="numpy")
+optimizer.step()
+fastadam.save(sys.argv[1], fastadam.Adam(np.ones(1), backend="numpy"))  # what is imported and made once
+for call in (fastadam.save, fastadam.load):
+    tracemalloc.start()
+    call(sys.argv[1], optimizer)
+    print(tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+"""
+
+
+def test_many_parameters_take_memory_in_proportion_to_what_is_said_of_them(tmp_path: Path) -> None:
+    """Small ones, so that nearly all of the file is JSON: lists and dicts of all that would be many times it."""
+    path = tmp_path / "run"
+    saved, loaded = map(int, python(MEMORY, str(path)).split())
+    header = int.from_bytes(path.read_bytes()[:8], "little")
+    assert header > 1_500_000
+    assert saved < 4 * header
+    assert loaded < 9 * header

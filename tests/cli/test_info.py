@@ -23,6 +23,7 @@ def test_info_as_json() -> None:
     found = json.loads(run("info", "--json").stdout)
     assert list(found) == [
         "fastadam",
+        "folder",
         "python",
         "system",
         "packages",

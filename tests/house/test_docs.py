@@ -100,6 +100,16 @@ def test_every_public_name_is_documented() -> None:
             assert (getattr(fastadam, name).__doc__ or "").strip()
 
 
+def test_the_pages_install_in_place() -> None:
+    """After an installation elsewhere, Python started in the source folder would import that, unbuilt."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    commands = [
+        found for page in pages for found in re.findall(r'pip install (-e )?"?\.(?:\[|\n|`| )', page.read_text())
+    ]
+    assert len(commands) >= 7
+    assert all(commands)
+
+
 def test_the_version_is_stated_once_more_in_pyproject() -> None:
     assert f'version = "{fastadam.__version__}"' in (ROOT / "pyproject.toml").read_text()
 
