@@ -19,6 +19,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import Bounds, OptimizeResult, OptimizeWarning
 
 from fastadam.adam import Adam
+from fastadam.memory.remedies import (
+    Use,
+    is_quantity,
+    lost_meaning,
+    not_an_array,
+    other_dtype,
+    remedy_for,
+    reshaped,
+)
 from fastadam.step.backend import BackendName
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real
 
@@ -237,11 +246,13 @@ class _Objective:
         return value, gradient
 
     def _converted(self, given: Any) -> Vector:
-        gradient = np.atleast_1d(np.asarray(given))
+        gradient = _numbers(given, "the gradient", Use.READ)
         if gradient.shape != self._shape:
-            raise ValueError(f"the gradient must have the shape {self._shape} of x, got {np.shape(given)}")
-        if gradient.dtype.kind not in "fiub":
-            raise TypeError(f"the gradient must hold real numbers, got dtype {gradient.dtype}")
+            code = reshaped(gradient.shape, self._shape)
+            raise ValueError(
+                f"the gradient must have the shape {self._shape} of x, got {np.shape(given)}"
+                f"{code and f'; return np.asarray(grad){code}'}"
+            )
         return gradient.astype(self._dtype)
 
 
@@ -307,14 +318,29 @@ def _slope(gradient: Vector, gtol: float) -> float:
 
 def _start(x0: Any) -> Vector:
     """Return a copy of the start, in the dtype of the work."""
-    given = np.atleast_1d(np.asarray(x0))
+    given = _numbers(x0, "x0", Use.COPIED)
     if given.ndim != 1:
-        raise ValueError(f"'x0' must only have one dimension, got the shape {given.shape}; try x0.ravel()")
-    if given.dtype.kind == "c":
-        raise TypeError("x0 is complex; minimize over real and imaginary parts: np.concatenate([z.real, z.imag])")
-    if given.dtype.kind not in "fiub":
-        raise TypeError(f"x0 must hold real numbers, got dtype {given.dtype}; give a list or an array of floats")
+        raise ValueError(f"'x0' must only have one dimension, got the shape {given.shape}; try np.ravel(x0)")
     return np.array(given, np.float32 if given.dtype == np.float32 else np.float64)
+
+
+def _numbers(given: Any, name: str, use: Use) -> Vector:
+    """Return real numbers as an array of at least one dimension; refuse what is none, or more than its numbers."""
+    lost = lost_meaning(given, use) if isinstance(given, np.ndarray) else None
+    if lost is not None or is_quantity(given):
+        raise TypeError(f"{name} {lost or not_an_array(given, use)}")
+    try:
+        found = np.atleast_1d(np.asarray(given))
+    except ValueError as error:  # of rows that have different lengths
+        raise TypeError(f"{name} {not_an_array(given, use)}") from error
+    if found.dtype.kind == "c":
+        raise TypeError(
+            f"{name} is complex; minimize over real and imaginary parts: np.concatenate([z.real, z.imag])"
+        )
+    if found.dtype.kind not in "fiub":
+        remedy = other_dtype(given, use) if isinstance(given, np.ndarray) else remedy_for(given, use)
+        raise TypeError(f"{name} must hold real numbers, got dtype {found.dtype}; {remedy}")
+    return found
 
 
 def _refuse(jac: Any, hess: Any, hessp: Any, constraints: Any) -> None:

@@ -25,6 +25,7 @@ from fastadam.groups.members import Member
 from fastadam.memory.arrays import ALL_DTYPES, Array
 from fastadam.memory.devices import check_parameter
 from fastadam.memory.structs import AVERAGE
+from fastadam.memory.words import counted
 from fastadam.step import hyperparameters
 from fastadam.step.plan import KEPT, MOMENTS
 
@@ -181,7 +182,7 @@ def _read_schedules(metadata: Mapping[str, str], saved: list[dict[str, Any]]) ->
 def _match(saved: list[dict[str, Any]], groups: Sequence[Group], keys: list[str]) -> list[tuple[Member, int]]:
     """Return each parameter with the number, in the file, of what belongs to it."""
     if len(saved) != len(groups):
-        raise ValueError(f"it has {len(saved)} parameter groups, the optimizer has {len(groups)}")
+        raise ValueError(f"it has {counted(len(saved), 'parameter group')}, the optimizer has {len(groups)}")
     labels = map(repr, keys)
     described = [
         [

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from fastadam.groups.given import Given
-from fastadam.memory.arrays import Array, name_of
+from fastadam.memory.arrays import Array
 from fastadam.memory.device import Device
 from fastadam.memory.devices import check_parameter, device_of, is_array
 from fastadam.memory.nesting import why_no_leaf
 from fastadam.memory.packed import Packed
 from fastadam.memory.parameter import Parameter
+from fastadam.memory.words import name_of
 
 # Tells the flat buffers of moments apart.
 BufferKey = tuple[np.dtype[Any], Device]
