@@ -19,15 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import Bounds, OptimizeResult, OptimizeWarning
 
 from fastadam.adam import Adam
-from fastadam.memory.remedies import (
-    Use,
-    is_quantity,
-    lost_meaning,
-    not_an_array,
-    other_dtype,
-    remedy_for,
-    reshaped,
-)
+from fastadam.memory.real_numbers import real_numbers
+from fastadam.memory.remedies import Use, reshaped
 from fastadam.step.backend import BackendName
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real
 
@@ -246,7 +239,7 @@ class _Objective:
         return value, gradient
 
     def _converted(self, given: Any) -> Vector:
-        gradient = _numbers(given, "the gradient", Use.READ)
+        gradient = real_numbers(given, "the gradient", Use.READ)
         if gradient.shape != self._shape:
             code = reshaped(gradient.shape, self._shape)
             raise ValueError(
@@ -318,29 +311,10 @@ def _slope(gradient: Vector, gtol: float) -> float:
 
 def _start(x0: Any) -> Vector:
     """Return a copy of the start, in the dtype of the work."""
-    given = _numbers(x0, "x0", Use.COPIED)
+    given = real_numbers(x0, "x0", Use.COPIED)
     if given.ndim != 1:
         raise ValueError(f"'x0' must only have one dimension, got the shape {given.shape}; try np.ravel(x0)")
     return np.array(given, np.float32 if given.dtype == np.float32 else np.float64)
-
-
-def _numbers(given: Any, name: str, use: Use) -> Vector:
-    """Return real numbers as an array of at least one dimension; refuse what is none, or more than its numbers."""
-    lost = lost_meaning(given, use) if isinstance(given, np.ndarray) else None
-    if lost is not None or is_quantity(given):
-        raise TypeError(f"{name} {lost or not_an_array(given, use)}")
-    try:
-        found = np.atleast_1d(np.asarray(given))
-    except ValueError as error:  # of rows that have different lengths
-        raise TypeError(f"{name} {not_an_array(given, use)}") from error
-    if found.dtype.kind == "c":
-        raise TypeError(
-            f"{name} is complex; minimize over real and imaginary parts: np.concatenate([z.real, z.imag])"
-        )
-    if found.dtype.kind not in "fiub":
-        remedy = other_dtype(given, use) if isinstance(given, np.ndarray) else remedy_for(given, use)
-        raise TypeError(f"{name} must hold real numbers, got dtype {found.dtype}; {remedy}")
-    return found
 
 
 def _refuse(jac: Any, hess: Any, hessp: Any, constraints: Any) -> None:

@@ -22,7 +22,6 @@ from fastadam.convert.exchange import (
 from fastadam.groups.matching import Described
 from fastadam.groups.members import Member
 from fastadam.memory.arrays import Array
-from fastadam.memory.words import counted
 from fastadam.step.plan import MOMENTS
 
 MOST_STEPS = 2**31 - 1  # Keras counts in int32 on some of its backends
@@ -237,7 +236,7 @@ class _Variables:
         scalars = len(self.all) - n * kinds
         if scalars not in (1, 2):
             raise ValueError(
-                f"{what}: of variables there are {len(self.all)}, but {kinds} for each of {counted(n, 'parameter')} (amsgrad is "
+                f"{what}: there are {len(self.all)} variables, but {kinds} for each of {n} parameters (amsgrad is "
                 f"{amsgrad}), the number of the step and at most a learning rate make {n * kinds + 2}; they "
                 f"must be those of Adam or AdamW over the same parameters"
             )

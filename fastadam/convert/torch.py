@@ -87,8 +87,8 @@ def from_torch(source: Optimizer | Mapping[str, Any] | str | os.PathLike[str], o
         raise TypeError("in the state dict, 'state' must be a mapping and 'param_groups' a list")
     if len(saved_groups) != len(opt.param_groups):
         raise ValueError(
-            f"the source has {counted(len(saved_groups), 'parameter group')}, the optimizer has {len(opt.param_groups)}; "
-            f"make it with as many"
+            f"the source has {counted(len(saved_groups), 'parameter group')}, the optimizer has "
+            f"{len(opt.param_groups)}; make it with as many"
         )
     groups, used = [], set()
     for i, group in enumerate(saved_groups):
@@ -294,8 +294,8 @@ def _targets(optimizer: Any, groups: int) -> list[Mapping[str, Any]]:
     _check_class(optimizer, "optimizer")
     if len(optimizer.param_groups) != groups:
         raise ValueError(
-            f"to_torch: opt has {counted(groups, 'parameter group')}, optimizer has {len(optimizer.param_groups)}; make it "
-            f"with as many"
+            f"to_torch: opt has {counted(groups, 'parameter group')}, optimizer has "
+            f"{len(optimizer.param_groups)}; make it with as many"
         )
     return list(optimizer.param_groups)
 

@@ -207,7 +207,7 @@ def _items(params: Any, name: str) -> list[Any]:
     refuse_parameter(params, name)
     if remedies.looks_like_an_array(params):
         raise TypeError(f"{name} {remedies.not_an_array(params, Use.WRITTEN)}")
-    if remedies.are_numbers(params):
+    if remedies.are_numbers(params) and len(params) > 1:
         first = a_name_of(params[0])
         raise TypeError(
             f"{name} is {a_name_of(params)} of numbers (parameter 0 is {first}, not a NumPy array); "

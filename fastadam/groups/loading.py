@@ -192,8 +192,8 @@ def _match(saved: Mapping[str, Any], group: Group, where: str) -> list[Any]:
         raise TypeError(f"{where}'params' must be a list of the numbers of entries, got {keys!r}")
     if len(keys) != len(group.members):
         raise ValueError(
-            f"{where}it has {counted(len(keys), 'parameter')}, the optimizer's group has {len(group.members)}; make "
-            f"the optimizer with the same parameters, and load again"
+            f"{where}it has {counted(len(keys), 'parameter')}, the optimizer's group has {len(group.members)}; "
+            f"make the optimizer with the same parameters, and load again"
         )
     names = [member.name for member in group.members]
     if "param_names" not in saved or names[0] is None:
@@ -253,15 +253,28 @@ def _check_entry(entry: dict[str, Any], member: Member, written: Written) -> tup
     moments = {name: _incoming(entry[name], written) for name in KEPT if name in entry}
     for name, moment in moments.items():
         if moment.shape != member.shape:
-            raise ValueError(f"{where}{name} has shape {moment.shape}, the parameter has {member.shape}")
+            raise ValueError(
+                f"{where}{name} has shape {moment.shape}, the parameter has {member.shape}; load the state of an "
+                f"optimizer over parameters of the same shapes"
+            )
         if moment.dtype != member.dtype:
-            others = tuple(name for name, other in moments.items() if other.dtype != member.dtype)
             raise TypeError(
-                f"{where}{name} has dtype {moment.dtype}, the parameter has {member.dtype}; convert what is saved of "
-                f"it, and load again: state_dict['state'][{entry['key']}].update({{name: "
-                f"np.asarray(state_dict['state'][{entry['key']}][name], np.{member.dtype}) for name in {others}}})"
+                f"{where}{name} has dtype {moment.dtype}, the parameter has {member.dtype}; "
+                f"{_remedy_for_dtypes(entry['key'], moments, member)}"
             )
     return int(step.reshape(())), moments
+
+
+def _remedy_for_dtypes(key: int, moments: Mapping[str, Incoming], member: Member) -> str:
+    """Say what to do about moments of another dtype than their parameter's."""
+    if not all(np.can_cast(moment.dtype, member.dtype, "same_kind") for moment in moments.values()):
+        return "load a state of that dtype, or make the optimizer over a parameter of the state's"
+    names = tuple(name for name, moment in moments.items() if moment.dtype != member.dtype)
+    entry = f"state_dict['state'][{key}]"
+    return (
+        f"convert what is saved of it, and load that: "
+        f"{entry}.update({{name: np.asarray({entry}[name], np.{member.dtype}) for name in {names}}})"
+    )
 
 
 def _incoming(array: Array | Incoming, written: Written) -> Incoming:

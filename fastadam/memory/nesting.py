@@ -208,8 +208,9 @@ def _items_of(container: Container, value: Any, name: str) -> Sequence[Any]:
         )
     if len(items) != len(container.children):
         raise ValueError(
-            f"{where} has {counted(len(items), 'item')}, and the parameters{there} have {len(container.children)}; nest "
-            f"gradients as the parameters are, with None for a parameter without a gradient"
+            f"{where} has {counted(len(items), 'item')}, and the parameters{there} have "
+            f"{len(container.children)}; nest gradients as the parameters are, with None for a parameter without a "
+            f"gradient"
         )
     return items
 

@@ -33,5 +33,5 @@ def shown(value: Any, say: Callable[[Any], str] = repr) -> str:
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
-    """Return a number of things in words, such as ``1 item`` and ``2 items``; `many` is where an s is not enough."""
+    """Return how many there are of something, such as ``1 item``, ``2 items`` or, with `many`, ``2 entries``."""
     return f"{count} {one if count == 1 else many or f'{one}s'}"

@@ -135,9 +135,8 @@ def as_scalar(value: Any) -> Any:
 def as_real(name: str, value: Any) -> float:
     """Return a real number as a float; what is too large for one is infinite."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        raise TypeError(
-            f"{name} must be a real number, got {shown(value)} of type {type(value).__name__}{_remedy(name, value)}"
-        )
+        given = f"{shown(value)} of type {type(value).__name__}"
+        raise TypeError(f"{name} must be a real number, got {given}{_remedy(name, value)}")
     try:
         return float(value)
     except OverflowError:
