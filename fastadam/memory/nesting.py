@@ -209,8 +209,8 @@ def _items_of(container: Container, value: Any, name: str) -> Sequence[Any]:
     if len(items) != len(container.children):
         raise ValueError(
             f"{where} has {counted(len(items), 'item')}, and the parameters{there} have "
-            f"{len(container.children)}; nest gradients as the parameters are, with None for a parameter without a "
-            f"gradient"
+            f"{len(container.children)}; nest gradients as the parameters are, with None for a parameter "
+            f"without a gradient"
         )
     return items
 

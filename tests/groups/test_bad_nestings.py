@@ -125,7 +125,7 @@ BAD = [
     pytest.param(
         lambda: {"a": [_a(), None]},
         TypeError,
-        "parameter 'a.1' is a NoneType, not a NumPy array; leave it out of the parameters and of the gradients",
+        "parameter 'a.1' is None, not a NumPy array; leave it out of the parameters and of the gradients",
         id="None",
     ),
     pytest.param(
