@@ -71,17 +71,16 @@ def lost_meaning(value: Any, use: Use) -> str | None:
     found = _meaning_of(value, kind)
     if found is None:
         return None
-    if found != "mask":
-        found += f" {shown(getattr(value, found, None), str)}"
+    what = "a mask" if found == "mask" else f"the {found} {shown(getattr(value, found, None), str)}"
     name = use.value
     alone = {
-        Use.WRITTEN: f"optimize its numbers alone, over the same memory, so that {name} goes on showing them",
-        Use.CLIPPED: f"clip its numbers alone, over the same memory, so that {name} goes on showing them",
-        Use.READ: "convert it to what the parameter's numbers are counted in, and pass the numbers alone",
+        Use.WRITTEN: f"{name} goes on showing what is written to its numbers, so optimize these alone",
+        Use.CLIPPED: f"{name} goes on showing what is written to its numbers, so clip these alone",
+        Use.READ: "convert it to what the parameter's numbers are counted in, and pass its own alone",
         Use.COPIED: "pass its numbers alone",
     }
     return (
-        f"is {a_name_of(value)} with the {found}, which would be ignored; {alone[use]}: "
+        f"is {a_name_of(value)} with {what}, which would be ignored; {alone[use]}: "
         f"np.ndarray.view({name}, np.ndarray)"
     )
 
@@ -123,6 +122,12 @@ def looks_like_an_array(value: Any) -> bool:
 def are_numbers(values: Any) -> bool:
     """Whether a list, tuple or range holds numbers and nothing else."""
     return isinstance(values, list | tuple | range) and bool(values) and all(map(_is_number, values))
+
+
+def makes_an_array(values: list[Any] | tuple[Any, ...]) -> bool:
+    """Whether numbers, or lists of these in rows of the same length, stand in the place of one array."""
+    rows = all(_is_number(value) or isinstance(value, list | tuple | range) for value in values)
+    return bool(values) and rows and _converted(values) is not None
 
 
 def _is_number(value: Any) -> bool:
@@ -168,7 +173,7 @@ def remedy_for(value: Any, use: Use, dtype: str | None = None, shape: tuple[int,
     if module == "fastadam" and kind.__name__ == "Parameter":
         return "pass its .grad, or call step() without arguments" if use is Use.READ else "pass its .data"
     if is_quantity(value):
-        return f"its unit would be ignored: pass its numbers, {name}.magnitude, in the unit of the others"
+        return f"its unit would be ignored; pass its numbers, in the unit of the others: {name}.magnitude"
     wanted = dtype or named_dtype(value)
     if hasattr(kind, "toarray"):
         return use.instead(f"{name}.toarray().astype(np.{wanted})")
@@ -224,7 +229,7 @@ def other_dtype(array: Any, use: Use) -> str:
     if dtype.names is not None:
         fields = f"{{key: np.array({name}[key], np.float64) for key in {name}.dtype.names}}"
         if use.makes_copies:
-            return f"pass its fields apart, {fields}"
+            return f"pass its fields apart: {fields}"
         return f"take its fields apart before, and go on with these: {name} = {fields}"
     if dtype.kind in "mM" or dtype.type is np.void:
         return "give an array of numbers"

@@ -63,7 +63,7 @@ def sort_gradients(grads: Any, planner: Planner) -> tuple[WorkList, tuple[Any, .
             return work, found
     grads = tuple(grads)  # a list could change while native code reads it
     if len(grads) != len(work.owners):
-        is_one = len(work.owners) == 1 and remedies.are_numbers(grads)
+        is_one = len(work.owners) == 1 and remedies.makes_an_array(grads)
         remedy = f"; for one array, {_remedy_for(grads, work)}" if is_one else ""
         raise ValueError(f"grads has {counted(len(grads), 'item')}, but {_number_of(work)}{remedy}")
     return work, grads
