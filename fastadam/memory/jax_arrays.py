@@ -38,7 +38,8 @@ def refuse_parameter(value: Any, label: str) -> None:
     _devices_of(value, label)  # has to be no tracer, for what is advised
     raise TypeError(
         f"{label} is a JAX array, not a NumPy array, and cannot be updated in place; make NumPy arrays of all "
-        f"of them, params = jax.tree.map(np.array, params), and go on with these, which JAX takes, too"
+        f"of them, params = jax.tree.map(np.array, params), and go on with these; JAX, which reads arrays later, "
+        f"gets copies, jax.tree.map(jax.numpy.array, params)"
     )
 
 

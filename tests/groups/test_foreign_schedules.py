@@ -1,4 +1,4 @@
-"""Schedules of other libraries, and what users take for one: they work, or an error names `lr` and says what to do."""
+"""Schedules of other libraries, and what is taken for one: it works, or an error names `lr` and says what to do."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_the_advice_for_numbers_is_right(lr: Any) -> None:
 
 
 def test_the_advice_for_going_up_is_right() -> None:
-    with pytest.raises(ValueError, match="lr must be finite and at least 0, got -0.1; .* set maximize=True"):
+    with pytest.raises(ValueError, match=r"lr must be finite and at least 0, got -0.1; .* set maximize=True"):
         rates_of(-0.1)
     w = np.ones(1)
     fastadam.Adam([w], lr=0.1, maximize=True).step([np.ones(1)])
