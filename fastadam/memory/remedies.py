@@ -71,7 +71,7 @@ def lost_meaning(value: Any, use: Use) -> str | None:
     found = _meaning_of(value, kind)
     if found is None:
         return None
-    what = "a mask" if found == "mask" else f"the {found} {shown(getattr(value, found, None), str)}"
+    what = "a mask" if found == "mask" else f"the {found} {shown(value, lambda value: str(getattr(value, found)))}"
     name = use.value
     alone = {
         Use.WRITTEN: f"{name} goes on showing what is written to its numbers, so optimize these alone",
@@ -193,7 +193,8 @@ def remedy_for(value: Any, use: Use, dtype: str | None = None, shape: tuple[int,
 
 def _made(use: Use, name: str, dtype: str) -> str:
     """Return code that makes an array; what is written lies in rows, whatever it is made of."""
-    return f"np.asarray({name}, np.{dtype})" if use.makes_copies else f"np.array({name}, np.{dtype}, order='C')"
+    rows = "" if use.makes_copies else ", order='C'"
+    return f"np.array({name}, np.{dtype}{rows})"
 
 
 def reshaped(found: tuple[int, ...] | None, wanted: tuple[int, ...] | None) -> str:
@@ -244,12 +245,12 @@ def other_dtype_of_gradient(grad: Any, param: Any) -> str:
     given = Use.READ.value
     if grad.dtype.names is not None:
         field = f"{given}[{grad.dtype.names[0]!r}]"
-        return f"give its numbers alone, such as np.asarray({field}, np.{param.dtype})"
+        return f"give its numbers alone, such as np.array({field}, np.{param.dtype})"
     if grad.dtype.kind in "mM" or grad.dtype.type is np.void:
         return "give an array of numbers"
     if grad.dtype.kind == "c" and param.dtype.kind == "f":
         given += ".real"
-    return f"convert it with np.asarray({given}, np.{param.dtype})"
+    return f"convert it with np.array({given}, np.{param.dtype})"
 
 
 def other_shape_of_gradient(grad: Any, param: Any) -> str:

@@ -1,4 +1,4 @@
-"""Schedules of other libraries, and what is taken for one: it works, or an error names `lr` and says what to do."""
+"""Schedules of other libraries, and what is taken for one: it works, or an error names `lr` and what to do."""
 
 from __future__ import annotations
 
