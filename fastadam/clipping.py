@@ -10,7 +10,7 @@ import numpy as np
 from fastadam.memory import remedies
 from fastadam.memory.arrays import base_view, check_array
 from fastadam.memory.packed import Packed
-from fastadam.memory.remedies import Use
+from fastadam.memory.remedies import CLIPPED
 from fastadam.memory.structs import MEASURES, REFUSED, REFUSES
 from fastadam.memory.words import shown
 from fastadam.step.gradient_settings import as_limit
@@ -60,7 +60,7 @@ def clip_grad_norm(grads: Any, max_norm: Real, *, error_if_nonfinite: bool = Fal
     limit = as_limit("max_norm", max_norm)
     named = _named(grads)
     for label, grad in named:
-        check_array(grad, label, use=Use.CLIPPED)
+        check_array(grad, label, use=CLIPPED)
         if not base_view(grad).flags.writeable:
             raise ValueError(
                 f"{label} is read-only, so that it cannot be clipped in place; go on with a copy: g = g.copy()"
@@ -92,7 +92,7 @@ def _named(grads: Any) -> list[tuple[str, Any]]:
     if isinstance(grads, Mapping):
         return [(f"grads[{name!r}]", grad) for name, grad in grads.items() if grad is not None]
     if remedies.looks_like_an_array(grads):
-        raise TypeError(f"grads {remedies.not_an_array(grads, Use.CLIPPED)}")
+        raise TypeError(f"grads {remedies.not_an_array(grads, CLIPPED)}")
     if isinstance(grads, str | bytes | set | frozenset) or not isinstance(grads, Iterable):
         raise TypeError(
             f"grads must be arrays in a list or mapping, a packed buffer or one array, got {shown(grads)} of type "

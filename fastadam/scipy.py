@@ -20,7 +20,7 @@ from scipy.optimize import Bounds, OptimizeResult, OptimizeWarning
 
 from fastadam.adam import Adam
 from fastadam.memory.real_numbers import real_numbers
-from fastadam.memory.remedies import Use, reshaped
+from fastadam.memory.remedies import COPIED, READ, reshaped
 from fastadam.step.backend import BackendName
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real
 
@@ -239,7 +239,7 @@ class _Objective:
         return value, gradient
 
     def _converted(self, given: Any) -> Vector:
-        gradient = real_numbers(given, "the gradient", Use.READ)
+        gradient = real_numbers(given, "the gradient", READ)
         if gradient.shape != self._shape:
             code = reshaped(gradient.shape, self._shape)
             raise ValueError(
@@ -311,7 +311,7 @@ def _slope(gradient: Vector, gtol: float) -> float:
 
 def _start(x0: Any) -> Vector:
     """Return a copy of the start, in the dtype of the work."""
-    given = real_numbers(x0, "x0", Use.COPIED)
+    given = real_numbers(x0, "x0", COPIED)
     if given.ndim != 1:
         raise ValueError(f"'x0' must only have one dimension, got the shape {given.shape}; try np.ravel(x0)")
     return np.array(given, np.float32 if given.dtype == np.float32 else np.float64)

@@ -13,7 +13,7 @@ from fastadam.groups.groups import Groups
 from fastadam.groups.members import Member
 from fastadam.memory.arrays import Array, base_view
 from fastadam.memory.devices import device_of, is_array, on_host
-from fastadam.memory.remedies import Use, lost_meaning
+from fastadam.memory.remedies import COPIED, lost_meaning
 from fastadam.memory.structs import AVERAGE
 from fastadam.memory.words import a_name_of, counted, shown
 from fastadam.memory.written import Written
@@ -235,7 +235,7 @@ def _read_entry(entry: Any, key: int, member: Member) -> dict[str, Any]:
 
 def _read_moment(moment: Any, label: str) -> Array:
     """Return a moment as an exact array; refuse what is none, or is more than its numbers."""
-    lost = lost_meaning(moment, Use.COPIED) if isinstance(moment, np.ndarray) else None
+    lost = lost_meaning(moment, COPIED) if isinstance(moment, np.ndarray) else None
     if lost is not None:
         raise TypeError(f"{label} {lost}")
     array = on_host(moment)

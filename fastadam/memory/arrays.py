@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastadam.memory import remedies
 from fastadam.memory.formats import STEPPED, Element, by_dtype
-from fastadam.memory.remedies import Use
+from fastadam.memory.remedies import COPIED, READ, WRITTEN, Use
 
 Array = NDArray[Any]
 
@@ -50,7 +50,7 @@ def as_reals(array: Array) -> Array:
     return base_view(array).reshape(-1).view(ALL_DTYPES[array.dtype].real)
 
 
-def check_array(value: Any, label: str, dtypes: Dtypes = DTYPES, use: Use = Use.COPIED) -> Array:
+def check_array(value: Any, label: str, dtypes: Dtypes = DTYPES, use: Use = COPIED) -> Array:
     """Return `value` as a base-class ndarray if it is a NumPy array of a supported dtype.
 
     Parameters
@@ -112,7 +112,7 @@ def check_parameter(value: Any, label: str) -> Array:
     ValueError
         If it is read-only, not C-contiguous or not aligned.
     """
-    array = check_array(value, label, use=Use.WRITTEN)
+    array = check_array(value, label, use=WRITTEN)
     if not array.flags.writeable:
         raise ValueError(
             f"{label} is read-only; parameters are updated in place, so pass a writable copy, and go on with that "
@@ -157,9 +157,9 @@ def check_gradient(value: Any, param: Array, label: str) -> Array:
     # By the type, as `isinstance` asks for `__class__`, which runs foreign code amid the checks of a step.
     grad = np.asarray(value) if issubclass(type(value), np.generic) else value
     if not issubclass(type(grad), np.ndarray):
-        found = remedies.not_an_array(value, Use.READ, str(param.dtype), param.shape)
+        found = remedies.not_an_array(value, READ, str(param.dtype), param.shape)
         raise TypeError(f"{label} {found}; use None for a parameter without a gradient")
-    lost = remedies.lost_meaning(grad, Use.READ)
+    lost = remedies.lost_meaning(grad, READ)
     if lost is not None:
         raise TypeError(f"{label} {lost}")
     grad = base_view(grad)

@@ -16,7 +16,7 @@ from fastadam.memory.host import HOST
 from fastadam.memory.jax_arrays import refuse_parameter
 from fastadam.memory.nesting import Nesting
 from fastadam.memory.packed_arrays import PackedBuffer
-from fastadam.memory.remedies import Use
+from fastadam.memory.remedies import COPIED
 from fastadam.memory.views import refuse_exchange
 from fastadam.memory.words import counted, shown
 
@@ -217,7 +217,7 @@ def _check_iterable(params: Any) -> None:
     """Refuse what holds no arrays, or can be iterated over by accident."""
     refuse_parameter(params, "params")
     if remedies.looks_like_an_array(params):
-        raise TypeError(f"params {remedies.not_an_array(params, Use.COPIED)}, in a list: fastadam.pack([...])")
+        raise TypeError(f"params {remedies.not_an_array(params, COPIED)}, in a list: fastadam.pack([...])")
     if isinstance(params, str | bytes | set | frozenset) or not isinstance(params, Iterable):
         raise TypeError(
             f"params must be arrays in a list, a mapping, or containers of these, got {shown(params)} of type "

@@ -43,7 +43,7 @@ def real_numbers(given: Any, name: str, use: Use) -> Array:
         remedy = "minimize over real and imaginary parts: np.concatenate([z.real, z.imag])"
     elif found.dtype.names is not None:
         remedy = (
-            f"make one array of its fields: np.concatenate([{use.value}[key] for key in {use.value}.dtype.names])"
+            f"make one array of its fields: np.concatenate([{use.name}[key] for key in {use.name}.dtype.names])"
         )
     else:
         remedy = other_dtype(found, use) if isinstance(given, np.ndarray) else remedy_for(given, use)

@@ -8,11 +8,10 @@ one that is copied or read may be made for the call.
 from __future__ import annotations
 
 import array
-import enum
 from collections.abc import Callable, Mapping
 from numbers import Number
 from types import GetSetDescriptorType, MemberDescriptorType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,24 +26,29 @@ _bases_of: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
 _attributes_of: Callable[[type], Mapping[str, Any]] = type.__dict__["__dict__"].__get__
 
 
-class Use(enum.Enum):
-    """What becomes of an array that a user gives; the value is the name that it has in remedies."""
+class Use(NamedTuple):
+    """What becomes of an array that a user gives.
 
-    WRITTEN = "w"
-    CLIPPED = "g"
-    READ = "grad"
-    COPIED = "x"
+    Attributes
+    ----------
+    name : str
+        How remedies call the user's variable.
+    makes_copies : bool
+        Whether an array that is made for the call alone serves.
+    """
 
-    @property
-    def makes_copies(self) -> bool:
-        """Whether an array that is made for the call alone serves."""
-        return self in (Use.READ, Use.COPIED)
+    name: str
+    makes_copies: bool
 
     def instead(self, code: str) -> str:
         """Return the advice to use what `code` makes, in the place of what was given."""
         if self.makes_copies:
             return f"pass {code}"
-        return f"make it one, and go on with that: {self.value} = {code}"
+        return f"make it one, and go on with that: {self.name} = {code}"
+
+
+# Parameters and gradients that are written in place, gradients that are read, arrays that are copied.
+WRITTEN, CLIPPED, READ, COPIED = Use("w", False), Use("g", False), Use("grad", True), Use("x", True)
 
 
 def lost_meaning(value: Any, use: Use) -> str | None:
@@ -72,12 +76,12 @@ def lost_meaning(value: Any, use: Use) -> str | None:
     if found is None:
         return None
     what = "a mask" if found == "mask" else f"the {found} {shown(value, lambda value: str(getattr(value, found)))}"
-    name = use.value
+    name = use.name
     alone = {
-        Use.WRITTEN: f"{name} goes on showing what is written to its numbers, so optimize these alone",
-        Use.CLIPPED: f"{name} goes on showing what is written to its numbers, so clip these alone",
-        Use.READ: "convert it to what the parameter's numbers are counted in, and pass its own alone",
-        Use.COPIED: "pass its numbers alone",
+        WRITTEN: f"{name} goes on showing what is written to its numbers, so optimize these alone",
+        CLIPPED: f"{name} goes on showing what is written to its numbers, so clip these alone",
+        READ: "convert it to what the parameter's numbers are counted in, and pass its own alone",
+        COPIED: "pass its numbers alone",
     }
     return (
         f"is {a_name_of(value)} with {what}, which would be ignored; {alone[use]}: "
@@ -88,13 +92,18 @@ def lost_meaning(value: Any, use: Use) -> str | None:
 def _meaning_of(value: Any, kind: type) -> str | None:
     """Return which of `MEANINGS` an array has that is not None; what a property would return is not asked."""
     found: dict[str, Any] = {}
+    own: dict[str, Any] = {}
     for base in reversed(_bases_of(kind)):
+        if base is object or base is np.ndarray:  # which have none
+            continue
         attributes = _attributes_of(base)
-        found.update((name, attributes[name]) for name in MEANINGS if name in attributes)
-        own = attributes.get("__dict__")
-        if type(own) is GetSetDescriptorType:
-            for name in MEANINGS:
-                found[name] = dict.get(own.__get__(value), name, found.get(name))
+        for name in MEANINGS:
+            if name in attributes:
+                found[name] = attributes[name]
+        if not own and type(slot := attributes.get("__dict__")) is GetSetDescriptorType:
+            own = slot.__get__(value)
+    for name in MEANINGS if own else ():
+        found[name] = dict.get(own, name, found.get(name))
     for name, attribute in found.items():
         if type(attribute) is MemberDescriptorType:  # of `__slots__`
             try:
@@ -160,9 +169,9 @@ def not_an_array(value: Any, use: Use, dtype: str | None = None, shape: tuple[in
 
 def remedy_for(value: Any, use: Use, dtype: str | None = None, shape: tuple[int, ...] | None = None) -> str:
     """Say what to do about a value that is no NumPy array (see `not_an_array`)."""
-    name, kind, module = use.value, type(value), _module_of(value)
+    name, kind, module = use.name, type(value), _module_of(value)
     if module == "torch":
-        if use is Use.CLIPPED:
+        if use is CLIPPED:
             return "use fastadam.torch.clip_grad_norm_ for torch tensors"
         return (
             f"use fastadam.torch.Adam for torch tensors, or pass {name}.detach().numpy(), which shares the memory "
@@ -171,7 +180,7 @@ def remedy_for(value: Any, use: Use, dtype: str | None = None, shape: tuple[int,
     if module == "autograd":
         return "it stands for one while autograd differentiates, so call this outside of what is differentiated"
     if module == "fastadam" and kind.__name__ == "Parameter":
-        return "pass its .grad, or call step() without arguments" if use is Use.READ else "pass its .data"
+        return "pass its .grad, or call step() without arguments" if use is READ else "pass its .data"
     if is_quantity(value):
         return f"its unit would be ignored; pass its numbers, in the unit of the others: {name}.magnitude"
     wanted = dtype or named_dtype(value)
@@ -226,7 +235,7 @@ def named_dtype(value: Any) -> str:
 
 def other_dtype(array: Any, use: Use) -> str:
     """Say what to do about an ndarray of a dtype that is not stepped."""
-    name, dtype = use.value, array.dtype
+    name, dtype = use.name, array.dtype
     if dtype.names is not None:
         fields = f"{{key: np.array({name}[key], np.float64) for key in {name}.dtype.names}}"
         if use.makes_copies:
@@ -242,7 +251,7 @@ def other_dtype(array: Any, use: Use) -> str:
 
 def other_dtype_of_gradient(grad: Any, param: Any) -> str:
     """Say what to do about a gradient, an ndarray, of another dtype than its parameter's."""
-    given = Use.READ.value
+    given = READ.name
     if grad.dtype.names is not None:
         field = f"{given}[{grad.dtype.names[0]!r}]"
         return f"give its numbers alone, such as np.array({field}, np.{param.dtype})"

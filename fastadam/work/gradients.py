@@ -12,7 +12,7 @@ from fastadam.memory import remedies
 from fastadam.memory.devices import is_array, kind_of
 from fastadam.memory.jax_arrays import is_jax_array, view_on_host
 from fastadam.memory.packed import Packed
-from fastadam.memory.remedies import Use
+from fastadam.memory.remedies import READ
 from fastadam.memory.words import counted, shown
 from fastadam.work.arrays import WorkList
 from fastadam.work.planner import Planner
@@ -97,4 +97,4 @@ def _remedy_for(grads: Any, work: WorkList) -> str:
     if len(work.owners) > 1:
         return f"pass one for each of the {len(work.owners)} parameters"
     param = work.arrays[0]
-    return remedies.remedy_for(grads, Use.READ, str(param.dtype), param.shape)
+    return remedies.remedy_for(grads, READ, str(param.dtype), param.shape)
