@@ -8,6 +8,7 @@ one that is copied or read may be made for the call.
 from __future__ import annotations
 
 import array
+import functools
 from collections.abc import Callable, Mapping
 from numbers import Number
 from types import GetSetDescriptorType, MemberDescriptorType
@@ -91,20 +92,13 @@ def lost_meaning(value: Any, use: Use) -> str | None:
 
 def _meaning_of(value: Any, kind: type) -> str | None:
     """Return which of `MEANINGS` an array has that is not None; what a property would return is not asked."""
-    found: dict[str, Any] = {}
-    own: dict[str, Any] = {}
-    for base in reversed(_bases_of(kind)):
-        if base is object or base is np.ndarray:  # which have none
-            continue
-        attributes = _attributes_of(base)
-        for name in MEANINGS:
-            if name in attributes:
-                found[name] = attributes[name]
-        if not own and type(slot := attributes.get("__dict__")) is GetSetDescriptorType:
-            own = slot.__get__(value)
-    for name in MEANINGS if own else ():
-        found[name] = dict.get(own, name, found.get(name))
-    for name, attribute in found.items():
+    # (Looking up a class is code of its metaclass, if it has one.)
+    found, slot = _declared(kind) if type(kind) is type else _declared.__wrapped__(kind)
+    own = {} if slot is None else slot.__get__(value)
+    if not found and not own:
+        return None
+    for name in MEANINGS:
+        attribute = dict.get(own, name, found.get(name))
         if type(attribute) is MemberDescriptorType:  # of `__slots__`
             try:
                 attribute = attribute.__get__(value)
@@ -113,6 +107,19 @@ def _meaning_of(value: Any, kind: type) -> str | None:
         if attribute is not None:
             return name
     return None
+
+
+@functools.lru_cache(maxsize=64)
+def _declared(kind: type) -> tuple[dict[str, Any], Any]:
+    """Return what a class has under the names of `MEANINGS`, and what reads the ``__dict__`` of an array of it."""
+    found: dict[str, Any] = {}
+    slot = None
+    for base in reversed(_bases_of(kind)):
+        attributes = _attributes_of(base)
+        found.update((name, attributes[name]) for name in MEANINGS if name in attributes)
+        if type(attributes.get("__dict__")) is GetSetDescriptorType:
+            slot = attributes["__dict__"]
+    return found, slot
 
 
 def is_quantity(value: Any) -> bool:

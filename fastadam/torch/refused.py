@@ -35,8 +35,9 @@ def refuse_arguments(given: Mapping[str, Any], error: TypeError) -> NoReturn:
         if "params" in params:
             remedy = "put group dicts in a list: [params]"
         raise TypeError(f"params is {a_name_of(params)}; {remedy}") from error
-    can_be_iterated = hasattr(type(params), "__iter__") or hasattr(type(params), "__getitem__")
-    if not isinstance(params, Tensor) and (_is_array(params) or not can_be_iterated):
+    kind = type(params)
+    is_number = isinstance(params, np.generic) or not (hasattr(kind, "__iter__") or hasattr(kind, "__getitem__"))
+    if not isinstance(params, Tensor) and (_is_array(params) or is_number):
         raise TypeError(
             f"params is {a_name_of(params)}, and must be an iterable of tensors; {_remedy(params)}"
         ) from error
