@@ -191,7 +191,12 @@ def _match(saved: list[dict[str, Any]], groups: Sequence[Group], keys: list[str]
         ]
         for saved_group in saved
     ]
-    return match(zip(described, (group.members for group in groups), strict=True), "in the file")
+    try:
+        return match(zip(described, (group.members for group in groups), strict=True), "in the file")
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; make the optimizer over parameters of the names, shapes and dtypes in the file, and load again"
+        ) from None
 
 
 def _check_tensors(source: Source, saved: list[dict[str, Any]], keys: list[str], has_params: bool) -> None:
