@@ -195,7 +195,8 @@ def _match(saved: list[dict[str, Any]], groups: Sequence[Group], keys: list[str]
         return match(zip(described, (group.members for group in groups), strict=True), "in the file")
     except ValueError as error:
         raise ValueError(
-            f"{error}; make the optimizer over parameters of the names, shapes and dtypes in the file, and load again"
+            f"{error}; make the optimizer over parameters of the names, shapes and dtypes in the file, and load "
+            f"again"
         ) from None
 
 

@@ -78,9 +78,7 @@ def test_a_file_of_another_dtype_is_loaded_after_following_the_message(tmp_path:
     saved.step({"w": np.ones(3)})
     fastadam.save(path, saved)
     w = np.zeros(3, np.float32)
-    assert_refuses(
-        path, fastadam.Adam({"w": w}), "make the optimizer over parameters of the .* dtypes in the file"
-    )
+    assert_refuses(path, fastadam.Adam({"w": w}), "make the optimizer over parameters of .* dtypes in the file")
     w = w.astype(np.float64)
     optimizer = fastadam.Adam({"w": w})
     fastadam.load(path, optimizer)
@@ -102,9 +100,7 @@ def test_what_is_missing_unexpected_or_of_another_shape_is_said(tmp_path: Path) 
     assert_refuses(path, fastadam.Adam([np.ones(2), np.ones(3)]), "missing: parameter 1")
     fastadam.save(path, fastadam.Adam([np.ones(2)] + [np.ones(i) for i in range(20)]))
     assert_refuses(path, fastadam.Adam([np.ones(2)]), "unexpected: '1', .* and 10 more")
-    assert_refuses(
-        path, fastadam.Adam([{"params": np.ones(2)}, {"params": np.ones(2)}]), "it has 1 parameter group,"
-    )
+    assert_refuses(path, fastadam.Adam([{"params": np.ones(2)}, {"params": np.ones(2)}]), "1 parameter group,")
     param = np.ones(2)
     fixed = fastadam.Adam([param])
     fastadam.save(path, fixed)
