@@ -194,7 +194,7 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
         self._equip()
         try:
             super().add_param_group(param_group)
-        except (TypeError, KeyError) as error:
+        except TypeError as error:
             refuse_group(param_group, error)
 
     def __getstate__(self) -> dict[str, Any]:

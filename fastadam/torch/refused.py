@@ -41,32 +41,27 @@ def refuse_arguments(given: Mapping[str, Any], error: TypeError) -> NoReturn:
         raise TypeError(
             f"params is {a_name_of(params)}, and must be an iterable of tensors; {_remedy(params)}"
         ) from error
-    if isinstance(params, Tensor):
-        raise TypeError(f"{error}; put it in a list: [params]") from error
     for name in ("lr", "eps", "weight_decay"):
         if not isinstance(given.get(name, 0.0), Tensor):
             as_real(name, as_scalar(given.get(name, 0.0)))
     raise error
 
 
-def refuse_group(group: Any, error: TypeError | KeyError) -> NoReturn:
-    """Raise an error that says what to do about a group that torch has refused.
+def refuse_group(group: Any, error: TypeError) -> NoReturn:
+    """Raise an error that says what to do about arrays and lists in a group that torch has refused.
 
     Parameters
     ----------
     group : object
         What was given; under ``"params"`` torch has put a list by now.
-    error : TypeError or KeyError
-        Raised itself where all parameters are tensors.
+    error : TypeError
+        Raised itself where there is none: of numbers and words, torch says enough.
     """
-    if isinstance(group, dict):
-        if "params" not in group:
-            raise KeyError(f"the group dict has no 'params'; it has {sorted(map(str, group))}") from error
-        params = group["params"]
-        for i, item in enumerate(params if isinstance(params, list) else ()):
-            value = item[1] if isinstance(item, tuple) and len(item) == 2 else item
-            if not isinstance(value, Tensor):
-                raise TypeError(f"{error} (params[{i}]); {_remedy(value)}") from error
+    params = group.get("params") if isinstance(group, dict) else None
+    for i, item in enumerate(params if isinstance(params, list) else ()):
+        value = item[1] if isinstance(item, tuple) and len(item) == 2 else item
+        if not isinstance(value, Tensor) and (_is_array(value) or isinstance(value, list | tuple | Mapping)):
+            raise TypeError(f"{error} (params[{i}]); {_remedy(value)}") from error
     raise error
 
 
