@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.memory.arrays import DTYPES, base_view, check_array
+from fastadam.memory import remedies
+from fastadam.memory.arrays import base_view, check_array
 from fastadam.memory.packed import Packed
+from fastadam.memory.remedies import CLIPPED
 from fastadam.memory.structs import MEASURES, REFUSED, REFUSES
+from fastadam.memory.words import shown
 from fastadam.step.gradient_settings import as_limit
 from fastadam.step.hyperparameters import Real
 from fastadam.step.norm import Norm
@@ -57,9 +60,11 @@ def clip_grad_norm(grads: Any, max_norm: Real, *, error_if_nonfinite: bool = Fal
     limit = as_limit("max_norm", max_norm)
     named = _named(grads)
     for label, grad in named:
-        check_array(grad, label, DTYPES)
-        if not grad.flags.writeable:
-            raise ValueError(f"{label} is read-only, so that it cannot be clipped in place; pass a copy")
+        check_array(grad, label, use=CLIPPED)
+        if not base_view(grad).flags.writeable:
+            raise ValueError(
+                f"{label} is read-only, so that it cannot be clipped in place; go on with a copy: g = g.copy()"
+            )
     arrays = [base_view(grad) for _, grad in named]
     norm = Norm()
     norm.block["wanted"] = MEASURES | REFUSES if error_if_nonfinite else MEASURES
@@ -86,6 +91,11 @@ def _named(grads: Any) -> list[tuple[str, Any]]:
         return [("grads", grads)]
     if isinstance(grads, Mapping):
         return [(f"grads[{name!r}]", grad) for name, grad in grads.items() if grad is not None]
-    if isinstance(grads, str | bytes) or not isinstance(grads, Iterable):
-        raise TypeError(f"grads must be arrays in a list or mapping, a packed buffer or one array, got {grads!r}")
+    if remedies.looks_like_an_array(grads):
+        raise TypeError(f"grads {remedies.not_an_array(grads, CLIPPED)}")
+    if isinstance(grads, str | bytes | set | frozenset) or not isinstance(grads, Iterable):
+        raise TypeError(
+            f"grads must be arrays in a list or mapping, a packed buffer or one array, got {shown(grads)} of type "
+            f"{type(grads).__name__}; clip arrays, in place: fastadam.clip_grad_norm([g], max_norm)"
+        )
     return [(f"grads[{i}]", grad) for i, grad in enumerate(grads) if grad is not None]

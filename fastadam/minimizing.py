@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fastadam.adam import Adam
 from fastadam.memory.parameter import Parameter
+from fastadam.memory.words import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -174,12 +175,12 @@ def minimize(
     success = True
     while True:
         if taken >= most:
-            message = f"all {taken} steps were taken"
+            message = "1 step was taken" if taken == 1 else f"all {taken} steps were taken"
             break
         try:
             given = next(inputs)
         except StopIteration:
-            message = f"the batches ended after {taken} steps"
+            message = f"the batches ended after {counted(taken, 'step')}"
             break
         loss, gradients = _evaluated(fun(params, *given))
         losses.append(loss)
@@ -195,7 +196,7 @@ def minimize(
             try:
                 callback(taken, loss)
             except StopIteration:
-                message = f"the callback ended the loop after {taken} steps"
+                message = f"the callback ended the loop after {counted(taken, 'step')}"
                 break
     loss = losses[-1] if losses else math.nan
     if best is not None:

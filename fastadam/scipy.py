@@ -19,6 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import Bounds, OptimizeResult, OptimizeWarning
 
 from fastadam.adam import Adam
+from fastadam.memory.real_numbers import real_numbers
+from fastadam.memory.remedies import COPIED, READ, reshaped
 from fastadam.step.backend import BackendName
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real
 
@@ -237,11 +239,13 @@ class _Objective:
         return value, gradient
 
     def _converted(self, given: Any) -> Vector:
-        gradient = np.atleast_1d(np.asarray(given))
+        gradient = real_numbers(given, "the gradient", READ)
         if gradient.shape != self._shape:
-            raise ValueError(f"the gradient must have the shape {self._shape} of x, got {np.shape(given)}")
-        if gradient.dtype.kind not in "fiub":
-            raise TypeError(f"the gradient must hold real numbers, got dtype {gradient.dtype}")
+            code = reshaped(gradient.shape, self._shape)
+            raise ValueError(
+                f"the gradient must have the shape {self._shape} of x, got {np.shape(given)}"
+                f"{code and f'; return np.asarray(grad){code}'}"
+            )
         return gradient.astype(self._dtype)
 
 
@@ -307,13 +311,9 @@ def _slope(gradient: Vector, gtol: float) -> float:
 
 def _start(x0: Any) -> Vector:
     """Return a copy of the start, in the dtype of the work."""
-    given = np.atleast_1d(np.asarray(x0))
+    given = real_numbers(x0, "x0", COPIED)
     if given.ndim != 1:
-        raise ValueError(f"'x0' must only have one dimension, got the shape {given.shape}; try x0.ravel()")
-    if given.dtype.kind == "c":
-        raise TypeError("x0 is complex; minimize over real and imaginary parts: np.concatenate([z.real, z.imag])")
-    if given.dtype.kind not in "fiub":
-        raise TypeError(f"x0 must hold real numbers, got dtype {given.dtype}; give a list or an array of floats")
+        raise ValueError(f"'x0' must only have one dimension, got the shape {given.shape}; try np.ravel(x0)")
     return np.array(given, np.float32 if given.dtype == np.float32 else np.float64)
 
 

@@ -25,6 +25,7 @@ from fastadam.groups.members import Member
 from fastadam.memory.arrays import ALL_DTYPES, Array
 from fastadam.memory.devices import check_parameter
 from fastadam.memory.structs import AVERAGE
+from fastadam.memory.words import counted
 from fastadam.step import hyperparameters
 from fastadam.step.plan import KEPT, MOMENTS
 
@@ -182,7 +183,7 @@ def _read_schedules(metadata: Mapping[str, str], saved: list[dict[str, Any]]) ->
 def _match(saved: list[dict[str, Any]], groups: Sequence[Group], keys: list[str]) -> list[tuple[Member, int]]:
     """Return each parameter with the number, in the file, of what belongs to it."""
     if len(saved) != len(groups):
-        raise ValueError(f"it has {len(saved)} parameter groups, the optimizer has {len(groups)}")
+        raise ValueError(f"it has {counted(len(saved), 'parameter group')}, the optimizer has {len(groups)}")
     labels = map(repr, keys)
     described = [
         [
@@ -191,7 +192,13 @@ def _match(saved: list[dict[str, Any]], groups: Sequence[Group], keys: list[str]
         ]
         for saved_group in saved
     ]
-    return match(zip(described, (group.members for group in groups), strict=True), "in the file")
+    try:
+        return match(zip(described, (group.members for group in groups), strict=True), "in the file")
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; make the optimizer over parameters of the names, shapes and dtypes in the file, and load "
+            f"again"
+        ) from None
 
 
 def _check_tensors(source: Source, saved: list[dict[str, Any]], keys: list[str], has_params: bool) -> None:

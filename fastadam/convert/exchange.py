@@ -15,6 +15,7 @@ from fastadam.groups.matching import Described, match
 from fastadam.groups.members import Member
 from fastadam.memory.arrays import Array
 from fastadam.memory.devices import on_host
+from fastadam.memory.words import counted
 from fastadam.step.backend import Call
 from fastadam.step.hyperparameters import KEYS
 
@@ -189,8 +190,8 @@ def common_step(what: str, current: Mapping[str, Any], members: Sequence[Member]
     if min(steps) != max(steps):
         low, high = (members[steps.index(value)].label for value in (min(steps), max(steps)))
         raise ValueError(
-            f"{what}: {low} has taken {min(steps)} steps and {high} {max(steps)}, but there is one counter for "
-            f"all; convert optimizers that have stepped all parameters alike"
+            f"{what}: {low} has taken {counted(min(steps), 'step')} and {high} {max(steps)}, but there is one "
+            f"counter for all; convert optimizers that have stepped all parameters alike"
         )
     if steps[0] > most:
         raise ValueError(f"{what}: {steps[0]} steps were taken, the counter there ends at {most}")

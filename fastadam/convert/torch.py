@@ -12,6 +12,7 @@ from fastadam.groups.loading import TORCH_ONLY
 from fastadam.groups.matching import Described
 from fastadam.memory.arrays import Array
 from fastadam.memory.devices import on_host
+from fastadam.memory.words import counted
 from fastadam.step.hyperparameters import KEYS
 from fastadam.step.plan import KEPT, MOMENTS
 
@@ -86,8 +87,8 @@ def from_torch(source: Optimizer | Mapping[str, Any] | str | os.PathLike[str], o
         raise TypeError("in the state dict, 'state' must be a mapping and 'param_groups' a list")
     if len(saved_groups) != len(opt.param_groups):
         raise ValueError(
-            f"the source has {len(saved_groups)} parameter groups, the optimizer has {len(opt.param_groups)}; "
-            f"make it with as many"
+            f"the source has {counted(len(saved_groups), 'parameter group')}, the optimizer has "
+            f"{len(opt.param_groups)}; make it with as many"
         )
     groups, used = [], set()
     for i, group in enumerate(saved_groups):
@@ -293,8 +294,8 @@ def _targets(optimizer: Any, groups: int) -> list[Mapping[str, Any]]:
     _check_class(optimizer, "optimizer")
     if len(optimizer.param_groups) != groups:
         raise ValueError(
-            f"to_torch: opt has {groups} parameter groups, optimizer has {len(optimizer.param_groups)}; make it "
-            f"with as many"
+            f"to_torch: opt has {counted(groups, 'parameter group')}, optimizer has "
+            f"{len(optimizer.param_groups)}; make it with as many"
         )
     return list(optimizer.param_groups)
 

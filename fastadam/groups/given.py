@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from fastadam.memory import nesting
+from fastadam.memory import nesting, remedies
 from fastadam.memory.devices import is_array
+from fastadam.memory.jax_arrays import refuse_parameter
 from fastadam.memory.nesting import Nesting, is_container
 from fastadam.memory.packed import Packed
 from fastadam.memory.parameter import Parameter
+from fastadam.memory.remedies import WRITTEN
+from fastadam.memory.words import a_name_of, shown
 from fastadam.step import hyperparameters
 from fastadam.step.hyperparameters import KEYS, Hyperparameters
 
@@ -208,9 +211,19 @@ def _items(params: Any, name: str) -> list[Any]:
     """Return an iterable's items, refusing those that are iterable by accident."""
     if isinstance(params, set | frozenset):
         raise TypeError(f"{name} is a set, which has no order; use a list or a mapping of names")
+    refuse_parameter(params, name)
+    if remedies.looks_like_an_array(params):
+        raise TypeError(f"{name} {remedies.not_an_array(params, WRITTEN)}")
+    if remedies.are_numbers(params) and len(params) > 1:
+        first = a_name_of(params[0])
+        raise TypeError(
+            f"{name} is {a_name_of(params)} of numbers (parameter 0 is {first}, not a NumPy array); "
+            f"{remedies.remedy_for(params, WRITTEN)}"
+        )
     if isinstance(params, str | bytes) or not isinstance(params, Iterable):
         raise TypeError(
             f"{name} must be an array, an iterable of arrays, a mapping of names to arrays, containers of these, "
-            f"or a list of group dicts; got {params!r} of type {type(params).__name__}"
+            f"or a list of group dicts; got {shown(params)} of type {type(params).__name__}: "
+            f"{remedies.remedy_for(params, WRITTEN)}"
         )
     return list(params)

@@ -12,6 +12,7 @@ from fastadam.groups.given import read_group
 from fastadam.groups.group import Group
 from fastadam.groups.members import Member
 from fastadam.memory.nesting import Nesting
+from fastadam.memory.words import counted
 from fastadam.memory.written import Written
 from fastadam.step import hyperparameters
 from fastadam.step.backend import Call
@@ -207,7 +208,7 @@ class Groups(Sequence[Group]):
         """Return lines that tell the options of each group."""
         lines = []
         for i, group in enumerate(self):
-            lines.append(f"    Parameter Group {i}: {len(group.members)} parameters")
+            lines.append(f"    Parameter Group {i}: {counted(len(group.members), 'parameter')}")
             lines += [f"        {key}: {group.options.get(key)}" for key in hyperparameters.KEYS]
         return "\n".join(lines)
 
@@ -261,8 +262,8 @@ class Groups(Sequence[Group]):
         """
         if len(param_groups) != len(self):
             raise ValueError(
-                f"param_groups has {len(param_groups)} entries, the optimizer made {len(self)}; use "
-                f"add_param_group to add one"
+                f"param_groups has {counted(len(param_groups), 'entry', 'entries')}, the optimizer made "
+                f"{len(self)}; use add_param_group to add one"
             )
         for i, (group, options) in enumerate(zip(self, param_groups, strict=True)):
             if options is not group.options:

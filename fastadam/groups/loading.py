@@ -12,8 +12,10 @@ from fastadam.groups.group import Group
 from fastadam.groups.groups import Groups
 from fastadam.groups.members import Member
 from fastadam.memory.arrays import Array, base_view
-from fastadam.memory.devices import device_of, on_host
+from fastadam.memory.devices import device_of, is_array, on_host
+from fastadam.memory.remedies import COPIED, lost_meaning
 from fastadam.memory.structs import AVERAGE
+from fastadam.memory.words import a_name_of, counted, shown
 from fastadam.memory.written import Written
 from fastadam.step import hyperparameters
 from fastadam.step.backend import Call
@@ -82,7 +84,8 @@ class Loaded:
             raise TypeError("in the state dict, 'state' must be a mapping and 'param_groups' a list")
         if len(saved_groups) != len(groups):
             raise ValueError(
-                f"the state dict has {len(saved_groups)} parameter groups, the optimizer has {len(groups)}"
+                f"the state dict has {counted(len(saved_groups), 'parameter group')}, the optimizer has "
+                f"{len(groups)}; make it with as many groups, of the same parameters, and load again"
             )
         self._groups = groups
         self._hypers: list[Hyperparameters] = []
@@ -100,7 +103,7 @@ class Loaded:
                     raise ValueError(f"{where}the entry {key} appears twice in 'params'")
                 used.add(key)
             each = zip(keys, group.members, strict=True)
-            read.append([_read_entry(state[key], member) if key in state else None for key, member in each])
+            read.append([_read_entry(state[key], key, member) if key in state else None for key, member in each])
             all_keys.append(keys)
         extra = [key for key in state if key not in used]
         if extra:
@@ -188,7 +191,10 @@ def _match(saved: Mapping[str, Any], group: Group, where: str) -> list[Any]:
     if not isinstance(keys, list | tuple) or not all(type(key) is int for key in keys):
         raise TypeError(f"{where}'params' must be a list of the numbers of entries, got {keys!r}")
     if len(keys) != len(group.members):
-        raise ValueError(f"{where}it has {len(keys)} parameters, the optimizer's group has {len(group.members)}")
+        raise ValueError(
+            f"{where}it has {counted(len(keys), 'parameter')}, the optimizer's group has {len(group.members)}; "
+            f"make the optimizer with the same parameters, and load again"
+        )
     names = [member.name for member in group.members]
     if "param_names" not in saved or names[0] is None:
         return list(keys)
@@ -196,7 +202,9 @@ def _match(saved: Mapping[str, Any], group: Group, where: str) -> list[Any]:
     if not isinstance(saved_names, list | tuple) or not all(isinstance(name, str) for name in saved_names):
         raise TypeError(f"{where}'param_names' must be a list of names, got {saved_names!r}")
     if len(saved_names) != len(keys):
-        raise ValueError(f"{where}'param_names' has {len(saved_names)} names for {len(keys)} parameters")
+        raise ValueError(
+            f"{where}'param_names' has {counted(len(saved_names), 'name')} for {counted(len(keys), 'parameter')}"
+        )
     by_name = dict(zip(saved_names, keys, strict=True))
     missing = [name for name in names if name not in by_name]
     known = set(names)
@@ -206,24 +214,35 @@ def _match(saved: Mapping[str, Any], group: Group, where: str) -> list[Any]:
     return [by_name[name] for name in names]
 
 
-def _read_entry(entry: Any, member: Member) -> dict[str, Any]:
-    """Return what is saved of one parameter, its arrays exact ones, and its step as given for messages."""
+def _read_entry(entry: Any, key: int, member: Member) -> dict[str, Any]:
+    """Return what is saved of one parameter, its arrays exact ones, and its key and step as given for messages."""
     where = f"state dict, {member.label}: "
     if not isinstance(entry, Mapping):
         raise TypeError(f"{where}its state must be a mapping, got {type(entry).__name__}")
     needed = ("step", *MOMENTS[:2])
-    for key in needed:
-        if key not in entry:
-            raise ValueError(f"{where}its state has no {key!r}")
-    for key in entry:
-        if key not in ("step", *KEPT):
-            raise ValueError(f"{where}its state has the unknown key {key!r}")
+    for name in needed:
+        if name not in entry:
+            raise ValueError(f"{where}its state has no {name!r}")
+    for name in entry:
+        if name not in ("step", *KEPT):
+            raise ValueError(f"{where}its state has the unknown key {name!r}")
     moments = {name: entry[name] for name in KEPT if name in entry}
     given = entry["step"]
-    read: dict[str, Any] = {"given": given, "step": np.asarray(given)}
+    read: dict[str, Any] = {"key": key, "given": given, "step": np.asarray(given)}
     for name, moment in moments.items():
-        read[name] = moment if isinstance(moment, Incoming) else base_view(on_host(moment))
+        read[name] = moment if isinstance(moment, Incoming) else _read_moment(moment, f"{where}{name}")
     return read
+
+
+def _read_moment(moment: Any, label: str) -> Array:
+    """Return a moment as an exact array; refuse what is none, or is more than its numbers."""
+    lost = lost_meaning(moment, COPIED) if isinstance(moment, np.ndarray) else None
+    if lost is not None:
+        raise TypeError(f"{label} {lost}")
+    array = on_host(moment)
+    if array.dtype.kind not in "biufcV" and not is_array(moment):
+        raise TypeError(f"{label} is {a_name_of(moment)}, not an array of numbers: {shown(moment)}")
+    return base_view(array)
 
 
 def _check_entry(entry: dict[str, Any], member: Member, written: Written) -> tuple[int, dict[str, Incoming]]:
@@ -235,10 +254,28 @@ def _check_entry(entry: dict[str, Any], member: Member, written: Written) -> tup
     moments = {name: _incoming(entry[name], written) for name in KEPT if name in entry}
     for name, moment in moments.items():
         if moment.shape != member.shape:
-            raise ValueError(f"{where}{name} has shape {moment.shape}, the parameter has {member.shape}")
+            raise ValueError(
+                f"{where}{name} has shape {moment.shape}, the parameter has {member.shape}; load the state of an "
+                f"optimizer over parameters of the same shapes"
+            )
         if moment.dtype != member.dtype:
-            raise TypeError(f"{where}{name} has dtype {moment.dtype}, the parameter has {member.dtype}")
+            raise TypeError(
+                f"{where}{name} has dtype {moment.dtype}, the parameter has {member.dtype}; "
+                f"{_remedy_for_dtypes(entry['key'], moments, member)}"
+            )
     return int(step.reshape(())), moments
+
+
+def _remedy_for_dtypes(key: int, moments: Mapping[str, Incoming], member: Member) -> str:
+    """Say what to do about moments of another dtype than their parameter's."""
+    if not all(np.can_cast(moment.dtype, member.dtype, "same_kind") for moment in moments.values()):
+        return "load a state of that dtype, or make the optimizer over a parameter of the state's"
+    names = tuple(name for name, moment in moments.items() if moment.dtype != member.dtype)
+    entry = f"state_dict['state'][{key}]"
+    return (
+        f"convert what is saved of it, and load that: "
+        f"{entry}.update({{name: np.asarray({entry}[name], np.{member.dtype}) for name in {names}}})"
+    )
 
 
 def _incoming(array: Array | Incoming, written: Written) -> Incoming:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from fastadam.groups.given import Given
-from fastadam.memory.arrays import Array, name_of
+from fastadam.memory.arrays import Array
 from fastadam.memory.device import Device
 from fastadam.memory.devices import check_parameter, device_of, is_array
 from fastadam.memory.nesting import why_no_leaf
 from fastadam.memory.packed import Packed
 from fastadam.memory.parameter import Parameter
+from fastadam.memory.words import a_name_of
 
 # Tells the flat buffers of moments apart.
 BufferKey = tuple[np.dtype[Any], Device]
@@ -127,7 +128,7 @@ def members_of(given: Given, start: int) -> list[Member]:
         if isinstance(value, Packed):
             remedy = "give a packed buffer by itself, or as the 'params' of a group of its own"
         if remedy is not None:
-            raise TypeError(f"{label} is a {name_of(value)}, not a NumPy array; {remedy}")
+            raise TypeError(f"{label} is {a_name_of(value)}, not a NumPy array; {remedy}")
     count = len(labels)
     names: Sequence[str | None] = given.names or [None] * count
     homes = [None] * count if given.packed is None else given.packed.grad_views

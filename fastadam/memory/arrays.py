@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastadam.memory.formats import Element, by_dtype
+from fastadam.memory import remedies
+from fastadam.memory.formats import STEPPED, Element, by_dtype
+from fastadam.memory.remedies import COPIED, READ, WRITTEN, Use
 
 Array = NDArray[Any]
 
 # What the elements of arrays of a dtype are.
 Dtypes = Mapping[np.dtype[Any], Element]
-DTYPES: Dtypes = by_dtype("float32", "float64", "complex64", "complex128")
+DTYPES: Dtypes = by_dtype(*STEPPED)
 SUPPORTED = ", ".join(str(dtype) for dtype in DTYPES)
 # Those of arrays on devices that take one more.
 ALL_DTYPES: Dtypes = {**DTYPES, **by_dtype("float16")}
@@ -48,7 +50,7 @@ def as_reals(array: Array) -> Array:
     return base_view(array).reshape(-1).view(ALL_DTYPES[array.dtype].real)
 
 
-def check_array(value: Any, label: str, dtypes: Dtypes = DTYPES) -> Array:
+def check_array(value: Any, label: str, dtypes: Dtypes = DTYPES, use: Use = COPIED) -> Array:
     """Return `value` as a base-class ndarray if it is a NumPy array of a supported dtype.
 
     Parameters
@@ -59,6 +61,8 @@ def check_array(value: Any, label: str, dtypes: Dtypes = DTYPES) -> Array:
         How error messages call it.
     dtypes : mapping, optional
         The dtypes that are supported where it will be copied to.
+    use : Use, optional
+        What becomes of it, by which messages say what to do.
 
     Returns
     -------
@@ -68,18 +72,20 @@ def check_array(value: Any, label: str, dtypes: Dtypes = DTYPES) -> Array:
     Raises
     ------
     TypeError
-        If it is no array, masked, or of another dtype or byte order.
+        If it is no array, its numbers alone are not all that it means (it is masked, or has a unit), or it is of
+        another dtype or byte order.
     """
     if not issubclass(type(value), np.ndarray):
-        raise TypeError(f"{label} {_not_an_array(value)}")
-    if issubclass(type(value), np.ma.MaskedArray):
-        raise TypeError(f"{label} is a masked array, whose mask would be ignored; pass its .data or .filled()")
+        raise TypeError(f"{label} {remedies.not_an_array(value, use)}")
+    lost = remedies.lost_meaning(value, use)
+    if lost is not None:
+        raise TypeError(f"{label} {lost}")
     array = base_view(value)
     if array.dtype not in dtypes:
         swapped = " (not in this machine's byte order)" if not array.dtype.isnative else ""
         raise TypeError(
             f"{label} has dtype {array.dtype}{swapped}; supported are {SUPPORTED}, in native byte order: "
-            f"convert it with .astype()"
+            f"{remedies.other_dtype(array, use)}"
         )
     return array
 
@@ -106,16 +112,21 @@ def check_parameter(value: Any, label: str) -> Array:
     ValueError
         If it is read-only, not C-contiguous or not aligned.
     """
-    array = check_array(value, label)
+    array = check_array(value, label, use=WRITTEN)
     if not array.flags.writeable:
-        raise ValueError(f"{label} is read-only; parameters are updated in place, so pass a writable copy")
+        raise ValueError(
+            f"{label} is read-only; parameters are updated in place, so pass a writable copy, and go on with that "
+            f"one: w = w.copy()"
+        )
     if not array.flags.c_contiguous:
         raise ValueError(
-            f"{label} of shape {array.shape} is not C-contiguous (strides {array.strides}); make it so with "
-            f"np.ascontiguousarray and go on with that array, or let fastadam.pack lay it out"
+            f"{label} of shape {array.shape} is not C-contiguous (strides {array.strides}); make it so, and go on "
+            f"with that array, or with those of fastadam.pack, which lays copies out: w = np.ascontiguousarray(w)"
         )
     if not array.flags.aligned:
-        raise ValueError(f"{label} is not aligned to its dtype {array.dtype}; pass a copy of it")
+        raise ValueError(
+            f"{label} is not aligned to its dtype {array.dtype}; go on with a copy, which is: w = w.copy()"
+        )
     return array
 
 
@@ -139,44 +150,27 @@ def check_gradient(value: Any, param: Array, label: str) -> Array:
     Raises
     ------
     TypeError
-        If it is no array, masked, or of another dtype.
+        If it is no array, its numbers alone are not all that it means, or it is of another dtype.
     ValueError
         If its shape differs.
     """
     # By the type, as `isinstance` asks for `__class__`, which runs foreign code amid the checks of a step.
     grad = np.asarray(value) if issubclass(type(value), np.generic) else value
     if not issubclass(type(grad), np.ndarray):
-        raise TypeError(f"{label} {_not_an_array(value)}; use None for a parameter without a gradient")
-    if issubclass(type(grad), np.ma.MaskedArray):
-        raise TypeError(f"{label} is a masked array, whose mask would be ignored; pass its .filled(0)")
+        found = remedies.not_an_array(value, READ, str(param.dtype), param.shape)
+        raise TypeError(f"{label} {found}; use None for a parameter without a gradient")
+    lost = remedies.lost_meaning(grad, READ)
+    if lost is not None:
+        raise TypeError(f"{label} {lost}")
     grad = base_view(grad)
     if grad.dtype != param.dtype:
         raise TypeError(
-            f"{label} has dtype {grad.dtype}, its parameter has {param.dtype}; convert it with "
-            f".astype(np.{param.dtype.name})"
+            f"{label} has dtype {grad.dtype}, its parameter has {param.dtype}; "
+            f"{remedies.other_dtype_of_gradient(grad, param)}"
         )
     if grad.shape != param.shape:
-        raise ValueError(f"{label} has shape {grad.shape}, its parameter has {param.shape}")
-    return grad
-
-
-def name_of(value: Any) -> str:
-    """Return the name of the type of `value`, with the library it comes from."""
-    module = type(value).__module__.partition(".")[0]
-    return f"{module}.{type(value).__qualname__}" if module != "builtins" else type(value).__qualname__
-
-
-def _not_an_array(value: Any) -> str:
-    """Say what `value` is instead of a NumPy array, and what to do about it."""
-    module = type(value).__module__.partition(".")[0]
-    name = name_of(value)
-    if module == "torch":
-        return (
-            f"is a {name}, not a NumPy array; use fastadam.torch.Adam for torch tensors "
-            f"(or pass tensor.detach().numpy(), which shares a CPU tensor's memory)"
+        raise ValueError(
+            f"{label} has shape {grad.shape}, its parameter has {param.shape}; "
+            f"{remedies.other_shape_of_gradient(grad, param)}"
         )
-    if hasattr(value, "__cuda_array_interface__"):
-        return f"is a {name} on a CUDA device, where a NumPy array is needed; copy it to the host"
-    if hasattr(value, "__array__"):
-        return f"is a {name}, not a NumPy array; convert it with np.array"
-    return f"is a {name}, not a NumPy array"
+    return grad

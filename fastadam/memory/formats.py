@@ -76,6 +76,9 @@ ELEMENTS = {
     "complex128": Element(_FLOAT64, 2, FLOAT64, "complex128", _DL_COMPLEX),
 }
 
+# Those that NumPy arrays are stepped in.
+STEPPED = ("float32", "float64", "complex64", "complex128")
+
 
 def by_dtype(*names: str) -> dict[np.dtype[Any], Element]:
     """Return elements by NumPy's dtypes of the same names."""

@@ -76,11 +76,11 @@ class Host(Device):
         if given is None or arrays.address(given) != arrays.address(grad) or not given.flags.c_contiguous:
             raise ValueError(
                 f"{label} is read from a copy, as it is no NumPy array that is C-contiguous and aligned, so that "
-                f"zero_grad=True cannot fill it; pass np.ascontiguousarray of it, or leave zero_grad=False"
+                f"zero_grad=True cannot fill it; go on with np.ascontiguousarray of it, or leave zero_grad=False"
             )
         if not given.flags.writeable:
             raise ValueError(
-                f"{label} is read-only, and zero_grad=True fills it; pass a copy, or leave zero_grad=False"
+                f"{label} is read-only, and zero_grad=True fills it; go on with a copy, or leave zero_grad=False"
             )
 
     @classmethod

@@ -17,6 +17,14 @@ def is_jax_array(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] in ("jax", "jaxlib") and hasattr(value, "aval")
 
 
+def has_cuda_interface(value: Any) -> bool:
+    """Whether a JAX array is one on a CUDA device, which says where it lies."""
+    try:
+        return hasattr(value, "__cuda_array_interface__")
+    except Exception:  # of one that was deleted, or lies on several devices
+        return False
+
+
 def refuse_parameter(value: Any, label: str) -> None:
     """Refuse a JAX array as a parameter, wherever it is: JAX supposes that nobody writes to it.
 
@@ -25,11 +33,26 @@ def refuse_parameter(value: Any, label: str) -> None:
     TypeError
         If it is one.
     """
-    if is_jax_array(value):
+    if not is_jax_array(value):
+        return
+    _devices_of(value, label)  # has to be no tracer, for what is advised
+    raise TypeError(
+        f"{label} is a JAX array, not a NumPy array, and cannot be updated in place; make NumPy arrays of all "
+        f"of them, params = jax.tree.map(np.array, params), and go on with these; JAX, which reads arrays later, "
+        f"gets copies, jax.tree.map(jax.numpy.array, params)"
+    )
+
+
+def _devices_of(value: Any, label: str) -> set[Any]:
+    """Return the devices that a JAX array is on; refuse a tracer, which has none."""
+    try:
+        found: set[Any] = value.devices()
+    except (TypeError, AttributeError) as error:  # what tracers raise in one version of JAX or another
         raise TypeError(
-            f"{label} is a JAX array, not a NumPy array, and cannot be updated in place; make NumPy arrays of all "
-            f"of them, params = jax.tree.map(np.array, params), and go on with these, which JAX takes, too"
-        )
+            f"{label} is a JAX tracer, which has no numbers yet; call step outside of jax.jit, jax.grad and "
+            f"jax.vmap"
+        ) from error
+    return found
 
 
 def with_views(grads: Sequence[Any], params: Sequence[Any], labels: Sequence[str]) -> Sequence[Any]:
@@ -69,13 +92,7 @@ def view_on_host(value: Any, label: str) -> NDArray[Any]:
     RuntimeError
         If JAX has deleted it.
     """
-    try:
-        devices = value.devices()
-    except (TypeError, AttributeError) as error:  # what tracers raise in one version of JAX or another
-        raise TypeError(
-            f"{label} is a JAX tracer, which has no numbers yet; call step outside of jax.jit, jax.grad and "
-            f"jax.vmap"
-        ) from error
+    devices = _devices_of(value, label)
     if len(devices) != 1 or any(device.platform != "cpu" for device in devices):
         where = ", ".join(sorted(map(str, devices)))
         raise TypeError(

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastadam.memory.arrays import name_of
 from fastadam.memory.views import NamedViews, Views
+from fastadam.memory.words import a_name_of, counted, name_of
 
 MOST_DEEP = 10_000  # containers within containers; the names of what lies in them grow with the depth
 MOST_LISTED = 10
@@ -196,20 +196,21 @@ def _items_of(container: Container, value: Any, name: str) -> Sequence[Any]:
         return [value[key] for key in container.keys]
     if container.is_mapping or not isinstance(value, list | tuple | Views):
         raise TypeError(
-            f"{where} is a {name_of(value)}, and the parameters{there} are {container.describe()}; nest gradients "
+            f"{where} is {a_name_of(value)}, and the parameters{there} are {container.describe()}; nest gradients "
             f"as the parameters are, with None for a parameter without a gradient"
         )
     items = list(tuple.__iter__(value) if isinstance(value, tuple) else value)
     fields = fields_of(value)
     if fields and container.keys and fields != container.keys:
         raise ValueError(
-            f"{where} is a {name_of(value)} with the fields {fields}, and the parameters{there} have "
+            f"{where} is {a_name_of(value)} with the fields {fields}, and the parameters{there} have "
             f"{container.keys}; nest gradients as the parameters are"
         )
     if len(items) != len(container.children):
         raise ValueError(
-            f"{where} has {len(items)} items, and the parameters{there} have {len(container.children)}; nest "
-            f"gradients as the parameters are, with None for a parameter without a gradient"
+            f"{where} has {counted(len(items), 'item')}, and the parameters{there} have "
+            f"{len(container.children)}; nest gradients as the parameters are, with None for a parameter "
+            f"without a gradient"
         )
     return items
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastadam.memory import nesting
+from fastadam.memory import nesting, remedies
 from fastadam.memory.arrays import DTYPES, Array
 from fastadam.memory.device import Device
 from fastadam.memory.devices import device_of, kind_of, named, on_host
@@ -16,7 +16,9 @@ from fastadam.memory.host import HOST
 from fastadam.memory.jax_arrays import refuse_parameter
 from fastadam.memory.nesting import Nesting
 from fastadam.memory.packed_arrays import PackedBuffer
+from fastadam.memory.remedies import COPIED
 from fastadam.memory.views import refuse_exchange
+from fastadam.memory.words import counted, shown
 
 if TYPE_CHECKING:
     from fastadam.memory.forms import Packable
@@ -111,7 +113,8 @@ class Packed:
 
     def __repr__(self) -> str:
         names = "" if self.names is None else f" ({', '.join(self.names)})"
-        return f"<fastadam.Packed: {len(self.shapes)} arrays{names}, {self.param.size} x {self.param.dtype}>"
+        arrays = f"{counted(len(self.shapes), 'array')}{names}"
+        return f"<fastadam.Packed: {arrays}, {self.param.size} x {self.param.dtype}>"
 
     # Views lead to the same buffers: whichever is copied or pickled first, each buffer is so once.
     def __getstate__(self) -> dict[str, Any]:
@@ -181,6 +184,7 @@ def pack(params: Packable, *, device: str | None = None) -> Packed:
     if isinstance(params, np.ndarray):
         raise TypeError("params is one array; pack takes several: fastadam.pack([array])")
     if not isinstance(params, Mapping):
+        _check_iterable(params)
         params = nesting.as_pairs(params if isinstance(params, tuple) else list(params), "params")
     nested, values, classes = nesting.read(params, "params")
     keys = nested.containers[0].keys if nested.containers else ()
@@ -228,6 +232,18 @@ def _refuse_twice(values: Sequence[Any], arrays: Sequence[Array], labels: Sequen
                     f"step would part the two copies: give it once, and use its view in both places"
                 )
         first.update(dict.fromkeys(places, label))
+
+
+def _check_iterable(params: Any) -> None:
+    """Refuse what holds no arrays, or can be iterated over by accident."""
+    refuse_parameter(params, "params")
+    if remedies.looks_like_an_array(params):
+        raise TypeError(f"params {remedies.not_an_array(params, COPIED)}, in a list: fastadam.pack([...])")
+    if isinstance(params, str | bytes | set | frozenset) or not isinstance(params, Iterable):
+        raise TypeError(
+            f"params must be arrays in a list, a mapping, or containers of these, got {shown(params)} of type "
+            f"{type(params).__name__}; pack takes several arrays: fastadam.pack([array])"
+        )
 
 
 PackedBuffer.__module__, PackedBuffer.__qualname__ = "fastadam", "Packed.Buffer"

@@ -68,7 +68,7 @@ class Written:
         for i in np.flatnonzero(self.ends[:-1] > self.starts[1:]):
             raise ValueError(
                 f"{self._labels[i]} and {self._labels[i + 1]} share memory (or are the same array); give each "
-                f"parameter once, or pass a copy"
+                f"parameter once, or make one of them a copy before, and go on with that: w = w.copy()"
             )
 
     def owner(self, array: Array) -> str | None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, SupportsFloat, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn, SupportsFloat, TypeAlias
 
 import numpy as np
+
+from fastadam.memory.words import shown
 
 # What users give. Schedules of other libraries return arrays of one element, which are taken too; those of optax
 # are declared to return any number, complex ones among them.
 Real: TypeAlias = float | np.floating[Any] | np.integer[Any]
 Schedule: TypeAlias = Callable[[int], float]
 LearningRate: TypeAlias = Real | Schedule | Callable[[int], SupportsFloat | complex]
+
+# What messages say of those.
+SCHEDULE = "a schedule is a function of the 1-based step that returns its rate, such as lr=lambda step: 0.1 / step"
 
 
 class Hyperparameters(NamedTuple):
@@ -28,10 +33,16 @@ class Hyperparameters(NamedTuple):
     decoupled_weight_decay: bool = False
 
     def lr_at(self, step: int) -> float:
-        """Return the learning rate of the 1-based `step`, calling and checking a schedule."""
+        """Return the learning rate of the 1-based `step`, calling and checking a schedule.
+
+        What a schedule raises is raised as an error of the same kind that names `lr` (see `_raised`).
+        """
         if not callable(self.lr):
             return self.lr
-        rate = self.lr(step)
+        try:
+            rate = self.lr(step)
+        except Exception as error:
+            _raised(step, error)
         if type(rate) is float and 0.0 <= rate < math.inf:  # in most steps; to say which it was takes a while
             return rate
         return _number(f"lr({step})", as_scalar(rate))
@@ -75,7 +86,7 @@ def check(options: Mapping[str, Any], where: str = "") -> Hyperparameters:
     lr = options["lr"]
     betas = options["betas"]
     if not isinstance(betas, Sequence) or isinstance(betas, str) or len(betas) != 2:
-        raise TypeError(f"{where}betas must be a pair of numbers, got {betas!r}; try betas={DEFAULTS.betas}")
+        raise TypeError(f"{where}betas must be a pair of numbers, got {shown(betas)}; try betas={DEFAULTS.betas}")
     return Hyperparameters(
         lr=lr if callable(lr) else _number(f"{where}lr", lr),
         betas=(_beta(f"{where}betas[0]", betas[0]), _beta(f"{where}betas[1]", betas[1])),
@@ -124,20 +135,58 @@ def as_scalar(value: Any) -> Any:
 def as_real(name: str, value: Any) -> float:
     """Return a real number as a float; what is too large for one is infinite."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        remedy = f"; try float({name})" if getattr(value, "ndim", None) == 0 else ""
-        if isinstance(value, Mapping):
-            remedy = "; values by name are given in a group dict, {'params': ..., 'lr': {'layers.0': 0.01}}"
-        raise TypeError(f"{name} must be a real number, got {value!r} of type {type(value).__name__}{remedy}")
+        given = f"{shown(value)} of type {type(value).__name__}"
+        raise TypeError(f"{name} must be a real number, got {given}{_remedy(name, value)}")
     try:
         return float(value)
     except OverflowError:
         return math.inf
 
 
+def _remedy(name: str, value: Any) -> str:
+    """Say what to do about an option that is no number; "" where that is not known."""
+    if isinstance(value, Mapping):
+        return "; values by name are given in a group dict, {'params': ..., 'lr': {'layers.0': 0.01}}"
+    if getattr(value, "ndim", None) == 0:
+        return f"; try float({name})"
+    if isinstance(value, Iterator):
+        return f"; {SCHEDULE}" if name.endswith("lr") else ""
+    if callable(value):
+        return "" if name.endswith("lr") else "; of the options, only lr can be a function of the step"
+    try:
+        inside = value if isinstance(value, str) else np.asarray(value).item()
+        return f"; give the number itself, {float(inside)!r}"
+    except Exception:  # there is no such number
+        return f"; {SCHEDULE}" if name.startswith("lr(") else ""
+
+
+def _raised(step: int, error: Exception) -> NoReturn:
+    """Raise what a schedule has raised, with a message that names `lr`; the error itself is the cause.
+
+    Python's own errors keep their type, so that who expects one finds it. Others, whose attributes may be of use,
+    and which the handler of a signal may have raised in the middle of the schedule, are raised as they are.
+    """
+    kind = type(error)
+    message = f"lr({step}) raised {kind.__name__}: {error}; {SCHEDULE}"
+    if kind is StopIteration:  # which would end a loop, quietly
+        raise RuntimeError(message) from error
+    if kind.__module__ == "builtins":
+        try:
+            named = kind(message)
+        except TypeError:  # those that are made of more than a message
+            named = None
+        if named is not None:
+            raise named from error
+    if hasattr(error, "add_note") and message not in getattr(error, "__notes__", ()):  # from Python 3.11 on
+        error.add_note(message)
+    raise error
+
+
 def _number(name: str, value: Any) -> float:
     number = as_real(name, value)
     if not 0.0 <= number < math.inf:
-        raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
+        up = "; to go up the gradient, set maximize=True" if number < 0 and "lr" in name else ""
+        raise ValueError(f"{name} must be finite and at least 0, got {shown(value)}{up}")
     return number
 
 
@@ -151,5 +200,5 @@ def _beta(name: str, value: Any) -> float:
 def as_flag(name: str, value: Any) -> bool:
     """Return a flag as a bool."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
     return bool(value)

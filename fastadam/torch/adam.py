@@ -19,6 +19,7 @@ from fastadam.torch.compiled import outside_of_graphs
 from fastadam.torch.memo import NOT_FINITE, OURS, new_memo
 from fastadam.torch.modes import in_grad_mode
 from fastadam.torch.quick import attempt
+from fastadam.torch.refused import BY_POSITION, refuse_arguments, refuse_group
 from fastadam.torch.saving import split, with_averages
 from fastadam.torch.settings import Settings
 from fastadam.torch.signatures import with_choices
@@ -186,7 +187,10 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
             self._equip()
             for choices, chosen in ((Choices, self._gradient_settings), (Averaging, self._averages)):
                 chosen.choose(choices(**{name: options.pop(name) for name in choices._fields if name in options}))
-            super().__init__(*args, **options)
+            try:
+                super().__init__(*args, **options)
+            except TypeError as error:
+                refuse_arguments({**dict(zip(BY_POSITION, args, strict=False)), **options}, error)
             _ = self.ema  # begins, or is refused
 
         __init__.__signature__ = with_choices(torch.optim.Adam.__init__)
@@ -194,7 +198,10 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, a dict with ``"params"`` and any of the options, as in torch."""
         self._equip()
-        super().add_param_group(param_group)
+        try:
+            super().add_param_group(param_group)
+        except TypeError as error:
+            refuse_group(param_group, error)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_settings": self._memo.settings}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastadam.step.norm import scale_of
 from fastadam.torch import gradients, originals
+from fastadam.torch.refused import refuse_to_clip
 from fastadam.torch.tensors import raise_versions
 
 
@@ -51,7 +52,7 @@ def clip_grad_norm_(
         If the norm is not finite, and `error_if_nonfinite` was given; nothing has been written then.
     """
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    grads = [grad for param in parameters if (grad := param.grad) is not None]
+    grads = _grads_of(parameters)
     found = _measure(grads, max_norm, norm_type, error_if_nonfinite) if _is_ours(max_norm) else None
     if found is None:
         return originals.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
@@ -102,7 +103,7 @@ def clip_grads_with_norm_(
         See `clip_grad_norm_`.
     """
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    grads = [grad for param in parameters if (grad := param.grad) is not None]
+    grads = _grads_of(parameters)
     if _is_ours(max_norm) and grads and type(total_norm) is Tensor and total_norm.device.type == "cpu":
         try:
             factor = scale_of(total_norm.item(), float(max_norm))
@@ -113,6 +114,14 @@ def clip_grads_with_norm_(
             _count(grads, factor)
             return
     originals.clip_grads_with_norm_(parameters, max_norm, total_norm, foreach)
+
+
+def _grads_of(parameters: list[Tensor]) -> list[Tensor]:
+    """Return the gradients that there are."""
+    try:
+        return [grad for param in parameters if (grad := param.grad) is not None]
+    except AttributeError as error:
+        refuse_to_clip(parameters, error)
 
 
 def _is_ours(max_norm: Any) -> bool:

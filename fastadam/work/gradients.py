@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import array
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from fastadam.memory import remedies
 from fastadam.memory.devices import is_array, kind_of
 from fastadam.memory.jax_arrays import is_jax_array, view_on_host
 from fastadam.memory.packed import Packed
+from fastadam.memory.remedies import READ
+from fastadam.memory.words import counted, shown
 from fastadam.work.arrays import WorkList
 from fastadam.work.planner import Planner
 
@@ -42,13 +46,16 @@ def sort_gradients(grads: Any, planner: Planner) -> tuple[WorkList, tuple[Any, .
         if isinstance(grads, Packed):
             raise TypeError("grads is a packed buffer; step() without arguments uses its gradients")
         if callable(grads):
-            raise TypeError(f"grads is the callable {grads!r}; to pass a closure, write step(closure=f)")
+            raise TypeError(f"grads is the callable {shown(grads)}; to pass a closure, write step(closure=f)")
         if (
-            isinstance(grads, str | bytes | set | frozenset)
+            isinstance(grads, str | bytes | set | frozenset | range | array.array | memoryview)
             or not isinstance(grads, Iterable)
-            or hasattr(grads, "__array__")
+            or remedies.looks_like_an_array(grads)
         ):
-            raise TypeError(f"grads must be a list of arrays or a mapping of names to arrays, got {grads!r}")
+            raise TypeError(
+                f"grads must be a list of arrays or a mapping of names to arrays, got {shown(grads)}; "
+                f"{_remedy_for(grads, work)}"
+            )
         grads = tuple(grads)
     if planner.reader.reads_lists:
         found = planner.reader.read_list(grads)
@@ -56,7 +63,9 @@ def sort_gradients(grads: Any, planner: Planner) -> tuple[WorkList, tuple[Any, .
             return work, found
     grads = tuple(grads)  # a list could change while native code reads it
     if len(grads) != len(work.owners):
-        raise ValueError(f"grads has {len(grads)} items, but there are {len(work.owners)} parameters")
+        is_one = len(work.owners) == 1 and remedies.makes_an_array(grads)
+        remedy = f"; for one array, {_remedy_for(grads, work)}" if is_one else ""
+        raise ValueError(f"grads has {counted(len(grads), 'item')}, but {_number_of(work)}{remedy}")
     return work, grads
 
 
@@ -72,4 +81,20 @@ def _sort_array(grad: Any, planner: Planner) -> tuple[WorkList, tuple[Any, ...]]
     if packed is not None and len(planner.groups) == 1 and shape == packed.param.shape:
         # Its members have taken different numbers of steps.
         return work, tuple(packed.views_of(kind_of(grad).own_view(grad)))
-    raise TypeError(f"grads is one array, but there are {len(work.owners)} parameters; pass a list of gradients")
+    raise TypeError(f"grads is one array, but {_number_of(work)}; pass a list of gradients")
+
+
+def _number_of(work: WorkList) -> str:
+    """Say how many parameters there are."""
+    count = len(work.owners)
+    return f"there {'is' if count == 1 else 'are'} {counted(count, 'parameter')}"
+
+
+def _remedy_for(grads: Any, work: WorkList) -> str:
+    """Say what to do about gradients that are no array and in no container."""
+    if isinstance(grads, set | frozenset):
+        return "a set has no order, so use a list"
+    if len(work.owners) > 1:
+        return f"pass one for each of the {len(work.owners)} parameters"
+    param = work.arrays[0]
+    return remedies.remedy_for(grads, READ, str(param.dtype), param.shape)

@@ -17,6 +17,7 @@ safetensors = pytest.importorskip("safetensors")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
 from tests.checkpoint.runs import assert_refuses, edit_groups, join, split, trained  # noqa: E402
+from tests.support.bits import assert_same_bits  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,20 @@ def test_a_header_beyond_the_formats_limit_is_refused(tmp_path: Path, monkeypatc
     assert not any(tmp_path.iterdir())
 
 
+def test_a_file_of_another_dtype_is_loaded_after_following_the_message(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    saved = fastadam.Adam({"w": np.arange(3.0)})
+    saved.step({"w": np.ones(3)})
+    fastadam.save(path, saved)
+    w = np.zeros(3, np.float32)
+    assert_refuses(path, fastadam.Adam({"w": w}), "make the optimizer over parameters of .* dtypes in the file")
+    w = w.astype(np.float64)
+    optimizer = fastadam.Adam({"w": w})
+    fastadam.load(path, optimizer)
+    assert_same_bits(w, saved.param_groups[0]["params"][0])
+    assert optimizer.state["w"]["step"] == 1
+
+
 def test_what_is_missing_unexpected_or_of_another_shape_is_said(tmp_path: Path) -> None:
     path = tmp_path / "run"
     fastadam.save(path, fastadam.Adam({"a": np.ones(2), "b": np.ones((3, 2)), "c": np.ones(1)}))
@@ -85,7 +100,7 @@ def test_what_is_missing_unexpected_or_of_another_shape_is_said(tmp_path: Path) 
     assert_refuses(path, fastadam.Adam([np.ones(2), np.ones(3)]), "missing: parameter 1")
     fastadam.save(path, fastadam.Adam([np.ones(2)] + [np.ones(i) for i in range(20)]))
     assert_refuses(path, fastadam.Adam([np.ones(2)]), "unexpected: '1', .* and 10 more")
-    assert_refuses(path, fastadam.Adam([{"params": np.ones(2)}, {"params": np.ones(2)}]), "parameter groups")
+    assert_refuses(path, fastadam.Adam([{"params": np.ones(2)}, {"params": np.ones(2)}]), "1 parameter group,")
     param = np.ones(2)
     fixed = fastadam.Adam([param])
     fastadam.save(path, fixed)

@@ -193,7 +193,7 @@ def test_options_are_those_of_adam() -> None:
 
 def test_it_prints_without_its_arrays() -> None:
     found = fastadam.minimize(lambda x: (1.5, x + 0), np.ones(2), steps=1)
-    assert repr(found) == "Minimized(loss=1.5, steps=1, success=True, message='all 1 steps were taken')"
+    assert repr(found) == "Minimized(loss=1.5, steps=1, success=True, message='1 step was taken')"
 
 
 BAD: list[tuple[dict[str, Any], str]] = [

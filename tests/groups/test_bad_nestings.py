@@ -125,7 +125,7 @@ BAD = [
     pytest.param(
         lambda: {"a": [_a(), None]},
         TypeError,
-        "parameter 'a.1' is a NoneType, not a NumPy array; leave it out of the parameters and of the gradients",
+        "parameter 'a.1' is None, not a NumPy array; leave it out of the parameters and of the gradients",
         id="None",
     ),
     pytest.param(
@@ -181,7 +181,7 @@ def test_bad_nesting_in_a_new_group(make: Callable[[], Any], error: Any, match: 
         pytest.param(in_itself, ValueError, "params at '1.again.1' is the same dict as at '1'", id="cycle"),
         pytest.param(twice, ValueError, "params at 'two.0' is the same dict as at 'one'", id="twice"),
         pytest.param(
-            lambda: {"a": [_a(), 3]}, TypeError, r"params\['a'\]\[1\] is a int, not a NumPy", id="number"
+            lambda: {"a": [_a(), 3]}, TypeError, r"params\['a'\]\[1\] is an int, not a NumPy", id="number"
         ),
         pytest.param(
             lambda: {"a": {"b": _a()}, "a.b": _a()}, ValueError, r"the name 'a.b' would be that of", id="meet"
@@ -226,7 +226,7 @@ def test_jax_arrays_are_refused_with_what_to_do() -> None:
     remedy += r"params = jax.tree.map\(np.array, params\), and go on with these"
     for make, given, label in (
         (fastadam.Adam, params, "parameter 'layers.0.w'"),
-        (fastadam.Adam, params["layers"][0]["w"], "parameter 0"),
+        (fastadam.Adam, params["layers"][0]["w"], "params"),
         (fastadam.Adam, [params["layers"][0]["w"]], "parameter 0"),
         (fastadam.pack, params, r"params\['layers'\]\[0\]\['w'\]"),
         (fastadam.Parameter, params["layers"][0]["w"], "data"),

@@ -159,7 +159,9 @@ BAD_RATES = [
     pytest.param(np.array(np.nan), ValueError, r"lr\(3\) must be finite and at least 0, got nan", id="0-d NaN"),
     pytest.param(np.array("a"), TypeError, r"lr\(3\) must be a real number, got 'a'", id="0-d string"),
     pytest.param(abs, TypeError, r"lr\(3\) must be a real number, got <built-in", id="function"),
-    pytest.param(ZeroDivisionError("at 3"), ZeroDivisionError, "at 3", id="raises"),
+    pytest.param(
+        ZeroDivisionError("at 3"), ZeroDivisionError, r"lr\(3\) raised ZeroDivisionError: at 3", id="raises"
+    ),
 ]
 
 
@@ -197,7 +199,7 @@ def test_bad_schedule_in_the_last_group(backend: str, rate: Any, error: Any, mat
 
 def test_schedule_without_its_argument(backend: str) -> None:
     opt = fastadam.Adam([np.ones(3)], lr=lambda: 0.1, backend=backend)
-    with refused(opt, TypeError, "takes 0 positional arguments"):
+    with refused(opt, TypeError, r"lr\(1\) raised TypeError: .*takes 0 positional arguments"):
         opt.step([np.ones(3)])
 
 

@@ -75,7 +75,7 @@ BAD_ARRAYS = [
     pytest.param(lambda: [1.0, 2.0], TypeError, "is a list, not a NumPy array", id="list"),
     pytest.param(lambda: 1.0, TypeError, "is a float, not a NumPy array", id="float"),
     pytest.param(lambda: np.float64(1), TypeError, "is a numpy.float64, not a NumPy array", id="NumPy scalar"),
-    pytest.param(lambda: None, TypeError, "is a NoneType, not a NumPy array", id="None"),
+    pytest.param(lambda: None, TypeError, "is None, not a NumPy array", id="None"),
     pytest.param(lambda: "w", TypeError, "is a str, not a NumPy array", id="string"),
     pytest.param(lambda: FIVE.data, TypeError, "is a memoryview, not a NumPy array", id="memoryview"),
     pytest.param(
@@ -219,7 +219,7 @@ BAD_COLLECTIONS = [
     ),
     pytest.param(lambda: {1: _a()}, TypeError, "params has the key 1; names must be strings", id="number as name"),
     pytest.param(
-        lambda: [(1, _a())], TypeError, "parameter '0.0' is a int, not a NumPy array", id="number in pair"
+        lambda: [(1, _a())], TypeError, "parameter '0.0' is an int, not a NumPy array", id="number in pair"
     ),
     pytest.param(
         lambda: {"params": _a()}, TypeError, "single dict with the key 'params'; put group", id="bare group"

@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "convert": {"adam", "torch", "groups", "step", "memory"},
     "minimizing": {"adam", "groups", "memory"},
     "uncorrected": {"adam", "memory"},
-    "scipy": {"adam", "step"},
+    "scipy": {"adam", "step", "memory"},
     "sklearn": {"uncorrected", "memory"},
     "thinc": {"uncorrected", "memory"},
     "fastadam": {

@@ -100,9 +100,9 @@ def test_all_else_works_without_the_modules_of_cuda(without_cuda: str) -> None:
         unavailable,
         "ValueError: device must be 'cpu', 'cuda' or 'cuda:N', got 'gpu'",
         unavailable,
-        "TypeError: parameter 0 is a str, not a NumPy array",
-        "TypeError: the gradient of parameter 0 is a str, not a NumPy array; use None for a parameter without a "
-        "gradient",
+        "TypeError: parameter 0 is a str, not a NumPy array; give an array in the place of 'no array'",
+        "TypeError: the gradient of parameter 0 is a str, not a NumPy array; give an array in the place of "
+        "'no array'; use None for a parameter without a gradient",
     ]
 
 

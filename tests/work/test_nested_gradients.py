@@ -241,7 +241,7 @@ BAD: list[Any] = [
         "the gradient of parameter 'pair.0' is a dict, not a NumPy array",
         id="dict for array",
     ),
-    pytest.param(lambda g: [g], ValueError, "grads has 1 items, but there are 10 parameters", id="in a list"),
+    pytest.param(lambda g: [g], ValueError, "grads has 1 item, but there are 10 parameters", id="in a list"),
     pytest.param(
         lambda g: {**g, "head": Layer(np.ones(3), g["head"].b)},
         ValueError,
@@ -272,10 +272,10 @@ def test_gradients_that_are_nested_otherwise(
 def test_lists_for_lists_in_a_list(backend: str) -> None:
     optimizer = fastadam.Adam([[np.ones(2), np.ones(1)], {"x": np.ones(3)}], backend=backend)
     for bad, match in (
-        ([[np.ones(2)], {"x": np.ones(3)}], "grads at '0' has 1 items, and the parameters there have 2"),
+        ([[np.ones(2)], {"x": np.ones(3)}], "grads at '0' has 1 item, and the parameters there have 2"),
         ([np.ones(2), {"x": np.ones(3)}], "grads at '0' is a numpy.ndarray, and the parameters there are a list"),
         ([np.ones(2), np.ones(1)], "grads at '0' is a numpy.ndarray"),
-        ([[np.ones(2), np.ones(1)]], "grads has 1 items, and the parameters have 2"),
+        ([[np.ones(2), np.ones(1)]], "grads has 1 item, and the parameters have 2"),
         ({"0": [np.ones(2), np.ones(1)], "1": {"x": np.ones(3)}}, r"missing \['0.0', '0.1', '1.x'\]"),
     ):
         with refused(optimizer, (TypeError, ValueError), match):

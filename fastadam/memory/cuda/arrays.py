@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastadam.memory.arrays import ALL_DTYPES, Array, name_of
+from fastadam.memory.arrays import ALL_DTYPES, Array
 from fastadam.memory.cuda import available
 from fastadam.memory.device import Call
+from fastadam.memory.jax_arrays import has_cuda_interface, is_jax_array
+from fastadam.memory.words import name_of
 
 SUPPORTED = ", ".join(str(dtype) for dtype in ALL_DTYPES)
 LEGACY_STREAM = 1  # the default stream, in which the library steps and copies
@@ -272,6 +274,8 @@ def is_on_cuda(value: Any) -> bool:
         return False
     kind = type(value)
     if hasattr(kind, "__cuda_array_interface__"):
+        if kind.__module__.startswith("jax"):  # of whose arrays on the CPU the class has the attribute too
+            return is_jax_array(value) and has_cuda_interface(value)
         return getattr(value, "is_cuda", True) is True  # torch's tensors on the CPU have the attribute too
     return kind.__name__ == "FakeCUDAArray" and kind.__module__.startswith("numba.cuda.simulator")
 

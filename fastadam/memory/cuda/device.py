@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastadam.memory.arrays import ALL_DTYPES, Array, Dtypes, name_of
+from fastadam.memory.arrays import ALL_DTYPES, Array, Dtypes
 from fastadam.memory.cuda import available
 from fastadam.memory.cuda.arrays import (
     CudaArray,
@@ -23,6 +23,7 @@ from fastadam.memory.cuda.arrays import (
 )
 from fastadam.memory.device import Call, CheckGradient, Device, Slots, Watch
 from fastadam.memory.host import Host
+from fastadam.memory.words import name_of
 
 
 class Waiting(Protocol):
