@@ -18,11 +18,11 @@ import numpy as np
 
 from fastadam.groups.given import VIEWS_OF_DICTS
 from fastadam.groups.groups import Groups
-from fastadam.memory.arrays import name_of
 from fastadam.memory.container_words import version_of, words_of
 from fastadam.memory.devices import is_array
 from fastadam.memory.nesting import MOST_DEEP, is_container
 from fastadam.memory.parameter import Parameter
+from fastadam.memory.words import name_of
 from fastadam.step.backend import Call
 
 _KINDS = (dict, list, tuple)
