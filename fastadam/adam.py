@@ -102,8 +102,9 @@ class Adam(Attributes, closed=True):
         Live view of the averages, by position, name or array, or of all in a packed buffer; see `averaged`.
     grad_norm : float or None
         Norm of the last gradients, after division by `grad_scale` and before clipping, within 2 ulp of exact (see
-        `fastadam.step.norm`); None where none of the three above asks for it. With ``max_grad_norm=math.inf`` it
-        is computed, and nothing is clipped. Of arrays on a CUDA device it is waited for when it is read.
+        `fastadam.step.norm`); None where neither clipping nor a check asks for it. With
+        ``max_grad_norm=math.inf`` it is computed, and nothing is clipped. Of arrays on a CUDA device it is waited
+        for when it is read.
     skipped_steps : int
         How many steps `skip_nonfinite` has left out; the first one is logged.
     backend : str

@@ -66,6 +66,12 @@ def clip_grad_norm(grads: Any, max_norm: Real, *, error_if_nonfinite: bool = Fal
                 f"{label} is read-only, so that it cannot be clipped in place; go on with a copy: g = g.copy()"
             )
     arrays = [base_view(grad) for _, grad in named]
+    first: dict[int, str] = {}
+    for label, grad in named:
+        if first.setdefault(id(grad), label) != label:
+            raise ValueError(
+                f"{label} is the same array as {first[id(grad)]}, and would be clipped twice; give it once"
+            )
     norm = Norm()
     norm.block["wanted"] = MEASURES | REFUSES if error_if_nonfinite else MEASURES
     norm.block["max_norm"] = limit

@@ -177,6 +177,8 @@ def not_an_array(value: Any, use: Use, dtype: str | None = None, shape: tuple[in
 def remedy_for(value: Any, use: Use, dtype: str | None = None, shape: tuple[int, ...] | None = None) -> str:
     """Say what to do about a value that is no NumPy array (see `not_an_array`)."""
     name, kind, module = use.name, type(value), _module_of(value)
+    if hasattr(kind, "parameters") and hasattr(kind, "state_dict"):
+        return "use fastadam.torch.Adam for its parameters: model.parameters()"
     if module == "torch":
         if use is CLIPPED:
             return "use fastadam.torch.clip_grad_norm_ for torch tensors"

@@ -10,6 +10,7 @@ import torch
 from fastadam.groups.options import assign_calls
 from fastadam.step.interrupts import in_one_go
 from fastadam.torch import originals
+from fastadam.torch.refused import refuse_arguments
 
 # Those whose values torch's constructor looks at together with others.
 _TOGETHER = ("foreach", "capturable", "differentiable", "fused")
@@ -48,4 +49,8 @@ def _checked(group: Any, name: str, value: Any) -> Any:
     with torch.device("cpu"):
         sample = torch.nn.Parameter(torch.empty(0))
     together = {each: group[each] for each in _TOGETHER if each in group}
-    return originals.Adam([sample], **{**together, name: value}).defaults[name]
+    given = {**together, name: value}
+    try:
+        return originals.Adam([sample], **given).defaults[name]
+    except TypeError as error:
+        refuse_arguments(given, error)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fastadam.memory.formats import STEPPED
@@ -29,7 +30,7 @@ def refuse_arguments(given: Mapping[str, Any], error: TypeError) -> NoReturn:
     error : TypeError
         With which torch has refused them; raised itself where nothing more is known.
     """
-    params = given.get("params", ())
+    params = given.get("params", [])
     if isinstance(params, Mapping):
         remedy = "give its items, by which tensors have names: params.items()"
         if "params" in params:
@@ -91,4 +92,6 @@ def _remedy(value: Any) -> str:
         return "use fastadam.Adam for arrays"
     if isinstance(value, list | tuple | Mapping):
         return "give all tensors in one list"
+    if isinstance(value, torch.nn.Module):
+        return "give its parameters: model.parameters()"
     return f"give a tensor in the place of {shown(value)}"

@@ -126,9 +126,11 @@ class Containers:
             is_leaf = isinstance(new, Parameter) or is_array(new)
             if is_leaf and self._groups.position_of(new) is None:
                 what = "an array" if is_array(new) else "a Parameter"
+                key = place.rpartition("[")[2].removesuffix("]").strip("'")
+                item = f"{{{key!r}: {place}}}" if self._groups.positions else f"[{place}]"
                 raise ValueError(
                     f"{place} is {what} that the optimizer does not have, and would not step; add it, "
-                    f"optimizer.add_param_group({{'params': ...}}), or keep what is not trained in another "
+                    f"optimizer.add_param_group({{'params': {item}}}), or keep what is not trained in another "
                     f"container than the one that the parameters were given in"
                 )
         elif new is not None:  # which stands for what was taken away

@@ -197,3 +197,10 @@ def test_gradients_that_are_not_finite_are_named() -> None:
     assert before == {name: grad.tobytes() for name, grad in grads.items()}
     assert math.isnan(fastadam.clip_grad_norm(grads, 1.0))
     assert all(np.isnan(grad).all() for grad in grads.values())
+
+
+def test_clip_grad_norm_refuses_a_gradient_given_twice() -> None:
+    grad = np.full(3, 2.0)
+    with pytest.raises(ValueError, match=r"grads\[1\] is the same array as grads\[0\].*; give it once"):
+        fastadam.clip_grad_norm([grad, grad], 1.0)
+    assert (grad == 2.0).all()
