@@ -90,7 +90,7 @@ def check_array(value: Any, label: str, dtypes: Dtypes = DTYPES, use: Use = COPI
     return array
 
 
-def check_parameter(value: Any, label: str) -> Array:
+def check_parameter(value: Any, label: str, *, is_taken: bool = False) -> Array:
     """Return `value` as an ndarray that a kernel may update in place.
 
     Parameters
@@ -99,6 +99,8 @@ def check_parameter(value: Any, label: str) -> Array:
         Anything.
     label : str
         How error messages call it.
+    is_taken : bool, default False
+        Whether it is an optimizer's already, so that another array would be none of its parameters.
 
     Returns
     -------
@@ -113,6 +115,10 @@ def check_parameter(value: Any, label: str) -> Array:
         If it is read-only, not C-contiguous or not aligned.
     """
     array = check_array(value, label, use=WRITTEN)
+    if not array.flags.writeable and is_taken:
+        raise ValueError(
+            f"{label} is read-only, and was not before; make it writable again: w.flags.writeable = True"
+        )
     if not array.flags.writeable:
         raise ValueError(
             f"{label} is read-only; parameters are updated in place, so pass a writable copy, and go on with that "

@@ -198,7 +198,8 @@ class _Watch:
         )
         for slot, (owner, label, address, size, dtype) in enumerate(known):
             # Those that are idle are only read.
-            array = arrays.check_parameter(owner, label) if slot < len(grads) else arrays.base_view(owner)
+            is_stepped = slot < len(grads)
+            array = arrays.check_parameter(owner, label, is_taken=True) if is_stepped else arrays.base_view(owner)
             # The very dtype, as native code knows it by its address.
             same = array.flags.c_contiguous and arrays.address(array) == address and array.dtype is dtype
             if not same or arrays.as_reals(array).size != size:

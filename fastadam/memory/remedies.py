@@ -250,7 +250,7 @@ def other_dtype(array: Any, use: Use) -> str:
         if use.makes_copies:
             return f"pass its fields apart: {fields}"
         return f"take its fields apart before, and go on with these: {name} = {fields}"
-    if dtype.kind in "mM" or dtype.type is np.void:
+    if dtype.kind in "mM" or dtype.type is np.void or (dtype.kind == "O" and not all(map(_is_number, array.flat))):
         return "give an array of numbers"
     code = f"{name}.astype(np.{named_dtype(array)})"
     if use.makes_copies:

@@ -14,7 +14,7 @@ from fastadam.memory.packed import Packed
 from fastadam.memory.parameter import Parameter
 from fastadam.memory.remedies import looks_like_an_array
 from fastadam.memory.words import a_name_of, shown
-from fastadam.step.hyperparameters import KEYS, as_real, as_scalar
+from fastadam.step.hyperparameters import DEFAULTS, KEYS, as_real, as_scalar
 
 # The arguments that can be given by position, in order.
 BY_POSITION = ("params", *KEYS[:5])
@@ -41,6 +41,11 @@ def refuse_arguments(given: Mapping[str, Any], error: TypeError) -> NoReturn:
     if not isinstance(params, Tensor) and (_is_array(params) or is_number):
         raise TypeError(
             f"params is {a_name_of(params)}, and must be an iterable of tensors; {_remedy(params)}"
+        ) from error
+    betas = given.get("betas", DEFAULTS.betas)
+    if not hasattr(type(betas), "__getitem__"):
+        raise TypeError(
+            f"betas must be a pair of numbers, got {shown(betas)}; try betas={DEFAULTS.betas}"
         ) from error
     for name in ("lr", "eps", "weight_decay"):
         if not isinstance(given.get(name, 0.0), Tensor):

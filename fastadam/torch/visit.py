@@ -94,6 +94,8 @@ class Visit:
                 raise RuntimeError(f"the state {name!r} of {label} is a {type(moment).__name__}, not a tensor")
             view = viewed(moment, f"the state {name!r} of {label}")
             remedy = "load_state_dict(state_dict()) casts the state to the parameters' dtypes"
+            if view.shape != written[0].shape:
+                remedy = "clear it to start anew, or load one of parameters of this shape"
             check_like(view, written[0], f"the state {name!r} of {label}", remedy)
             written.append(view)
         step = entry["step"]

@@ -186,3 +186,14 @@ def test_arrays_of_a_packed_buffer_cannot_be_exchanged(backend: str, edit: Calla
     bench.flat.grads["w"] += 1
     bench.flat.params["w"] += 0
     assert_goes_on(bench)
+
+
+def test_a_parameter_that_was_locked_is_unlocked_by_the_remedy() -> None:
+    w = np.ones(3)
+    optimizer = fastadam.Adam([w])
+    w.flags.writeable = False
+    with pytest.raises(ValueError, match=r"make it writable again: w\.flags\.writeable = True"):
+        optimizer.step([np.ones(3)])
+    w.flags.writeable = True
+    optimizer.step([np.ones(3)])
+    assert (w < 1).all()
