@@ -56,12 +56,12 @@ typedef struct {
     int64_t exp_avg_sq;
     int64_t max_exp_avg_sq;
     int64_t size;
-    int64_t length;
     int64_t row;
     int64_t slot;
     int64_t starts;
     int64_t n_starts;
     int64_t ema;
+    int64_t length;
 } fastadam_span;
 
 /* Consecutive spans that one compiled variant steps, on so many threads: most_threads where no span is left out.

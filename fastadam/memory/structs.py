@@ -185,12 +185,12 @@ SPAN = Struct(
     "dtype that is computed in, where averages are kept.",
     *ROLES,
     "size",
-    "length",
     "row",
     "slot",
     "starts",
     "n_starts",
     AVERAGE,
+    "length",
 )
 
 BATCH = Struct(
