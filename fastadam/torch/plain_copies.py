@@ -15,15 +15,8 @@ from torch import Tensor
 
 from fastadam.torch.active import ActivePlan
 from fastadam.torch.cache import Seen, TensorCache, fetch_gradients
-from fastadam.torch.tensors import (
-    extent,
-    has_its_memory,
-    has_own_dispatch,
-    is_aligned,
-    is_plain,
-    same_layout,
-    view_of,
-)
+from fastadam.torch.python_attempt import readable
+from fastadam.torch.tensors import extent, has_its_memory, has_own_dispatch, view_of
 
 # Gradients of one step that are found by attempts, each of which names one; with more, all are looked at.
 MOST_ODD = 16
@@ -61,19 +54,11 @@ def attempt_with_copies(
             return outcome, grads
         position = outcome
     for i, grad in enumerate(grads):
-        if grad is not None and i in cache.seen and not _can_be_read(grad, cache.seen[i]):
+        if grad is not None and i in cache.seen and readable(grad, cache.seen[i]) is None:
             grads[i] = _copy_like_param(grad, cache, i, active)
             if grads[i] is None:
                 return i, grads
     return attempt(grads), grads
-
-
-def _can_be_read(grad: Any, seen: Seen) -> bool:
-    """Whether a gradient can be read where it lies, if that is apart from what the step writes."""
-    if not isinstance(grad, Tensor) or grad.layout != torch.strided or has_own_dispatch(grad):
-        return False
-    view = view_of(grad)
-    return _is_for(view, seen) and same_layout(view, seen.like) and is_plain(view) and is_aligned(view)
 
 
 def _copy_like_param(grad: Any, cache: TensorCache, position: int, active: ActivePlan) -> Tensor | None:

@@ -56,7 +56,7 @@ def _attempt(cache: TensorCache, active: ActivePlan, given: list[Any] | None = N
     written = Extents(zip(*(each.tolist() for each in active.written), strict=True))
     read = []
     for i in active.which[: active.n_active]:
-        grad = _readable(grads[i], cache.seen[i])
+        grad = readable(grads[i], cache.seen[i])
         if grad is None or written.meet(*extent(grad)):
             return i
         read.append(grad)
@@ -79,7 +79,7 @@ def _unchanged(param: Tensor, seen: Seen) -> list[Tensor] | None:
     return [counter, stepped, *moments]
 
 
-def _readable(grad: Any, seen: Seen) -> Tensor | None:
+def readable(grad: Any, seen: Seen) -> Tensor | None:
     """Return a view of a gradient that can be read as it lies, like its parameter, else None."""
     if not isinstance(grad, Tensor) or grad.layout != torch.strided or has_own_dispatch(grad):
         return None
