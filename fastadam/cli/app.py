@@ -27,6 +27,7 @@ class Model(str, Enum):
     """Names in `fastadam.cli.bench.MODELS`."""
 
     PPO = "ppo"
+    TINY = "tiny"
     MLP = "mlp"
     RESNET50 = "resnet50"
     GPT2 = "gpt2"

@@ -29,13 +29,14 @@ from fastadam.cli.contenders import (
 from fastadam.cli.extra import REMEDY
 from fastadam.cli.measure import Contender, Problem, Result, measure, readable_ratio, spread
 from fastadam.cli.memory import available, readable
-from fastadam.cli.shapes import Shapes, digits_mlp, gpt2_small, ppo_pair, resnet50
+from fastadam.cli.shapes import Shapes, digits_mlp, gpt2_small, ppo_pair, resnet50, tiny_tensors
 from fastadam.cli.terminal import console, fail, print_json
 from fastadam.step import threads
 from fastadam.step.threads import processors
 
 MODELS: dict[str, tuple[str, Callable[[], Shapes]]] = {
     "ppo": ("PPO: actor and critic", ppo_pair),
+    "tiny": ("Vectors of 1 to 97 elements", tiny_tensors),
     "mlp": ("MLP 784-512-512-10", digits_mlp),
     "resnet50": ("ResNet-50", resnet50),
     "gpt2": ("GPT-2 small", gpt2_small),
