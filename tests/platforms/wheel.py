@@ -26,7 +26,7 @@ SMOKE = [
     f"tests/{name}.py"
     for name in ("step/test_golden", "backends/test_backends", "work/test_native_check", "groups/test_state")
 ]
-SMOKE_NEEDS = ["safetensors", "hypothesis", "mpmath", "pytest", "pytest-timeout"]
+SMOKE_NEEDS = ["safetensors", "hypothesis", "mpmath", "pytest", "pytest-timeout", "pytest-xdist"]
 
 
 def interpreters() -> list[str]:
@@ -106,7 +106,7 @@ def test(python: str, wheel: Path, pins: list[str], smoke: bool) -> bool:
         environment = {**os.environ, "FASTADAM_PROMISED_BACKENDS": "c numba numpy"}
         tests = [*SMOKE] if smoke else []
         status, printed = run(
-            [own, "-m", "pytest", "-q", "-m", "not slow", *tests], check=False, cwd=folder, env=environment
+            [own, "-m", "pytest", "-q", "-n", "2", "-m", "not slow", *tests], check=False, cwd=folder, env=environment
         )
         print(f"{versions.strip()}: {printed.strip().splitlines()[-1].strip('= ')}", flush=True)
         if status:
