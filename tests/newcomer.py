@@ -1,8 +1,8 @@
 """Walk a newcomer's path: ``python -m tests.newcomer [--quick]``.
 
-Clones the last commit into an empty folder and does what README says: its two commands (the example and the tests), the
-demo, and the site with ``mkdocs build --strict``. A line for each step says how long it took; the exit status is 1 if
-one fails. ``--quick`` takes one file of the tests instead of all of them.
+Clones the last commit into an empty folder and does what README says: its two commands (the example and the
+tests), the demo, and the site with ``mkdocs build --strict``. A line for each step says how long it took; the exit
+status is 1 if one fails. ``--quick`` takes one file of the tests instead of all of them.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def test_the_plain_kernel(which: int, capability: tuple[int, int]) -> None:
     check(0, which, capability)
 
 
-# (What differs between devices does not hang on the variant, and the plain kernel has been compiled for all of them.)
+# (What differs between devices does not depend on the variant, and the plain kernel has been compiled for all.)
 @pytest.mark.slow
 @pytest.mark.parametrize("number", VARIANTS)
 @pytest.mark.parametrize(
