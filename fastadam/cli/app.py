@@ -106,7 +106,8 @@ def bench(
     dtype: Annotated[DType, typer.Option(help="Of parameters and gradients.")] = DType.FLOAT32,
     rounds: Annotated[int, typer.Option(min=1, max=100_000, help="Turns that each contender has.")] = 50,
     seconds: Annotated[
-        float, typer.Option(min=0, help="Begin no round of a problem after this time, once three are done.")
+        float,
+        typer.Option(min=0, help="Begin no round of a problem after so long, once three are done."),
     ] = 60,
     threads: Annotated[
         int | None, typer.Option(help="Most threads of fastadam and torch.", show_default="as fastadam info shows")
