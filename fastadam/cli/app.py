@@ -11,6 +11,7 @@ import typer
 import fastadam
 from fastadam.cli.bench import Settings
 from fastadam.cli.bench import run as run_bench
+from fastadam.cli.demo import run as run_demo
 from fastadam.cli.doctor import run as run_doctor
 from fastadam.cli.info import run as run_info
 
@@ -71,6 +72,15 @@ def options(
     ] = False,
 ) -> None:
     """Adam as a library of its own: what is installed here, how fast it is, and what is wrong."""
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float, typer.Option(min=0, help="How long all of it may take, roughly.")] = 17,
+    json: Json = False,
+) -> None:
+    """Watch a small network learn, then see this machine's speed in plain words; takes under 20 seconds."""
+    run_demo(seconds, json)
 
 
 @app.command()
