@@ -76,7 +76,7 @@ def options(
 
 @app.command()
 def demo(
-    seconds: Annotated[float, typer.Option(min=0, help="How long all of it may take, roughly.")] = 17,
+    seconds: Annotated[float, typer.Option(min=0, help="How long all of it may take, roughly.")] = 16,
     json: Json = False,
 ) -> None:
     """Watch a small network learn, then see this machine's speed in plain words; takes under 20 seconds."""

@@ -114,8 +114,8 @@ def frame(training: Training, out: Console) -> RenderableType:
     loss = Group(Text(f"{'':8}loss (log scale)"[: columns + 8], "dim"), *drawn)
     done = len(training.losses)
     progress = Table.grid(padding=(0, 1))
-    text = Text(f"step {done:,}  loss {loss_now(training):.3f}  {training.accuracy():.1%} right")
-    progress.add_row(ProgressBar(training.steps, done, width=min(24, max(4, width - len(text) - 2))), text)
+    text = Text(f"step {done:,}, loss {loss_now(training):.3f}, {training.accuracy():.1%} right")
+    progress.add_row(ProgressBar(training.steps, done, width=min(24, max(3, width - len(text) - 1))), text)
     if beside:
         body: RenderableType = Columns([Group(*picture), Padding(loss, (0, 0, 0, 1))], padding=(0, 1))
     else:
@@ -175,12 +175,12 @@ def show_speed(out: Console, found: speed.Speed, states: dict[fastadam.Backend, 
 def show_problem(out: Console, problem: dict[str, Any]) -> None:
     """Print bars and sentences about one problem."""
     out.print(bars(speed.times(problem), out))
-    for sentence in speed.in_words(problem):
-        out.print(Text(sentence))
     if problem["machine"]["busy"]:
         others = problem["machine"]["used_by_others"]
         used = "" if others is None else f" (others used {others:.1f} of its processors)"
         out.print(Text(f"The machine was busy meanwhile{used}: these times may be too long.", "yellow"))
+    for sentence in speed.in_words(problem):
+        out.print(Text(sentence))
     out.print()
 
 

@@ -102,12 +102,7 @@ def _by_column(values: list[float], most: int, columns: int) -> list[float]:
 def _character(block: Array, unicode: bool) -> str:
     if not unicode:
         return "*" if np.any(block) else " "
-    lit = [
-        dot
-        for dots, row in zip(DOTS, block.tolist(), strict=True)
-        for dot, on in zip(dots, row, strict=True)
-        if on
-    ]
+    lit: list[int] = [DOTS[row][column] for row, column in np.argwhere(block).tolist()]
     return chr(BLANK + sum(lit))
 
 
@@ -116,4 +111,4 @@ def bar(share: float, columns: int, *, unicode: bool) -> str:
     if not unicode:
         return "#" * max(1, round(share * columns))
     eighths = max(1, round(share * columns * 8))
-    return "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
