@@ -111,9 +111,10 @@ def _row(case: Case, commits: list[Commit], notes: list[tuple[int, Note]]) -> st
         change, kind = f"{case.worse:.0%} worse", "worse"
     else:
         change, kind = ("best" if case.worse == 0 else f"within {NOTICED:.0%}"), "same"
+    choice = ", ".join(f"{int(text):,}" if text.isdecimal() else text for text in case.choice)
     links = " ".join(f'<a href="#note-{number}">[{number}]</a>' for number, _ in about)
     return (
-        f"<tr><td>{html.escape(', '.join(case.choice))}</td><td>{curve(case, commits, [n for _, n in about])}</td>"
+        f"<tr><td>{html.escape(choice)}</td><td>{curve(case, commits, [n for _, n in about])}</td>"
         f"<td class=number>{html.escape(readable_value(latest, case.unit))}</td>"
         f"<td class='number wide'>{html.escape(readable_value(best, case.unit))} <code>{case.best[:8]}</code></td>"
         f"<td class='number {kind}'>{change}</td><td>{links}</td></tr>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import re
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ from fastadam.cli.extra import REMEDY
 from fastadam.cli.fitting import fit, in_order
 from fastadam.cli.machine import load
 from fastadam.cli.measure import Contender, Problem, Result, measure
-from fastadam.cli.memory import available
+from fastadam.cli.memory import available, give_back
 from fastadam.cli.report import Report, as_json, show
 from fastadam.cli.shapes import Shapes, digits_mlp, gpt2_small, ppo_pair, resnet50, tiny_tensors
 from fastadam.cli.terminal import console, fail, print_json
@@ -197,7 +196,7 @@ def measure_all(
     results, not_measured = [], {}
     with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         for problem in problems:
-            gc.collect()  # what the problem before held must not count as taken
+            give_back()  # what the problem before held must not count as taken
             taking_part, left_out = fit(problem, contenders, np.dtype(settings.dtype).itemsize, available())
             if not taking_part:
                 not_measured[problem.title] = left_out[in_order(list(contenders))[-1]]

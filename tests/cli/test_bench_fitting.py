@@ -92,6 +92,20 @@ def test_what_does_not_fit_is_named_beside_the_figures(tmp_path: Path) -> None:
     assert list(found["not_measured"]) == ["One array, 100,000 parameters"]
 
 
+def test_memory_is_given_back_where_the_c_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Library:
+        def __init__(self, name: None) -> None:
+            self.malloc_trim = asked.append
+
+    monkeypatch.setattr(memory.ctypes, "CDLL", Library)
+    memory.give_back()
+    assert asked == [0]
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    memory.give_back()
+
+
 def _result(seconds: dict[str, list[float]], left_out: dict[str, str]) -> measure.Result:
     machine: Any = None
     steps = dict.fromkeys(seconds, 1)
