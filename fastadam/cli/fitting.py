@@ -71,8 +71,8 @@ def fit(
         would = f"all {len(contenders)} contenders would take about {all_needed}"
     else:
         would = f"even {order[-1]} alone would take about {readable(least)}"
-    most = (
-        f"{readable(int(SHARE_OF_MEMORY * at_hand))} ({SHARE_OF_MEMORY:.0%} of the {readable(at_hand)} available)"
+    reason = (
+        f"not enough memory: {would}, and bench uses at most {readable(int(SHARE_OF_MEMORY * at_hand))} "
+        f"({SHARE_OF_MEMORY:.0%} of the {readable(at_hand)} available)"
     )
-    reason = f"not enough memory: {would}, and bench uses at most {most}"
     return kept, dict.fromkeys((name for name in contenders if name not in kept), reason)

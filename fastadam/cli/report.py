@@ -101,9 +101,8 @@ def table(result: Result) -> Table:
         found.add_column(f"× {SHORT_NAMES.get(base, base)}", justify="right")
     for name in result.seconds:
         ratios = (readable_ratio(result.ratio(base, name).median) for base in bases)
-        found.add_row(
-            name, readable_time(result.time(name).median), *ratios, style="bold" if name in own else "dim"
-        )
+        time = readable_time(result.time(name).median)
+        found.add_row(name, time, *ratios, style="bold" if name in own else "dim")
     return found
 
 
@@ -113,7 +112,7 @@ def remarks(result: Result) -> list[tuple[str, str]]:
     if result.machine.busy:
         found.append((f"{busy(result)}: these times may be too long, above all where threads are used.", "yellow"))
     else:
-        found.append((f"Meanwhile {result.machine.in_words()}.", "dim"))
+        found.append((f"Machine not busy: {result.machine.in_words()}.", "dim"))
     long = {name: seconds for name, seconds in result.ready.items() if seconds >= LONG_TO_READY}
     if long:
         each = ", ".join(f"{name} {readable_time(seconds)}" for name, seconds in long.items())

@@ -139,8 +139,8 @@ def trained_in_words(training: Training, took: float) -> str:
     )
     if done < training.steps:
         text += (
-            f" The time was up after {done:,} of {training.steps:,} steps: this machine is slow, or busy with "
-            f"something else."
+            f" The time was up after {done:,} of {training.steps:,} steps: this machine is slow or busy, or --seconds "
+            f"is small."
         )
     return text
 

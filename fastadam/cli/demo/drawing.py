@@ -51,9 +51,7 @@ def decision_map(shares: Array, points: Array, arm: Array, *, coloured: bool, un
     return lines
 
 
-def curve(
-    values: list[float], most: int, columns: int, lines: int, *, unicode: bool, style: str = ""
-) -> list[Text]:
+def curve(values: list[float], most: int, columns: int, lines: int, *, unicode: bool) -> list[Text]:
     """Draw values on a logarithmic scale, from the left on; the width is that of `most` values.
 
     Parameters
@@ -68,22 +66,23 @@ def curve(
         Whether to draw with dots of braille, eight to a character, or with one asterisk each.
     """
     wide, high = (2, 4) if unicode else (1, 1)
-    top, bottom = math.log(max(values)), math.log(min(values))
+    heights = [math.log(value) for value in _by_column(values, most, wide * columns)]
+    top, bottom = max(heights), min(heights)
     scale = (high * lines - 1) / max(top - bottom, 1e-9)
     dots = np.zeros((high * lines, wide * columns), bool)
     before = None
-    for column, value in enumerate(_by_column(values, most, wide * columns)):
-        row = round((top - math.log(value)) * scale)
+    for column, height in enumerate(heights):
+        row = round((top - height) * scale)
         before = row if before is None else before
         first, last = min(row, before + 1), max(row, before - 1)  # joined with the column before
         dots[first : last + 1, column] = True
         before = row
+    labels = {lines - 1: f"{math.exp(bottom):.2g}", 0: f"{math.exp(top):.2g}"}
     found = []
     for line in range(lines):
-        label = f"{max(values):7.2g}" if line == 0 else f"{min(values):7.2g}" if line == lines - 1 else " " * 7
         block = dots[line * high : (line + 1) * high]
         text = "".join(_character(block[:, wide * k : wide * (k + 1)], unicode) for k in range(columns))
-        found.append(Text.assemble((f"{label} ", "dim"), (text, "cyan")))
+        found.append(Text.assemble((f"{labels.get(line, ''):>7} ", "dim"), (text, "cyan")))
     return found
 
 

@@ -47,10 +47,9 @@ def measure(backend: fastadam.Backend, seconds: float) -> Speed:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=seconds, check=False)
         printed = done.stdout
         if done.returncode:
-            last = (done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"])[
-                -1
-            ]
-            missing = f"{last.removeprefix('error: ')}; fastadam doctor may know more"
+            said = done.stderr.decode(errors="replace").strip().splitlines()
+            last = said[-1].removeprefix("error: ") if said else f"exit code {done.returncode}"
+            missing = f"{last}; fastadam doctor may know more"
     except subprocess.TimeoutExpired as error:
         printed = error.stdout or b""
         compiles = " (Numba compiles at its first use)" if backend == "numba" else ""

@@ -97,7 +97,10 @@ class Training:
         arm = self.arm[chosen]
         outputs = self.network.forward(self.points[chosen])
         right = outputs[-1][np.arange(arm.size), arm]
-        self.losses.append(float(-np.log(np.maximum(right, 1e-12)).mean()))
+        loss = -np.log(np.maximum(right, 1e-12)).mean()
+        self.losses.append(
+            max(float(loss), 1e-9)
+        )  # above zero even where all is right: it is drawn by its logarithm
         self.network.backward(outputs, arm)
         start = time.perf_counter()
         self.optimizer.step()
