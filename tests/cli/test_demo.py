@@ -246,6 +246,14 @@ def test_an_interrupt_ends_it_with_one_line(monkeypatch: pytest.MonkeyPatch, whe
 # -------------------- the process that measures
 
 
+def printed(*titles: str) -> str:
+    return " ".join(json.dumps({"problems": [{"title": title}], "of": title}) for title in titles)
+
+
+def titles(found: speed.Speed) -> list[str]:
+    return [each["title"] for each in found.found["problems"]] if found.found else []
+
+
 def test_the_speed_is_measured_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "PROBLEMS", (["10"], ["1e2"]))
     monkeypatch.setattr(speed, "OPTIONS", [*speed.OPTIONS, "--without", "torch", "--rounds", "1"])
@@ -256,38 +264,48 @@ def test_the_speed_is_measured_in_a_process(monkeypatch: pytest.MonkeyPatch) -> 
     assert set(speed.times(found["problems"][0])) >= {"fastadam", "NumPy by hand"}
 
 
+def test_a_problem_counts_as_it_was_measured_last() -> None:
+    first, second = ({"problems": [{"title": "a", "turn": turn}], "left_out": turn} for turn in (1, 2))
+    assert speed.merged([first, second]) == second
+    assert speed.merged([]) is None
+
+
 @pytest.mark.parametrize(
-    ("code", "problems", "missing"),
+    ("text", "end", "measured", "missing"),
     [
-        ('print(\'{{"problems": [1]}} {{"problems": [2]}}\'); raise SystemExit(1)', [1, 2], ""),
-        ("print('{{\"problems\": [1]}} {{\"pro'); raise SystemExit('broken')", [1], "broken; fastadam doctor"),
-        ("raise ImportError('no such thing')", None, "ImportError: no such thing; fastadam doctor may know more"),
-        ("raise SystemExit(3)", None, "exit code 3; fastadam doctor may know more"),
+        (printed("a", "b", "c"), "raise SystemExit(1)", ["a", "b", "c"], ""),
+        (
+            printed("a") + ' {"pro',
+            "raise SystemExit('error: broken')",
+            ["a"],
+            "broken; fastadam doctor may know more",
+        ),
+        ("", "raise ImportError('none')", [], "ImportError: none; fastadam doctor may know more"),
+        ("", "raise SystemExit(3)", [], "exit code 3; fastadam doctor may know more"),
     ],
 )
 def test_what_was_measured_before_the_process_ended_is_kept(
-    monkeypatch: pytest.MonkeyPatch, code: str, problems: list[int] | None, missing: str
+    monkeypatch: pytest.MonkeyPatch, text: str, end: str, measured: list[str], missing: str
 ) -> None:
-    monkeypatch.setattr(speed, "CHILD", code)
+    monkeypatch.setattr(speed, "CHILD", f"print({text!r}); {end}".replace("{", "{{").replace("}", "}}"))
     found = speed.measure("numpy", LONG)
-    assert (found.found and found.found["problems"]) == problems
-    assert found.missing.startswith(missing)
-    assert bool(found.missing) == bool(missing)
+    assert titles(found) == measured
+    assert found.missing == missing
 
 
 def test_what_was_measured_before_the_time_was_up_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    printed = [None, b'{"problems": [1]} {"prob', b'{"problems": [1]} {"problems": [2]}']
+    output: list[bytes | None] = [None, printed("a").encode() + b' {"prob', printed("a", "b", "c").encode()]
 
     def time_is_up(command: list[str], timeout: float, **_: object) -> None:
-        raise subprocess.TimeoutExpired(command, timeout, output=printed.pop(0))
+        raise subprocess.TimeoutExpired(command, timeout, output=output.pop(0))
 
     monkeypatch.setattr(speed.subprocess, "run", time_is_up)
-    assert speed.measure("numba", 9) == (
-        None,
-        "the time was up after 9 s (Numba compiles at its first use); try fastadam bench",
-    )
-    assert speed.measure("c", 9) == ({"problems": [1]}, "the time was up after 9 s; try fastadam bench")
-    assert speed.measure("c", 9) == ({"problems": [1, 2]}, "")
+    late = "the time was up after 9 s"
+    assert speed.measure("numba", 9) == (None, f"{late} (Numba compiles at its first use); try fastadam bench")
+    found = speed.measure("c", 9)
+    assert (titles(found), found.missing) == (["a"], f"{late}; try fastadam bench")
+    found = speed.measure("c", 9)
+    assert (titles(found), found.missing) == (["a", "b", "c"], "")
 
 
 def test_a_wrong_setting_is_named() -> None:

@@ -139,8 +139,8 @@ def trained_in_words(training: Training, took: float) -> str:
     )
     if done < training.steps:
         text += (
-            f" The time was up after {done:,} of {training.steps:,} steps: this machine is slow or busy, or --seconds "
-            f"is small."
+            f" The time was up after {done:,} of {training.steps:,} steps: this machine is slow or busy, or "
+            f"--seconds is small."
         )
     return text
 
@@ -162,7 +162,7 @@ def show_speed(out: Console, found: speed.Speed, states: dict[fastadam.Backend, 
         out.print(Text("This machine's speed: the time of one step", "bold"))
         for problem in found.found["problems"]:
             show_problem(out, problem)
-        if "torch" in found.found["left_out"]:
+        if found.found["left_out"].get("torch") == "not installed":
             out.print("PyTorch is not installed here: with it, its optimizers would be compared, too.")
     if found.missing:
         what = "This machine's speed" if found.found is None else "The rest"
@@ -178,7 +178,8 @@ def show_problem(out: Console, problem: dict[str, Any]) -> None:
     if problem["machine"]["busy"]:
         others = problem["machine"]["used_by_others"]
         used = "" if others is None else f" (others used {others:.1f} of its processors)"
-        out.print(Text(f"The machine was busy meanwhile{used}: these times may be too long.", "yellow"))
+        late = "these times may be too long, above all where threads are used"
+        out.print(Text(f"The machine was busy meanwhile{used}: {late}.", "yellow"))
     for sentence in speed.in_words(problem):
         out.print(Text(sentence))
     out.print()

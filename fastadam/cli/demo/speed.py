@@ -11,7 +11,8 @@ import fastadam
 from fastadam.cli.contenders import BY_HAND
 from fastadam.cli.measure import readable_ratio, readable_time
 
-PROBLEMS = (["--like", "ppo"], ["1e6"])
+# First without torch, whose import takes its time: so there is something to show where that takes too long.
+PROBLEMS = (["--like", "ppo", "--without", "torch"], ["--like", "ppo"], ["1e6"])
 OPTIONS = ["--json", "--without", "optax", "--rounds", "100", "--seconds", "1"]
 PLAIN = {  # what the problems are called in a sentence, by the number of their arrays
     12: "the two networks of PPO",
@@ -54,26 +55,29 @@ def measure(backend: fastadam.Backend, seconds: float) -> Speed:
         printed = error.stdout or b""
         compiles = " (Numba compiles at its first use)" if backend == "numba" else ""
         missing = f"the time was up after {seconds:.0f} s{compiles}; try fastadam bench"
-    found = merged(printed.decode(errors="replace"))
+    found = reports(printed.decode(errors="replace"))
     # A process that had printed all may still have been about to end.
-    return Speed(found, "" if found and len(found["problems"]) == len(PROBLEMS) else missing)
+    return Speed(merged(found), "" if len(found) == len(PROBLEMS) else missing)
 
 
-def merged(text: str) -> dict[str, Any] | None:
-    """Return the reports that a text holds one after the other, as one with all their problems."""
+def reports(text: str) -> list[dict[str, Any]]:
+    """Return the reports that a text holds one after the other."""
     decoder = json.JSONDecoder()
-    whole: dict[str, Any] | None = None
+    found = []
     while text := text.lstrip():
         try:
             report, end = decoder.raw_decode(text)
         except ValueError:  # the process was ended while it printed
             break
+        found.append(report)
         text = text[end:]
-        if whole is None:
-            whole = report
-        else:
-            whole["problems"] += report["problems"]
-    return whole
+    return found
+
+
+def merged(found: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return reports as one with all their problems, each as it was measured last; None if there is no report."""
+    problems = {problem["title"]: problem for report in found for problem in report["problems"]}
+    return {**found[-1], "problems": list(problems.values())} if found else None
 
 
 def times(problem: dict[str, Any]) -> dict[str, float]:
