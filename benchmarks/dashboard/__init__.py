@@ -1,4 +1,4 @@
-"""The dashboard: asv's pages over the results in ``benchmarks/results``, without anything from other hosts.
+"""The dashboard: a curve for every case that was measured, and asv's pages, without anything from other hosts.
 
-``python -m benchmarks.dashboard`` builds and serves it.
+``python -m benchmarks.dashboard`` builds and serves it. ``notes.json`` says what to know about a commit's values.
 """

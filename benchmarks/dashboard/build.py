@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -9,9 +10,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.dashboard import scripts
+from benchmarks.dashboard import cases, front, scripts
 from benchmarks.dashboard.errors import BuildError
 
+GRAPHS = "graphs.html"  # where asv's own front page goes
+EXTRA = "the extra bench: pip install -e '.[bench]'"
 MARK = "graphs"  # a folder that asv's pages have
 WHOLE_HISTORY = "get the whole history (git fetch --unshallow) and try again"
 
@@ -38,9 +41,12 @@ def build(root: Path, output: Path) -> int:
     """
     if output.exists() and not (output / MARK).is_dir() and (output.is_file() or any(output.iterdir())):
         raise BuildError(f"--output {output} holds something else than a dashboard: name a new or empty folder")
+    if importlib.util.find_spec("asv") is None:
+        raise BuildError(f"the pages are made by asv, which is not installed; it comes with {EXTRA}")
     wanted = measured(root)
     if not wanted:
         raise BuildError(f"there are no results in {results(root)}: measure some commits first (asv run)")
+    check_history(root)
     packages = scripts.fetch(root / ".asv" / "scripts")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
@@ -56,6 +62,7 @@ def build(root: Path, output: Path) -> int:
             names = ", ".join(sorted(commit[:8] for commit in missing))
             print(f"warning: not in the history, and left out: {names}; {WHOLE_HISTORY}", file=sys.stderr)
         scripts.put_into(pages, packages)
+        put_front(root, pages, shown)
         if output.exists():
             shutil.rmtree(output)
         pages.rename(output)
@@ -73,6 +80,43 @@ def measured(root: Path) -> set[str]:
     """Return the commits that there are results of."""
     files = results(root).glob("*/*-*.json")  # machine.json has no dash
     return {json.loads(path.read_text())["commit_hash"] for path in files}
+
+
+def check_history(root: Path) -> None:
+    """See that there is a history.
+
+    Raises
+    ------
+    BuildError
+        Without git, or in a folder that is no clone, such as an unpacked archive.
+    """
+    if shutil.which("git") is None:
+        raise BuildError("git is missing, and the pages follow the history of the repository: install git")
+    if not git(root, "rev-list", "--max-count=1", "HEAD"):
+        raise BuildError(
+            f"{root} has no history to show (no git repository, or one without commits): run this in a clone"
+        )
+
+
+def git(root: Path, *arguments: str) -> str:
+    """Return what git prints; nothing where it fails."""
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def put_front(root: Path, pages: Path, shown: set[str]) -> None:
+    """Make the front page of the commits that have results, and move asv's away from there."""
+    revisions = json.loads((pages / "index.json").read_text())["revision_to_hash"]
+    order = [revisions[number] for number in sorted(revisions, key=int) if revisions[number] in shown]
+    (pages / "index.html").rename(pages / GRAPHS)
+    feed = pages / "regressions.xml"
+    if feed.exists():
+        feed.write_text(feed.read_text(encoding="utf-8").replace("index.html#", f"{GRAPHS}#"), encoding="utf-8")
+    places = cases.read_cases(results(root), order)
+    what = ("--no-patch", "--date=short", "--format=%ad%n%s")
+    commits = [front.Commit(name, *git(root, "show", *what, name).split("\n", 1)) for name in order]
+    html = front.page(places, commits, cases.read_notes(), GRAPHS)
+    (pages / "index.html").write_text(html, encoding="utf-8")
 
 
 def publish(root: Path, pages: Path) -> str:

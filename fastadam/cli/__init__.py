@@ -1,4 +1,4 @@
-"""The command line: ``fastadam info``, ``fastadam bench`` and ``fastadam doctor``.
+"""The command line: ``fastadam demo``, ``info``, ``doctor`` and ``bench``.
 
 It is a face of the library, which never imports it. What it is built on comes with the extra ``cli``.
 """
@@ -18,7 +18,17 @@ def main() -> int:
     except ImportError as error:
         print(f"fastadam: the command line needs typer and rich ({error}); try: {REMEDY}", file=sys.stderr)
         return 1
-    from fastadam.cli.app import app
+    except KeyboardInterrupt:
+        return _stopped()
+    try:
+        from fastadam.cli.app import app
 
-    app(prog_name="fastadam")
+        app(prog_name="fastadam")
+    except KeyboardInterrupt:  # before the commands are there, which end by themselves
+        return _stopped()
     return 0
+
+
+def _stopped() -> int:
+    print("fastadam: stopped", file=sys.stderr)
+    return 130

@@ -11,6 +11,7 @@ import typer
 import fastadam
 from fastadam.cli.bench import Settings
 from fastadam.cli.bench import run as run_bench
+from fastadam.cli.demo import run as run_demo
 from fastadam.cli.doctor import run as run_doctor
 from fastadam.cli.info import run as run_info
 
@@ -74,6 +75,15 @@ def options(
 
 
 @app.command()
+def demo(
+    seconds: Annotated[float, typer.Option(min=0, help="How long all of it may take, roughly.")] = 16,
+    json: Json = False,
+) -> None:
+    """Watch a small network learn, then see this machine's speed in plain words; takes under 20 seconds."""
+    run_demo(seconds, json)
+
+
+@app.command()
 def info(json: Json = False) -> None:
     """Show versions, backends, thread limits, instruction sets and devices."""
     run_info(json)
@@ -106,7 +116,8 @@ def bench(
     dtype: Annotated[DType, typer.Option(help="Of parameters and gradients.")] = DType.FLOAT32,
     rounds: Annotated[int, typer.Option(min=1, max=100_000, help="Turns that each contender has.")] = 50,
     seconds: Annotated[
-        float, typer.Option(min=0, help="Begin no round of a problem after this time, once three are done.")
+        float,
+        typer.Option(min=0, help="Begin no round of a problem after so long, once three are done."),
     ] = 60,
     threads: Annotated[
         int | None, typer.Option(help="Most threads of fastadam and torch.", show_default="as fastadam info shows")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,14 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 import fastadam
 from fastadam.backends import HOST
 from fastadam.cli.contenders import (
+    BY_HAND,
     fastadam_in_place,
     fastadam_packed,
     numpy_per_tensor,
@@ -27,12 +24,14 @@ from fastadam.cli.contenders import (
     torch_face,
 )
 from fastadam.cli.extra import REMEDY
-from fastadam.cli.measure import Contender, Problem, Result, measure, readable_ratio, spread
-from fastadam.cli.memory import available, readable
+from fastadam.cli.fitting import fit, in_order
+from fastadam.cli.machine import load
+from fastadam.cli.measure import Contender, Problem, Result, measure
+from fastadam.cli.memory import available, give_back
+from fastadam.cli.report import Report, as_json, show
 from fastadam.cli.shapes import Shapes, digits_mlp, gpt2_small, ppo_pair, resnet50, tiny_tensors
 from fastadam.cli.terminal import console, fail, print_json
 from fastadam.step import threads
-from fastadam.step.threads import processors
 
 MODELS: dict[str, tuple[str, Callable[[], Shapes]]] = {
     "ppo": ("PPO: actor and critic", ppo_pair),
@@ -41,11 +40,7 @@ MODELS: dict[str, tuple[str, Callable[[], Shapes]]] = {
     "resnet50": ("ResNet-50", resnet50),
     "gpt2": ("GPT-2 small", gpt2_small),
 }
-BY_HAND = "NumPy by hand"
-BASES = (BY_HAND, "torch fused", "torch default")  # what the others are compared with, where it takes part
-SHORT_NAMES = {BY_HAND: "NumPy"}  # so that a table fits into 80 columns
 PEERS = ("torch", "optax")
-SHARE_OF_MEMORY = 0.8  # the rest is left to everything else
 
 
 class Settings(NamedTuple):
@@ -74,21 +69,21 @@ def run(settings: Settings) -> None:
     if settings.plot is not None:
         check_plot(settings.plot)
     contenders, left_out = line_up(backends, settings.without, settings.threads)
-    for problem in problems:
-        check_memory(problem, contenders, settings.dtype)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    before = load()
     with torch_threads(limit if {"torch fused", "torch default"} & contenders.keys() else None):
-        results = measure_all(problems, contenders, settings)
+        results, not_measured = measure_all(problems, contenders, settings)
+    if not results:
+        each = "; ".join(f"{title}: {reason}" for title, reason in not_measured.items())
+        fail(f"{each}; choose a smaller size, or give this process more memory")
+    report = Report(results, settings.dtype, limit, before, left_out, not_measured)
     if settings.as_json:
-        print_json(as_json(results, settings.dtype, limit, left_out, load))
+        print_json(as_json(report))
     else:
-        show(results, settings.dtype, limit, left_out, load)
+        show(report)
     if settings.plot is not None:
         from fastadam.cli.plot import draw
 
-        base = next(base for base in ("torch fused", *BASES) if base in contenders)
-        how = f"{how_measured(results, settings.dtype, limit)}. Thin lines: quartiles over the rounds."
-        draw(results, own_names(contenders), base, how, settings.plot)
+        draw(report, list(contenders), settings.plot)
         console(stderr=True).print(f"plot: {settings.plot}", soft_wrap=True)
 
 
@@ -168,22 +163,6 @@ def line_up(
     return found, left_out
 
 
-def own_names(contenders: dict[str, Any]) -> set[str]:
-    """Return the names of those contenders that are fastadam's."""
-    return {name for name in contenders if name.startswith(("packed ", "in place ", "fastadam."))}
-
-
-def check_memory(problem: Problem, contenders: dict[str, Contender], dtype: str) -> None:
-    """End with one sentence if a problem does not fit into the memory that can be had."""
-    needed, at_hand = problem.bytes_needed(contenders, np.dtype(dtype).itemsize), available()
-    if at_hand is not None and needed > SHARE_OF_MEMORY * at_hand:
-        fail(
-            f"{problem.title}: {len(contenders)} contenders in {dtype} would take about {readable(needed)}, and "
-            f"{readable(at_hand)} are available, of which fastadam takes up to {SHARE_OF_MEMORY:.0%}; choose a "
-            f"smaller size, one backend (--backend c), or leave others out (--without optax)"
-        )
-
-
 @contextmanager
 def torch_threads(limit: int | None) -> Iterator[None]:
     """Let torch use as many threads as fastadam may, for as long as this lasts."""
@@ -203,8 +182,10 @@ def torch_threads(limit: int | None) -> Iterator[None]:
 # -------------------- measuring
 
 
-def measure_all(problems: list[Problem], contenders: dict[str, Contender], settings: Settings) -> list[Result]:
-    """Measure every problem, with a progress bar on standard error."""
+def measure_all(
+    problems: list[Problem], contenders: dict[str, Contender], settings: Settings
+) -> tuple[list[Result], dict[str, str]]:
+    """Measure every problem with those contenders that fit; return why others were not measured, too."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -212,109 +193,21 @@ def measure_all(problems: list[Problem], contenders: dict[str, Contender], setti
         TimeRemainingColumn(),
         TextColumn("{task.fields[contender]}", style="dim"),
     )
-    turns = len(contenders) * (settings.rounds + 1)
-    results = []
+    results, not_measured = [], {}
     with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         for problem in problems:
+            give_back()  # what the problem before held must not count as taken
+            taking_part, left_out = fit(problem, contenders, np.dtype(settings.dtype).itemsize, available())
+            if not taking_part:
+                not_measured[problem.title] = left_out[in_order(list(contenders))[-1]]
+                continue
+            turns = len(taking_part) * (settings.rounds + 1)
             task = progress.add_task(problem.title, total=turns, contender="")
 
             def report(name: str, task: Any = task) -> None:
                 progress.update(task, advance=1, contender=name)
 
-            measured = measure(problem, contenders, settings.dtype, settings.rounds, settings.seconds, report)
-            results.append(measured)
+            measured = measure(problem, taking_part, settings.dtype, settings.rounds, settings.seconds, report)
+            results.append(measured._replace(left_out=left_out))
             progress.update(task, completed=turns, contender="")
-    return results
-
-
-# -------------------- showing
-
-
-def readable_time(seconds: float) -> str:
-    """Return a time with its unit and three digits, as far as they count."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"
-
-
-def most_threads(limit: int) -> str:
-    """Return the limit in words."""
-    return f"at most {limit} thread{'s' if limit > 1 else ''}"
-
-
-def how_measured(results: list[Result], dtype: str, limit: int) -> str:
-    """Return one line: rounds, threads and dtype."""
-    rounds = sorted({result.rounds for result in results})
-    taken = f"{rounds[0]}" if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]}"
-    return f"fastadam {fastadam.__version__}, {dtype}, {taken} rounds, {most_threads(limit)}"
-
-
-def show(results: list[Result], dtype: str, limit: int, left_out: dict[str, str], load: float | None) -> None:
-    """Print a table for each problem, and how to read them."""
-    out = console()
-    for result in results:
-        bases = [base for base in BASES if base in result.seconds]
-        own = own_names(result.seconds)
-        table = Table(title=result.problem.title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-        table.add_column("contender")
-        table.add_column("one step", justify="right")
-        for base in bases:
-            table.add_column(f"× {SHORT_NAMES.get(base, base)}", justify="right")
-        for name, seconds in result.seconds.items():
-            ratios = (readable_ratio(result.ratio(base, name).median) for base in bases)
-            style = "bold" if name in own else "dim"
-            table.add_row(name, readable_time(spread(seconds).median), *ratios, style=style)
-        out.print(table)
-        steps = sorted(set(result.steps.values()))
-        out.print(
-            f"{result.rounds} rounds, {dtype}, {most_threads(limit)}; steps timed at once: "
-            f"{' to '.join(map(str, dict.fromkeys((steps[0], steps[-1]))))}\n"
-        )
-    out.print(
-        "× NAME: how many times as fast as NAME. In every round all contenders have their turn, in random order, "
-        "each with one untimed step before the timed ones. Times are medians over rounds; ratios are medians of "
-        "the ratios within a round."
-    )
-    if load is not None and load > processors() / 2:
-        out.print(
-            f"This machine was busy before the start (load {load:.1f}, {processors()} processors): optimizers "
-            f"that use threads even in small steps, as torch does, may have waited for processors.",
-            style="yellow",
-        )
-    if "optax" in results[0].seconds:
-        out.print("optax runs on JAX's own threads: as many as there are processors, whatever --threads says.")
-    for name, reason in left_out.items():
-        out.print(Text(f"without {name}: {reason}", style="dim"))
-
-
-def as_json(
-    results: list[Result], dtype: str, limit: int, left_out: dict[str, str], load: float | None
-) -> dict[str, Any]:
-    """Return all that was measured."""
-    return {
-        "fastadam": fastadam.__version__,
-        "dtype": dtype,
-        "threads": limit,
-        "load_before": load,
-        "left_out": left_out,
-        "problems": [
-            {
-                "title": result.problem.title,
-                "arrays": len(result.problem.shapes),
-                "parameters": result.problem.parameters,
-                "rounds": result.rounds,
-                "contenders": {
-                    name: {
-                        "seconds_per_step": spread(seconds)._asdict(),
-                        "steps_timed_at_once": result.steps[name],
-                        "times_as_fast_as": {
-                            base: result.ratio(base, name)._asdict() for base in BASES if base in result.seconds
-                        },
-                    }
-                    for name, seconds in result.seconds.items()
-                },
-            }
-            for result in results
-        ],
-    }
+    return results, not_measured

@@ -15,6 +15,7 @@ import fastadam
 Arrays = list[np.ndarray[Any, Any]]
 Step = Callable[[], object]
 Maker = Callable[[Arrays, list[Arrays]], Step]
+BY_HAND = "NumPy by hand"  # what `numpy_per_tensor` is called
 
 
 def numpy_per_tensor(params: Arrays, grad_sets: list[Arrays]) -> Step:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastadam.cli.contenders import Maker, Step
+from fastadam.cli.machine import Machine, Watch
 from fastadam.cli.shapes import Shapes
 
 LEAST_ROUNDS = 3  # taken even where time is short: a median needs some
@@ -62,7 +63,7 @@ def _size(shape: tuple[int, ...]) -> int:
 
 
 class Spread(NamedTuple):
-    """The median of a number over the rounds, and its quartiles."""
+    """A number over the rounds: what is shown of it, and the range that half of the rounds lie in."""
 
     median: float
     low: float
@@ -70,21 +71,50 @@ class Spread(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What was measured: seconds per step in each round, by contender; and steps timed at once, likewise."""
+    """What was measured.
+
+    Attributes
+    ----------
+    problem : Problem
+        What the optimizers stepped over.
+    seconds : dict
+        Seconds per step in each round, by contender.
+    steps : dict
+        How many steps were timed at once, by contender.
+    ready : dict
+        Seconds that making each contender and its first step took, in which it compiles what it needs.
+    machine : Machine
+        What the machine did beside the rounds.
+    left_out : dict
+        Why a contender did not take part in this problem.
+    """
 
     problem: Problem
     seconds: dict[str, list[float]]
     steps: dict[str, int]
+    ready: dict[str, float]
+    machine: Machine
+    left_out: dict[str, str]
 
     @property
     def rounds(self) -> int:
         """How many rounds were taken."""
         return len(next(iter(self.seconds.values())))
 
+    def time(self, name: str) -> Spread:
+        """Return the seconds of a step: the median over the rounds, and the quartiles."""
+        return spread(self.seconds[name])
+
     def ratio(self, base: str, name: str) -> Spread:
-        """Return how many times as fast as `base` the contender is, compared within each round."""
+        """Return how many times as fast as `base` the contender is: the ratio of the two times that are shown.
+
+        The range is that of the ratios within each round, in which both met the same state of the machine. The
+        median of these would be a steadier number, but one that the times beside it can contradict.
+        """
+        ratio = self.time(base).median / self.time(name).median
         pairs = zip(self.seconds[base], self.seconds[name], strict=True)
-        return spread([of_base / own for of_base, own in pairs])
+        within = spread([of_base / own for of_base, own in pairs])
+        return Spread(ratio, min(within.low, ratio), max(within.high, ratio))
 
 
 def spread(numbers: list[float]) -> Spread:
@@ -116,7 +146,8 @@ def measure(
     rounds : int
         How often each one has its turn, unless the time is up before.
     most_seconds : float
-        After them, compilation included, no round begins, once three have been taken.
+        After them no round begins, once three have been taken. They are counted from the first round on: what
+        making the contenders ready takes, compilation above all, is counted apart.
     report : callable
         Is told the name of the contender before it is made, and then before each turn.
 
@@ -124,18 +155,21 @@ def measure(
     -------
     Result
     """
-    end = time.monotonic() + most_seconds
     rng = np.random.default_rng(0)
     grads = [rng.standard_normal(shape, np.float32).astype(dtype, copy=False) for shape in problem.shapes]
     steps: dict[str, Step] = {}
     repeats: dict[str, int] = {}
+    ready: dict[str, float] = {}
     for name, contender in contenders.items():
         report(name)
+        start = time.monotonic()
         step = contender.make([np.full(shape, 0.5, dtype) for shape in problem.shapes], [grads])
         step()  # compiles, makes state, has pages given
+        ready[name] = time.monotonic() - start
         repeats[name] = max(1, min(MOST_STEPS, int(SHORT / timed(step, 1))))
         steps[name] = step
     times: dict[str, list[float]] = {name: [] for name in steps}
+    watch, end = Watch(), time.monotonic() + most_seconds
     for done in range(rounds):
         if done >= LEAST_ROUNDS and time.monotonic() > end:
             break
@@ -143,7 +177,7 @@ def measure(
             report(name)
             steps[name]()  # not timed: brings the contender's own arrays back into the cache
             times[name].append(timed(steps[name], repeats[name]))
-    return Result(problem, times, repeats)
+    return Result(problem, times, repeats, ready, watch.stop(), {})
 
 
 def timed(step: Step, times: int) -> float:
@@ -159,3 +193,13 @@ def readable_ratio(ratio: float) -> str:
     if ratio < 0.1:
         return f"{ratio:.2g}"
     return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}" if ratio < 100 else f"{ratio:,.0f}"
+
+
+def readable_time(seconds: float) -> str:
+    """Return a time with its unit and three digits, as far as they count."""
+    if seconds >= 999.5:
+        return f"{seconds:,.0f} s"
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= 0.9995 * size:  # what would be rounded to 1,000 of the smaller unit is 1 of the larger
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import re
 from pathlib import Path
 
@@ -20,6 +22,18 @@ def available() -> int | None:
     """Return the bytes that can be had, by the system and by the limits of containers; None where none tells."""
     found = [_system(), *(_control_group(*paths) for paths in CONTROL_GROUPS)]
     return min((number for number in found if number is not None), default=None)
+
+
+def give_back() -> None:
+    """Let go of what is not used any longer, so that `available` counts it again.
+
+    glibc keeps memory of arrays below 32 MiB for later ones and gives it back only when it is asked to.
+    """
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):  # another C library
+        return
 
 
 def _system() -> int | None:

@@ -20,6 +20,7 @@ if not os.environ.get(PROMISED):
     pytest.importorskip("asv", reason="asv is in the extra bench")
 
 from benchmarks.dashboard import build, scripts
+from benchmarks.dashboard.__main__ import main
 from benchmarks.dashboard.errors import BuildError
 from benchmarks.dashboard.serve import make_server
 
@@ -41,6 +42,19 @@ SERIES = """
 # The small graphs of the summary page that are drawn: the colour is asv's own.
 SUMMARY = """
     return $('#summarygrid-display canvas.flot-base').toArray().map(canvas => coloured(canvas, 'rgb(31,119,180)'));
+"""
+# The front page: rows with a curve each, and whether it is wider than the window.
+FRONT = """
+    const rows = document.querySelectorAll('section tbody tr').length;
+    if (!rows) return null;
+    return {
+        rows: rows,
+        curves: document.querySelectorAll('section svg polyline').length,
+        points: document.querySelectorAll('section svg circle').length,
+        graphs: document.querySelector('section a').getAttribute('href').split('#')[0],
+        wide: document.documentElement.scrollWidth,
+        room: window.innerWidth,
+    };
 """
 COLOURED = """
     function coloured(canvas, colour) {
@@ -118,14 +132,28 @@ def ask(driver: Any, pages: Path, place: str, script: str) -> Any:
         server.server_close()
 
 
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_front_page_shows_a_curve_for_each_case_and_fits(driver: Any, pages: Path, width: int) -> None:
+    before = driver.get_window_size()
+    driver.set_window_size(width, 1000)
+    try:
+        found = ask(driver, pages, "", FRONT)
+    finally:
+        driver.set_window_size(before["width"], before["height"])
+    assert found["curves"] == found["rows"] > 50
+    assert found["points"] > COMMITS
+    assert found["graphs"] == build.GRAPHS
+    assert found["wide"] <= found["room"], "it has to be scrolled to the side"
+
+
 def test_the_summary_page_shows_graphs(driver: Any, pages: Path) -> None:
-    drawn = ask(driver, pages, "", SUMMARY)
+    drawn = ask(driver, pages, build.GRAPHS, SUMMARY)
     assert drawn
     assert max(drawn) > 100, drawn
 
 
 def test_a_graph_page_shows_the_series(driver: Any, pages: Path) -> None:
-    found = ask(driver, pages, f"#{GRAPH}", SERIES)
+    found = ask(driver, pages, f"{build.GRAPHS}#{GRAPH}", SERIES)
     assert found
     assert found["series"] >= 2
     assert found["points"] >= COMMITS - 1
@@ -138,11 +166,12 @@ def test_without_the_scripts_nothing_is_found(
 ) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(pages, bare, ignore=shutil.ignore_patterns(scripts.FOLDER))
-    assert not ask(driver, bare, place, script)
+    assert not ask(driver, bare, f"{build.GRAPHS}{place}", script)
 
 
 def test_the_pages_name_no_other_host(pages: Path) -> None:
-    assert not scripts.REMOTE.search((pages / "index.html").read_text())
+    for name in ("index.html", build.GRAPHS):
+        assert not scripts.REMOTE.search((pages / name).read_text())
     for place in scripts.FILES.values():
         assert (pages / scripts.FOLDER / place).stat().st_size > 0
 
@@ -173,6 +202,22 @@ def test_without_results_there_is_nothing_to_build(tmp_path: Path) -> None:
     shutil.copy(ROOT / "asv.conf.json", tmp_path)
     with pytest.raises(BuildError, match="no results"):
         build.build(tmp_path, tmp_path / "html")
+
+
+def test_without_asv_the_remedy_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["dashboard", "--no-serve", "--output", str(tmp_path / "html")])
+    assert main() == 1
+    assert "asv, which is not installed; it comes with the extra bench: pip install" in capsys.readouterr().err
+
+
+def test_without_a_history_the_remedy_is_named(repository: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(repository, copy, ignore=shutil.ignore_patterns(".git"))
+    with pytest.raises(BuildError, match=r"no history to show .*: run this in a clone"):
+        build.build(copy, tmp_path / "html")
 
 
 def test_without_npm_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from tests.support.processes import LONG
 
 def test_help_names_all_commands() -> None:
     text = run("--help").output
-    assert all(re.search(rf"(?m)^\W*{command}\b", text) for command in ("info", "bench", "doctor"))
+    assert all(re.search(rf"(?m)^\W*{command}\b", text) for command in ("demo", "info", "bench", "doctor"))
     assert run("--version").output.strip() == f"fastadam {fastadam.__version__}"
 
 
@@ -32,7 +32,7 @@ def test_wrong_arguments_are_refused() -> None:
 
 
 def test_without_the_extra_there_is_one_sentence() -> None:
-    for arguments in ([], ["info"], ["bench", "--help"]):
+    for arguments in ([], ["info"], ["demo"], ["bench", "--help"]):
         done = process(*arguments, path=WITHOUT)
         assert done.returncode == 1
         assert done.stdout == ""

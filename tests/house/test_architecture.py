@@ -56,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         )
     },
     # Beside the public API: what `doctor` and `info` look into.
-    "cli": {"fastadam", "torch", "backends", "step", "memory"},
+    "cli": {"fastadam", "torch", "backends", "schedules", "step", "memory"},
     "__main__": {"cli"},
 }
 # Imported only where it is used: by far the heaviest of what a user may not have.
