@@ -15,7 +15,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fastadam.cli.bench import readable_time
+from fastadam.cli.measure import readable_time
 from fastadam.cli.plot import INK, OTHERS, OWN
 
 DOCS = Path(__file__).parents[1] / "docs"
