@@ -16,7 +16,7 @@ Ints = NDArray[np.int64]
 
 
 class Corpus(NamedTuple):
-    """The words, how often each occurs, and the text as indices of words."""
+    """The words by falling frequency, how often each occurs, and the text as indices of words."""
 
     words: list[str]
     counts: Ints
@@ -26,7 +26,7 @@ class Corpus(NamedTuple):
 def read_corpus() -> Corpus:
     """Return the text of Python's help topics."""
     tokens = re.findall(r"[a-z]+", " ".join(topics.values()).lower())
-    counts = {word: n for word, n in Counter(tokens).items() if n >= RAREST}
+    counts = {word: n for word, n in Counter(tokens).most_common() if n >= RAREST}
     index = {word: i for i, word in enumerate(counts)}
     text = np.array([index[token] for token in tokens if token in index])
     return Corpus(list(counts), np.array(list(counts.values())), text)

@@ -41,8 +41,8 @@ def write(model: nn.Module, n: int) -> torch.Tensor:
     return text
 
 
-def pretrain(model: nn.Module, steps: int) -> float:
-    """Teach the model to write like Python's manual, and return the last loss, in nats per letter."""
+def pretrain(model: nn.Module, steps: int) -> None:
+    """Teach the model to write like Python's manual."""
     manual = re.sub("[^a-z]+", " ", " ".join(topics.values()).lower())
     text = torch.tensor([LETTERS.index(letter) for letter in manual])
     optimizer = fastadam.torch.Adam(model.parameters(), lr=3e-3, max_grad_norm=1.0)
@@ -52,7 +52,6 @@ def pretrain(model: nn.Module, steps: int) -> float:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return float(loss)
 
 
 def spelled(texts: torch.Tensor) -> list[str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.style
-import numpy as np
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 
@@ -35,7 +34,8 @@ def new_figure(height: float = 4.0) -> Figure:
 
 def rows_of(figure: Figure, *heights: float) -> list[SubFigure]:
     """Divide a figure into rows of these relative heights."""
-    return list(np.ravel(figure.subfigures(len(heights), height_ratios=heights)))
+    grid = figure.add_gridspec(len(heights), height_ratios=heights)
+    return [figure.add_subfigure(grid[i]) for i in range(len(heights))]
 
 
 def save(figure: Figure, path: Path) -> None:

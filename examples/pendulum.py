@@ -99,7 +99,7 @@ def measure(seed: int = 0) -> Floats:
     return simulate(TRUTH)[0] + NOISE * np.random.default_rng(seed).standard_normal(len(TIMES))
 
 
-def fit(measured: Floats, steps: int = 500) -> Fit:
+def fit(measured: Floats, steps: int = 300) -> Fit:
     """Fit the five constants to measured angles."""
     constants = GUESS.copy()
     optimizer = fastadam.Adam(constants, lr=Cosine(LEARNING_RATE, steps))
@@ -132,7 +132,7 @@ def main() -> None:
     """Measure, fit, print the constants and draw the picture."""
     parser = argparse.ArgumentParser(description="Fit a pendulum to noisy measurements with fastadam.")
     parser.add_argument("--seed", type=int, default=0, help="decides the noise of the measurements")
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--plot", type=Path, default=Path("pendulum.png"), help="image to write")
     args = parser.parse_args()
     measured = measure(args.seed)

@@ -72,9 +72,8 @@ def tune(actor: nn.Module, rounds: int) -> Run:
         for _ in range(EPOCHS):
             ratio = torch.exp(log_probs(actor, text) - old)
             gain = torch.minimum(ratio * advantages, ratio.clamp(1 - CLIP, 1 + CLIP) * advantages)
-            loss = (
-                VALUE_COEF * nn.functional.mse_loss(outputs(critic, text[:, :-1])[..., 0], targets) - gain.mean()
-            )
+            value_error = nn.functional.mse_loss(outputs(critic, text[:, :-1])[..., 0], targets)
+            loss = VALUE_COEF * value_error - gain.mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -93,10 +92,8 @@ def plot(run: Run, before: list[str], after: list[str], path: Path) -> None:
     right.plot(run.divergences, color=ORANGE)
     right.set(xlabel="round", title="Divergence from the reference (nats)", ylim=(0, None))
     ax = bottom.subplots()
-    for row, (title, text) in enumerate(
-        [("before", text) for text in before] + [("after", text) for text in after]
-    ):
-        ax.text(-2, -row, title, color=GREY, ha="right")
+    for row, text in enumerate(before + after):
+        ax.text(-2, -row, "before" if row < len(before) else "after", color=GREY, ha="right")
         for column, letter in enumerate(text):
             ax.text(column, -row, letter, family="monospace", color=RED if letter == "p" else "black")
     ax.set(xlim=(-20, 52), ylim=(-row - 0.5, 0.5))

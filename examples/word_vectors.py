@@ -32,7 +32,7 @@ LEARNING_RATE = 0.01  # at the start; falls linearly, epoch by epoch
 
 SIGNS = np.array([-1] + [1] * NEGATIVES, np.float32)  # of the scores in the loss
 
-# Words to draw
+# Words to draw, by colour
 GROUPS = {
     BLUE: ("integer", "float", "digits", "positive", "zero"),
     ORANGE: ("string", "whitespace", "prefix", "unicode"),
@@ -69,14 +69,15 @@ def loss_and_gradients(flat: fastadam.Packed, centres: Ints, others: Ints) -> fl
     return float(loss)
 
 
-def train(corpus: Corpus, seed: int = 0, epochs: int = 10) -> tuple[Floats, list[float]]:
+def train(corpus: Corpus, seed: int = 0, epochs: int = 8) -> tuple[Floats, list[float]]:
     """Return the inner vectors, scaled to length 1, and the mean loss of each epoch."""
     rng = np.random.default_rng(seed)
     shape = len(corpus.words), DIMENSIONS
     inner = rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(DIMENSIONS))
     flat = fastadam.pack({"inner": inner, "outer": np.zeros(shape, np.float32)})
     optimizer = fastadam.Adam(flat)
-    noise = np.cumsum(corpus.counts**0.75 / (corpus.counts**0.75).sum())
+    noise = np.cumsum(corpus.counts**0.75)  # how often words are drawn at random
+    noise /= noise[-1]
     losses = []
     for epoch in range(epochs):
         optimizer.lr = LEARNING_RATE * (1 - epoch / epochs)
