@@ -79,9 +79,10 @@ def revise(params: Params, optimizer: fastadam.Adam, fresh: Params) -> tuple[Par
     saved = optimizer.state_dict()
     names = [name for group in saved["param_groups"] for name in group["param_names"]]
     for name, state in zip(names, saved["state"].values(), strict=True):
-        for moment in ("exp_avg", "exp_avg_sq"):
-            if name in fresh:
-                state[moment] = np.concatenate([state[moment][stay], np.zeros_like(fresh[name])])
+        if name in fresh:
+            zeros = np.zeros_like(fresh[name])
+            for moment in ("exp_avg", "exp_avg_sq"):
+                state[moment] = np.concatenate([state[moment][stay], zeros])
     optimizer = fastadam.Adam([{"params": revised, "lr": RATES}])
     optimizer.load_state_dict(saved)
     return revised, optimizer

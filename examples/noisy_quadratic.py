@@ -66,9 +66,9 @@ def run(noise: float, seed: int, steps: int) -> dict[str, tuple[float, list[floa
     results = {}
     for name, (method, options) in methods.items():
         objective = Noisy(noise, seed)
-        with_gradient = name != "Nelder-Mead"
-        fun = objective if with_gradient else objective.value
-        found = minimize(fun, START, jac=with_gradient or None, method=method, options=options)
+        jac = None if name == "Nelder-Mead" else True  # True: the objective returns its gradient, too
+        fun = objective if jac else objective.value
+        found = minimize(fun, START, jac=jac, method=method, options=options)
         results[name] = exact(found.x), objective.history
     return results
 

@@ -63,7 +63,8 @@ u_xx = elementwise_grad(u_x, 2)
 
 def loss(params: Params, t: Floats, x: Floats) -> Any:
     """Return the mean square of what is left of the equation."""
-    residual = u_t(params, t, x) + u(params, t, x) * u_x(params, t, x) - VISCOSITY * u_xx(params, t, x)
+    transport = u_t(params, t, x) + u(params, t, x) * u_x(params, t, x)
+    residual = transport - VISCOSITY * u_xx(params, t, x)
     return np.mean(residual**2)
 
 
@@ -88,7 +89,8 @@ def train(seed: int = 0, steps: int = 1500) -> tuple[Params, list[float]]:
     loss_and_gradients = value_and_grad(loss)
     losses = []
     for _ in range(steps):
-        value, gradients = loss_and_gradients(params, rng.random(POINTS), rng.uniform(-1, 1, POINTS))
+        t, x = rng.random(POINTS), rng.uniform(-1, 1, POINTS)
+        value, gradients = loss_and_gradients(params, t, x)
         optimizer.step(gradients)
         losses.append(float(value))
     return params, losses
@@ -102,7 +104,7 @@ def plot(params: Params, losses: list[float], path: Path) -> None:
     x = np.linspace(-1, 1, 101)
     times = np.linspace(0, 1, 101)
     values = np.array([u(params, np.full(101, t), x) for t in times])
-    image = left.pcolormesh(times, x, values.T, cmap="RdBu", shading="gouraud", rasterized=True)
+    image = left.contourf(times, x, values.T, levels=np.linspace(-1, 1, 21), cmap="RdBu")
     left.set(xlabel="t", ylabel="x", title="u(t, x)")
     top.colorbar(image, ax=left)
     for t, color in ((0.1, BLUE), (0.4, ORANGE), (1.0, GREEN)):

@@ -32,7 +32,7 @@ def test_a_pendulum_without_drive_and_damping_keeps_its_energy() -> None:
 def test_finds_the_constants(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """As near as the noise allows: twice as far off as the standard errors are, or less."""
+    """As near as the noise allows: no constant is off by more than 2.5 standard errors."""
     pendulum = load("pendulum")
     path = tmp_path / "pendulum.png"
     run_main(monkeypatch, "pendulum", "--steps", "150", "--plot", str(path))

@@ -41,10 +41,11 @@ def test_the_network_has_the_initial_and_boundary_values(pinn: ModuleType) -> No
 def test_gets_nearer_to_the_solution(
     pinn: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    for name, value in (("SIZES", (2, 12, 12, 1)), ("POINTS", 60), ("VISCOSITY", 0.2)):  # an easier task
+        monkeypatch.setattr(pinn, name, value)
     start = pinn.largest_error(pinn.initial_params(np.random.default_rng(0)))
-    monkeypatch.setattr(pinn, "POINTS", 100)
     path = tmp_path / "pinn.png"
-    run_main(monkeypatch, "pinn", "--steps", "300", "--plot", str(path))
+    run_main(monkeypatch, "pinn", "--steps", "150", "--plot", str(path))
     error = float(capsys.readouterr().out.split()[2])
-    assert error < 0.25 < 0.5 < start
+    assert error < 0.25 < 0.8 < start
     assert 1e4 < path.stat().st_size < 8e4
