@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 
 import fastadam
 
-# Learning rates; lengths are in units of the picture's width.
-RATES = {"background": 0.01, "centre": 0.002, "shape": 0.3, "colour": 0.02}
+RATES = {"background": 0.01, "centre": 0.002, "shape": 0.3, "colour": 0.02}  # learning rates
 REVISE_EVERY = 50  # steps
 NEWCOMERS = 20  # Gaussians that come in each revision
 FAINT = 0.03  # Gaussians whose strongest colour is below this go
@@ -43,24 +42,28 @@ class Run(NamedTuple):
     paintings: dict[int, Floats]  # by the step after which they were made, as large as the picture
 
 
-def paint(params: Params, r: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return the colours at places r, (pixels, 3), and for each Gaussian its heights, L d and d = r - centre."""
-    d = r[None, :, :] - params["centre"][:, None, :]
+def paint(params: Params, r: Floats) -> tuple[Floats, ...]:
+    """Return the colours at places r, (pixels, 3), and what they are made of, each (Gaussians, pixels).
+
+    That is the height of each bell at each place, its offset (x, y) = r - centre, and (u, v) = L (x, y).
+    """
+    x, y = r[:, 0] - params["centre"][:, :1], r[:, 1] - params["centre"][:, 1:]
     l_xx, l_yx, l_yy = params["shape"].T[:, :, None]
-    l_d = np.stack([l_xx * d[..., 0], l_yx * d[..., 0] + l_yy * d[..., 1]])
-    heights = np.exp(-(l_d**2).sum(axis=0) / 2)
-    return params["background"] + heights.T @ params["colour"], heights, l_d, d
+    u, v = l_xx * x, l_yx * x + l_yy * y
+    heights = np.exp(-(u**2 + v**2) / 2)
+    return params["background"] + heights.T @ params["colour"], heights, x, y, u, v
 
 
 def loss_and_gradients(params: Params, r: Floats, target: Floats) -> tuple[Floats, Params]:
     """Return the errors, (pixels, 3), and the gradients of half the sum of their squares."""
-    colours, heights, l_d, d = paint(params, r)
+    colours, heights, x, y, u, v = paint(params, r)
     error = colours - target
-    d_u, d_v = -(params["colour"] @ error.T) * heights * l_d  # by the two components of L d
+    slopes = -(params["colour"] @ error.T) * heights
+    d_u, d_v = slopes * u, slopes * v  # the derivatives of the loss by u and v, and so on
     l_xx, l_yx, l_yy = params["shape"].T
-    shape = [(d_u * d[..., 0]).sum(1), (d_v * d[..., 0]).sum(1), (d_v * d[..., 1]).sum(1)]
-    centre = [-(l_xx * d_u.sum(1) + l_yx * d_v.sum(1)), -l_yy * d_v.sum(1)]
-    gradients = {"background": error.sum(0), "centre": np.stack(centre, 1), "shape": np.stack(shape, 1)}
+    d_shape = np.stack([(d_u * x).sum(axis=1), (d_v * x).sum(axis=1), (d_v * y).sum(axis=1)], axis=1)
+    d_x, d_y = l_xx * d_u.sum(axis=1) + l_yx * d_v.sum(axis=1), l_yy * d_v.sum(axis=1)
+    gradients = {"background": error.sum(axis=0), "centre": -np.stack([d_x, d_y], axis=1), "shape": d_shape}
     return error, gradients | {"colour": heights @ error}
 
 
@@ -68,8 +71,7 @@ def newcomers(error: Floats, r: Floats, n: int, rng: np.random.Generator) -> Par
     """Return n small Gaussians at pixels with large errors, each in the colour that is missing there."""
     weights = (error.astype(np.float64) ** 2).sum(axis=1)
     chosen = rng.choice(len(r), n, replace=False, p=weights / weights.sum())
-    shape = np.tile(np.array([20, 0, 20], np.float32), (n, 1))
-    return {"centre": r[chosen], "shape": shape, "colour": -error[chosen] / 2}
+    return {"centre": r[chosen], "shape": np.full((n, 3), [20, 0, 20], np.float32), "colour": -error[chosen] / 2}
 
 
 def revise(params: Params, optimizer: fastadam.Adam, fresh: Params) -> tuple[Params, fastadam.Adam]:
