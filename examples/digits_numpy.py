@@ -12,13 +12,13 @@ Needs fastadam, scikit-learn and matplotlib. Run it with ``python examples/digit
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from _digits import load_data
+from _options import make_parser, positive
 from _style import BLUE, GREY, ORANGE, RED, new_figure, rows_of, save
 from numpy.typing import NDArray
 
@@ -122,10 +122,8 @@ def plot(run: Run, seed: int, path: Path) -> None:
 
 def main() -> None:
     """Train with the options of the command line, report the result and draw it."""
-    parser = argparse.ArgumentParser(description="Classify handwritten digits in plain NumPy with fastadam.")
-    parser.add_argument("--seed", type=int, default=0, help="decides everything random")
-    parser.add_argument("--epochs", type=int, default=30, help="passes over the training images")
-    parser.add_argument("--plot", type=Path, default=Path("digits_numpy.png"), help="image to write")
+    parser = make_parser("Classify handwritten digits in plain NumPy with fastadam.", "digits_numpy.png")
+    parser.add_argument("--epochs", type=positive, default=30, help="passes over the training images")
     args = parser.parse_args()
     run = train(args.seed, args.epochs)
     print(f"Loss {np.mean(run.losses[-20:]):.4f}, test accuracy {run.accuracies[-1]:.1%}")

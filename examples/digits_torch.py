@@ -13,13 +13,13 @@ Needs fastadam, torch, scikit-learn and matplotlib. Run it with ``python example
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from _digits import load_data
+from _options import make_parser, positive
 from _style import BLUE, GREEN, ORANGE, new_figure, save
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
@@ -127,10 +127,8 @@ def plot(history: History, path: Path) -> None:
 
 def main() -> None:
     """Train with the options of the command line, report the result and draw it."""
-    parser = argparse.ArgumentParser(description="Classify handwritten digits with PyTorch and fastadam.")
-    parser.add_argument("--seed", type=int, default=0, help="decides everything random")
-    parser.add_argument("--epochs", type=int, default=20, help="passes over the training images")
-    parser.add_argument("--plot", type=Path, default=Path("digits_torch.png"), help="image to write")
+    parser = make_parser("Classify handwritten digits with PyTorch and fastadam.", "digits_torch.png")
+    parser.add_argument("--epochs", type=positive, default=20, help="passes over the training images")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="fastadam", help="which AdamW to train with")
     parser.add_argument("--checkpoint", type=Path, help="file to save to after every epoch, and to resume from")
     args = parser.parse_args()

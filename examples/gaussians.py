@@ -13,12 +13,12 @@ Needs fastadam and matplotlib. Run it with ``python examples/gaussians.py``.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from _landscape import SIZE, landscape, pixels
+from _options import make_parser, positive
 from _style import BLUE, ORANGE, new_figure, rows_of, save
 from numpy.typing import NDArray
 
@@ -114,7 +114,8 @@ def plot(run: Run, path: Path) -> None:
     """Draw the paintings beside the picture, where the Gaussians are, and how their number and the error went."""
     figure = new_figure(4.4)
     top, bottom = rows_of(figure, 1, 1)
-    for ax, (step, painting) in zip(top.subplots(1, 4), [*run.paintings.items(), (0, landscape())], strict=True):
+    pictures = [*run.paintings.items(), (0, landscape())]
+    for ax, (step, painting) in zip(top.subplots(1, len(pictures)), pictures, strict=True):
         ax.imshow(painting)
         ax.set_title(f"{run.counts[step - 1]} Gaussians" if step else "the picture")
         ax.axis("off")
@@ -135,10 +136,8 @@ def plot(run: Run, path: Path) -> None:
 
 def main() -> None:
     """Paint, print the error and draw the picture."""
-    parser = argparse.ArgumentParser(description="Paint a picture with Gaussians and fastadam.")
-    parser.add_argument("--seed", type=int, default=0, help="decides where Gaussians come")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--plot", type=Path, default=Path("gaussians.png"), help="image to write")
+    parser = make_parser("Paint a picture with Gaussians and fastadam.", "gaussians.png")
+    parser.add_argument("--steps", type=positive, default=600, help="of the optimizer")
     args = parser.parse_args()
     run = train(args.seed, args.steps)
     print(f"{run.counts[-1]} Gaussians, error of a colour {run.errors[-1]:.4f} (colours go from 0 to 1)")

@@ -11,12 +11,12 @@ Needs fastadam, SciPy and matplotlib. Run it with ``python examples/noisy_quadra
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _options import make_parser, positive
 from _style import BLUE, GREEN, GREY, ORANGE, new_figure, save
 from numpy.typing import NDArray
 from scipy.optimize import minimize
@@ -90,11 +90,9 @@ def plot(results: dict[str, tuple[float, list[float]]], noise: float, path: Path
 
 def main() -> None:
     """Minimize the objective with each method, print where they arrive and draw the picture."""
-    parser = argparse.ArgumentParser(description="Minimize a noisy quadratic with SciPy's methods and with Adam.")
+    parser = make_parser("Minimize a noisy quadratic with SciPy's methods and with Adam.", "noisy_quadratic.png")
     parser.add_argument("--noise", type=float, default=1.0, help="standard deviation")
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--plot", type=Path, default=Path("noisy_quadratic.png"), help="image to write")
+    parser.add_argument("--steps", type=positive, default=2000, help="of Adam and of Nelder-Mead")
     args = parser.parse_args()
     results = run(args.noise, args.seed, args.steps)
     print(f"{'method':12}{'value':>12}{'evaluations':>14}   (at the start {exact(START):.1f}, at the minimum 0)")

@@ -17,12 +17,12 @@ Needs fastadam and matplotlib. Run it with ``python examples/pendulum.py``.
 
 from __future__ import annotations
 
-import argparse
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from _options import make_parser, positive
 from _style import BLUE, GREEN, GREY, ORANGE, RED, new_figure, save
 from numpy.typing import NDArray
 
@@ -130,10 +130,8 @@ def plot(measured: Floats, found: Fit, path: Path) -> None:
 
 def main() -> None:
     """Measure, fit, print the constants and draw the picture."""
-    parser = argparse.ArgumentParser(description="Fit a pendulum to noisy measurements with fastadam.")
-    parser.add_argument("--seed", type=int, default=0, help="decides the noise of the measurements")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--plot", type=Path, default=Path("pendulum.png"), help="image to write")
+    parser = make_parser("Fit a pendulum to noisy measurements with fastadam.", "pendulum.png")
+    parser.add_argument("--steps", type=positive, default=300, help="of the optimizer")
     args = parser.parse_args()
     measured = measure(args.seed)
     found = fit(measured, args.steps)

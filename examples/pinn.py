@@ -15,12 +15,12 @@ Needs fastadam, autograd (``pip install autograd``) and matplotlib. Run it with 
 
 from __future__ import annotations
 
-import argparse
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import autograd.numpy as np
+from _options import make_parser, positive
 from _style import BLUE, GREEN, GREY, ORANGE, new_figure, rows_of, save
 from autograd import elementwise_grad, value_and_grad
 from numpy.polynomial.hermite import hermgauss
@@ -127,10 +127,8 @@ def largest_error(params: Params) -> float:
 
 def main() -> None:
     """Solve the equation, print the error and draw the picture."""
-    parser = argparse.ArgumentParser(description="Solve Burgers' equation with a network, autograd and fastadam.")
-    parser.add_argument("--seed", type=int, default=0, help="decides everything random")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--plot", type=Path, default=Path("pinn.png"), help="image to write")
+    parser = make_parser("Solve Burgers' equation with a network, autograd and fastadam.", "pinn.png")
+    parser.add_argument("--steps", type=positive, default=1500, help="of the optimizer")
     args = parser.parse_args()
     params, losses = train(args.seed, args.steps)
     print(f"Largest error: {largest_error(params):.4f} (u goes from -1 to 1)")

@@ -9,14 +9,13 @@ Needs fastadam, gymnasium, matplotlib and tqdm. Run it with ``python examples/pp
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 from _cartpole import WINDOW, CartPole, Floats, Rollout, plot
+from _options import make_parser, positive
 from numpy.typing import DTypeLike
 
 import fastadam
@@ -126,15 +125,11 @@ def train(
 
 def main() -> None:
     """Train with the options of the command line, report the result and plot it."""
-    parser = argparse.ArgumentParser(description="Solve CartPole-v1 with PPO and fastadam.")
-    parser.add_argument("--seed", type=int, default=0, help="decides everything random")
-    parser.add_argument("--steps", type=int, default=100_000, help="environment steps in all")
-    parser.add_argument("--plot", type=Path, default=Path("ppo_cartpole.png"), help="image to write")
+    parser = make_parser("Solve CartPole-v1 with PPO and fastadam.", "ppo_cartpole.png")
+    parser.add_argument("--steps", type=positive, default=100_000, help="environment steps in all")
     parser.add_argument("--backend", default="auto", help="backend of fastadam.Adam")
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")
     args = parser.parse_args()
-    if args.steps < 1:
-        parser.error("--steps must be at least 1")
     start = time.perf_counter()
     returns = train(args.seed, args.steps, args.backend, progress=not args.quiet)
     seconds = time.perf_counter() - start

@@ -13,17 +13,16 @@ Needs fastadam, torch, gymnasium, matplotlib and tqdm. Run it with ``python exam
 
 from __future__ import annotations
 
-import argparse
 import functools
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from _cartpole import WINDOW, CartPole, Floats, Rollout, plot
+from _options import make_parser, positive
 from torch import nn
 
 import fastadam.torch
@@ -122,15 +121,11 @@ def train(
 
 def main() -> None:
     """Train with the options of the command line, report the result and plot it."""
-    parser = argparse.ArgumentParser(description="Solve CartPole-v1 with PPO, PyTorch and fastadam.")
-    parser.add_argument("--seed", type=int, default=0, help="decides everything random")
-    parser.add_argument("--steps", type=int, default=100_000, help="environment steps in all")
-    parser.add_argument("--plot", type=Path, default=Path("ppo_cartpole_torch.png"), help="image to write")
+    parser = make_parser("Solve CartPole-v1 with PPO, PyTorch and fastadam.", "ppo_cartpole_torch.png")
+    parser.add_argument("--steps", type=positive, default=100_000, help="environment steps in all")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="fastadam", help="which Adam to train with")
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")
     args = parser.parse_args()
-    if args.steps < 1:
-        parser.error("--steps must be at least 1")
     torch.set_num_threads(1)  # sharing out layers this small among threads gains nothing
 
     start = time.perf_counter()

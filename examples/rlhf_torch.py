@@ -15,13 +15,13 @@ Needs fastadam, torch and matplotlib. Run it with ``python examples/rlhf_torch.p
 
 from __future__ import annotations
 
-import argparse
 import copy
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from _letters import LENGTH, LETTERS, TEXTS, letter_model, log_probs, outputs, pretrain, spelled, write
+from _options import make_parser, positive
 from _style import BLUE, GREY, ORANGE, RED, new_figure, rows_of, save
 from torch import nn
 
@@ -103,11 +103,9 @@ def plot(run: Run, before: list[str], after: list[str], path: Path) -> None:
 
 def main() -> None:
     """Train, tune, print some texts and draw the picture."""
-    parser = argparse.ArgumentParser(description="Tune a small language model with PPO, PyTorch and fastadam.")
-    parser.add_argument("--seed", type=int, default=0, help="decides everything random")
-    parser.add_argument("--pretrain", type=int, default=1500, help="steps of learning to write")
-    parser.add_argument("--rounds", type=int, default=100, help="rounds of PPO")
-    parser.add_argument("--plot", type=Path, default=Path("rlhf_torch.png"), help="image to write")
+    parser = make_parser("Tune a small language model with PPO, PyTorch and fastadam.", "rlhf_torch.png")
+    parser.add_argument("--pretrain", type=positive, default=1500, help="steps of learning to write")
+    parser.add_argument("--rounds", type=positive, default=100, help="rounds of PPO")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)  # sharing out layers this small among threads gains nothing

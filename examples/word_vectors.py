@@ -14,11 +14,11 @@ Needs fastadam and matplotlib. Run it with ``python examples/word_vectors.py``.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 from _corpus import Corpus, Ints, read_corpus
+from _options import make_parser, positive
 from _style import BLUE, GREEN, ORANGE, RED, new_figure, save
 from numpy.typing import NDArray
 
@@ -119,10 +119,8 @@ def plot(corpus: Corpus, vectors: Floats, path: Path) -> None:
 
 def main() -> None:
     """Learn the vectors, print some words' nearest neighbours and draw the picture."""
-    parser = argparse.ArgumentParser(description="Learn word vectors from Python's help topics with fastadam.")
-    parser.add_argument("--seed", type=int, default=0, help="decides everything random")
-    parser.add_argument("--epochs", type=int, default=8, help="passes over the text")
-    parser.add_argument("--plot", type=Path, default=Path("word_vectors.png"), help="image to write")
+    parser = make_parser("Learn word vectors from Python's help topics with fastadam.", "word_vectors.png")
+    parser.add_argument("--epochs", type=positive, default=8, help="passes over the text")
     args = parser.parse_args()
     corpus = read_corpus()
     vectors, losses = train(corpus, args.seed, args.epochs)

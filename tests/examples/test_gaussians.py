@@ -75,3 +75,9 @@ def test_paints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     assert 20 < int(count) <= 40
     assert float(error) < 0.06
     assert 1e4 < path.stat().st_size < 8e4
+
+
+def test_a_single_step_can_be_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "gaussians.png"
+    run_main(monkeypatch, "gaussians", "--steps", "1", "--plot", str(path))
+    assert path.stat().st_size > 1e4

@@ -226,8 +226,9 @@ def test_runs_as_a_program(tmp_path: Path, name: str) -> None:
     ("options", "message"),
     [
         (["--optimizer", "adam"], "invalid choice"),
-        (["--steps", "0"], "--steps must be at least 1"),
-        (["--steps", "many"], "invalid int value"),
+        (["--steps", "0"], "argument --steps: must be at least 1, got 0"),
+        (["--steps", "many"], "invalid positive value"),
+        (["--seed", "-1"], "argument --seed: must be at least 0, got -1"),
         (["--backend", "c"], "unrecognized arguments"),
     ],
 )
