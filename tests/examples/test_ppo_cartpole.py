@@ -1,6 +1,5 @@
 """Tests of the PPO example."""
 
-import importlib.util
 import math
 import re
 import subprocess
@@ -12,24 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.examples.loading import EXAMPLES, load
+
 pytest.importorskip("gymnasium")
 pytest.importorskip("tqdm")
 image = pytest.importorskip("matplotlib.image")
 
 pytestmark = pytest.mark.slow
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "ppo_cartpole.py"
+EXAMPLE = EXAMPLES / "ppo_cartpole.py"
 
 
 @pytest.fixture(scope="module")
 def ppo() -> ModuleType:
-    """Load the example, which is no package."""
-    spec = importlib.util.spec_from_file_location("ppo_cartpole", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("ppo_cartpole")
+
+
+@pytest.fixture(scope="module")
+def cartpole() -> ModuleType:
+    return load("_cartpole")
 
 
 # With CLIP = 0.2, each sign of the advantage meets ratios below, inside and above the clip range,
@@ -49,16 +49,17 @@ def make_loss_args(ppo: ModuleType, cases: list[tuple[float, float]]) -> tuple[A
     actions = rng.integers(2, size=len(cases))
     log_probs = ppo.log_softmax(actor.forward(obs))[np.arange(len(cases)), actions]
     targets = rng.standard_normal(len(cases))
-    return actor, critic, obs, actions, log_probs - np.log(ratios), advantages, targets
+    batch = load("_cartpole").Rollout(obs, actions, log_probs - np.log(ratios), advantages, targets)
+    return actor, critic, batch
 
 
 def test_loss_matches_its_definition(ppo: ModuleType) -> None:
     """The loss is the clipped objective, written out for one sample at a time."""
     args = make_loss_args(ppo, CASES)
-    _, critic, obs, *_, targets = args
-    values = critic.forward(obs)[:, 0]
+    _, critic, batch = args
+    values = critic.forward(batch.obs)[:, 0]
     total = 0.0
-    for (ratio, advantage), value, target in zip(CASES, values, targets, strict=True):
+    for (ratio, advantage), value, target in zip(CASES, values, batch.targets, strict=True):
         total -= min(ratio * advantage, max(0.8, min(ratio, 1.2)) * advantage)
         total += 0.5 * (value - target) ** 2
     assert ppo.ppo_loss_and_grads(*args)[0] == pytest.approx(total / len(CASES), rel=1e-12)
@@ -104,7 +105,8 @@ def test_gradients_suit_the_optimizer(ppo: ModuleType) -> None:
     actor, critic = ppo.MLP([4, 64, 64, 2], rng), ppo.MLP([4, 64, 64, 1], rng)
     floats = rng.standard_normal((3, 8), dtype=np.float32)
     obs = rng.standard_normal((8, 4), dtype=np.float32)
-    _, actor_grads, critic_grads = ppo.ppo_loss_and_grads(actor, critic, obs, rng.integers(2, size=8), *floats)
+    batch = load("_cartpole").Rollout(obs, rng.integers(2, size=8), *floats)
+    _, actor_grads, critic_grads = ppo.ppo_loss_and_grads(actor, critic, batch)
     params = actor.parameters() + critic.parameters()
     for param, grad in zip(params, actor_grads + critic_grads, strict=True):
         assert param.shape == grad.shape
@@ -113,7 +115,7 @@ def test_gradients_suit_the_optimizer(ppo: ModuleType) -> None:
         assert grad.flags.c_contiguous
 
 
-def test_gae_treats_truncation_unlike_termination(ppo: ModuleType) -> None:
+def test_gae_treats_truncation_unlike_termination(cartpole: ModuleType) -> None:
     """Termination cuts off the value of what follows; truncation keeps it."""
     # Three environments take two steps. The first step goes on, terminates, or is truncated.
     rewards = np.ones((2, 3))
@@ -125,10 +127,10 @@ def test_gae_treats_truncation_unlike_termination(ppo: ModuleType) -> None:
         [1 + 0.99 * 7 - 5 + 0.99 * 0.95 * last, 1 - 5, 1 + 0.99 * 7 - 5],
         [last, last, last],
     ]
-    np.testing.assert_allclose(ppo.gae(rewards, values, terminated, truncated), expected)
+    np.testing.assert_allclose(cartpole.gae(rewards, values, terminated, truncated), expected)
 
 
-def test_gae_matches_the_sum_that_defines_it(ppo: ModuleType) -> None:
+def test_gae_matches_the_sum_that_defines_it(cartpole: ModuleType) -> None:
     """GAE is the decaying sum of the temporal differences up to the episode's end."""
     rng = np.random.default_rng(1)
     steps, envs = 40, 6
@@ -147,11 +149,13 @@ def test_gae_matches_the_sum_that_defines_it(ppo: ModuleType) -> None:
                 expected[t, env] += (0.99 * 0.95) ** (k - t) * delta
                 if terminated[k, env] or truncated[k, env]:
                     break
-    advantages = ppo.gae(rewards, values, terminated, truncated)
+    advantages = cartpole.gae(rewards, values, terminated, truncated)
     np.testing.assert_allclose(advantages, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_reset_steps_are_not_trained_on(ppo: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reset_steps_are_not_trained_on(
+    ppo: ModuleType, cartpole: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Training leaves out the steps on which an environment merely resets."""
     # Reset steps, and only they, start from an observation where the episode is already over.
     seen: list[np.ndarray] = []
@@ -161,9 +165,9 @@ def test_reset_steps_are_not_trained_on(ppo: ModuleType, monkeypatch: pytest.Mon
     assert np.abs(trained[:, 0]).max() <= 2.4
     assert np.abs(trained[:, 2]).max() <= math.radians(12)
     # Every episode costs one reset step, but the last of each environment may still be to come.
-    assert 4096 - len(returns) <= len(trained) <= 4096 - len(returns) + ppo.NUM_ENVS
+    assert 4096 - len(returns) <= len(trained) <= 4096 - len(returns) + cartpole.NUM_ENVS
     # Every other step earns 1, and most of them belong to episodes that have finished.
-    assert len(trained) - 150 * ppo.NUM_ENVS <= sum(returns) <= len(trained)
+    assert len(trained) - 150 * cartpole.NUM_ENVS <= sum(returns) <= len(trained)
 
 
 def test_same_seed_gives_the_same_returns(ppo: ModuleType) -> None:
