@@ -15,7 +15,9 @@ from typing import NamedTuple
 import pytest
 
 import fastadam
+from docs.make import house
 from fastadam.backends import MODULES
+from tests.house.test_architecture import MAY_IMPORT
 from tests.support.foreign import library
 
 ROOT = Path(__file__).parents[2]
@@ -229,3 +231,21 @@ def test_equations_become_mathml() -> None:
     assert "<mo>&lt;</mo>" in made
     with pytest.raises(Exception, match="nonsense"):
         equations.on_page_content(r'<div class="arithmatex">\[\nonsense\]</div>')
+
+
+def test_the_drawn_house_is_the_one_that_stands() -> None:
+    rooms = {
+        name: (floor, floor + room.floors - 1)
+        for floor, rooms in enumerate(house.FLOORS)
+        for room in rooms
+        for name in room.names
+    }
+    assert rooms.keys() == MAY_IMPORT.keys()
+    lifted = [
+        (room, other)
+        for room, others in MAY_IMPORT.items()
+        for other in others
+        if rooms[other][1] < rooms[room][0]
+    ]
+    assert lifted == []
+    assert house.PICTURE.read_text() == house.draw()
