@@ -1,12 +1,13 @@
-"""What the reference shows of the source: equations between dollars, and defaults as numbers."""
+"""What the reference shows of the source: signatures for type checkers, defaults as numbers, dollars around equations."""
 
 from __future__ import annotations
 
+import ast
 import re
 import textwrap
 from typing import Any
 
-from griffe import Extension, Function, Object
+from griffe import Class, Extension, Function, Object, Visitor
 
 from fastadam.step import after, gradient_settings, hyperparameters
 
@@ -40,6 +41,13 @@ class Shown(Extension):  # type: ignore[misc]
         """Rewrite an object's docstring."""
         if obj.docstring:
             obj.docstring.value = to_dollars(obj.docstring.value)
+
+    def on_class_members(self, *, node: ast.AST, cls: Class, agent: Visitor, **_: Any) -> None:
+        """Prefer what a class has for type checkers, who are told more than `*args`."""
+        for each in getattr(node, "body", []):
+            if isinstance(each, ast.If) and ast.unparse(each.test) == "TYPE_CHECKING":
+                for member in each.body:
+                    agent.visit(member)
 
     def on_function(self, *, func: Function, **_: Any) -> None:
         """Put the numbers in the place of the table in which the source keeps them."""
