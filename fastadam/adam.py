@@ -14,7 +14,7 @@ from fastadam.groups.groups import Groups
 from fastadam.groups.state import State
 from fastadam.memory.structs import TAKEN
 from fastadam.step import after, gradient_settings, hyperparameters
-from fastadam.step.after import After, Averaging
+from fastadam.step.after import After, asked_for
 from fastadam.step.backend import BackendName
 from fastadam.step.gradient_settings import Choices, GradientSettings
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real
@@ -50,8 +50,8 @@ class Adam(Attributes, closed=True):
         They can be on CUDA devices too (all with ``__cuda_array_interface__``; float16 too there). An array that
         is exchanged in the dict or list that was given is refused by the next step (see Notes).
     lr : float or callable, default 1e-3
-        Learning rate; or a function of the 1-based step number of a parameter that returns it. It may be
-        called more than once for the same step.
+        Learning rate, finite and at least 0; or a function of the 1-based step number of a parameter that returns
+        it. It may be called more than once for the same step.
     betas : pair of float, default (0.9, 0.999)
         Decay rates of the two moments, in [0, 1).
     eps : float, default 1e-8
@@ -74,16 +74,18 @@ class Adam(Attributes, closed=True):
     error_if_nonfinite : bool, default False
         Raise RuntimeError instead, with the names of the parameters.
     ema_decay : float, optional
-        Keep an average of each parameter, which each step moves to ``ema + (1 - ema_decay) * (param - ema)``, also
-        without a gradient; it begins as the parameter after its first step. Not of float16.
+        In [0, 1]. Keep an average of each parameter, which each step moves to
+        ``ema + (1 - ema_decay) * (param - ema)``, also without a gradient; it begins as the parameter after its
+        first step. Not of float16.
     ema_warmup : bool, default False
-        In a parameter's n-th step, let the decay be at most ``(1 + n) / (10 + n)``.
+        In a parameter's n-th step, let the decay be at most ``(1 + n) / (10 + n)``. Needs `ema_decay`.
     backend : str, default "auto"
         ``"c"``, ``"numba"``, ``"numpy"`` for NumPy arrays, ``"cuda"`` for arrays on CUDA devices, or ``"auto"``
         for the first that is available, wherever an array is. All give the same bits.
     threads : int, optional
-        Upper limit of threads for a step; the default is ``FASTADAM_NUM_THREADS``, else ``OMP_NUM_THREADS``, else
-        the number of processors. Small steps, and all of a forked child, run on one. The bits do not depend on it.
+        Upper limit of threads for a step, at least 1; the default is ``FASTADAM_NUM_THREADS``, else
+        ``OMP_NUM_THREADS``, else the number of processors. Small steps, and all of a forked child, run on one. The
+        bits do not depend on it.
 
     Attributes
     ----------
@@ -198,7 +200,7 @@ class Adam(Attributes, closed=True):
         self._guard = Guard()
         self._groups = Groups()
         self._state = State(self._groups)
-        self._averages = Averages(self._groups, self._guard, kept := After(Averaging(ema_decay, ema_warmup)))
+        self._averages = Averages(self._groups, self._guard, kept := After(asked_for(ema_decay, ema_warmup)))
         self._planner = Planner(self._groups, self._choice.in_use, threads, self._gradient_settings, kept)
         self.param_groups: list[dict[str, Any]] = []
         self._add(split_groups(params))
@@ -251,7 +253,8 @@ class Adam(Attributes, closed=True):
             Fill the gradients with zeros in the same pass, also in a step that `skip_nonfinite` leaves out. Then
             they have to be writable arrays that are C-contiguous.
         closure : callable, optional
-            Called first, without arguments; it recomputes the loss and the gradients. Its result is returned.
+            Called first, without arguments; it recomputes the loss and the gradients. Its result is returned. With
+            `grads` too, it is called, and those are the gradients.
 
         Raises
         ------

@@ -14,7 +14,7 @@ from fastadam.memory.remedies import CLIPPED
 from fastadam.memory.structs import MEASURES, REFUSED, REFUSES
 from fastadam.memory.words import shown
 from fastadam.step.gradient_settings import as_limit
-from fastadam.step.hyperparameters import Real
+from fastadam.step.hyperparameters import Real, as_flag
 from fastadam.step.norm import Norm
 from fastadam.work.norms import measure
 
@@ -44,7 +44,8 @@ def clip_grad_norm(grads: Any, max_norm: Real, *, error_if_nonfinite: bool = Fal
     Raises
     ------
     TypeError, ValueError
-        If a gradient is not what it must be, or `max_norm` is no number from 0 on; nothing has been written then.
+        If a gradient is not what it must be, `max_norm` is no number from 0 on, or `error_if_nonfinite` is neither
+        True nor False; nothing has been written then.
     RuntimeError
         If gradients are not finite, and `error_if_nonfinite` was given; nothing has been written then.
 
@@ -58,6 +59,7 @@ def clip_grad_norm(grads: Any, max_norm: Real, *, error_if_nonfinite: bool = Fal
     array([0.8])
     """
     limit = as_limit("max_norm", max_norm)
+    refuses = as_flag("error_if_nonfinite", error_if_nonfinite)
     named = _named(grads)
     for label, grad in named:
         check_array(grad, label, use=CLIPPED)
@@ -73,7 +75,7 @@ def clip_grad_norm(grads: Any, max_norm: Real, *, error_if_nonfinite: bool = Fal
                 f"{label} is the same array as {first[id(grad)]}, and would be clipped twice; give it once"
             )
     norm = Norm()
-    norm.block["wanted"] = MEASURES | REFUSES if error_if_nonfinite else MEASURES
+    norm.block["wanted"] = MEASURES | REFUSES if refuses else MEASURES
     norm.block["max_norm"] = limit
     if measure(arrays, norm) == REFUSED:
         which = ", ".join(label for label, grad in named if not np.isfinite(grad).all())

@@ -126,6 +126,12 @@ def read_group(
     spoiled = [key for key in defaults if key not in KEYS]
     if spoiled:
         raise ValueError(f"{where}defaults have an unknown option {spoiled[0]!r}; known are {', '.join(KEYS)}")
+    for key, value in hyperparameters.DEFAULTS._asdict().items():
+        if key not in defaults and key not in given:
+            raise ValueError(
+                f"{where}neither the group nor optimizer.defaults has the option {key!r}; give it in the group, "
+                f"or put it back, such as optimizer.defaults[{key!r}] = {value!r}"
+            )
     options = {**defaults, **given}
     keys = [key for key in KEYS if _is_by_name(options[key])]
     if not keys:

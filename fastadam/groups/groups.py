@@ -263,7 +263,8 @@ class Groups(Sequence[Group]):
         if len(param_groups) != len(self):
             raise ValueError(
                 f"param_groups has {counted(len(param_groups), 'entry', 'entries')}, the optimizer made "
-                f"{len(self)}; use add_param_group to add one"
+                f"{len(self)}; put back the list with the dicts that it had (add_param_group adds a group, and "
+                f"none can be taken away)"
             )
         for i, (group, options) in enumerate(zip(self, param_groups, strict=True)):
             if options is not group.options:

@@ -78,10 +78,17 @@ class Loaded:
 
     def __init__(self, saved: Any, groups: Groups) -> None:
         if not isinstance(saved, Mapping) or not {"state", "param_groups"} <= set(saved):
-            raise ValueError("the state dict must be a mapping with the keys 'state' and 'param_groups'")
+            has = f"; it has {shown(list(saved))}" if isinstance(saved, Mapping) else f", got {a_name_of(saved)}"
+            raise ValueError(
+                f"the state dict must be a mapping with the keys 'state' and 'param_groups'{has}; give what "
+                f"optimizer.state_dict() returned"
+            )
         saved_groups, state = saved["param_groups"], saved["state"]
         if not isinstance(state, Mapping) or not isinstance(saved_groups, Sequence):
-            raise TypeError("in the state dict, 'state' must be a mapping and 'param_groups' a list")
+            raise TypeError(
+                f"in the state dict, 'state' must be a mapping and 'param_groups' a list, got {a_name_of(state)} "
+                f"and {a_name_of(saved_groups)}; give what optimizer.state_dict() returned"
+            )
         if len(saved_groups) != len(groups):
             raise ValueError(
                 f"the state dict has {counted(len(saved_groups), 'parameter group')}, the optimizer has "
@@ -174,7 +181,8 @@ class Loaded:
 def _check_options(saved: Any, group: Group, where: str) -> Hyperparameters:
     """Return the saved options, checked; what old versions of torch did not save keeps its value."""
     if not isinstance(saved, Mapping) or "params" not in saved:
-        raise ValueError(f"{where}a parameter group must be a mapping with the key 'params'")
+        has = f"this has {shown(list(saved))}" if isinstance(saved, Mapping) else f"got {a_name_of(saved)}"
+        raise ValueError(f"{where}a parameter group must be a mapping with the key 'params'; {has}")
     options = {key: value for key, value in saved.items() if key not in TORCH_ONLY}
     for key in options:
         if key not in (*hyperparameters.KEYS, "params", "param_names"):

@@ -38,6 +38,12 @@ class Option(Generic[Value]):
     def __set__(self, optimizer: Any, value: Value) -> None:
         optimizer._assign(self._name, value)
 
+    def __delete__(self, optimizer: Any) -> None:
+        if self._name in optimizer.__dict__:
+            del optimizer.__dict__[self._name]
+        else:
+            raise AttributeError(f"{self._name} is an option, which each group has; assign another value instead")
+
 
 def agreed(param_groups: Sequence[Mapping[str, Any]], name: str) -> Any:
     """Return the value that an option has in all groups.

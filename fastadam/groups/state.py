@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 
 from fastadam.groups.groups import Groups
 from fastadam.memory.devices import is_array
+from fastadam.memory.nesting import MOST_LISTED
 from fastadam.memory.parameter import Parameter
+from fastadam.memory.words import shown
 
 
 class State(Mapping[Any, Mapping[str, Any]]):
@@ -31,7 +34,8 @@ class State(Mapping[Any, Mapping[str, Any]]):
             group, index = self._groups.where[position]
             if group.step_of(index):
                 return MappingProxyType(group.entry(index))
-        raise KeyError(key)
+            raise KeyError(f"{shown(key)}: this parameter has not been stepped yet, so that it has no state")
+        raise KeyError(missing(self._groups, key))
 
     def __iter__(self) -> Iterator[int]:
         for group in self._groups:
@@ -42,6 +46,19 @@ class State(Mapping[Any, Mapping[str, Any]]):
 
     def __repr__(self) -> str:
         return repr({key: dict(value) for key, value in self.items()})
+
+
+def missing(groups: Groups, key: Any) -> str:
+    """Say why no parameter is found under a key."""
+    if isinstance(key, str):
+        names = ", ".join(itertools.islice(groups.positions, MOST_LISTED))
+        more = ", ..." if len(groups.positions) > MOST_LISTED else ""
+        return f"{key!r}: no parameter has this name; " + (
+            f"there are {names}{more}" if names else "they have none"
+        )
+    if isinstance(key, Parameter) or is_array(key):
+        return "this array is not one of the optimizer's; ask with the array itself, not with a view or a copy"
+    return f"{shown(key)}: there are the parameters 0 to {len(groups.where) - 1}"
 
 
 def find(groups: Groups, key: Any) -> int | None:

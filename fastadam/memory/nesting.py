@@ -100,14 +100,18 @@ class Nesting:
 
     def places(self) -> list[str]:
         """Return how one writes each leaf in Python, such as ``['layers'][0]``."""
+        return self._written()[0]
+
+    def _written(self, name: str = "") -> tuple[list[str], list[str]]:
+        """Return how one writes each leaf and each container in Python, within an object of this name."""
         found = [""] * len(self.paths)
-        at = [""] * len(self.containers)
+        at = [name] * len(self.containers)
         for index, each in enumerate(self.containers):
             for key, child in zip(each.keys or range(len(each.children)), each.children, strict=True):
                 (found if child >= 0 else at)[child if child >= 0 else ~child] = f"{at[index]}[{key!r}]"
-        return found
+        return found, at
 
-    def build(self, leaves: Sequence[Any], classes: Sequence[type | None]) -> Any:
+    def build(self, leaves: Sequence[Any], classes: Sequence[type | None], name: str) -> Any:
         """Return read-only containers around `leaves`: views for mappings and lists, tuples for tuples.
 
         Parameters
@@ -116,8 +120,11 @@ class Nesting:
             One for each path.
         classes : sequence of type or None
             Of each container its type, where it was a tuple (see `read`).
+        name : str
+            How messages call what is returned.
         """
         made: list[Any] = [None] * len(self.containers)
+        _, at = self._written(name)
         for index in reversed(range(len(made))):
             each = self.containers[index]
             items = [leaves[child] if child >= 0 else made[~child] for child in each.children]
@@ -125,8 +132,10 @@ class Nesting:
             if kind is not None:
                 made[index] = tuple.__new__(kind, items)
             else:
-                named = each.is_mapping or each.keys
-                made[index] = NamedViews(dict(zip(each.keys, items, strict=True))) if named else Views(items)
+                if each.is_mapping or each.keys:
+                    made[index] = NamedViews(dict(zip(each.keys, items, strict=True)), at[index])
+                else:
+                    made[index] = Views(items, at[index])
         return made[0]
 
     def read(self, given: Any, name: str) -> tuple[list[Any], dict[int, type]]:

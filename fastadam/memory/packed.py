@@ -17,7 +17,7 @@ from fastadam.memory.jax_arrays import refuse_parameter
 from fastadam.memory.nesting import Nesting
 from fastadam.memory.packed_arrays import PackedBuffer
 from fastadam.memory.remedies import COPIED
-from fastadam.memory.views import refuse_exchange
+from fastadam.memory.views import refuse_change, refuse_exchange
 from fastadam.memory.words import counted, shown
 
 if TYPE_CHECKING:
@@ -48,6 +48,22 @@ class Packed:
     copied as an array of its own, which no step moves: ``np.asarray(view)``, tensors over the memory.
     """
 
+    # (Slots, so that no attribute whose name was misspelt, such as ``flat.gard``, is kept unused.)
+    __slots__ = (
+        "__weakref__",
+        "_buffers",
+        "_classes",
+        "_grad",
+        "_grads",
+        "_param",
+        "_params",
+        "grad_views",
+        "names",
+        "nesting",
+        "param_views",
+        "shapes",
+    )
+
     Buffer = PackedBuffer  # pickles name this place
     names: list[str] | None
     shapes: list[tuple[int, ...]]
@@ -74,9 +90,8 @@ class Packed:
         self._buffers = param, grad
         self._param, self._grad = param.view(None), grad.view(None)
         self.param_views, self.grad_views = param.views(), grad.views()
-        self._params, self._grads = (
-            nesting.build(views, classes) for views in (self.param_views, self.grad_views)
-        )
+        self._params = nesting.build(self.param_views, classes, "flat.params")
+        self._grads = nesting.build(self.grad_views, classes, "flat.grads")
 
     def views_of(self, flat: Array) -> list[Array]:
         """Return views of a buffer of n elements, in the shapes of the packed arrays."""
@@ -90,7 +105,7 @@ class Packed:
 
     @param.setter
     def param(self, value: Array) -> None:
-        refuse_exchange(value, self._param, "param")
+        refuse_exchange(value, self._param, "flat.param")
 
     @property
     def grad(self) -> Any:
@@ -99,17 +114,27 @@ class Packed:
 
     @grad.setter
     def grad(self, value: Array) -> None:
-        refuse_exchange(value, self._grad, "grad")
+        refuse_exchange(value, self._grad, "flat.grad")
 
     @property
     def params(self) -> Any:
         """Views of the parameters."""
         return self._params
 
+    @params.setter
+    def params(self, value: Any) -> None:
+        if value is not self._params:
+            refuse_change("flat.params")
+
     @property
     def grads(self) -> Any:
         """Views of the gradients."""
         return self._grads
+
+    @grads.setter
+    def grads(self, value: Any) -> None:
+        if value is not self._grads:
+            refuse_change("flat.grads")
 
     def __repr__(self) -> str:
         names = "" if self.names is None else f" ({', '.join(self.names)})"

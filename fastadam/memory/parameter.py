@@ -20,8 +20,7 @@ class Parameter:
     ----------
     data : ndarray or array on a CUDA device
         float32, float64, complex64 or complex128 (on CUDA devices float16 too), any shape, C-contiguous and
-        writable. It is not copied:
-        the optimizer updates it in place.
+        writable. It is not copied: the optimizer updates it in place.
 
     Attributes
     ----------

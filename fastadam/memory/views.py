@@ -10,15 +10,16 @@ def refuse_exchange(value: Any, current: Any, name: str) -> None:
     """Let ``view += x`` through, which works in place and then assigns the same array; refuse any other one."""
     if value is not current:
         raise AttributeError(
-            f"the packed array {name} cannot be exchanged for another one, which an optimizer would not see; "
-            f"write its elements: {name}[...] = value"
+            f"{name} is an array of a packed buffer and cannot be exchanged for another one, which an optimizer "
+            f"would not see; write its elements: {name}[...] = value"
         )
 
 
-def _refuse_change() -> NoReturn:
+def refuse_change(name: str) -> NoReturn:
+    """Refuse what would change which arrays a packed buffer has."""
     raise AttributeError(
-        "the arrays of a packed buffer cannot be exchanged, added or taken away, which an optimizer would not "
-        "see; write the elements of each one: view[...] = value"
+        f"the arrays in {name} cannot be exchanged, added or taken away, which an optimizer would not see; write "
+        f"the elements of one that is there, such as {name}[key][...] = value, or pack all of them anew"
     )
 
 
@@ -36,23 +37,25 @@ class Views(Sequence[Any]):
     ----------
     views : sequence
         Arrays, or containers of such: these classes, and tuples.
+    name : str
+        How messages call this.
     """
 
-    __slots__ = ("_views",)
+    __slots__ = ("_name", "_views")
 
-    def __init__(self, views: Sequence[Any]) -> None:
-        self._views = list(views)
+    def __init__(self, views: Sequence[Any], name: str) -> None:
+        self._views, self._name = list(views), name
 
     def __getitem__(self, key: Any) -> Any:
         return self._views[key]
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if isinstance(key, slice):
-            _refuse_change()
-        refuse_exchange(value, self._views[key], f"[{key}]")
+            refuse_change(self._name)
+        refuse_exchange(value, self._views[key], f"{self._name}[{key}]")
 
     def __delitem__(self, key: Any) -> None:
-        _refuse_change()
+        refuse_change(self._name)
 
     def __len__(self) -> int:
         return len(self._views)
@@ -88,21 +91,25 @@ class NamedViews(Mapping[str, Any]):
     ----------
     views : mapping of str
         Arrays, or containers of such, as in `Views`.
+    name : str
+        How messages call this.
     """
 
-    __slots__ = ("_views",)
+    __slots__ = ("_name", "_views")
 
-    def __init__(self, views: Mapping[str, Any]) -> None:
-        self._views = dict(views)
+    def __init__(self, views: Mapping[str, Any], name: str) -> None:
+        self._views, self._name = dict(views), name
 
     def __getitem__(self, key: str) -> Any:
         return self._views[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
-        refuse_exchange(value, self._views.get(key), f"[{key!r}]")
+        if key not in self._views:
+            refuse_change(self._name)
+        refuse_exchange(value, self._views[key], f"{self._name}[{key!r}]")
 
     def __delitem__(self, key: str) -> None:
-        _refuse_change()
+        refuse_change(self._name)
 
     def __len__(self) -> int:
         return len(self._views)
@@ -140,5 +147,5 @@ class NamedViews(Mapping[str, Any]):
 def _missing(views: Any, name: str, like: type) -> NoReturn:
     """Say why an attribute is missing: those that lists and dicts have besides change what is in them."""
     if hasattr(like, name):
-        _refuse_change()
+        refuse_change(views._name)
     raise AttributeError(f"{type(views).__name__!r} object has no attribute {name!r}")

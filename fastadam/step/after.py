@@ -50,6 +50,19 @@ def check(choices: Averaging) -> Averaging:
     return Averaging(decay, warmup)
 
 
+def asked_for(ema_decay: Any = DEFAULTS.ema_decay, ema_warmup: Any = DEFAULTS.ema_warmup) -> Averaging:
+    """Return what the arguments of a constructor ask for; it is checked where it is taken over.
+
+    Raises
+    ------
+    ValueError
+        If there is a warm-up of nothing. (Later on there may be: `ema_decay` can be None for a while.)
+    """
+    if ema_decay is None and ema_warmup is True:
+        raise ValueError("ema_warmup=True needs ema_decay, such as ema_decay=0.999; without, no averages are kept")
+    return Averaging(ema_decay, ema_warmup)
+
+
 def weight_at(step: float, decay: float, warms_up: float) -> float:
     """Return how far averages move towards the parameters in the 1-based `step`.
 

@@ -172,6 +172,7 @@ class Setting:
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
+        self.__doc__ = f"As the argument {name!r} of the constructor; can be set between steps."
 
     def __get__(self, optimizer: Any, owner: type | None = None) -> Any:
         return self if optimizer is None else getattr(getattr(optimizer, self._where).choices, self._name)
@@ -180,3 +181,6 @@ class Setting:
         settings = getattr(optimizer, self._where)
         if settings.choose(settings.choices._replace(**{self._name: value})):
             optimizer._settings_changed()
+
+    def __delete__(self, optimizer: Any) -> None:
+        raise AttributeError(f"{self._name} cannot be deleted; assign None or False to switch it off")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
 from fastadam.memory.structs import CHANGED, SKIPPED, TAKEN
-from fastadam.step.after import Averaging
+from fastadam.step.after import Averaging, asked_for
 from fastadam.step.gradient_settings import Choices
 from fastadam.torch import scaling
 from fastadam.torch.cache import get_grad
@@ -70,10 +70,11 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
         Raise RuntimeError instead, with the names of the parameters.
     ema_decay : float, optional
         Keep an average of each parameter, on the CPU, which each step moves to
-        ``ema + (1 - ema_decay) * (param - ema)``; in the parameter's first step it becomes the parameter. So it is
-        what `torch.optim.swa_utils.AveragedModel` has with ``get_ema_multi_avg_fn``.
+        ``ema + (1 - ema_decay) * (param - ema)``, with `ema_decay` in [0, 1]; in the parameter's first step it
+        becomes the parameter. So it is what `torch.optim.swa_utils.AveragedModel` has with
+        ``get_ema_multi_avg_fn``.
     ema_warmup : bool, default False
-        In a parameter's n-th step, let the decay be at most ``(1 + n) / (10 + n)``.
+        In a parameter's n-th step, let the decay be at most ``(1 + n) / (10 + n)``. Needs `ema_decay`.
 
     Attributes
     ----------
@@ -115,7 +116,8 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        As torch, and where neither our step nor torch's can be taken with an option in `param_groups` or with a
+        As torch, which takes whatever is true for a flag (``maximize="no"``), and keeps attributes that it does
+        not know; and where neither our step nor torch's can be taken with an option in `param_groups` or with a
         tensor. All checks come before the first write; but what torch's own code raises in a step that was
         handed over may leave it half taken, as in torch.
 
@@ -185,11 +187,11 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
 
         def __init__(self, *args, **options) -> None:
             self._equip()
-            for choices, chosen in ((Choices, self._gradient_settings), (Averaging, self._averages)):
-                chosen.choose(choices(**{name: options.pop(name) for name in choices._fields if name in options}))
+            self._gradient_settings.choose(Choices(**_taken(options, Choices)))
+            self._averages.choose(asked_for(**_taken(options, Averaging)))
             try:
                 super().__init__(*args, **options)
-            except TypeError as error:
+            except (TypeError, IndexError) as error:
                 refuse_arguments({**dict(zip(BY_POSITION, args, strict=False)), **options}, error)
             _ = self.ema  # begins, or is refused
 
@@ -233,12 +235,17 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a copy of a saved state and its options, as torch's optimizer does.
 
-        Averages that it lacks begin with the next step; where none are kept, they stay in the state, unused.
+        Parameters
+        ----------
+        state_dict : mapping
+            What `state_dict` returned, here or in torch's Adam or AdamW. Averages (``"ema"``) that it lacks begin
+            with the next step; where none are kept, they stay in the state, unused.
 
         Raises
         ------
         ValueError
-            If it does not fit.
+            If it has other groups, or groups of other sizes; all is as before then. As with torch's, shapes and
+            dtypes of the state are looked at by the next step, which is refused where they do not fit.
         """
         if not self._averages.are_kept:
             super().load_state_dict(state_dict)
@@ -292,7 +299,8 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
         ------
         TypeError, ValueError, RuntimeError
             If an option or a tensor is not what it must be, or gradients are not finite, with
-            `error_if_nonfinite`. Nothing has been written then.
+            `error_if_nonfinite`. Nothing has been written then; but a step that was handed over to torch's own
+            code may be half taken (see the class).
         """
         if torch.compiler.is_compiling():
             return outside_of_graphs(Adam._step_with_hooks, self, *_as_given(closure, grad_scale, zero_grad))
@@ -343,6 +351,11 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
         return loss
 
     _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)
+
+
+def _taken(options: dict[str, Any], fields: Any) -> dict[str, Any]:
+    """Take the arguments of these names out of those that are torch's."""
+    return {name: options.pop(name) for name in fields._fields if name in options}
 
 
 def _as_given(

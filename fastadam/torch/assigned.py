@@ -52,5 +52,5 @@ def _checked(group: Any, name: str, value: Any) -> Any:
     given = {**together, name: value}
     try:
         return originals.Adam([sample], **given).defaults[name]
-    except TypeError as error:
+    except (TypeError, IndexError) as error:
         refuse_arguments(given, error)

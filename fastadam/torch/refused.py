@@ -20,14 +20,14 @@ from fastadam.step.hyperparameters import DEFAULTS, KEYS, as_real, as_scalar
 BY_POSITION = ("params", *KEYS[:5])
 
 
-def refuse_arguments(given: Mapping[str, Any], error: TypeError) -> NoReturn:
+def refuse_arguments(given: Mapping[str, Any], error: TypeError | IndexError) -> NoReturn:
     """Raise an error that says what to do about the arguments of an optimizer that torch has refused.
 
     Parameters
     ----------
     given : mapping
         The arguments by name.
-    error : TypeError
+    error : TypeError or IndexError
         With which torch has refused them; raised itself where nothing more is known.
     """
     params = given.get("params", [])
@@ -43,13 +43,14 @@ def refuse_arguments(given: Mapping[str, Any], error: TypeError) -> NoReturn:
             f"params is {a_name_of(params)}, and must be an iterable of tensors; {_remedy(params)}"
         ) from error
     betas = given.get("betas", DEFAULTS.betas)
-    if not hasattr(type(betas), "__getitem__"):
+    if isinstance(betas, str) or not hasattr(type(betas), "__getitem__") or len(betas) < 2:
         raise TypeError(
             f"betas must be a pair of numbers, got {shown(betas)}; try betas={DEFAULTS.betas}"
         ) from error
-    for name in ("lr", "eps", "weight_decay"):
-        if not isinstance(given.get(name, 0.0), Tensor):
-            as_real(name, as_scalar(given.get(name, 0.0)))
+    numbers = {name: given.get(name, 0.0) for name in ("lr", "eps", "weight_decay")}
+    for name, number in {**numbers, "betas[0]": betas[0], "betas[1]": betas[1]}.items():
+        if not isinstance(number, Tensor):
+            as_real(name, as_scalar(number))
     raise error
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastadam.groups.group import Group
 from fastadam.groups.groups import Groups
-from fastadam.groups.state import find
+from fastadam.groups.state import find, missing
 from fastadam.memory.arrays import Array
 from fastadam.memory.device import Device
 from fastadam.memory.devices import check_parameter
@@ -47,7 +47,7 @@ class Averages(Mapping[Any, Array]):
                 return whole[...]
         position = find(self._groups, key)
         if position is None:
-            raise KeyError(key)
+            raise KeyError(missing(self._groups, key))
         group, index = self._groups.where[position]
         return group.moment(AVERAGE, index)
 

@@ -36,9 +36,12 @@ def made_again(optimizer: Any, state: Mapping[str, Any], make: Callable[..., Non
         ``make(optimizer, groups, **options)`` makes it from group dicts.
     """
     choices = gradient_settings.Choices(*state.get("gradient_settings", ()))._asdict()
-    choices |= after.Averaging(*state.get("averaging", ()))._asdict()
+    averaging = after.Averaging(*state.get("averaging", ()))
+    if averaging.ema_decay is not None:
+        choices |= averaging._asdict()
     settings = {**choices, "backend": state["backend"], "threads": state["threads"]}
     make(optimizer, groups_again(state), **state["defaults"], **settings)
+    optimizer.ema_warmup = averaging.ema_warmup
     optimizer._gradient_settings.skipped_steps = state.get("skipped_steps", 0)
     optimizer._groups.set_trees(state.get("trees"))
     optimizer.load_state_dict(state["state"])

@@ -81,7 +81,10 @@ def _sort_array(grad: Any, planner: Planner) -> tuple[WorkList, tuple[Any, ...]]
     if packed is not None and len(planner.groups) == 1 and shape == packed.param.shape:
         # Its members have taken different numbers of steps.
         return work, tuple(packed.views_of(kind_of(grad).own_view(grad)))
-    raise TypeError(f"grads is one array, but {_number_of(work)}; pass a list of gradients")
+    remedy = "pass a list of gradients"
+    if packed is not None and len(planner.groups) == 1:
+        remedy += f", or one array of shape {packed.param.shape} for the whole packed buffer, not of {shape}"
+    raise TypeError(f"grads is one array, but {_number_of(work)}; {remedy}")
 
 
 def _number_of(work: WorkList) -> str:

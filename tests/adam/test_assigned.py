@@ -326,6 +326,45 @@ def test_without_defaults_nothing_is_assigned() -> None:
     assert optimizer.lr == 1e-3
 
 
+@pytest.mark.parametrize("name", KEYS)
+def test_defaults_that_lack_an_option_say_how_to_go_on(name: str) -> None:
+    optimizer = fastadam.Adam([np.ones(2)])
+    made = optimizer.defaults
+    optimizer.defaults = {key: value for key, value in made.items() if key != name}
+    with pytest.raises(
+        ValueError, match=f"has the option '{name}'; give it in the group, or put it back"
+    ) as refused:
+        optimizer.add_param_group({"params": [np.ones(2)]})
+    assert len(optimizer.param_groups) == 1
+    optimizer.add_param_group({"params": [np.ones(2)], name: made[name]})
+    exec(str(refused.value).partition("such as ")[2], {"optimizer": optimizer})
+    optimizer.add_param_group({"params": [np.ones(2)]})
+    assert [group[name] for group in optimizer.param_groups] == [made[name]] * 3
+
+
+@pytest.mark.parametrize("name", [*KEYS, "max_grad_norm", "skip_nonfinite", "ema_decay", "state", "threads"])
+def test_nothing_can_be_deleted(name: str) -> None:
+    optimizer = fastadam.Adam([np.ones(2)])
+    before = getattr(optimizer, name)
+    with pytest.raises(AttributeError, match=r"assign|deleter|can't delete"):
+        delattr(optimizer, name)
+    assert getattr(optimizer, name) is before or getattr(optimizer, name) == before
+
+
+def test_param_groups_that_were_taken_away_can_be_put_back() -> None:
+    optimizer, _ = make("in place", [{}, {}])
+    groups = optimizer.param_groups
+    before = snapshot(optimizer)
+    for wrong in ([], groups[:1], [*groups, groups[0]]):
+        optimizer.param_groups = wrong
+        with pytest.raises(ValueError, match="put back the list with the dicts that it had"):
+            step(optimizer, 2)
+        optimizer.param_groups = groups
+        assert_same_state(snapshot(optimizer), before)
+    optimizer.param_groups = list(groups)
+    step(optimizer, 2)
+
+
 def test_defaults_that_nobody_knows_are_refused_where_they_are_used() -> None:
     optimizer = fastadam.Adam([np.ones(2)])
     optimizer.defaults["learning_rate"] = 0.5

@@ -216,6 +216,19 @@ def test_wrong_settings_are_refused(wrong: Any) -> None:
     assert (optimizer.ema_decay, optimizer.ema_warmup, len(optimizer.ema)) == (0.5, False, 1)
 
 
+@pytest.mark.parametrize("kind", [fastadam.Adam, fastadam.AdamW])
+def test_a_warm_up_of_nothing_is_refused(kind: Any) -> None:
+    with pytest.raises(ValueError, match="ema_warmup=True needs ema_decay, such as ema_decay=") as refused:
+        kind(np.ones(2), ema_warmup=True)
+    remedy = str(refused.value).partition("such as ")[2].partition(";")[0]
+    optimizer = eval(f"kind(np.ones(2), ema_warmup=True, {remedy})", {"kind": kind, "np": np})
+    optimizer.ema_decay = None  # for a while
+    for twin in (optimizer, copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        assert (twin.ema_decay, twin.ema_warmup) == (None, True)
+        twin.ema_decay = 0.5
+        assert (twin.ema_decay, twin.ema_warmup, len(twin.ema)) == (0.5, True, 1)
+
+
 def test_they_are_found_by_every_key() -> None:
     flat = fastadam.pack({"w": np.ones((2, 2)), "b": np.zeros(2)})
     optimizer = fastadam.Adam(flat, ema_decay=0.5)

@@ -239,6 +239,14 @@ def test_wrong_settings_are_refused(name: str, value: Any) -> None:
     assert (optimizer.max_grad_norm, optimizer.skip_nonfinite, optimizer.error_if_nonfinite) == (2.0, False, False)
 
 
+@pytest.mark.parametrize("value", [1, "no", None, 0.0])
+def test_clipping_apart_refuses_what_is_no_flag(value: Any) -> None:
+    grads = [np.full(3, 4.0)]
+    with pytest.raises(TypeError, match="error_if_nonfinite must be True or False"):
+        fastadam.clip_grad_norm(grads, 1.0, error_if_nonfinite=value)
+    assert grads[0].tolist() == [4.0] * 3
+
+
 def test_one_cannot_skip_and_refuse() -> None:
     with pytest.raises(ValueError, match="set one of them to False"):
         fastadam.Adam(np.ones(3), skip_nonfinite=True, error_if_nonfinite=True)

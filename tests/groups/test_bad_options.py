@@ -299,9 +299,7 @@ def test_param_groups_edited_by_hand(backend: str) -> None:
             bench.good_step(9)
         groups[-1] = original[-1]
         groups.append({"params": [np.ones(3)], "lr": 0.1})
-        with refused(
-            bench.opt, ValueError, f"param_groups has {n + 1} entries, the optimizer made {n}; use add_param"
-        ):
+        with refused(bench.opt, ValueError, f"param_groups has {n + 1} entries, the optimizer made {n}; put back"):
             bench.good_step(9)
         groups.clear()
         with refused(bench.opt, ValueError, f"param_groups has 0 entries, the optimizer made {n}"):

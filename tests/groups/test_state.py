@@ -218,6 +218,26 @@ def test_all_of_the_state_is_read_in_linear_time(layout: str) -> None:
     assert calls(200) < 2.5 * calls(100)
 
 
+def test_a_key_that_finds_nothing_says_why() -> None:
+    w, b = np.ones(2), np.ones((2, 2))
+    optimizer = fastadam.Adam({"w": w, "b": b})
+    optimizer.step({"w": np.ones(2), "b": None})
+    for key in (1, "b", b):
+        with pytest.raises(KeyError, match="not been stepped yet"):
+            optimizer.state[key]
+    for key, why in ((2, "parameters 0 to 1"), ("x", "there are w, b"), (w.copy(), "not one of the optimizer's")):
+        with pytest.raises(KeyError, match=why):
+            optimizer.state[key]
+        with pytest.raises(KeyError, match="keeps no averages"):
+            optimizer.ema[key]
+    nameless = fastadam.Adam([w])
+    with pytest.raises(KeyError, match="they have none"):
+        nameless.state["w"]
+    many = fastadam.Adam({f"w{i}": np.ones(1) for i in range(11)})
+    with pytest.raises(KeyError, match=r"there are w0, .*, w9, \.\.\."):
+        many.state["w11"]
+
+
 @pytest.mark.parametrize("key", [0.0, False, np.int64(0), np.float32(0), "w"])
 def test_whatever_equals_a_key_of_the_state_finds_it(key: Any) -> None:
     optimizer = fastadam.Adam({"w": np.ones(2), "b": np.ones(3)})

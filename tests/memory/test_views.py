@@ -87,12 +87,61 @@ def test_elements_of_views_are_written_in_place(given: Any, key: Any) -> None:
     flat.grads[key][...] -= 1
     assert flat.param.tolist() == [3, 3, 1, 1, 1]
     assert flat.grad.tolist() == [1, 1, 0, 0, 0]
-    with pytest.raises(AttributeError, match=r"write its elements: \[.*\]\[\.\.\.\] = value"):
-        flat.params[key] = np.ones(2)
     with pytest.raises(AttributeError, match="cannot be exchanged, added or taken away"):
         del flat.params[key]
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = flat.params.nonsense
+
+
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ([np.ones(2)], "[0]"),
+        ({"w": np.ones(2)}, "['w']"),
+        ([("w", np.ones(2))], "['w']"),
+        ({"layers": [{"w": np.ones(2)}, [np.ones(3)]]}, "['layers'][0]['w']"),
+        (([np.ones(1)], {"a.b": {"w": np.ones(2)}}), "[1]['a.b']['w']"),
+    ],
+)
+@pytest.mark.parametrize("which", ["params", "grads"])
+def test_what_is_said_of_exchanged_views_works(given: Any, place: str, which: str) -> None:
+    flat = fastadam.pack(given)
+    with pytest.raises(AttributeError, match="cannot be exchanged") as refused:
+        exec(f"flat.{which}{place} = value", {"flat": flat, "value": np.zeros(2)})
+    remedy = str(refused.value).partition("write its elements: ")[2]
+    assert remedy == f"flat.{which}{place}[...] = value"
+    exec(remedy, {"flat": flat, "value": 3.0})
+    assert (eval(f"flat.{which}{place}", {"flat": flat}) == 3.0).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "flat.params = {}",
+        "flat.grads = {'w': flat.grads['w']}",
+        "flat.params['new'] = flat.params['w']",
+        "flat.params.update({})",
+        "flat.grads.pop('w')",
+        "flat.params['layers'].append(1)",
+        "flat.params['layers'][0]['new'] = 1",
+        "flat.params['layers'][0:1] = []",
+        "flat.param = flat.param[:]",
+        "flat.grad = None",
+        "flat.gard = 1",
+        "flat.grad_ = 1",
+        "del flat.params['w']",
+    ],
+)
+def test_nothing_assigned_to_a_packed_buffer_is_ignored(change: str) -> None:
+    flat = fastadam.pack({"w": np.ones(2), "layers": [{"w": np.ones(2)}]})
+    before = flat.param.copy()
+    with pytest.raises(AttributeError, match=r"cannot be exchanged|no attribute 'g"):
+        exec(change, {"flat": flat})
+    assert_same_bits(flat.param, before)
+    assert not hasattr(flat, "__dict__")
+    exec("flat.params = flat.params; flat.grads = flat.grads; flat.grad += 1", {"flat": flat})
+    fastadam.Adam(flat, lr=0.1).step()
+    assert (flat.param < before).all()
 
 
 def test_views_are_gradients_of_a_step() -> None:

@@ -26,7 +26,7 @@ SMOKE = [
     f"tests/{name}.py"
     for name in ("step/test_golden", "backends/test_backends", "work/test_native_check", "groups/test_state")
 ]
-SMOKE_NEEDS = ["safetensors", "hypothesis", "mpmath", "pytest", "pytest-timeout"]
+SMOKE_NEEDS = ["safetensors", "hypothesis", "mpmath", "pytest", "pytest-timeout", "pytest-xdist"]
 
 
 def interpreters() -> list[str]:
@@ -91,7 +91,7 @@ def test(python: str, wheel: Path, pins: list[str], smoke: bool) -> bool:
         run([python, "-m", "venv", str(folder / "venv")])
         needs = [f"{wheel}", *SMOKE_NEEDS] if smoke else [f"{wheel}[test]"]
         run([own, "-m", "pip", "install", "--quiet", *needs, *pins])
-        for part in ("tests", "examples", "benchmarks"):
+        for part in ("tests", "examples", "benchmarks", "docs"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         for part in ("pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"):
             shutil.copy(ROOT / part, folder)
@@ -105,9 +105,8 @@ def test(python: str, wheel: Path, pins: list[str], smoke: bool) -> bool:
         )[1]
         environment = {**os.environ, "FASTADAM_PROMISED_BACKENDS": "c numba numpy"}
         tests = [*SMOKE] if smoke else []
-        status, printed = run(
-            [own, "-m", "pytest", "-q", "-m", "not slow", *tests], check=False, cwd=folder, env=environment
-        )
+        pytest = [own, "-m", "pytest", "-q", "-n", "2", "-m", "not slow", *tests]
+        status, printed = run(pytest, check=False, cwd=folder, env=environment)
         print(f"{versions.strip()}: {printed.strip().splitlines()[-1].strip('= ')}", flush=True)
         if status:
             print(printed, flush=True)

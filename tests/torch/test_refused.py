@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from typing import Any
@@ -120,6 +121,24 @@ def test_options_are_named(kind: Any, name: str, value: Any) -> None:
         assert message(TypeError, lambda: kind([torch.ones(3)], "0.1")) == text
     assert "unexpected keyword argument 'rate'" in message(TypeError, lambda: kind([torch.ones(3)], rate=1))
     assert "missing 1 required positional argument: 'params'" in message(TypeError, kind)
+
+
+@pytest.mark.parametrize("betas", [(0.9,), [], "0.9", "x", 0.9, None, (0.9, "0.999"), (None, 0.999)])
+def test_betas_are_a_pair_of_numbers(kind: Any, betas: Any) -> None:
+    text = message(TypeError, lambda: kind([torch.ones(3)], betas=betas))
+    assert "betas must be a pair of numbers, got" in text or "must be a real number, got" in text
+    optimizer = kind([torch.ones(3)])
+    assert message(TypeError, lambda: setattr(optimizer, "betas", betas)) == text
+    assert optimizer.betas == (0.9, 0.999)
+
+
+def test_a_warm_up_of_nothing_is_refused(kind: Any) -> None:
+    text = message(ValueError, lambda: kind([torch.ones(3)], ema_warmup=True))
+    assert "ema_warmup=True needs ema_decay, such as ema_decay=0.999" in text
+    optimizer = kind([torch.ones(3)], ema_warmup=True, ema_decay=0.999)
+    optimizer.ema_decay = None
+    twin = copy.deepcopy(optimizer)
+    assert (twin.ema_decay, twin.ema_warmup) == (None, True)
 
 
 def test_arrays_to_clip() -> None:

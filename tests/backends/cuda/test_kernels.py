@@ -63,10 +63,14 @@ def test_the_plain_kernel(which: int, capability: tuple[int, int]) -> None:
     check(0, which, capability)
 
 
+# (What differs between devices does not depend on the variant, and the plain kernel has been compiled for all.)
 @pytest.mark.slow
-@pytest.mark.parametrize("which", [launches.FLAT, launches.TABLE], ids=["flat", "table"])
 @pytest.mark.parametrize("number", VARIANTS)
-@pytest.mark.parametrize("capability", CAPABILITIES[::3], ids="{0[0]}.{0[1]}".format)
+@pytest.mark.parametrize(
+    ("which", "capability"),
+    [(launches.FLAT, CAPABILITIES[0]), (launches.TABLE, CAPABILITIES[-1])],
+    ids=["flat", "table"],
+)
 def test_every_kernel(number: int, which: int, capability: tuple[int, int]) -> None:
     check(number, which, capability)
 
