@@ -1,4 +1,4 @@
-"""What the reference shows of the source: signatures for type checkers, defaults as numbers, dollars around equations."""
+"""What the reference shows of the source: types, defaults as numbers, equations between dollars."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULTS = {
 
 
 def to_dollars(text: str) -> str:
-    """Return a docstring with its equations, which numpydoc has as ``.. math::`` and ``:math:``, between dollars."""
+    """Return a docstring with its equations, ``.. math::`` and ``:math:`` in numpydoc, between dollars."""
 
     def block(found: re.Match[str]) -> str:
         inner = "\n".join([found[2] or "", textwrap.dedent(found[3])]).strip()

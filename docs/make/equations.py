@@ -18,6 +18,6 @@ def on_page_content(content: str, /, **_: object) -> str:
 
     def to_mathml(found: re.Match[str]) -> str:
         equation = html.unescape(found[1]).strip()
-        return latex.convert_with_local_state(equation, displaystyle=found.re is BLOCK)
+        return str(latex.convert_with_local_state(equation, displaystyle=found.re is BLOCK))
 
     return INLINE.sub(to_mathml, BLOCK.sub(to_mathml, content))

@@ -1,4 +1,4 @@
-"""Draw the package as a house with a floor for each layer: ``python docs/make/house.py`` writes ``docs/house.svg``.
+"""Draw the package as a house with a floor for each layer: ``python docs/make/house.py`` writes docs/house.svg.
 
 The tests compare the picture with this, and the rooms with the table of who may import whom.
 """
