@@ -216,6 +216,30 @@ def test_pages_that_the_source_names_are_there() -> None:
     assert [each for each in named if not (ROOT / each).exists()] == []
 
 
+def test_commands_on_the_pages_are_there() -> None:
+    texts = [*PAGES.values(), *(path.read_text() for path in OTHERS)]
+    modules = {
+        found for text in texts for found in re.findall(r"python -m ((?:tests|benchmarks|docs)[\w.]*)", text)
+    }
+    scripts = {
+        found for text in texts for found in re.findall(r"\b((?:benchmarks|examples|docs|tests)/[\w/]+\.py)", text)
+    }
+    assert len(modules) >= 5
+    assert len(scripts) >= 5
+    at = {name: ROOT / name.replace(".", "/") for name in modules}
+    assert [name for name, path in at.items() if not (path.is_dir() or path.with_suffix(".py").exists())] == []
+    assert [name for name in scripts if not ((ROOT / name).exists() or list(ROOT.glob(f"*/{name}")))] == []
+
+
+def test_the_command_line_has_the_commands_on_the_pages() -> None:
+    library("typer")
+    from fastadam.cli.app import app
+
+    known = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    named = {found for text in PAGES.values() for found in re.findall(r"(?m)(?:^|`)fastadam ([a-z]+)\b", text)}
+    assert named == known
+
+
 def test_the_drawn_house_is_the_one_that_stands() -> None:
     rooms = {
         name: (floor, floor + room.floors - 1)
