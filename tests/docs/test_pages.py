@@ -236,7 +236,8 @@ def test_the_command_line_has_the_commands_on_the_pages() -> None:
     from fastadam.cli.app import app
 
     known = {command.callback.__name__ for command in app.registered_commands if command.callback}
-    named = {found for text in PAGES.values() for found in re.findall(r"(?m)(?:^|`)fastadam ([a-z]+)\b", text)}
+    shells = [block for text in PAGES.values() for block in re.findall(r"(?ms)^```sh\n(.*?)^```", text)]
+    named = {found for block in shells for found in re.findall(r"(?m)^fastadam ([a-z]+)\b", block)}
     assert named == known
 
 
