@@ -167,7 +167,7 @@ def test_the_reference_has_every_public_name() -> None:
 
 @pytest.mark.parametrize("name", ["convert", "torch"])
 def test_the_reference_has_every_public_name_of_a_part(name: str) -> None:
-    tree = ast.parse((ROOT / "fastadam" / name / "__init__.py").read_text())
+    tree = ast.parse((Path(fastadam.__file__).parent / name / "__init__.py").read_text())
     (public,) = (
         ast.literal_eval(node.value)
         for node in tree.body
