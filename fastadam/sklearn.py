@@ -50,8 +50,8 @@ def fast_adam() -> Iterator[None]:
       scikit-learn's where training began outside.
     - Pickles hold scikit-learn's own optimizer with the same state, so that they load without this library.
       Training that is continued from one goes on with that.
-    - The formula is scikit-learn's, with epsilon added where it is added there; the order of two factors and
-      so the last bits of a step are other ones.
+    - The formula is scikit-learn's, and adds epsilon where that does. Two factors come in another order, so the
+      last bits of a step differ.
 
     Examples
     --------

@@ -41,9 +41,8 @@ class Optimizer(theirs.Optimizer):  # type: ignore[misc]
 
     Notes
     -----
-    - The formula is thinc's, with epsilon added where it is added there. thinc rounds the betas and epsilon to
-      float32 first and computes ``1 - beta`` there, this library rounds both once: the last bits of a step are
-      other ones.
+    - The formula is thinc's, and adds epsilon where that does. thinc rounds the betas and epsilon to float32 first
+      and computes ``1 - beta`` from there; this library rounds both once, so the last bits of a step differ.
     - thinc's optimizers have no ``to_gpu`` and ``to_cpu``: the moments are made where the weights are. CuPy's
       arrays go to the backend "cuda"; this has not been run with thinc.
     - Where a beta is 0, which for thinc means gradient descent without moments, thinc's own code takes the step.

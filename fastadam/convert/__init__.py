@@ -1,8 +1,8 @@
 """The state of Adam from and to other libraries, so that training goes on here, or there.
 
 `from_torch`, `from_optax` and `from_keras` write into an optimizer; `to_torch`, `to_optax` and `to_keras` return
-what the other library loads. All check everything first. Parameters' values are not converted: they are in the
-arrays that you hold. The other library is imported where its function is called.
+what the other library loads. All check everything first. The parameters' values are not converted: they are in the
+arrays that you hold. The other library is imported when its function is called.
 """
 
 from fastadam.convert.keras import from_keras, to_keras

@@ -48,9 +48,9 @@ def from_keras(source: Any, opt: Adam) -> None:
         ``save_own_variables`` has put into a mapping, with the keys ``"0"``, ``"1"`` and so on (in the file of
         a model, the HDF5 group ``optimizer/vars``).
     opt : Adam
-        The optimizer to write to. Where its parameters have names and the source does, these are the paths of
-        Keras' variables (``variable.path``), and matched as such; else the parameters are in Keras' order,
-        that of ``model.trainable_variables``. Their values are not touched.
+        The optimizer to write to. If its parameters have names and the source does, these are matched with the
+        paths of Keras' variables (``variable.path``). Otherwise the parameters are in Keras' order, that of
+        ``model.trainable_variables``. Their values are not touched.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def from_keras(source: Any, opt: Adam) -> None:
       alone; with them `opt` keeps its other options, `amsgrad` included, which you have set to those of Keras.
     - Where Keras' learning rate is a schedule, `lr` of `opt` must be a function. Keras counts from 0, so that
       ``lr=lambda step: float(schedule(step - 1))`` is the same schedule.
-    - epsilon is another one. Keras takes the step
+    - epsilon is added in another place. Keras takes the step
 
       .. math:: \alpha \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \cdot \frac{m_t}{\sqrt{v_t} + \hat\epsilon}
 

@@ -41,11 +41,10 @@ def from_optax(source: Any, opt: Adam) -> None:
         chains that ``optax.adam``, ``adamw``, ``amsgrad``, ``chain``, ``named_chain``, ``masked`` and
         ``inject_hyperparams`` make.
     opt : Adam
-        The optimizer to write to. Where its parameters have names, these are the paths in the tree of
-        parameters, joined by ``"/"`` (``"layer/w"`` for ``{"layer": {"w": ...}}``), or by dots, as they are
-        where `opt` was given the tree itself; and matched as such;
-        else the parameters are in the order of JAX's leaves, in which dicts are sorted by key. Their values
-        are not touched.
+        The optimizer to write to. If its parameters have names, these are matched with the paths in the tree of
+        parameters, joined by ``"/"`` (``"layer/w"`` for ``{"layer": {"w": ...}}``), or by dots where `opt` was
+        given the tree itself. Otherwise the parameters are in the order of JAX's leaves, in which dicts are sorted
+        by key. Their values are not touched.
 
     Raises
     ------

@@ -4,27 +4,24 @@ Each is a small value: it prints as the code that makes it, compares, hashes, pi
 saved into checkpoints by its definition. Times are counted in steps of the optimizer, and learning rates are
 absolute numbers. After its last step a schedule keeps its last value.
 
-Values are those of optax, whose schedules count from 0 where an optimizer's first step is 1 here: ``ours(step)``
-is ``theirs(step - 1)``. So what begins or changes "after 100 steps" changes for step 101. PyTorch's schedulers,
-with one ``scheduler.step()`` after each step and `lr` the optimizer's, are these:
+The values are optax's, which counts from 0 where an optimizer's first step is 1 here: ``ours(step)`` is
+``theirs(step - 1)``. So what begins or changes "after 100 steps" does so at step 101. PyTorch's schedulers, with
+one ``scheduler.step()`` after each step and `lr` the optimizer's, become these:
 
-==============================================  =========================================================
-``torch.optim.lr_scheduler``                    here
-==============================================  =========================================================
-``ConstantLR(factor, total_iters)``             ``Join((lr * factor, lr), (total_iters,))``
-``LinearLR(start_factor, 1, total_iters)``      ``Linear(lr * start_factor, lr, total_iters)``
-``PolynomialLR(total_iters, power)``            ``Polynomial(lr, 0.0, total_iters, power)``
-``ExponentialLR(gamma)``                        ``Exponential(lr, gamma)``
-``StepLR(step_size, gamma)``                    ``Exponential(lr, gamma, every=step_size, staircase=True)``
-``MultiStepLR(milestones, gamma)``              ``Step(lr, {milestone: gamma for milestone in milestones})``
-``CosineAnnealingLR(T_max, eta_min)``           ``Cosine(lr, T_max, end=eta_min)``; torch's rises again later
-``CosineAnnealingWarmRestarts(T_0, T_mult)``    ``CosineRestarts(lr, T_0, growth=T_mult)``
-``OneCycleLR(max_lr, total_steps)``             ``OneCycle(max_lr, total_steps)``; torch's peak and end come a
-                                                step earlier
-``SequentialLR(schedulers, milestones)``        ``Join(schedules, milestones)``
-``LambdaLR(function)``                          ``lambda step: lr * function(step - 1)``
-``ReduceLROnPlateau``, ``CyclicLR``             none: assign ``optimizer.param_groups[0]["lr"]``
-==============================================  =========================================================
+| `torch.optim.lr_scheduler`                 | here                                                        |
+|--------------------------------------------|-------------------------------------------------------------|
+| `ConstantLR(factor, total_iters)`          | `Join((lr * factor, lr), (total_iters,))`                   |
+| `LinearLR(start_factor, 1, total_iters)`   | `Linear(lr * start_factor, lr, total_iters)`                |
+| `PolynomialLR(total_iters, power)`         | `Polynomial(lr, 0.0, total_iters, power)`                   |
+| `ExponentialLR(gamma)`                     | `Exponential(lr, gamma)`                                    |
+| `StepLR(step_size, gamma)`                 | `Exponential(lr, gamma, every=step_size, staircase=True)`   |
+| `MultiStepLR(milestones, gamma)`           | `Step(lr, {milestone: gamma for milestone in milestones})`  |
+| `CosineAnnealingLR(T_max, eta_min)`        | `Cosine(lr, T_max, end=eta_min)`; torch's rises again later |
+| `CosineAnnealingWarmRestarts(T_0, T_mult)` | `CosineRestarts(lr, T_0, growth=T_mult)`                    |
+| `OneCycleLR(max_lr, total_steps)`          | `OneCycle(max_lr, total_steps)`; torch's is a step earlier  |
+| `SequentialLR(schedulers, milestones)`     | `Join(schedules, milestones)`                               |
+| `LambdaLR(function)`                       | `lambda step: lr * function(step - 1)`                      |
+| `ReduceLROnPlateau`, `CyclicLR`            | none: assign `optimizer.lr`                                 |
 
 Examples
 --------

@@ -76,13 +76,15 @@ class OneCycle(Schedule):
         How many steps the whole cycle takes.
     pct_start : float, default 0.3
         The part of the steps in which it rises.
-    div_factor, final_div_factor : float, defaults 25 and 1e4
-        By what the peak is divided for the first value, and the first value for the last.
+    div_factor : float, default 25
+        The first value is the peak divided by this.
+    final_div_factor : float, default 1e4
+        The last value is the first one divided by this.
     anneal : str, default "cosine"
-        ``"cosine"`` or ``"linear"``: along what it goes from corner to corner.
+        ``"cosine"`` or ``"linear"``: the shape between two corners.
     pct_final : float, optional
-        Where the first value is reached again, as a part of the steps, with the way to the last value from there
-        on. Without it, one way leads from the peak to the last value. (optax's ``cosine_onecycle_schedule`` has
+        After which part of the steps the first value is reached again; from there it goes on to the last. Without
+        it, it goes from the peak straight to the last value. (optax's ``cosine_onecycle_schedule`` has
         none, its ``linear_onecycle_schedule`` 0.85.)
 
     References

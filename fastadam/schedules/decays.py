@@ -117,13 +117,13 @@ class Exponential(Schedule):
     start : float
         First value; not negative.
     factor : float
-        By what it is multiplied in `every` steps; more than 0.
+        What it is multiplied by over `every` steps; more than 0.
     every : int, default 1
-        In how many steps.
+        How many steps that takes.
     begin : int, default 0
         How many steps `start` holds before.
     staircase : bool, default False
-        Whether to multiply once in `every` steps, instead of by a part of `factor` at each.
+        Whether to multiply once in `every` steps, instead of a little in each.
     end : float, optional
         The value at which it stops: the least where `factor` is below 1, else the greatest.
     """

@@ -33,12 +33,12 @@ def clip_grad_norm_(
     max_norm : float
         What the norm is to be at most.
     norm_type : float, default 2
-        Any other one is torch's own work, as are gradients that are sparse, on devices or with a dispatch of their
-        own (DTensors).
+        Other norms are left to torch's code, as are gradients that are sparse, on devices or with a dispatch of
+        their own (DTensors).
     error_if_nonfinite : bool, default False
         Refuse gradients whose norm is NaN or infinite. Otherwise they all become NaN, or zero and NaN.
     foreach : bool, optional
-        Of torch's own work.
+        For torch's code, where that does the work.
 
     Returns
     -------

@@ -131,7 +131,7 @@ def patch() -> None:
     See Also
     --------
     unpatch : Ends it.
-    patched : The same within a ``with`` statement, and what is to be known of both.
+    patched : The same within a ``with`` statement, and what to know about both.
     """
     _change(asked=True)
 
@@ -169,8 +169,8 @@ def patched() -> _Patched:
     Returns
     -------
     context manager
-        Also a decorator. Contexts may be nested, and end in any order and by exceptions; when the last one has
-        ended, and `unpatch` was called if `patch` was, there stands what stood there before.
+        Also a decorator. Contexts can be nested, and can end in any order and by exceptions. When the last one has
+        ended, and `unpatch` was called if `patch` was, everything is back where it was.
 
     Warns
     -----

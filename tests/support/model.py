@@ -1,6 +1,6 @@
 """Adam for one parameter at a time, as simple as can be: what the whole API is compared with, bit by bit.
 
-Written from the contract in README.md ("The same bits"), without groups, spans or kernels.
+Written from the contract in docs/how-it-works.md ("The numerics"), without groups, spans or kernels.
 """
 
 from __future__ import annotations
