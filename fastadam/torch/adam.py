@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -12,9 +13,8 @@ from torch.optim import optimizer as torch_optimizer
 from fastadam.memory.structs import CHANGED, SKIPPED, TAKEN
 from fastadam.step.after import Averaging, asked_for
 from fastadam.step.gradient_settings import Choices
-from fastadam.torch import scaling
+from fastadam.torch import scaling, shards
 from fastadam.torch.cache import get_grad
-from fastadam.torch.careful import CarefulStep
 from fastadam.torch.compiled import outside_of_graphs
 from fastadam.torch.memo import NOT_FINITE, OURS, new_memo
 from fastadam.torch.modes import in_grad_mode
@@ -344,8 +344,8 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
                     gradients.count_skipped(zero_calls(map(get_grad, self._params)) if zero_grad else ())
                 else:
                     # A gradient that needs care says nothing about the next ones.
-                    step = CarefulStep(self, memo, skips=skips, remember=outcome < 0)
-                    memo.last_step = in_grad_mode(False, step.take)
+                    step = functools.partial(shards.take, self, memo, skips=skips, remember=outcome < 0)
+                    memo.last_step = in_grad_mode(False, step)
             finally:
                 guard.stepping = False
         return loss
