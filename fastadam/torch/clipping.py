@@ -61,7 +61,7 @@ def clip_grad_norm_(
     grads = _grads_of(parameters)
     found = None
     if _is_ours(max_norm):
-        if are_among(grads):
+        if are_among(parameters):
             found = _measure_shared(parameters, grads_of(parameters), max_norm, norm_type, error_if_nonfinite)
         else:
             found = _measure(grads, max_norm, norm_type, error_if_nonfinite)
@@ -191,8 +191,8 @@ def _measure_shared(
         return None
     if outcome == REFUSED:
         raise RuntimeError(
-            "the norm of the gradients of all processes is not finite; with error_if_nonfinite=False they would be "
-            "clipped by such a norm"
+            "the norm of the gradients of all processes is not finite; with error_if_nonfinite=False they would "
+            "be clipped by such a norm"
         )
     factor = float(norm.block["scale"])
     there = [grad for grad in given if grad is not None]
@@ -203,7 +203,7 @@ def _measure_shared(
             with torch.no_grad():
                 torch._foreach_mul_(there, factor)
         _count([grad for grad in grads if grad is not None], factor)
-    dtype = functools.reduce(torch.promote_types, (grad.dtype for grad in there), torch.float32)
+    dtype = functools.reduce(torch.promote_types, (param.dtype.to_real() for param in params))
     first = next(param for param in params if are_among([param]))
     return everywhere(torch.scalar_tensor(float(norm.block["norm"]), dtype=dtype, device="cpu"), first)
 
