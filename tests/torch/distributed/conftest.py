@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import shared_folder
+from tests.torch.distributed.launch import why_missing
+
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(request: pytest.FixtureRequest) -> Path:
     """Return a folder that all workers have."""
-    base = tmp_path_factory.getbasetemp()
-    found = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "distributed"
+    if reason := why_missing():
+        pytest.skip(f"gloo: {reason}")
+    found = shared_folder(request.config) / "distributed"
     found.mkdir(exist_ok=True)
     return found

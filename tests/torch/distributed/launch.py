@@ -15,7 +15,17 @@ import torch
 from tests.support.other_process import claim
 
 ROOT = Path(__file__).parents[3]
+# On how many processes; ``FASTADAM_RANKS="1 2 4"`` takes a minute more.
+RANKS = tuple(map(int, os.environ.get("FASTADAM_RANKS", "1 2").split()))
 LONG = 300  # seconds, after which processes that wait for each other are ended
+
+
+def why_missing() -> str | None:
+    """Say why nothing runs on several processes here; None where it does."""
+    distributed = torch.distributed
+    if not distributed.is_available():
+        return "PyTorch was built without torch.distributed"
+    return None if distributed.is_gloo_available() else "PyTorch was built without gloo"
 
 
 def names(module: str) -> list[str]:

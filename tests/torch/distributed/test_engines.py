@@ -8,10 +8,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.torch.distributed.launch import names, value_of  # noqa: E402
+from tests.torch.distributed.launch import RANKS, names, value_of  # noqa: E402
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", RANKS[1:])
 @pytest.mark.parametrize("name", names("engines"))
 def test_on_several_processes(folder: Path, name: str, ranks: int) -> None:
     value_of(folder, "engines", name, ranks)

@@ -9,9 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.torch.distributed.launch import names, same_bits, value_of  # noqa: E402
+from tests.torch.distributed.launch import RANKS, names, same_bits, value_of  # noqa: E402
 
-RANKS = (1, 2, 4)
 OF_STEPS = ("steps_have_the_bits_of_one_process", "two_dimensions", "beside_plain_tensors")
 
 
