@@ -6,9 +6,10 @@ Three things, on each number of processes (gloo, on this machine):
 - the memory that each process needs for parameters, gradients and moments, under DDP, ZeRO and FSDP2;
 - the bytes that all processes send in a training step, counted by the loopback device of this machine.
 
-The last two stand beside what the arithmetic says (see `expected`), so that this can be trusted for more processes than
-are here. ``--check`` ends with exit code 1 unless ours is at least 5 times as fast as foreach and 2 times as fast as
-fused over two processes, and memory and traffic are within 10 % of the arithmetic.
+The last two stand beside what the arithmetic says (see `expected`), so that this can be trusted for more processes
+than are here. ``--check`` ends with exit code 1 unless ours is at least 5 times as fast as foreach and 2 times as
+fast as fused over two processes, and memory and traffic are within 10 % of the arithmetic. ``--table`` prints the
+arithmetic alone, for up to 1,024 processes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ LEAST = {"foreach": 5.0, "fused": 2.0}
 TOLERANCE = 0.1
 
 
-def expected(engine: str, ranks: int, parameters: int = PARAMETERS) -> tuple[float, float]:
+def expected(engine: str, ranks: int, parameters: float = PARAMETERS, *, gloo: bool = True) -> tuple[float, float]:
     """Return what a process has in memory, and what it sends in a step, in bytes, for float32 and Adam.
 
     Parameters
@@ -42,8 +43,10 @@ def expected(engine: str, ranks: int, parameters: int = PARAMETERS) -> tuple[flo
     engine : str
     ranks : int
         Processes.
-    parameters : int
+    parameters : float
         Numbers in the model.
+    gloo : bool
+        Whether gloo communicates.
 
     Returns
     -------
@@ -51,14 +54,14 @@ def expected(engine: str, ranks: int, parameters: int = PARAMETERS) -> tuple[flo
         Parameters, gradients and two moments, without what is gathered for a while.
     sent : float
         A ring sends ``(ranks - 1) / ranks`` of what it gathers, or scatters, from each process; to reduce to all
-        is to scatter and to gather.
+        is to scatter and to gather. (gloo reduces to all where it is to scatter.)
     """
     one, ring = 4.0 * parameters, (ranks - 1) / ranks
     if engine == "DDP":  # gradients are reduced to all
         return 4 * one, 2 * ring * one
     if engine == "ZeRO":  # and then each process broadcasts the parameters that it has stepped
         return 2 * one + 2 * one / ranks, 3 * ring * one
-    return 4 * one / ranks, 3 * ring * one  # parameters gathered twice, gradients scattered
+    return 4 * one / ranks, (4 if gloo else 3) * ring * one  # parameters gathered twice, gradients scattered
 
 
 # -------------------- in each of the processes
@@ -117,8 +120,9 @@ def engine(name: str) -> tuple[int, Callable[[], None]]:
     else:
         model = DistributedDataParallel(model, gradient_as_bucket_view=True)
     zero = name == "ZeRO"
-    make = ZeroRedundancyOptimizer if zero else fastadam.torch.Adam
-    optimizer = make(model.parameters(), **({"optimizer_class": fastadam.torch.Adam} if zero else {}))
+    optimizer: Any = fastadam.torch.Adam(model.parameters())
+    if zero:
+        optimizer = ZeroRedundancyOptimizer(model.parameters(), fastadam.torch.Adam)
     batch = torch.ones(4, WIDTH)
 
     def step() -> None:
@@ -179,13 +183,26 @@ def launch(ranks: int) -> dict[str, Any]:
         return found
 
 
+def print_table() -> None:
+    """Print what the arithmetic says of a model of a billion numbers, without gloo, in Markdown."""
+    print("| processes |" + "".join(f" {name}: memory, sent |" for name in ENGINES))
+    print("|---|" + "---|" * len(ENGINES))
+    for ranks in (1, 2, 4, 8, 16, 64, 256, 1024):
+        pairs = [expected(name, ranks, 1e9, gloo=False) for name in ENGINES]
+        print(f"| {ranks:,} |" + "".join(f" {one / 1e9:.3g} GB, {other / 1e9:.3g} GB |" for one, other in pairs))
+
+
 def main() -> int:
     """Print what was measured; return 1 if a bar was asked for and is not met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4], help="numbers of processes")
     parser.add_argument("--check", action="store_true", help="compare with the bars")
+    parser.add_argument("--table", action="store_true", help="print the arithmetic of a billion numbers")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.table:
+        print_table()
+        return 0
     if given.inside:
         run_in_process(given.inside)
         return 0
