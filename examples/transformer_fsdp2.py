@@ -29,7 +29,7 @@ TEXT = Path(argparse.__file__).read_text(encoding="utf-8")
 LETTERS = sorted(set(TEXT))
 
 
-class Block(nn.Module):
+class Block(nn.Module):  # type: ignore[misc]
     """One block: attention to what came before, then a small network, each added to its input."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Block(nn.Module):
         return x + self.network(self.before_network(x))
 
 
-class Transformer(nn.Module):
+class Transformer(nn.Module):  # type: ignore[misc]
     """Returns a score for each letter that may come next, at each place."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ def train(steps: int, folder: Path | None) -> float:
         checkpoint.load(saved, checkpoint_id=folder)
         set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=saved["optimizer"])
         start = saved["steps"]
-    losses = []
+    losses: list[float] = []
     for step in range(start, start + steps):
         text = batch_of(step, rank, processes)
         optimizer.zero_grad()

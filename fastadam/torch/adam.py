@@ -131,8 +131,12 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
     state: with ``differentiable=True`` or ``capturable=True``; with numbers among the options that are out of
     our range, as a schedule that overshoots its end leaves them (a negative `lr` or `weight_decay`, betas below
     0 or beyond 1, NaN); and where a parameter, gradient or state is of a type with a dispatch of its own
-    (DTensors, fake tensors), a parameter on another kind of device or of dtype complex32. Where gradients are to
-    be clipped or divided, it gets others in their place meanwhile.
+    (fake tensors), a parameter on another kind of device or of dtype complex32. Where gradients are to be clipped
+    or divided, it gets others in their place meanwhile.
+
+    Of DTensors (FSDP2, tensor parallelism) each process steps what it has; their state are DTensors, too. They are
+    handed over where a gradient is shared out in another way than its parameter. The norm of gradients is that of
+    all processes, which have to take such a step together.
 
     Arithmetic is the library's: each operation is rounded on its own, so that results do not depend on layout,
     threads or processor; against torch they differ in the last digits. bfloat16 and float16 are computed with in
