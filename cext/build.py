@@ -18,7 +18,7 @@ MODULE = "fastadam.backends._c"
 
 def declarations() -> str:
     """Return what cffi's parser needs of the headers: no comments and no preprocessor lines."""
-    names = ("constants.h", "structs.h", "adam.h", "gradients.h", "nested.h", "tensors.h")
+    names = ("constants.h", "structs.h", "adam.h", "exact.h", "gradients.h", "nested.h", "tensors.h")
     headers = "".join((HERE / name).read_text() for name in names)
     header = re.sub(r"/\*.*?\*/", "", headers, flags=re.DOTALL)
     return "\n".join(line for line in header.splitlines() if not line.startswith("#"))
@@ -68,7 +68,7 @@ ffibuilder = FFI()
 ffibuilder.cdef(declarations())
 ffibuilder.set_source(
     MODULE,
-    '#include "nested.h"\n#include "tensors.h"',
+    '#include "exact.h"\n#include "gradients.h"\n#include "nested.h"\n#include "tensors.h"',
     sources=sorted(f"cext/{path.name}" for path in HERE.glob("*.c")),
     include_dirs=["cext"],
     depends=[f"cext/{path.name}" for path in HERE.glob("*.[chi]*")],

@@ -17,10 +17,24 @@ static FASTADAM_INLINE void clear_total(fastadam_total *total)
     total->first = FASTADAM_TOTAL_WORDS;
 }
 
+/* Add a whole number that is times two to the power of its place, counted from the lowest bit of the total. */
+static FASTADAM_INLINE void add_whole(fastadam_total *total, int64_t whole, int64_t bit)
+{
+    const int64_t word = 0xffffffff, k = bit >> 5;
+    const int shift = (int)(bit & 31);
+    const int64_t low = (whole & word) << shift, high = (whole >> 32) * (INT64_C(1) << shift);
+    total->words[k] += low & word;
+    total->words[k + 1] += (low >> 32 & word) + (high & word);
+    total->words[k + 2] += high >> 32;
+    if (k < total->first)
+        total->first = k;
+    if (k + 3 > total->end)
+        total->end = k + 3;
+}
+
 /* Add number * 2^exponent, finite and in the range of a total. */
 static FASTADAM_INLINE void add_to_total(fastadam_total *total, double number, int exponent)
 {
-    const int64_t word = 0xffffffff;
     int64_t bits;
     if (number == 0)
         return;
@@ -33,16 +47,7 @@ static FASTADAM_INLINE void add_to_total(fastadam_total *total, double number, i
     if (bits < 0)
         mantissa = -mantissa;
     /* The lowest bit of the mantissa is this bit of the total. */
-    const int64_t bit = power - 1075 + exponent - FASTADAM_TOTAL_LOWEST, k = bit >> 5;
-    const int shift = (int)(bit & 31);
-    const int64_t low = (mantissa & word) << shift, high = (mantissa >> 32) * (INT64_C(1) << shift);
-    total->words[k] += low & word;
-    total->words[k + 1] += (low >> 32 & word) + (high & word);
-    total->words[k + 2] += high >> 32;
-    if (k < total->first)
-        total->first = k;
-    if (k + 3 > total->end)
-        total->end = k + 3;
+    add_whole(total, mantissa, power - 1075 + exponent - FASTADAM_TOTAL_LOWEST);
 }
 
 /* Add another total to one. */

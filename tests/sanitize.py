@@ -183,7 +183,7 @@ def run_guarded(arguments: str, folder: Path, **environment: str) -> None:
 def python_undefined(folder: Path, length: int) -> None:
     """Run the tests of the C backend, and of PyTorch tensors with --more, with all arrays guarded."""
     need("gcc")
-    tests = ["step/test_plan.py", "work/test_native_check.py", "memory/test_pulled_away.py"]
+    tests = ["step/test_plan.py", "step/test_exact.py", "work/test_native_check.py", "memory/test_pulled_away.py"]
     if length > QUICK:
         tests += ["backends/test_halves.py", "work/test_bad_gradients.py", "work/test_good_gradients.py"]
         tests += ["work/test_nested_gradients.py", "groups", "memory"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -12,9 +13,8 @@ from torch.optim import optimizer as torch_optimizer
 from fastadam.memory.structs import CHANGED, SKIPPED, TAKEN
 from fastadam.step.after import Averaging, asked_for
 from fastadam.step.gradient_settings import Choices
-from fastadam.torch import scaling
+from fastadam.torch import scaling, shards
 from fastadam.torch.cache import get_grad
-from fastadam.torch.careful import CarefulStep
 from fastadam.torch.compiled import outside_of_graphs
 from fastadam.torch.memo import NOT_FINITE, OURS, new_memo
 from fastadam.torch.modes import in_grad_mode
@@ -131,8 +131,12 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
     state: with ``differentiable=True`` or ``capturable=True``; with numbers among the options that are out of
     our range, as a schedule that overshoots its end leaves them (a negative `lr` or `weight_decay`, betas below
     0 or beyond 1, NaN); and where a parameter, gradient or state is of a type with a dispatch of its own
-    (DTensors, fake tensors), a parameter on another kind of device or of dtype complex32. Where gradients are to
-    be clipped or divided, it gets others in their place meanwhile.
+    (fake tensors), a parameter on another kind of device or of dtype complex32. Where gradients are to be clipped
+    or divided, it gets others in their place meanwhile.
+
+    Of DTensors (FSDP2, tensor parallelism) each process steps what it has; their state are DTensors, too. They are
+    handed over where a gradient is shared out in another way than its parameter. The norm of gradients is that of
+    all processes, which have to take such a step together.
 
     Arithmetic is the library's: each operation is rounded on its own, so that results do not depend on layout,
     threads or processor; against torch they differ in the last digits. bfloat16 and float16 are computed with in
@@ -344,8 +348,8 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
                     gradients.count_skipped(zero_calls(map(get_grad, self._params)) if zero_grad else ())
                 else:
                     # A gradient that needs care says nothing about the next ones.
-                    step = CarefulStep(self, memo, skips=skips, remember=outcome < 0)
-                    memo.last_step = in_grad_mode(False, step.take)
+                    step = functools.partial(shards.take, self, memo, skips=skips, remember=outcome < 0)
+                    memo.last_step = in_grad_mode(False, step)
             finally:
                 guard.stepping = False
         return loss

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastadam.step.norm import scale_of
+from fastadam.memory.structs import MEASURES, REFUSED, REFUSES
+from fastadam.step.norm import Norm, scale_of
 from fastadam.torch import gradients, originals
+from fastadam.torch.cache import fetch_gradients as grads_of
+from fastadam.torch.dtensors import are_among, everywhere, is_placed_like, locals_of
 from fastadam.torch.refused import refuse_to_clip
+from fastadam.torch.shared_norm import NotSharedError, Sharing
 from fastadam.torch.tensors import raise_versions
 
 
@@ -34,7 +39,7 @@ def clip_grad_norm_(
         What the norm is to be at most.
     norm_type : float, default 2
         Other norms are left to torch's code, as are gradients that are sparse, on devices or with a dispatch of
-        their own (DTensors).
+        their own, other than DTensors in the host's memory.
     error_if_nonfinite : bool, default False
         Refuse gradients whose norm is NaN or infinite. Otherwise they all become NaN, or zero and NaN.
     foreach : bool, optional
@@ -44,7 +49,8 @@ def clip_grad_norm_(
     -------
     Tensor
         The norm before clipping, of no dimensions. Within 2 ulp of exact (then rounded to the gradients' dtype),
-        with the same bits on any number of threads (see `fastadam.step.norm`).
+        with the same bits on any number of threads (see `fastadam.step.norm`). Of DTensors it is a DTensor, which
+        every process has (``norm.full_tensor()`` is plain), with the same bits for any number of processes.
 
     Raises
     ------
@@ -53,7 +59,12 @@ def clip_grad_norm_(
     """
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     grads = _grads_of(parameters)
-    found = _measure(grads, max_norm, norm_type, error_if_nonfinite) if _is_ours(max_norm) else None
+    found = None
+    if _is_ours(max_norm):
+        if are_among(parameters):
+            found = _measure_shared(parameters, grads_of(parameters), max_norm, norm_type, error_if_nonfinite)
+        else:
+            found = _measure(grads, max_norm, norm_type, error_if_nonfinite)
     if found is None:
         return originals.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
     return found
@@ -80,7 +91,12 @@ def get_total_norm(
         See `clip_grad_norm_`.
     """
     tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
-    found = _measure(tensors, None, norm_type, error_if_nonfinite) if _is_ours(0) else None
+    found = None
+    if _is_ours(0):
+        if are_among(tensors):
+            found = _measure_shared(tensors, tensors, None, norm_type, error_if_nonfinite)
+        else:
+            found = _measure(tensors, None, norm_type, error_if_nonfinite)
     if found is None:
         return originals.get_total_norm(tensors, norm_type, error_if_nonfinite, foreach)
     return found
@@ -153,6 +169,43 @@ def _measure(
         ) from None
     _count(grads, factor)
     return torch.scalar_tensor(norm, dtype=dtype, device="cpu")
+
+
+def _measure_shared(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    max_norm: float | None,
+    norm_type: Any,
+    error_if_nonfinite: bool,
+) -> Tensor | None:
+    """Do the same for gradients of which some are DTensors; all processes have to be here."""
+    if norm_type != 2 or not all(map(is_placed_like, grads, params)):
+        return None
+    given = locals_of(grads)
+    norm = Norm()
+    norm.block["wanted"] = MEASURES | REFUSES if error_if_nonfinite else MEASURES
+    norm.block["max_norm"] = math.inf if max_norm is None else max_norm
+    try:
+        outcome = norm.reduce([Sharing(params).total(given)])
+    except NotSharedError:
+        return None
+    if outcome == REFUSED:
+        raise RuntimeError(
+            "the norm of the gradients of all processes is not finite; with error_if_nonfinite=False they would "
+            "be clipped by such a norm"
+        )
+    factor = float(norm.block["scale"])
+    there = [grad for grad in given if grad is not None]
+    if factor != 1.0 and max_norm is not None:
+        try:
+            gradients.scale(there, factor)
+        except gradients.NotNativeError:
+            with torch.no_grad():
+                torch._foreach_mul_(there, factor)
+        _count([grad for grad in grads if grad is not None], factor)
+    dtype = functools.reduce(torch.promote_types, (param.dtype.to_real() for param in params))
+    first = next(param for param in params if are_among([param]))
+    return everywhere(torch.scalar_tensor(float(norm.block["norm"]), dtype=dtype, device="cpu"), first)
 
 
 def _count(grads: list[Tensor], factor: float) -> None:

@@ -57,6 +57,8 @@ class Memo:
     attempts : Attempts or None
         What the next step is attempted with.
     chosen : ChosenBackends or None
+    shards : fastadam.torch.shards.Shards or None
+        What steps over DTensors are taken with.
     last_step : str or None
         Which way the last step went; see `fastadam.torch.Adam`.
     version : object
@@ -73,6 +75,7 @@ class Memo:
         "guard",
         "last_step",
         "scaling",
+        "shards",
         "threads",
         "version",
     )
@@ -96,6 +99,7 @@ class Memo:
             self.averages.take_over(list(averages), list(averages.values()))
         self.attempts: Attempts | None = None
         self.chosen: ChosenBackends | None = None
+        self.shards: Any = None
         self.last_step: str | None = None
         self.version = object()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -128,18 +129,53 @@ def mesh() -> Iterator[Any]:
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="a build of torch without torch.distributed")
 def test_dtensors(mesh: Any) -> None:
-    from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+    """They are stepped by our kernels, but for those whose gradients are shared out in another way."""
+    from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
     twins = Twins(lambda: [Parameter(distribute_tensor(draw((4, 3)), mesh, [Shard(0)])), *params((3,))])
-    for step in range(3):
+    for step, placement in enumerate([Shard(0), Shard(0), Replicate(), Shard(0)]):
         for side in (twins.ours, twins.theirs):
-            side.params[0].grad = distribute_tensor(draw((4, 3), seed=step), mesh, [Shard(0)])
+            side.params[0].grad = distribute_tensor(draw((4, 3), seed=step), mesh, [placement])
             side.params[1].grad = draw((3,), seed=step)
             side.optimizer.step()
-    assert twins.ours.optimizer.last_step == "torch: a parameter is a DTensor"
-    assert isinstance(twins.ours.state[twins.ours.params[0]]["exp_avg"], DTensor)
-    assert_same_bits(twins.ours.params[0].detach().to_local(), twins.theirs.params[0].detach().to_local())
-    assert_same_bits(twins.ours.params[1], twins.theirs.params[1])
+        went = "fastadam" if placement == Shard(0) else "torch: a parameter is a DTensor"
+        assert twins.ours.optimizer.last_step == went
+        state = twins.ours.state[twins.ours.params[0]]
+        assert isinstance(state["exp_avg"], DTensor)
+        assert state["step"] == step + 1
+    assert_close(twins.ours.params[0].detach().to_local(), twins.theirs.params[0].detach().to_local(), "shard")
+    assert_close(twins.ours.params[1], twins.theirs.params[1], "plain")
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="a build of torch without torch.distributed")
+@pytest.mark.parametrize("freed", ["state", "parameter", "gradient", "all"])
+def test_nothing_of_dtensors_is_used_after_it_was_let_go(mesh: Any, freed: str) -> None:
+    """What a user drops or exchanges between two steps is not stepped any more, and was kept until then."""
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    def make(seed: int) -> Any:
+        return distribute_tensor(draw((4, 3), seed=seed), mesh, [Shard(0)])
+
+    twins = Twins(lambda: [Parameter(make(0)), Parameter(make(1))])
+    for step in range(4):
+        for side in (twins.ours, twins.theirs):
+            for i, param in enumerate(side.params):
+                param.grad = make(10 * step + i)
+            if step == 2 and freed in ("state", "all"):
+                side.state[side.params[0]]["exp_avg"] = make(7)
+                del side.state[side.params[1]]
+            if step == 2 and freed in ("parameter", "all"):
+                new = Parameter(make(8))
+                new.grad = make(9)
+                side.state[new] = side.state.pop(side.params[0])
+                side.optimizer.param_groups[0]["params"][0] = side.params[0] = new
+            if step == 2 and freed in ("gradient", "all"):
+                side.params[0].grad = None
+            gc.collect()
+            side.optimizer.step()
+        assert twins.ours.optimizer.last_step == "fastadam"
+    for ours, theirs in zip(twins.ours.params, twins.theirs.params, strict=True):
+        assert_close(ours.detach().to_local(), theirs.detach().to_local(), "parameter")
 
 
 @pytest.mark.filterwarnings("ignore:ComplexHalf")

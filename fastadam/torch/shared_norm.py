@@ -1,0 +1,129 @@
+"""The norm of gradients of which each process has a part: exact, so that it does not depend on who has which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadam.backends import c
+from fastadam.memory.arrays import Array
+from fastadam.memory.structs import TOTAL_WORDS
+from fastadam.step import exact
+from fastadam.step.totals import WORD_BITS, WORD_MASK
+from fastadam.torch.dtensors import dtensor_type, sharing_groups
+
+
+class NotSharedError(Exception):
+    """These gradients are no DTensors in the host's memory whose numbers are shared out."""
+
+
+class Sharing:
+    """How the gradients of parameters are shared out.
+
+    Parameters
+    ----------
+    params : sequence of Tensor
+        Plain ones are the same on every process, and each process counts its own.
+
+    Raises
+    ------
+    NotSharedError
+        If one is a partial sum, or nowhere on this process.
+    """
+
+    def __init__(self, params: Sequence[Any]) -> None:
+        kind = dtensor_type()
+        found: dict[Any, tuple[Any, ...] | None] = {}
+        self._groups: list[tuple[Any, ...]] = []
+        for param in params:
+            groups: tuple[Any, ...] | None = ()
+            if kind is not None and isinstance(param, kind):
+                key = param.device_mesh, param.placements
+                if key not in found:
+                    found[key] = sharing_groups(param)
+                groups = found[key]
+            if groups is None:
+                raise NotSharedError
+            self._groups.append(groups)
+
+    def total(self, grads: Sequence[Tensor | None]) -> Array:
+        """Return the sum of the squares of all gradients, on every process the same.
+
+        All processes must call it, whatever gradients they have: each of them waits for the others.
+
+        Parameters
+        ----------
+        grads : sequence of (Tensor or None)
+            What this process has of them.
+
+        Returns
+        -------
+        ndarray of TOTAL, shape (1,)
+
+        Raises
+        ------
+        NotSharedError
+            If one is not in the host's memory.
+        """
+        totals = {groups: exact.new_total() for groups in self._groups}
+        for groups, grad in zip(self._groups, grads, strict=True):
+            if grad is not None:
+                _add(totals[groups], grad)
+        whole = exact.new_total()
+        for groups, total in totals.items():
+            _carry(total)
+            for group in groups:
+                _add_up(total, group)
+            whole["words"] += total["words"]
+            for special in ("is_nan", "is_infinite"):
+                whole[special] |= total[special]
+        whole["first"], whole["end"] = 0, TOTAL_WORDS
+        return whole
+
+
+def _add(total: Array, grad: Tensor) -> None:
+    """Add the squares of one tensor."""
+    if type(grad) is not Tensor or grad.device.type != "cpu" or grad.layout != torch.strided:
+        raise NotSharedError
+    reals = grad.detach()
+    if reals.is_complex():
+        reals = torch.view_as_real(reals.resolve_conj())
+    if reals.dtype not in (torch.float32, torch.float64):
+        if not reals.is_floating_point():
+            raise NotSharedError
+        reals = reals.float()  # exactly
+    reals = reals.resolve_neg().contiguous()
+    if c.why_missing() is not None:
+        exact.add_squares(total, reals.numpy())
+        return
+    c.lib.fastadam_add_squares(
+        c.ffi.cast("fastadam_total *", total.ctypes.data),
+        c.ffi.cast("void *", reals.data_ptr()),
+        reals.numel(),
+        reals.dtype == torch.float64,
+    )
+
+
+def _carry(total: Array) -> None:
+    """Let each word have 32 bits, so that many can be added up."""
+    words = total["words"][0].tolist()
+    carried = 0
+    for k, word in enumerate(words):
+        carried += word
+        words[k] = carried & WORD_MASK
+        carried >>= WORD_BITS
+    total["words"][0] = words
+
+
+def _add_up(total: Array, group: Any) -> None:
+    """Add the totals of all processes of a group, in place; what is not finite anywhere is so everywhere."""
+    numbers = torch.zeros(TOTAL_WORDS + 2, dtype=torch.int64)
+    numbers[:TOTAL_WORDS] = torch.from_numpy(total["words"][0])
+    numbers[TOTAL_WORDS], numbers[TOTAL_WORDS + 1] = int(total["is_nan"][0]), int(total["is_infinite"][0])
+    torch.distributed.all_reduce(numbers, group=group)
+    total["words"][0] = numbers[:TOTAL_WORDS].numpy()
+    total["is_nan"], total["is_infinite"] = (numbers[TOTAL_WORDS:] > 0).tolist()
+    _carry(total)
