@@ -75,6 +75,7 @@ class Shards:
         self._params: list[Any] = []  # the optimizer's, when they were last looked at,
         self._locals: list[Any] = []  # and what this process had of them
         self._sharing: Sharing | None = None
+        self._placed: list[Any] = []  # what says how gradients are placed, as it was accepted
         self._noted: list[Any] = []  # of the optimizer's state, as of which the twin's is
         self._is_behind = False  # the optimizer's state, behind the twin's
 
@@ -98,7 +99,7 @@ class Shards:
             return None
         self._follow(optimizer, groups, params)
         mine = self._locals
-        if not all(map(is_placed_like, grads, params)):
+        if not self._are_placed_alike(grads, params):
             return None
         given = locals_of(grads)
         settings, zeroes = memo.gradients, memo.averages.after.zeroes
@@ -155,11 +156,22 @@ class Shards:
 
     # -------------------- the twin, and the optimizer
 
+    def _are_placed_alike(self, grads: Sequence[Any], params: Sequence[Any]) -> bool:
+        """Whether each gradient is shared out as its parameter is; mostly, as it was in the last step."""
+        placed = [getattr(grad, "_spec", None) for grad in grads]
+        if _are_same(placed, self._placed):
+            unknown = [i for i, each in enumerate(placed) if each is None]  # of plain gradients, and of none
+            return all(is_placed_like(grads[i], params[i]) for i in unknown)
+        if all(map(is_placed_like, grads, params)):
+            self._placed = placed
+            return True
+        return False
+
     def _follow(self, optimizer: Any, groups: Sequence[dict[str, Any]], params: list[Any]) -> None:
         """Bring the twin to what the optimizer has now."""
         found = locals_of(params)
         if not (_are_same(params, self._params) and _are_same(found, self._locals)):
-            self._params, self._locals, self._sharing = params, found, None
+            self._params, self._locals, self._sharing, self._placed = params, found, None, []
         left = iter(found)
         lists = [[next(left) for _ in group["params"]] for group in groups]
         if len(lists) != len(self.param_groups):
@@ -217,8 +229,8 @@ def _are_same(found: Sequence[object], noted: Sequence[object]) -> bool:
 
 def _flat(state: dict[Any, Any]) -> Iterator[Any]:
     """Yield all objects in a state."""
-    for param, entry in state.items():
-        yield param
+    yield from state
+    for entry in state.values():
         if isinstance(entry, dict):
             yield from entry.values()
         else:

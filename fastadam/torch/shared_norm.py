@@ -88,14 +88,14 @@ def _add(total: Array, grad: Tensor) -> None:
     """Add the squares of one tensor."""
     if type(grad) is not Tensor or grad.device.type != "cpu" or grad.layout != torch.strided:
         raise NotSharedError
-    reals = grad.detach()
+    reals = grad
     if reals.is_complex():
         reals = torch.view_as_real(reals.resolve_conj())
     if reals.dtype not in (torch.float32, torch.float64):
         if not reals.is_floating_point():
             raise NotSharedError
         reals = reals.float()  # exactly
-    reals = reals.resolve_neg().contiguous()
+    reals = reals.detach().resolve_neg().contiguous()
     if c.why_missing() is not None:
         exact.add_squares(total, reals.numpy())
         return
