@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,13 +43,23 @@ class CarefulStep:
         Whether infinities were found before, so that nothing is stepped.
     remember : bool
         Whether what is found says something of the next steps.
+    more : callable
+        Returns native calls that are made in one go with the entering of state, given the `Visit`.
     """
 
-    def __init__(self, optimizer: torch.optim.Adam, memo: Memo, *, skips: bool, remember: bool) -> None:
+    def __init__(
+        self,
+        optimizer: Any,
+        memo: Memo,
+        *,
+        skips: bool,
+        remember: bool,
+        more: Callable[[Visit], list[Call]] = lambda visit: [],
+    ) -> None:
         self._version = memo.version  # looked at first, see `Memo.remember`
         self._backend, self._threads = memo.backend, memo.threads
         self._optimizer, self._memo = optimizer, memo
-        self._skips, self._remember = skips, remember
+        self._skips, self._remember, self._more = skips, remember, more
         self._groups = list(optimizer.param_groups)
         self._hypers: list[Hyperparameters] = []
         self._attempts: Attempts | None = None
@@ -138,7 +149,7 @@ class CarefulStep:
             check_zero((part.label, part.read) for part in parts)
             zero = zero_calls(part.read for part in parts)
         if self._skips:
-            in_one_go([*visit.enter_calls(), *zero])
+            in_one_go([*visit.enter_calls(), *self._more(visit), *zero])
             return FOUND_INF
         if settings.norm.wanted:
             outcome = measure(parts, chosen, limit, settings.norm)
@@ -154,8 +165,9 @@ class CarefulStep:
         count = functools.partial(
             raise_versions, [part.param for part in parts if not part.written[0].is_inference()]
         )
+        entering = [*visit.enter_calls(), *self._more(visit)]
         try:
-            in_one_go([*visit.enter_calls(), *calls, count])
+            in_one_go([*entering, *calls, count])
             for each in staged:
                 each.check()
         except BaseException:  # of a device, or an interrupt after the step: autograd must not miss it

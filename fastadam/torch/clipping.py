@@ -186,7 +186,7 @@ def _measure_shared(
     norm.block["wanted"] = MEASURES | REFUSES if error_if_nonfinite else MEASURES
     norm.block["max_norm"] = math.inf if max_norm is None else max_norm
     try:
-        outcome = norm.reduce([Sharing(params).total(given)])
+        outcome = norm.reduce([Sharing(params, locals_of(params)).total(given)])
     except NotSharedError:
         return None
     if outcome == REFUSED:

@@ -42,27 +42,29 @@ def locals_of(tensors: Sequence[Any]) -> list[Any]:
 
 
 def is_placed_like(grad: Any, param: Any) -> bool:
-    """Whether a gradient is shared out as its parameter is; no gradient is, and plain ones of plain ones."""
+    """Whether a gradient is shared out as its parameter is; no gradient is, and plain ones of plain ones.
+
+    Partial sums are not: what a process has of them is not what its shard is to be stepped by.
+    """
     if grad is None:
         return True
     one, other = getattr(grad, "_spec", None), getattr(param, "_spec", None)
-    if one is other:
-        return True
     if one is None or other is None:
-        return False
-    return bool(one.placements == other.placements and one.mesh == other.mesh and grad.shape == param.shape)
+        return one is other
+    return bool(
+        (one is other or (_way(one) == _way(other) and grad.shape == param.shape))
+        and not any(each.is_partial() for each in one.placements)
+    )
+
+
+def _way(spec: Any) -> tuple[Any, ...]:
+    """Return all that says which process has which numbers."""
+    return spec.placements, spec.mesh, getattr(spec, "shard_order", None)
 
 
 def like(local_tensor: Tensor, other: Any) -> Any:
-    """Return a DTensor that is shared out as another one, of which this process has `local_tensor`."""
-    return dtensor_type().from_local(
-        local_tensor,
-        other.device_mesh,
-        other.placements,
-        run_check=False,
-        shape=other.shape,
-        stride=other.stride(),
-    )
+    """Return a DTensor that is shared out as another one, and holds `local_tensor` itself."""
+    return dtensor_type()(local_tensor, other._spec, requires_grad=False)
 
 
 def everywhere(number: Tensor, other: Any) -> Any:

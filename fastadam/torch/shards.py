@@ -1,30 +1,38 @@
 """Steps over DTensors: what this process has of them is stepped as plain tensors are.
 
 Under FSDP2, tensor parallelism and their like, a parameter, its gradient and its moments are DTensors, each around
-a plain tensor with the numbers that this process has. A twin of the optimizer holds these plain tensors; it takes
-the steps, and what it makes (moments, counters) goes into the optimizer's state, as DTensors. Only a norm of all
-gradients needs the other processes.
+a plain tensor with the numbers that this process has. A twin of the optimizer holds these plain tensors and takes
+the steps; what it makes (moments, counters) is entered into the optimizer's state in the same go, as DTensors.
+Only a norm of all gradients needs the other processes.
+
+The twin keeps the plain tensors until a later step finds others in their place, and native plans have their
+addresses no longer than that.
 """
 
 from __future__ import annotations
 
+import functools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastadam.memory.structs import REFUSED, SKIPPED, TAKEN
+from fastadam.step.backend import Call
 from fastadam.step.gradient_settings import GradientSettings, not_finite
+from fastadam.step.interrupts import in_one_go
 from fastadam.torch import handover, options
 from fastadam.torch.cache import GRAD, fetch_gradients
 from fastadam.torch.careful import CarefulStep
-from fastadam.torch.dtensors import are_among, is_placed_like, like, local, locals_of
+from fastadam.torch.dtensors import are_among, is_placed_like, like, locals_of
 from fastadam.torch.memo import FOUND_INF, NOT_FINITE, OURS, Memo
+from fastadam.torch.modes import without_overrides
 from fastadam.torch.quick import attempt
 from fastadam.torch.shared_norm import NotSharedError, Sharing
 from fastadam.torch.tensors import raise_versions
+from fastadam.torch.visit import Visit
 from fastadam.torch.zeroing import zero_calls
 
 
@@ -40,10 +48,14 @@ def take(optimizer: torch.optim.Adam, memo: Memo, *, skips: bool, remember: bool
     skips, remember : bool
         See `CarefulStep`.
     """
-    if are_among(param for group in optimizer.param_groups for param in group["params"]):
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    if are_among(params):
+        if memo.averages.are_kept:
+            memo.averages.begin(params, optimizer.state)  # refuses DTensors
         if memo.shards is None or memo.shards.version is not memo.version:
             memo.shards = Shards(memo)
-        went: str | None = memo.shards.step(optimizer, memo, skips=skips)
+        step = functools.partial(memo.shards.step, optimizer, memo, skips=skips)
+        went: str | None = without_overrides(step)
         if went is not None:
             return went
     return CarefulStep(optimizer, memo, skips=skips, remember=remember).take()
@@ -74,10 +86,10 @@ class Shards:
         self._memo = Memo(memo.backend, memo.threads)
         self._params: list[Any] = []  # the optimizer's, when they were last looked at,
         self._locals: list[Any] = []  # and what this process had of them
+        self._are_apart = True  # no two parameters have the same local tensor
         self._sharing: Sharing | None = None
         self._placed: list[Any] = []  # what says how gradients are placed, as it was accepted
         self._noted: list[Any] = []  # of the optimizer's state, as of which the twin's is
-        self._is_behind = False  # the optimizer's state, behind the twin's
 
     def step(self, optimizer: Any, memo: Memo, *, skips: bool) -> str | None:
         """Take a step over the local tensors.
@@ -97,51 +109,65 @@ class Shards:
         grads = fetch_gradients(params)
         if not isinstance(optimizer.state, dict):
             return None
-        self._follow(optimizer, groups, params)
-        mine = self._locals
-        if not self._are_placed_alike(grads, params):
+        self._follow(optimizer.state, groups, params)
+        if not (self._are_apart and self._are_placed_alike(grads, params)):
             return None
         given = locals_of(grads)
         settings, zeroes = memo.gradients, memo.averages.after.zeroes
         settings.note_norm(None)
-        if settings.norm.wanted and not skips:
+        if settings.norm.wanted:  # also where nothing is stepped: the other processes may wait for it
             try:
                 outcome = self._measure(params, given, settings)
             except NotSharedError:
                 return None
-            if outcome == SKIPPED:
+            if outcome == SKIPPED and not skips:
                 settings.count_skipped(zero_calls(given) if zeroes else ())
                 return NOT_FINITE
-            if outcome == REFUSED:
+            if outcome == REFUSED and not skips:
                 raise not_finite(_not_finite(given))
         inner = self._memo
         for name in ("coefficient", "divisor"):
             inner.gradients.norm.block[name] = settings.norm.block[name]
         if inner.averages.after.zeroes is not zeroes:
             inner.averages.after.zero(zeroes)
-        shared = [(each, grad) for each, param, grad in zip(mine, params, given, strict=True) if each is not param]
+        stepped = [param for param, grad in zip(params, grads, strict=True) if grad is not None]
+        written = [*stepped, *(grad for grad in grads if grad is not None and zeroes)]
+        pairs = zip(self._locals, params, given, strict=True)
+        lent = [(each, grad) for each, param, grad in pairs if each is not param]
         try:
-            for each, grad in shared:
-                setattr(each, GRAD, grad)
-            went: str | None = OURS
-            if skips or attempt(self, inner) != TAKEN:
-                went = self._step_with_care(given, skips=skips)
+            in_one_go([functools.partial(setattr, each, GRAD, grad) for each, grad in lent])
+            if not skips and self._attempt(written) == TAKEN:
+                return OURS
+            return self._step_with_care(optimizer.state, params, given, written, skips=skips)
         finally:
-            for each, _ in shared:
-                setattr(each, GRAD, None)
-            if self._is_behind:
-                self._give_back(optimizer, params)
-        if went == OURS:
-            raise_versions([param for param, grad in zip(params, grads, strict=True) if grad is not None])
-        return went
+            in_one_go([functools.partial(setattr, each, GRAD, None) for each, _ in lent])
 
     def _measure(self, params: Sequence[Any], given: Sequence[Tensor | None], settings: GradientSettings) -> int:
         """Compute the norm over all processes, and what gradients are multiplied by."""
         if self._sharing is None:
-            self._sharing = Sharing(params)
+            self._sharing = Sharing(params, self._locals)
         return settings.norm.reduce([self._sharing.total(given)])
 
-    def _step_with_care(self, given: Sequence[Tensor | None], *, skips: bool) -> str | None:
+    def _attempt(self, written: Sequence[Any]) -> int:
+        """Take the step if nothing has changed but gradients and counters; tell autograd what it has written."""
+        try:
+            outcome = attempt(self, self._memo)
+        except BaseException:  # an interrupt, perhaps after the step: autograd must not miss it
+            raise_versions(written)
+            raise
+        if outcome == TAKEN:
+            raise_versions(written)
+        return outcome
+
+    def _step_with_care(
+        self,
+        state: dict[Any, Any],
+        params: Sequence[Any],
+        given: Sequence[Tensor | None],
+        written: Sequence[Any],
+        *,
+        skips: bool,
+    ) -> str | None:
         """Take the step that looks at everything, unless it is for torch's own code."""
         try:
             options.check_groups(self.param_groups, self._memo.edits)
@@ -149,12 +175,15 @@ class Shards:
             return None
         if handover.reason_in_tensors(self.param_groups, given, self.state) is not None:
             return None
-        self._is_behind = True
-        went = CarefulStep(self, self._memo, skips=skips, remember=True).take()
+        whole = {id(each): param for each, param in zip(self._locals, params, strict=True)}
+        tell = [] if skips else [functools.partial(raise_versions, list(written))]
+
+        def more(visit: Visit) -> list[Call]:
+            return [*_enter_calls(visit, state, whole), *tell]
+
+        went = CarefulStep(self, self._memo, skips=skips, remember=True, more=more).take()
         assert went in (OURS, FOUND_INF)
         return went
-
-    # -------------------- the twin, and the optimizer
 
     def _are_placed_alike(self, grads: Sequence[Any], params: Sequence[Any]) -> bool:
         """Whether each gradient is shared out as its parameter is; mostly, as it was in the last step."""
@@ -167,59 +196,70 @@ class Shards:
             return True
         return False
 
-    def _follow(self, optimizer: Any, groups: Sequence[dict[str, Any]], params: list[Any]) -> None:
-        """Bring the twin to what the optimizer has now."""
+    # -------------------- from the optimizer to the twin
+
+    def _follow(self, state: dict[Any, Any], groups: Sequence[dict[str, Any]], params: list[Any]) -> None:
+        """Bring the twin to what the optimizer has now; whatever interrupts, the next time does it again."""
         found = locals_of(params)
         if not (_are_same(params, self._params) and _are_same(found, self._locals)):
-            self._params, self._locals, self._sharing, self._placed = params, found, None, []
+            self._noted, self._placed, self._sharing = [], [], None
+            self._are_apart = len(set(map(id, found))) == len(set(map(id, params)))
+            self._params, self._locals = params, found
         left = iter(found)
         lists = [[next(left) for _ in group["params"]] for group in groups]
-        if len(lists) != len(self.param_groups):
-            self.param_groups = [{"params": each} for each in lists]
-        for mine, group, each in zip(self.param_groups, groups, lists, strict=True):
-            kept = mine["params"]  # the same list, if it can be: what is known of it goes on
-            mine.clear()
-            mine.update(group, params=kept if _are_same(kept, each) else each)
-        if self._is_behind:
-            self._give_back(optimizer, params)
-        noted = list(_flat(optimizer.state))
+        mine = self.param_groups
+        if len(mine) != len(groups):
+            mine = self.param_groups = [{"params": each} for each in lists]
+        for own, group, each in zip(mine, groups, lists, strict=True):
+            kept = own["params"]  # the same list, if it can be: what is known of it goes on
+            new = {**group, "params": kept if _are_same(kept, each) else each}
+            in_one_go([own.clear, functools.partial(own.update, new)])
+        noted = _everything_in(state)
         if not _are_same(noted, self._noted):
-            self._read_state(optimizer.state, noted)
+            self._read_state(state)
+            self._noted = noted
 
-    def _read_state(self, state: dict[Any, Any], noted: list[Any]) -> None:
-        """Take over the optimizer's state, of which `noted` is all that is in it."""
-        self.state.clear()
-        for param, entry in state.items():
-            mine = entry
-            if local(param) is not param and isinstance(entry, dict):
-                mine = {name: local(value) for name, value in entry.items()}
-            self.state[local(param)] = mine
-        self._noted = noted
+    def _read_state(self, state: dict[Any, Any]) -> None:
+        """Take over the optimizer's state; an entry that says what it said stays the same dict."""
+        mine: dict[Any, Any] = {}
+        for param, each in zip(state, locals_of(list(state)), strict=True):
+            entry = state[param]
+            if each is not param and isinstance(entry, dict):
+                new = dict(zip(entry, locals_of(list(entry.values())), strict=True))
+                known = self.state.get(each)
+                same = isinstance(known, dict) and _are_same([*known, *known.values()], [*new, *new.values()])
+                entry = known if same else new
+            mine[each] = entry
+        self._noted = []
+        in_one_go([self.state.clear, functools.partial(self.state.update, mine)])
 
-    def _give_back(self, optimizer: Any, params: Sequence[Any]) -> None:
-        """Enter into the optimizer's state what the twin has made; whatever interrupts, it can be done again."""
-        state = optimizer.state
-        for param in params:
-            mine = self.state.get(local(param))
-            if not mine:
-                continue
-            entry = state.get(param)
-            if local(param) is param:
-                if entry is not mine:
-                    state[param] = mine
-                continue
-            known = {} if entry is None else entry
-            new = {
-                name: like(value, param) if isinstance(value, Tensor) and name != "step" else value
-                for name, value in mine.items()
-                if local(known.get(name)) is not value
-            }
-            if new:
-                dict.update(known, new)
-            if entry is None:
-                state[param] = known
-        self._noted = list(_flat(state))
-        self._is_behind = False
+
+def _enter_calls(visit: Visit, state: dict[Any, Any], whole: dict[int, Any]) -> list[Call]:
+    """Return native calls that enter into an optimizer's state what a visit of its twin's has found missing there.
+
+    Parameters
+    ----------
+    visit : Visit
+    state : dict
+        The optimizer's.
+    whole : dict
+        From the ids of local tensors to the optimizer's parameters.
+    """
+    calls: list[Call] = []
+    for each, missing in visit.missing():
+        param = whole[id(each)]
+        if not missing:
+            continue
+        entry = state.get(param)
+        if each is param:  # a plain one: the dict that the twin has, which the visit fills
+            calls.append(functools.partial(dict.update, state, {param: visit.state_of(each)}))
+            continue
+        made = {name: value if name == "step" else like(value, param) for name, value in missing.items()}
+        if isinstance(entry, dict):
+            calls.append(functools.partial(entry.update, made))
+        else:
+            calls.append(functools.partial(dict.update, state, {param: made}))
+    return calls
 
 
 def _are_same(found: Sequence[object], noted: Sequence[object]) -> bool:
@@ -227,14 +267,15 @@ def _are_same(found: Sequence[object], noted: Sequence[object]) -> bool:
     return len(found) == len(noted) and all(map(operator.is_, found, noted))
 
 
-def _flat(state: dict[Any, Any]) -> Iterator[Any]:
-    """Yield all objects in a state."""
-    yield from state
+def _everything_in(state: dict[Any, Any]) -> list[Any]:
+    """Return all objects in a state, and what this process has of those that are DTensors."""
+    found = list(state)
     for entry in state.values():
         if isinstance(entry, dict):
-            yield from entry.values()
+            found += entry.values()
         else:
-            yield entry
+            found.append(entry)
+    return found + locals_of(found)
 
 
 def _not_finite(grads: Sequence[Tensor | None]) -> list[str]:

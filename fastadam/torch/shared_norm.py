@@ -14,6 +14,9 @@ from fastadam.memory.structs import TOTAL_WORDS
 from fastadam.step import exact
 from fastadam.step.totals import WORD_BITS, WORD_MASK
 from fastadam.torch.dtensors import dtensor_type, sharing_groups
+from fastadam.torch.tensors import has_its_memory, view_of
+
+PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class NotSharedError(Exception):
@@ -27,14 +30,19 @@ class Sharing:
     ----------
     params : sequence of Tensor
         Plain ones are the same on every process, and each process counts its own.
+    locals_of_params : sequence of Tensor
+        What this process has of them.
 
     Raises
     ------
     NotSharedError
-        If one is a partial sum, or nowhere on this process.
+        If one is a partial sum, nowhere on this process, or not in the host's memory. (Of parameters, so that all
+        processes find the same.)
     """
 
-    def __init__(self, params: Sequence[Any]) -> None:
+    def __init__(self, params: Sequence[Any], locals_of_params: Sequence[Any]) -> None:
+        if any(type(each) not in PLAIN or each.device.type != "cpu" for each in locals_of_params):
+            raise NotSharedError
         kind = dtensor_type()
         found: dict[Any, tuple[Any, ...] | None] = {}
         self._groups: list[tuple[Any, ...]] = []
@@ -65,8 +73,8 @@ class Sharing:
 
         Raises
         ------
-        NotSharedError
-            If one is not in the host's memory.
+        RuntimeError
+            If one is not strided, or has a storage that was freed or shrunk.
         """
         totals = {groups: exact.new_total() for groups in self._groups}
         for groups, grad in zip(self._groups, grads, strict=True):
@@ -86,15 +94,16 @@ class Sharing:
 
 def _add(total: Array, grad: Tensor) -> None:
     """Add the squares of one tensor."""
-    if type(grad) is not Tensor or grad.device.type != "cpu" or grad.layout != torch.strided:
-        raise NotSharedError
+    if grad.device.type != "cpu" or grad.layout != torch.strided or not has_its_memory(view_of(grad)):
+        raise RuntimeError(
+            f"a gradient of shape {tuple(grad.shape)} is on {grad.device}, has the layout {grad.layout}, or has a "
+            f"storage that was freed or shrunk; the norm is of strided gradients in the host's memory"
+        )
     reals = grad
     if reals.is_complex():
         reals = torch.view_as_real(reals.resolve_conj())
     if reals.dtype not in (torch.float32, torch.float64):
-        if not reals.is_floating_point():
-            raise NotSharedError
-        reals = reals.float()  # exactly
+        reals = reals.float()  # exactly, those of 16 bits
     reals = reals.detach().resolve_neg().contiguous()
     if c.why_missing() is not None:
         exact.add_squares(total, reals.numpy())
@@ -120,7 +129,7 @@ def _carry(total: Array) -> None:
 
 def _add_up(total: Array, group: Any) -> None:
     """Add the totals of all processes of a group, in place; what is not finite anywhere is so everywhere."""
-    numbers = torch.zeros(TOTAL_WORDS + 2, dtype=torch.int64)
+    numbers = torch.zeros(TOTAL_WORDS + 2, dtype=torch.int64, device="cpu")
     numbers[:TOTAL_WORDS] = torch.from_numpy(total["words"][0])
     numbers[TOTAL_WORDS], numbers[TOTAL_WORDS + 1] = int(total["is_nan"][0]), int(total["is_infinite"][0])
     torch.distributed.all_reduce(numbers, group=group)

@@ -102,6 +102,14 @@ class Visit:
         tensors = (tuple(written), read, view_of(step))
         self.parts.append(Part(position, group, param, known, step, moments, *tensors, label))
 
+    def missing(self) -> list[tuple[Tensor, dict[str, Any]]]:
+        """Return the parameters that are stepped, each with what its state lacks."""
+        return [(param, self._states[id(param)][1]) for param in self._params]
+
+    def state_of(self, param: Tensor) -> dict[str, Any]:
+        """Return the dict that a parameter's state is in, or will be."""
+        return self._states[id(param)][0]
+
     def enter_calls(self) -> list[Call]:
         """Return the calls, to be made in one go, that write what was missing into the optimizer's state."""
         missing = [functools.partial(dict.update, *self._states[id(param)]) for param in self._params]

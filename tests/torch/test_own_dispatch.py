@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -145,6 +146,69 @@ def test_dtensors(mesh: Any) -> None:
         assert state["step"] == step + 1
     assert_close(twins.ours.params[0].detach().to_local(), twins.theirs.params[0].detach().to_local(), "shard")
     assert_close(twins.ours.params[1], twins.theirs.params[1], "plain")
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="a build of torch without torch.distributed")
+@pytest.mark.parametrize("number", [0, 2])
+def test_an_interrupt_finds_dtensors_as_before_or_as_after(mesh: Any, number: int) -> None:
+    """Wherever it comes in the first step, which makes the state, or in a later one."""
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    def everything(optimizer: Any, params: Any) -> list[Any]:
+        found = [param.detach().to_local().clone() for param in params]
+        for param in params:
+            entry = optimizer.state.get(param, {})
+            found += [getattr(each, "_local_tensor", each).detach().clone() for each in entry.values()]
+        return found
+
+    def run(stop_at: int | None, *, leave_out: bool = False) -> tuple[list[Any], list[Any], int]:
+        params = [Parameter(distribute_tensor(draw((4, 3), seed=i), mesh, [Shard(0)])) for i in range(2)]
+        optimizer = fastadam.torch.Adam(params, lr=0.1, max_grad_norm=1.0)
+        lines, at_once = 0, []
+
+        def trace(frame: Any, event: str, argument: Any) -> Any:
+            nonlocal lines
+            if "fastadam" not in frame.f_code.co_filename:
+                return None
+            if event == "line":
+                lines += 1
+                if lines == stop_at:
+                    raise KeyboardInterrupt
+            return trace
+
+        for step in range(number + 3):
+            for i, param in enumerate(params):
+                param.grad = distribute_tensor(draw((4, 3), seed=10 * step + i), mesh, [Shard(0)])
+            if step != number:
+                optimizer.step()
+                continue
+            before = sys.gettrace()
+            try:
+                sys.settrace(trace)
+                if not leave_out:
+                    optimizer.step()
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(before)
+            at_once = everything(optimizer, params)
+        assert optimizer.last_step == "fastadam"
+        return at_once, everything(optimizer, params), lines
+
+    *whole, lines = run(None)
+    *without, _ = run(None, leave_out=True)
+    assert lines > 50
+    seen = set()
+    for stop_at in range(1, lines + 1, max(1, lines // 90)):
+        *found, _ = run(stop_at)
+        same = [all(map(torch.equal, *pair)) for pair in zip(found, whole, strict=True)]
+        same_without = [
+            len(one) == len(other) and all(map(torch.equal, one, other))
+            for one, other in zip(found, without, strict=True)
+        ]
+        assert all(same) or all(same_without), stop_at
+        seen.add(all(same))
+    assert seen == {True, False}
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="a build of torch without torch.distributed")

@@ -16,10 +16,8 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer, _apply_optimizer_in_backward
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 import fastadam.torch
@@ -146,24 +144,6 @@ def check_fsdp2_in_bfloat16(folder: Path) -> None:
         model = sharded(mp_policy=policy)
         losses.append(train(model, kind(model.parameters(), lr=1e-2), 10, ours=kind is not torch.optim.AdamW))
     torch.testing.assert_close(*map(torch.tensor, losses), rtol=0.02, atol=0)
-
-
-def check_tensor_parallel(folder: Path) -> None:
-    """By columns and rows, alone and within FSDP2, beside parameters that are plain."""
-    theirs = alone(10)
-    size = distributed.get_world_size()
-    for shape in {(1, size), (max(1, size // 2), min(2, size))}:
-        both = init_device_mesh("cpu", shape, mesh_dim_names=("data", "model"))
-        model = Transformer()
-        for block in model.blocks:
-            parallelize_module(block, both["model"], {"up": ColwiseParallel(), "down": RowwiseParallel()})
-            if shape[0] > 1:
-                fully_shard(block, mesh=both["data"])
-        if shape[0] > 1:
-            fully_shard(model, mesh=both["data"])
-        optimizer = fastadam.torch.AdamW(model.parameters(), lr=1e-2)
-        close(train(model, optimizer, 10), theirs)
-        everything(optimizer)
 
 
 def check_state_dicts_of_torch_distributed(folder: Path) -> None:

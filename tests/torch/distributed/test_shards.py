@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from tests.torch.distributed.launch import RANKS, names, same_bits, value_of  # noqa: E402
 
-OF_STEPS = ("steps_have_the_bits_of_one_process", "two_dimensions", "beside_plain_tensors")
+OF_STEPS = ("steps_have_the_bits_of_one_process", "beside_plain_tensors")
 
 
 def assert_same(first: Any, second: Any, what: str) -> None:
@@ -44,3 +44,11 @@ def test_they_are_those_of_plain_tensors(folder: Path, name: str, ranks: int) ->
     for what, found in value_of(folder, "shards", name, ranks).items():
         if not what.startswith("clipped"):
             assert_same(found, plain[what], what)
+
+
+@pytest.mark.parametrize("name", names("meshes"))
+def test_on_meshes_of_two_dimensions(folder: Path, name: str) -> None:
+    found = value_of(folder, "meshes", name, 4)
+    one = value_of(folder, "shards", "steps_have_the_bits_of_one_process", 1)
+    for what in found or ():
+        assert_same(found[what], one[what], what)
