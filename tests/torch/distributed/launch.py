@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,11 @@ def _launch(folder: Path, module: str, ranks: int, found: Path) -> None:
         new = found.with_suffix(".new")
         torch.save({"": {"error": said}}, new)
         new.replace(found)
+
+
+def same(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> bool:
+    """Whether these are as many tensors, with the same bits."""
+    return len(first) == len(second) and all(map(same_bits, first, second))
 
 
 def same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:

@@ -14,7 +14,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 import fastadam.torch
 from tests.torch.distributed.engines import Transformer, alone, close, train
-from tests.torch.distributed.launch import same_bits
+from tests.torch.distributed.launch import same
 from tests.torch.distributed.shards import OPTIONS, everything, placed, trained
 
 
@@ -26,7 +26,7 @@ def check_two_dimensions(folder: Path) -> Any:
         for placements in ([Replicate(), Shard(0)], [Shard(0), Replicate()], [Shard(0), Shard(0)]):
             now = trained(placed(torch.float32, lambda _, same=placements: same, on), **options)
             first = found.setdefault(f"{name} {torch.float32}", now)
-            assert all(map(same_bits, first, now)), placements
+            assert same(first, now), placements
     return found
 
 

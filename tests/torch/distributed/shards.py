@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 import fastadam.torch
-from tests.torch.distributed.launch import same_bits
+from tests.torch.distributed.launch import same
 
 # Some are shared out unevenly, and some processes have nothing of some.
 SHAPES: list[tuple[int, ...]] = [(5, 7), (1, 3), (3,), (64, 33), (0, 4), (7,)]
@@ -123,7 +123,7 @@ def check_steps_have_the_bits_of_one_process(folder: Path) -> Any:
                 on = mesh()
                 found[f"{name} {dtype}"] = now = trained(placed(dtype, placements, on), **options)
                 first = found.setdefault(f"{name} {dtype}", now)
-                assert all(map(same_bits, first, now)), placements.__name__
+                assert same(first, now), placements.__name__
     return found
 
 
@@ -155,7 +155,7 @@ def check_gradients_that_are_not_finite(folder: Path) -> None:
         optimizer.skip_nonfinite, optimizer.error_if_nonfinite = False, True
         with pytest.raises(RuntimeError, match="not finite"):
             optimizer.step()
-        assert all(map(torch.equal, everything(optimizer), before))
+        assert same(everything(optimizer), before)
 
 
 def check_clipping_apart(folder: Path) -> Any:
@@ -189,7 +189,7 @@ def check_edits_between_steps(folder: Path) -> None:
             give_gradients(each, step)
             optimizer.step(grad_scale=2.0, zero_grad=step == 3)
             assert optimizer.last_step == "fastadam"
-        assert all(map(same_bits, everything(ours), everything(plain))), step
+        assert same(everything(ours), everything(plain)), step
 
     both(0)
     both(1)
@@ -271,8 +271,7 @@ def check_exchanged_tensors(folder: Path) -> None:
                 after = [optimizer.state[param]["exp_avg"] for param in each if param in optimizer.state]
                 assert all(any(one is other for other in after) for one in kept), "a moment was exchanged"
             ours, plain = (everything(optimizer) for optimizer, _ in both)
-            assert len(ours) == len(plain)
-            assert all(map(same_bits, ours, plain)), (change.__name__, step)
+            assert same(ours, plain), (change.__name__, step)
 
 
 def check_gradients_on_some_processes(folder: Path) -> None:
@@ -327,7 +326,7 @@ def check_averages_are_refused(folder: Path) -> None:
     before = everything(optimizer)
     with pytest.raises(RuntimeError, match=r"parameter 0 is a DTensor.*AveragedModel"):
         optimizer.step()
-    assert all(map(same_bits, everything(optimizer), before))
+    assert same(everything(optimizer), before)
     optimizer.ema_decay = None
     optimizer.step()
     assert optimizer.last_step == "fastadam"
