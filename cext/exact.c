@@ -17,14 +17,6 @@ enum {
     HALF = 27,             /* bits of the lower half of a float64's mantissa */
 };
 
-static void note_special(fastadam_total *total, int is_nan)
-{
-    if (is_nan)
-        total->is_nan = 1;
-    else
-        total->is_infinite = 1;
-}
-
 static void add_float32(fastadam_total *total, const float *numbers, int64_t n)
 {
     uint64_t bins[SETS][EXPONENTS_FLOAT32];
@@ -65,7 +57,8 @@ static void add_float64(fastadam_total *total, const double *numbers, int64_t n)
             const int exponent = (int)(bits >> 52 & 0x7ff);
             const uint64_t fraction = bits & ((UINT64_C(1) << 52) - 1);
             if (exponent == EXPONENTS_FLOAT64) {
-                note_special(total, fraction != 0);
+                total->is_nan |= fraction != 0;
+                total->is_infinite |= fraction == 0;
                 continue;
             }
             const uint64_t mantissa = fraction | (uint64_t)(exponent != 0) << 52;

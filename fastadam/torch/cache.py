@@ -166,11 +166,11 @@ class TensorCache:
 
     def holds_the_same(self) -> bool:
         """Whether the groups' lists hold the parameters that they held."""
-        return _are_same(list(itertools.chain(*self.lists)), self.tensors)
+        return are_same(list(itertools.chain(*self.lists)), self.tensors)
 
     def state_is_same(self) -> bool:
         """Whether the state holds the dicts that it held, under the same keys."""
-        return _are_same(list(self.state), self._state_keys) and _are_same(
+        return are_same(list(self.state), self._state_keys) and are_same(
             list(self.state.values()), self._state_values
         )
 
@@ -225,7 +225,7 @@ class TensorCache:
         self.known[i] = True
 
 
-def _are_same(found: Sequence[object], noted: Sequence[object]) -> bool:
+def are_same(found: Sequence[object], noted: Sequence[object]) -> bool:
     """Whether these are the same objects, in the same order."""
     return len(found) == len(noted) and all(map(operator.is_, found, noted))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastadam.memory.structs import MEASURES, REFUSED, REFUSES
 from fastadam.step.norm import Norm, scale_of
 from fastadam.torch import gradients, originals
-from fastadam.torch.cache import fetch_gradients as grads_of
+from fastadam.torch.cache import fetch_gradients
 from fastadam.torch.dtensors import are_among, everywhere, is_placed_like, locals_of
 from fastadam.torch.refused import refuse_to_clip
 from fastadam.torch.shared_norm import NotSharedError, Sharing
@@ -62,9 +62,9 @@ def clip_grad_norm_(
     found = None
     if _is_ours(max_norm):
         if are_among(parameters):
-            found = _measure_shared(parameters, grads_of(parameters), max_norm, norm_type, error_if_nonfinite)
+            found = _measure_shared(parameters, grads, max_norm, norm_type, error_if_nonfinite)
         else:
-            found = _measure(grads, max_norm, norm_type, error_if_nonfinite)
+            found = _measure(_there(grads), max_norm, norm_type, error_if_nonfinite)
     if found is None:
         return originals.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
     return found
@@ -119,7 +119,7 @@ def clip_grads_with_norm_(
         See `clip_grad_norm_`.
     """
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    grads = _grads_of(parameters)
+    grads = _there(_grads_of(parameters))
     if _is_ours(max_norm) and grads and type(total_norm) is Tensor and total_norm.device.type == "cpu":
         try:
             factor = scale_of(total_norm.item(), float(max_norm))
@@ -132,12 +132,17 @@ def clip_grads_with_norm_(
     originals.clip_grads_with_norm_(parameters, max_norm, total_norm, foreach)
 
 
-def _grads_of(parameters: list[Tensor]) -> list[Tensor]:
-    """Return the gradients that there are."""
+def _grads_of(parameters: list[Tensor]) -> list[Tensor | None]:
+    """Return the gradient of each parameter."""
     try:
-        return [grad for param in parameters if (grad := param.grad) is not None]
+        return fetch_gradients(parameters)
     except AttributeError as error:
         refuse_to_clip(parameters, error)
+
+
+def _there(grads: Sequence[Tensor | None]) -> list[Tensor]:
+    """Return the gradients that there are."""
+    return [grad for grad in grads if grad is not None]
 
 
 def _is_ours(max_norm: Any) -> bool:
@@ -195,14 +200,14 @@ def _measure_shared(
             "be clipped by such a norm"
         )
     factor = float(norm.block["scale"])
-    there = [grad for grad in given if grad is not None]
+    there = _there(given)
     if factor != 1.0 and max_norm is not None:
         try:
             gradients.scale(there, factor)
         except gradients.NotNativeError:
             with torch.no_grad():
                 torch._foreach_mul_(there, factor)
-        _count([grad for grad in grads if grad is not None], factor)
+        _count(_there(grads), factor)
     dtype = functools.reduce(torch.promote_types, (param.dtype.to_real() for param in params))
     first = next(param for param in params if are_among([param]))
     return everywhere(torch.scalar_tensor(float(norm.block["norm"]), dtype=dtype, device="cpu"), first)

@@ -20,11 +20,6 @@ def are_among(tensors: Iterable[Any]) -> bool:
     return kind is not None and any(isinstance(each, kind) for each in tensors)
 
 
-def local(tensor: Any) -> Any:
-    """Return what this process has of a tensor (see `locals_of`)."""
-    return locals_of([tensor])[0]
-
-
 def locals_of(tensors: Sequence[Any]) -> list[Any]:
     """Return what this process has of tensors: what a DTensor holds, which is the same object each time.
 

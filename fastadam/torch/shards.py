@@ -12,7 +12,6 @@ addresses no longer than that.
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ from fastadam.step.backend import Call
 from fastadam.step.gradient_settings import GradientSettings, not_finite
 from fastadam.step.interrupts import in_one_go
 from fastadam.torch import handover, options
-from fastadam.torch.cache import GRAD, fetch_gradients
+from fastadam.torch.cache import GRAD, are_same, fetch_gradients
 from fastadam.torch.careful import CarefulStep
 from fastadam.torch.dtensors import are_among, is_placed_like, like, locals_of
 from fastadam.torch.memo import FOUND_INF, NOT_FINITE, OURS, Memo
@@ -188,7 +187,7 @@ class Shards:
     def _are_placed_alike(self, grads: Sequence[Any], params: Sequence[Any]) -> bool:
         """Whether each gradient is shared out as its parameter is; mostly, as it was in the last step."""
         placed = [getattr(grad, "_spec", None) for grad in grads]
-        if _are_same(placed, self._placed):
+        if are_same(placed, self._placed):
             unknown = [i for i, each in enumerate(placed) if each is None]  # of plain gradients, and of none
             return all(is_placed_like(grads[i], params[i]) for i in unknown)
         if all(map(is_placed_like, grads, params)):
@@ -201,7 +200,7 @@ class Shards:
     def _follow(self, state: dict[Any, Any], groups: Sequence[dict[str, Any]], params: list[Any]) -> None:
         """Bring the twin to what the optimizer has now; whatever interrupts, the next time does it again."""
         found = locals_of(params)
-        if not (_are_same(params, self._params) and _are_same(found, self._locals)):
+        if not (are_same(params, self._params) and are_same(found, self._locals)):
             self._noted, self._placed, self._sharing = [], [], None
             self._are_apart = len(set(map(id, found))) == len(set(map(id, params)))
             self._params, self._locals = params, found
@@ -212,10 +211,10 @@ class Shards:
             mine = self.param_groups = [{"params": each} for each in lists]
         for own, group, each in zip(mine, groups, lists, strict=True):
             kept = own["params"]  # the same list, if it can be: what is known of it goes on
-            new = {**group, "params": kept if _are_same(kept, each) else each}
+            new = {**group, "params": kept if are_same(kept, each) else each}
             in_one_go([own.clear, functools.partial(own.update, new)])
         noted = _everything_in(state)
-        if not _are_same(noted, self._noted):
+        if not are_same(noted, self._noted):
             self._read_state(state)
             self._noted = noted
 
@@ -227,7 +226,7 @@ class Shards:
             if each is not param and isinstance(entry, dict):
                 new = dict(zip(entry, locals_of(list(entry.values())), strict=True))
                 known = self.state.get(each)
-                same = isinstance(known, dict) and _are_same([*known, *known.values()], [*new, *new.values()])
+                same = isinstance(known, dict) and are_same([*known, *known.values()], [*new, *new.values()])
                 entry = known if same else new
             mine[each] = entry
         self._noted = []
@@ -260,11 +259,6 @@ def _enter_calls(visit: Visit, state: dict[Any, Any], whole: dict[int, Any]) -> 
         else:
             calls.append(functools.partial(dict.update, state, {param: made}))
     return calls
-
-
-def _are_same(found: Sequence[object], noted: Sequence[object]) -> bool:
-    """Whether these are the same objects, in the same order."""
-    return len(found) == len(noted) and all(map(operator.is_, found, noted))
 
 
 def _everything_in(state: dict[Any, Any]) -> list[Any]:

@@ -66,13 +66,22 @@ def loss_of(model: Callable[[Tensor], Tensor], step: int) -> Tensor:
     return nn.functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
 
 
-def train(model: Any, optimizer: Any, steps: int, start: int = 0, ours: bool = True) -> list[float]:
-    """Train for some steps, and return the losses."""
+def train(
+    model: Any,
+    optimizer: Any,
+    steps: int,
+    start: int = 0,
+    ours: bool = True,
+    clip: Callable[[Any, float], object] | None = None,
+) -> list[float]:
+    """Train for some steps, with `clip` between gradients and step, and return the losses."""
     losses = []
     for step in range(start, start + steps):
         optimizer.zero_grad()
         loss = loss_of(model, step)
         loss.backward()
+        if clip is not None:
+            clip(model.parameters(), 0.3)
         optimizer.step()
         if ours:
             assert optimizer.last_step == "fastadam", optimizer.last_step
@@ -114,27 +123,12 @@ def check_fsdp2_clipped(folder: Path) -> None:
     """Clipped within the step, and apart from it, as torch clips."""
     model = Transformer()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    theirs = []
-    for step in range(10):
-        optimizer.zero_grad()
-        loss = loss_of(model, step)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.3)
-        optimizer.step()
-        theirs.append(loss.item())
+    theirs = train(model, optimizer, 10, ours=False, clip=torch.nn.utils.clip_grad_norm_)
     model = sharded()
     close(train(model, fastadam.torch.AdamW(model.parameters(), lr=1e-2, max_grad_norm=0.3), 10), theirs)
     model = sharded()
     optimizer = fastadam.torch.AdamW(model.parameters(), lr=1e-2)
-    ours = []
-    for step in range(10):
-        optimizer.zero_grad()
-        loss = loss_of(model, step)
-        loss.backward()
-        fastadam.torch.clip_grad_norm_(model.parameters(), 0.3)
-        optimizer.step()
-        ours.append(loss.item())
-    close(ours, theirs)
+    close(train(model, optimizer, 10, clip=fastadam.torch.clip_grad_norm_), theirs)
 
 
 def check_fsdp2_in_bfloat16(folder: Path) -> None:
