@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import tempfile
@@ -74,6 +75,19 @@ def backend(request: pytest.FixtureRequest) -> str:
 def small_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let even small steps be split over threads."""
     monkeypatch.setattr(threads, "ELEMENTS_PER_THREAD", 16)
+
+
+@pytest.fixture
+def without_collection() -> Iterator[None]:
+    """Have no garbage collected while the test runs.
+
+    What a signal's handler raises while Python runs the finalizer of some object is not raised but reported: where
+    it is to be seen, nobody else's garbage may be in the way.
+    """
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture(params=["baseline", "avx2", "avx512"])

@@ -167,6 +167,7 @@ def test_an_interrupt_finds_all_parts_of_a_plan_before_or_after(backend: str, fi
 
 
 @needs_alarm
+@pytest.mark.usefixtures("without_collection")
 def test_real_signals_find_every_step_whole(backend: str, alarm: list[int]) -> None:
     """Alarms at odd times, whose handler raises: afterwards a step is counted if and only if it was taken.
 

@@ -300,6 +300,7 @@ def test_without_native_code_all_containers_are_compared(monkeypatch: pytest.Mon
     is_refused(optimizer, "'deep.0' was exchanged")
 
 
+@pytest.mark.usefixtures("without_collection")
 def test_what_a_signals_handler_raises_is_not_lost() -> None:
     class Stop(Exception):  # noqa: N818
         pass
@@ -319,7 +320,7 @@ def test_what_a_signals_handler_raises_is_not_lost() -> None:
         for delay in np.linspace(1e-5, 4e-3, 60):
             try:
                 is_armed = True
-                # Again and again: what is raised in some object's finalizer is lost in any case.
+                # Again and again, until one of them comes where it can be raised.
                 signal.setitimer(signal.ITIMER_REAL, delay, 0.05)
                 while True:
                     optimizer._planner.containers.are_same()  # type: ignore[misc]
