@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from fastadam.memory.arrays import Array
-from fastadam.memory.structs import TOTAL, TOTAL_WORDS
-from fastadam.step.norm import add_to_total
+from fastadam.memory.structs import TOTAL
+from fastadam.step.norm import add_to_total, clear_totals
 
 _HALF = 2.0**26  # what keeps the upper half of a float64's mantissa
 _PIECE = 1 << 16  # numbers at a time, for which several temporary arrays are made
@@ -19,8 +19,8 @@ _PIECE = 1 << 16  # numbers at a time, for which several temporary arrays are ma
 
 def new_total() -> Array:
     """Return a TOTAL of shape (1,) that is zero."""
-    total = np.zeros(1, TOTAL.dtype)
-    total["first"] = TOTAL_WORDS
+    total = np.empty(1, TOTAL.dtype)
+    clear_totals(total)
     return total
 
 

@@ -144,8 +144,7 @@ class Norm:
 
     def clear(self) -> None:
         """Let all totals be zero."""
-        self.totals[...] = 0
-        self.totals["first"] = TOTAL_WORDS
+        clear_totals(self.totals)
 
     def reduce(self, measured: Sequence[Array]) -> int:
         """Compute the norm, and what gradients are multiplied by; return TAKEN, or what stands in the way.
@@ -173,6 +172,12 @@ class Norm:
             block["coefficient"] = scale_of(norm, float(block["max_norm"]))
         block["scale"] = float(block["coefficient"]) / float(block["divisor"])
         return TAKEN
+
+
+def clear_totals(totals: Array) -> None:
+    """Let totals, an ndarray of TOTAL, be zero."""
+    totals[...] = 0
+    totals["first"] = TOTAL_WORDS
 
 
 def add_to_total(total: Array, numbers: Array, exponents: Array) -> None:

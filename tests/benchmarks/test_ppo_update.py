@@ -9,16 +9,15 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from benchmarks import ppo_update  # noqa: E402 - it needs torch
+from tests.support.torch_cases import surroundings  # noqa: E402
 
 
 def test_prints_a_row_for_every_contender(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    threads = torch.get_num_threads()
     monkeypatch.setattr(sys, "argv", ["ppo_update", "--rounds", "2"])
-    with torch.random.fork_rng():
+    with surroundings():
         ppo_update.main()
-    torch.set_num_threads(threads)
     rows = [line.rsplit(maxsplit=6) for line in capsys.readouterr().out.splitlines()[2:-1]]
     assert [row[0].strip() for row in rows] == ["fastadam", "torch", "torch fused"]
     assert all(float(number) > 0 for row in rows for number in row[1:])

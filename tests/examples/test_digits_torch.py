@@ -17,6 +17,7 @@ pytest.importorskip("sklearn")
 image = pytest.importorskip("matplotlib.image")
 
 from tests.examples.loading import EXAMPLES, load  # noqa: E402
+from tests.support.torch_cases import surroundings  # noqa: E402 - it needs torch
 
 EXAMPLE = EXAMPLES / "digits_torch.py"
 OPTIMIZERS = ["fastadam", "torch"]
@@ -28,13 +29,10 @@ def digits() -> ModuleType:
 
 
 @pytest.fixture(autouse=True)
-def surroundings() -> Iterator[None]:
-    """Let torch use one thread, as the program does; undo this and the seed afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.random.fork_rng():
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread, as the program does."""
+    with surroundings(threads=1):
         yield
-    torch.set_num_threads(before)
 
 
 def assert_same_run(first: Any, second: Any) -> None:

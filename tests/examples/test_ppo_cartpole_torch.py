@@ -19,7 +19,7 @@ pytest.importorskip("tqdm")
 image = pytest.importorskip("matplotlib.image")
 
 from tests.examples.loading import EXAMPLES, load  # noqa: E402
-from tests.support.torch_cases import level, members  # noqa: E402 - they need torch
+from tests.support.torch_cases import level, members, surroundings  # noqa: E402 - they need torch
 
 TORCH_EXAMPLE = EXAMPLES / "ppo_cartpole_torch.py"
 OPTIMIZERS = ["fastadam", "torch"]
@@ -37,11 +37,9 @@ def numpy_ppo() -> ModuleType:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Let torch use one thread, as the program does, and undo it afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    """Let torch use one thread, as the program does."""
+    with surroundings(threads=1):
+        yield
 
 
 def make_batch(rng: np.random.Generator, n: int = 64) -> list[Any]:

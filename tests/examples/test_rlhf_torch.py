@@ -14,6 +14,8 @@ from tests.examples.loading import load, run_main
 torch = pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
+from tests.support.torch_cases import surroundings  # noqa: E402 - it needs torch
+
 
 @pytest.fixture(scope="module")
 def rlhf() -> ModuleType:
@@ -21,12 +23,10 @@ def rlhf() -> ModuleType:
 
 
 @pytest.fixture(autouse=True)
-def surroundings() -> Iterator[None]:
-    """Undo afterwards what the program sets: the seed and the number of threads."""
-    before = torch.get_num_threads()
-    with torch.random.fork_rng():
+def as_found() -> Iterator[None]:
+    """Undo afterwards what the program sets."""
+    with surroundings():
         yield
-    torch.set_num_threads(before)
 
 
 def test_advantages_are_decaying_sums(rlhf: ModuleType) -> None:

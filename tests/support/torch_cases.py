@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -338,6 +339,19 @@ def error_of(action: Callable[[], Any]) -> Exception | None:
     except Exception as error:
         return error
     return None
+
+
+@contextlib.contextmanager
+def surroundings(threads: int | None = None) -> Iterator[None]:
+    """Undo afterwards what is set within: the number of torch's threads, at first that given, and the seed."""
+    before = torch.get_num_threads()
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        with torch.random.fork_rng():
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def canaries(sizes: list[int]) -> Iterator[Tensor]:

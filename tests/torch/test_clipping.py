@@ -26,6 +26,7 @@ from tests.support.torch_cases import (  # noqa: E402
     assert_same_bits,
     draw,
     dtype_name,
+    surroundings,
 )
 
 theirs = torch.nn.utils
@@ -268,14 +269,10 @@ def test_in_a_compiled_function() -> None:
 
 def test_large_gradients_on_threads() -> None:
     found = set()
-    threads = torch.get_num_threads()
-    try:
-        for n in (1, 2):
-            torch.set_num_threads(n)
-            param = Parameter(torch.zeros(700_001))
-            param.grad = draw((700_001,))
+    for n in (1, 2):
+        param = Parameter(torch.zeros(700_001))
+        param.grad = draw((700_001,))
+        with surroundings(threads=n):
             norm = ours.clip_grad_norm_([param], 0.5)
-            found.add((float(norm), param.grad.numpy().tobytes()))
-    finally:
-        torch.set_num_threads(threads)
+        found.add((float(norm), param.grad.numpy().tobytes()))
     assert len(found) == 1
