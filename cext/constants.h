@@ -50,6 +50,12 @@ enum {
     FASTADAM_FLOAT64 = 1,
     FASTADAM_BFLOAT16 = 2,
     FASTADAM_FLOAT16 = 3,
+    FASTADAM_INT8 = 4,
+    FASTADAM_ROOT8 = 5,
+    FASTADAM_BFLOAT16_STOCHASTIC = 6,
+    FASTADAM_FLOAT16_STOCHASTIC = 7,
+    FASTADAM_BFLOAT16_MASTER = 8,
+    FASTADAM_FLOAT16_MASTER = 9,
 };
 
 /* A compiled variant as one number: flags in the lowest 16 bits (of L2 and DECOUPLED, the two ways of weight
@@ -89,6 +95,19 @@ enum {
  * arrays of them fit the first-level cache, with what they were read from. A divisor of BLOCK. */
 enum {
     FASTADAM_CHUNK = 512,
+};
+
+/* Elements that share a scale, where state lies in 8 bits. They are counted from the first element of each
+ * parameter. A divisor of CHUNK. */
+enum {
+    FASTADAM_SCALE_BLOCK = 64,
+};
+
+/* The streams of random bits (fastadam/step/compact.py): those that round moments, and those that round the
+ * parameter. */
+enum {
+    FASTADAM_MOMENT_STREAM = 0,
+    FASTADAM_PARAM_STREAM = 1,
 };
 
 /* Elements that are stepped at a time where more is done with each of them afterwards (see the struct after),

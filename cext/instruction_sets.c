@@ -17,7 +17,8 @@ int fastadam_supports(int instruction_set)
     if (instruction_set == 1)
         return __builtin_cpu_supports("avx2") != 0;
     if (instruction_set == 2)
-        return __builtin_cpu_supports("avx512f") != 0;
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 #endif
     return instruction_set == 0;
 }

@@ -3,7 +3,8 @@
 
 #include <math.h>
 
-#include "formats.h"
+#include "compact.h"
+#include "fetch.h"
 #include "kernels.h"
 #include "lanes.h"
 #include "shares.h"
@@ -38,14 +39,31 @@
 #define ALL_OF(FORMAT)                                                                                            \
     ((int64_t)(FORMAT) * (INT64_C(0x0101010101) << FASTADAM_FORMATS_AT | INT64_C(1) << FASTADAM_COMPUTE_AT))
 #define FLAGS ((INT64_C(1) << FASTADAM_COMPUTE_AT) - 1)
-/* Beside the flags of a variant: the step sets small moments to zero. */
+/* Beside the flags of a variant: the step sets small moments to zero; of exp_avg_sq, roots are kept. */
 #define FLUSH (INT64_C(1) << FASTADAM_COMPUTE_AT)
+#define ROOTS (INT64_C(2) << FASTADAM_COMPUTE_AT)
 
 static FASTADAM_INLINE int64_t address_in(const fastadam_span *span, int role)
 {
     const int64_t addresses[N_ROLES] = {span->param, span->grad, span->exp_avg, span->exp_avg_sq,
                                         span->max_exp_avg_sq};
     return addresses[role];
+}
+
+static FASTADAM_INLINE float *scales_in(const fastadam_span *span, int role, int64_t first)
+{
+    const int64_t addresses[N_ROLES] = {0, 0, span->exp_avg_scale, span->exp_avg_sq_scale,
+                                        span->max_exp_avg_sq_scale};
+    return (float *)(uintptr_t)addresses[role] + first / FASTADAM_SCALE_BLOCK;
+}
+
+static FASTADAM_INLINE void fetch_chunk(int64_t variant, const fastadam_span *span, int role, int64_t first)
+{
+    static const int sizes[] = {4, 8, 2, 2, 1, 1, 2, 2, 2, 2};
+    const int64_t itemsize = sizes[format_in(variant, role)];
+    const char *at = (const char *)(uintptr_t)address_in(span, role) + first * itemsize;
+    for (int64_t byte = 0; byte < FASTADAM_CHUNK * itemsize; byte += 64)
+        FETCH(at + byte);
 }
 
 #define TARGET
@@ -78,7 +96,7 @@ static FASTADAM_INLINE int64_t address_in(const fastadam_span *span, int role)
 #undef TARGET
 #undef NAMED
 
-#define TARGET __attribute__((target("avx512f")))
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
 #define NAMED(NAME) NAME##_avx512
 #include "kernels.inc"
 #include "measure.inc"

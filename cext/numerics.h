@@ -16,9 +16,11 @@
 
 #if defined(__GNUC__)
 #define FASTADAM_INLINE inline __attribute__((always_inline))
+#define FASTADAM_NOINLINE __attribute__((noinline))
 #define FASTADAM_RESTRICT restrict
 #else
 #define FASTADAM_INLINE inline
+#define FASTADAM_NOINLINE
 #define FASTADAM_RESTRICT
 #endif
 

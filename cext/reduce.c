@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "bias_correction.h"
+#include "random.h"
 #include "sharing.h"
 #include "stages.h"
 #include "totals.h"
@@ -79,6 +80,7 @@ int64_t fastadam_reduce(const fastadam_plan *plan)
     const fastadam_norm *norm = (const fastadam_norm *)(uintptr_t)plan->norm;
     const fastadam_after *after = (const fastadam_after *)(uintptr_t)plan->after;
     double *weights = (double *)(uintptr_t)plan->ema_weights;
+    int64_t *random_keys = (int64_t *)(uintptr_t)plan->random_keys;
     int64_t last = -1; /* the row that was computed last */
     double last_step = 0;
     const int64_t outcome = reduce_norm(plan);
@@ -89,9 +91,11 @@ int64_t fastadam_reduce(const fastadam_plan *plan)
             continue;
         const double step = next_step(&inputs->counter);
         if (last >= 0 && step == last_step &&
-            memcmp(inputs, inputs - (i - last), offsetof(fastadam_row_inputs, counter)) == 0) {
+            memcmp(inputs, inputs - (i - last), offsetof(fastadam_row_inputs, counter)) == 0 &&
+            inputs->seed == inputs[last - i].seed) {
             memcpy(row, row - (i - last), offsetof(fastadam_row, beta1));
             weights[i] = weights[last];
+            random_keys[i] = random_keys[last];
             continue;
         }
         last = i;
@@ -102,6 +106,7 @@ int64_t fastadam_reduce(const fastadam_plan *plan)
         row->decay_rate = inputs->lr * inputs->weight_decay;
         row->tiny = flushes_at(step) ? inputs->tiny : 0.0;
         row->grad_scale = inputs->sign * norm->scale;
+        random_keys[i] = (int64_t)random_key(inputs->seed, step);
         if (after->averages)
             weights[i] = weight_at(step, after);
     }

@@ -30,7 +30,8 @@ typedef struct {
 } fastadam_counter;
 
 /* What the varying scalars of a row are computed from, with the counter of the steps that it has taken. A step
- * that leaves out the row's spans does not count for it: left_out is 1 then. */
+ * that leaves out the row's spans does not count for it: left_out is 1 then. What is rounded at random depends on
+ * the seed. */
 typedef struct {
     double lr;
     double log_beta1_high;
@@ -42,13 +43,16 @@ typedef struct {
     double sign;
     fastadam_counter counter;
     int64_t left_out;
+    int64_t seed;
 } fastadam_row_inputs;
 
 /* A contiguous run of real numbers that shares one row: addresses, a length, the row, and the caller's slot. The
  * size is how many of them a step steps: all, or 0 where it leaves the span out. It is one parameter where
  * n_starts is 0; else n_starts of them, one after another, and starts is the address of where each begins, as
  * int64 counted from the span's first element. ema is that of the average, in the dtype that is computed in, where
- * averages are kept. */
+ * averages are kept. master_param and the scales are addresses, too, where formats of the variant need them; such
+ * spans, and those that are rounded at random, are one parameter each, and position is the number of it in the
+ * optimizer. */
 typedef struct {
     int64_t param;
     int64_t grad;
@@ -62,6 +66,11 @@ typedef struct {
     int64_t n_starts;
     int64_t ema;
     int64_t length;
+    int64_t master_param;
+    int64_t exp_avg_scale;
+    int64_t exp_avg_sq_scale;
+    int64_t max_exp_avg_sq_scale;
+    int64_t position;
 } fastadam_span;
 
 /* Consecutive spans that one compiled variant steps, on so many threads: most_threads where no span is left out.
@@ -131,10 +140,11 @@ typedef struct {
 
 /* A step: its spans in batches, the rows of scalars, and what is counted when it is taken. The first n_row_inputs
  * rows are computed, the others are taken as they are. ema_weights has how far the averages of each row move
- * towards the parameters, computed with it where averages are kept. grad_objects has the object of each slot's
- * gradient; the step writes memory between written_starts and written_ends, sorted and apart. Where spans may be
- * left out, none_object is the object of a gradient that is not there, else 0. Then there is a row for each of the
- * n_slots slots and, where averages are kept, another span, which is IDLE, with the slot n_slots further on. */
+ * towards the parameters, computed with it where averages are kept, and random_keys what the random bits of each
+ * row come from (fastadam/step/compact.py). grad_objects has the object of each slot's gradient; the step writes
+ * memory between written_starts and written_ends, sorted and apart. Where spans may be left out, none_object is
+ * the object of a gradient that is not there, else 0. Then there is a row for each of the n_slots slots and, where
+ * averages are kept, another span, which is IDLE, with the slot n_slots further on. */
 typedef struct {
     int64_t spans;
     int64_t rows;
@@ -155,6 +165,7 @@ typedef struct {
     int64_t written_ends;
     int64_t n_written;
     fastadam_array_offsets offsets;
+    int64_t random_keys;
 } fastadam_plan;
 
 /* A container of a nesting: whether items are found by key, the first of its children and how many it has, and a

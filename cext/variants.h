@@ -14,6 +14,11 @@ static FASTADAM_INLINE int format_in(int64_t variant, int role)
            ((1 << FASTADAM_FORMAT_BITS) - 1);
 }
 
+static FASTADAM_INLINE int computes_in_double(int64_t variant)
+{
+    return ((variant >> FASTADAM_COMPUTE_AT) & ((1 << FASTADAM_FORMAT_BITS) - 1)) == FASTADAM_FLOAT64;
+}
+
 /* Bytes of a number of the gradients that a variant reads. */
 static FASTADAM_INLINE int64_t grad_itemsize(int64_t variant)
 {

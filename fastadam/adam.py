@@ -17,7 +17,7 @@ from fastadam.step import after, gradient_settings, hyperparameters
 from fastadam.step.after import After, asked_for
 from fastadam.step.backend import BackendName
 from fastadam.step.gradient_settings import Choices, GradientSettings
-from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real
+from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real, Rounding, StateDtype
 from fastadam.step.interrupts import in_one_go
 from fastadam.step.locks import Guard
 from fastadam.step.threads import check_limit
@@ -66,6 +66,16 @@ class Adam(Attributes, closed=True):
         Go up the gradient instead of down.
     decoupled_weight_decay : bool, default False
         Decay as AdamW does.
+    state_dtype : str, optional
+        What the moments lie in: ``"float32"``; ``"bfloat16"``, which is rounded at random; ``"int8"``, in blocks of
+        64 with a scale; or None, the dtype of the parameter or its master. Fixed in a group, as is the next one.
+    master_weights : bool, default False
+        Keep the float32 of each parameter in 16 bits: two bytes more beside bfloat16, four beside float16. Others
+        are their own masters.
+    rounding : str, default "nearest"
+        Of parameters in 16 bits without masters; ``"stochastic"`` is at random, without bias.
+    seed : int, default 0
+        Of what is rounded at random: with the same one, the bits are the same everywhere.
     max_grad_norm : float, optional
         Clip the norm of all gradients together: where it is larger, the step is as if they were multiplied by
         ``max_grad_norm / (norm + 1e-6)``. They are only read.
@@ -183,6 +193,10 @@ class Adam(Attributes, closed=True):
         *,
         maximize: bool = DEFAULTS.maximize,
         decoupled_weight_decay: bool = DEFAULTS.decoupled_weight_decay,
+        state_dtype: StateDtype = DEFAULTS.state_dtype,
+        master_weights: bool = DEFAULTS.master_weights,
+        rounding: Rounding = DEFAULTS.rounding,
+        seed: int = DEFAULTS.seed,
         max_grad_norm: Real | None = gradient_settings.DEFAULTS.max_grad_norm,
         skip_nonfinite: bool = gradient_settings.DEFAULTS.skip_nonfinite,
         error_if_nonfinite: bool = gradient_settings.DEFAULTS.error_if_nonfinite,
@@ -192,7 +206,8 @@ class Adam(Attributes, closed=True):
         threads: int | None = None,
     ) -> None:
         given = (lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay)
-        options = dict(zip(hyperparameters.KEYS, given, strict=True))
+        low = (state_dtype, master_weights, rounding, seed)
+        options = dict(zip(hyperparameters.KEYS, (*given, *low), strict=True))
         self.defaults: dict[str, Any] = hyperparameters.check(options)._asdict()
         check_limit(threads)
         self._gradient_settings = GradientSettings(Choices(max_grad_norm, skip_nonfinite, error_if_nonfinite))

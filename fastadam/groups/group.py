@@ -11,13 +11,14 @@ import numpy as np
 from fastadam.groups.given import Given
 from fastadam.groups.members import BufferKey, Member, members_of
 from fastadam.memory.arrays import ALL_DTYPES, Array
-from fastadam.memory.structs import AVERAGE
+from fastadam.memory.structs import AVERAGE, SCALE_BLOCK, SCALES
 from fastadam.step import hyperparameters
 from fastadam.step.backend import Call
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import in_one_go
 from fastadam.step.plan import KEPT, MOMENTS
+from fastadam.step.precision import Kept, formats_of, is_for_one, kept_of
 
 
 class Group:
@@ -51,8 +52,11 @@ class Group:
     moments : dict of dict
         ``moments[name][dtype, device]`` is one flat buffer for all members of a dtype on a device; the third
         moment is there once amsgrad has been switched on. So are the averages, under `AVERAGE`, in the dtype that
-        a parameter is computed with, while they are kept. No buffer is ever exchanged for another one, but for
-        averages that are dropped and begin anew.
+        a parameter is computed with, while they are kept; and, where the options ask for them, scales and masters
+        (see `fastadam.step.precision`). No buffer is ever exchanged for another one, but for averages that are
+        dropped and begin anew.
+    kept : dict of dict
+        ``kept[dtype, device][name]`` is how the arrays in there lie, of all that there can be.
     row_steps : ndarray of int64, shape (rows,)
         Steps taken, for each set of members that have always stepped together ("row"). A step counts in this
         memory; where rows change, another array takes its place.
@@ -92,23 +96,53 @@ class Group:
         self.row_steps: Array
         self.row_of: Array
         self._lay_out()
-        for name in MOMENTS[: 3 if self.hyper.amsgrad else 2]:
-            self.moments[name] = self._zeros(name)
+        later = () if self.hyper.amsgrad else self._of_maximum
+        for name in KEPT:
+            if name != AVERAGE and name not in later and any(name in kept for kept in self.kept.values()):
+                self.moments[name] = self._zeros(name)
         self.set_steps(np.zeros(len(self.members), np.int64))
+
+    # What amsgrad needs beside the other moments.
+    _of_maximum = MOMENTS[2], SCALES[MOMENTS[2]]
 
     def _lay_out(self) -> None:
         """Decide where in the flat moments each member lies: tightly, in order, one buffer for each key."""
+        self.kept: dict[BufferKey, dict[str, Kept]] = {}
         self.totals: dict[BufferKey, int] = {}
-        self.offsets = []
+        self._blocks: dict[BufferKey, int] = {}
+        self.offsets, self._block_offsets = [], []
         for member in self.members:
-            self.offsets.append(self.totals.get(member.buffer_key, 0))
-            self.totals[member.buffer_key] = self.offsets[-1] + member.size
+            key = member.buffer_key
+            if key not in self.kept:
+                element = ALL_DTYPES[member.dtype]
+                self.kept[key] = {**kept_of(self.hyper, element), AVERAGE: Kept(element.format, None, 1)}
+                self.totals[key] = self._blocks[key] = 0
+            self.offsets.append(self.totals[key])
+            self._block_offsets.append(self._blocks[key])
+            self.totals[key] += member.size
+            self._blocks[key] += -(-member.size * ALL_DTYPES[member.dtype].reals // SCALE_BLOCK)
 
     def _zeros(self, name: str) -> dict[BufferKey, Array]:
-        """Return buffers for a moment of every member."""
-        return {
-            (dtype, device): device.zeros(total, dtype, name) for (dtype, device), total in self.totals.items()
-        }
+        """Return buffers for what is kept under a name of every member that has it."""
+        buffers = {}
+        for (dtype, device), kept in self.kept.items():
+            if name in kept:
+                total, stored = self.totals[dtype, device], kept[name].stored
+                if kept[name].block > 1:
+                    total = self._blocks[dtype, device]
+                elif stored is not None:
+                    total *= ALL_DTYPES[dtype].reals
+                buffers[dtype, device] = device.zeros(total, stored or dtype, name)
+        return buffers
+
+    def places(self, name: str) -> list[int]:
+        """Return where what is kept of each member under a name begins, in numbers of its buffer."""
+        found = []
+        for member, offset, block_offset in zip(self.members, self.offsets, self._block_offsets, strict=True):
+            kept = self.kept[member.buffer_key].get(name)
+            reals = 1 if kept is None or kept.stored is None else ALL_DTYPES[member.dtype].reals
+            found.append(block_offset if kept is not None and kept.block > 1 else offset * reals)
+        return found
 
     def new_averages(self) -> dict[BufferKey, Array]:
         """Return averages that begin as the parameters are; `average_calls` enter them.
@@ -156,24 +190,41 @@ class Group:
         without = [group for group in groups if MOMENTS[2] not in group.moments]
         for group in without:
             group.check_unchanged()
-        reserved = [(group, group._zeros(MOMENTS[2])) for group in without]
-        for group, buffers in reserved:
-            group.moments[MOMENTS[2]] = buffers
+        reserved = [(group, {name: group._zeros(name) for name in group._of_maximum}) for group in without]
+        for group, found in reserved:
+            group.moments.update({name: buffers for name, buffers in found.items() if buffers})
 
     def check_unchanged(self) -> None:
         """Refuse a parameter that was changed in place (see `Member.check_unchanged`)."""
         for member in self.members if self.whole is None else [self.whole, *self.members]:
             member.check_unchanged()
 
+    def has(self, name: str, index: int) -> bool:
+        """Whether a member has an array under a name of `KEPT`."""
+        return self.members[index].buffer_key in self.moments.get(name, ())
+
     def moment(self, name: str, index: int) -> Array:
-        """Return a live view of a member's moment, in the member's shape."""
-        member, offset = self.members[index], self.offsets[index]
-        return self.moments[name][member.buffer_key][offset : offset + member.size].reshape(member.shape)
+        """Return a live view of a member's moment, in the member's shape; of what is kept beside it, too.
+
+        In compact formats, complex numbers are pairs, in a dimension more, and scales are in one row.
+        """
+        member = self.members[index]
+        key, reals = member.buffer_key, ALL_DTYPES[member.dtype].reals
+        kept = self.kept[key][name]
+        offset = self.offsets[index] * (1 if kept.stored is None else reals)
+        if kept.block > 1:
+            offset = self._block_offsets[index]
+        view = self.moments[name][key][offset : offset + kept.count(member.size, reals)]
+        return view.reshape(kept.shape(member.shape, reals))
 
     def entry(self, index: int) -> dict[str, Any]:
-        """Return a member's step counter and live views of its moments and average."""
-        moments = {name: self.moment(name, index) for name in KEPT if name in self.moments}
+        """Return a member's step counter and live views of its moments, of what belongs to them, and its average."""
+        moments = {name: self.moment(name, index) for name in KEPT if self.has(name, index)}
         return {"step": self.step_of(index), **moments}
+
+    def is_compact(self, name: str, index: int) -> bool:
+        """Whether what a member has under a name lies in another dtype than its own."""
+        return self.kept[self.members[index].buffer_key][name].stored is not None
 
     def accepted(self, hyper: Hyperparameters | None = None) -> dict[str, Any]:
         """Return `options` as they were last accepted, or with `hyper`, without what the user has edited."""
@@ -208,6 +259,13 @@ class Group:
         where = self.where if where is None else where
         hyper = hyperparameters.check(options, where)
         self._check_eps(hyper, where)
+        for name in hyperparameters.FIXED:
+            if getattr(hyper, name) != getattr(self.hyper, name):
+                raise ValueError(
+                    f"{where}{name} was {getattr(self.hyper, name)!r} when the group was made, and its state lies in "
+                    f"memory so; to go on with {name}={getattr(hyper, name)!r}, make a new optimizer with it, and "
+                    f"load the state into that: new.load_state_dict(old.state_dict())"
+                )
         return hyper
 
     def _check_eps(self, hyper: Hyperparameters, where: str) -> None:
@@ -267,7 +325,9 @@ class Group:
     @property
     def one_piece(self) -> bool:
         """Whether the group can be stepped as one contiguous array."""
-        return self.packed is not None and len(self.row_steps) == 1
+        if self.packed is None or len(self.row_steps) > 1:
+            return False
+        return not any(is_for_one(formats_of(self.hyper, ALL_DTYPES[dtype])) for dtype, _ in self.kept)
 
     def owned(self) -> list[tuple[Array, str]]:
         """Return all memory that a step writes, with labels."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastadam.memory.arrays import Array
-from fastadam.memory.structs import AVERAGE, ROLES
+from fastadam.memory.structs import AVERAGE, MASTER, ROLES, SCALES
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 HUGE_PAGE = 2 << 20  # bytes; the usual transparent huge page
@@ -23,6 +23,8 @@ SPREAD = 77 * ALIGNMENT  # from one to the next: a page, and 13 lines, a fifth o
 # smallest begin at any line: a step over them is no slower for it, and there may be thousands.
 PLACED_FROM = 1 << 10  # bytes
 SPREAD_FROM = 128 << 10
+# What there are buffers for.
+_KEPT = (*ROLES, AVERAGE, MASTER, *SCALES.values())
 
 
 def aligned_zeros(size: int, dtype: np.dtype[Any], role: str) -> Array:
@@ -35,7 +37,7 @@ def aligned_zeros(size: int, dtype: np.dtype[Any], role: str) -> Array:
     dtype : dtype
         Any NumPy dtype.
     role : str
-        One of `ROLES`, or `AVERAGE`: what a step will take them for.
+        One of `ROLES`, or `AVERAGE`, `MASTER` or one of `SCALES`: what a step will take them for.
 
     Returns
     -------
@@ -63,7 +65,7 @@ def _place(nbytes: int, role: str) -> tuple[int, int]:
     """Return how a buffer's memory is aligned, and how many bytes from there the buffer begins."""
     if nbytes < PLACED_FROM:
         return ALIGNMENT, 0
-    start = (*ROLES, AVERAGE).index(role) * SPREAD
+    start = _KEPT.index(role) * SPREAD
     if nbytes < SPREAD_FROM:
         return PAGE, start % PAGE
     return HUGE_PAGE if nbytes >= HUGE_FROM and hasattr(mmap, "MADV_HUGEPAGE") else PAGE, start

@@ -60,14 +60,26 @@ class Element(NamedTuple):
 
 
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
-_DL_FLOAT, _DL_BFLOAT, _DL_COMPLEX = 2, 4, 5
+_DL_INT, _DL_UINT, _DL_FLOAT, _DL_BFLOAT, _DL_COMPLEX = 0, 1, 2, 4, 5
 
 FLOAT32 = Format("float32", 0, _FLOAT32, _FLOAT32, "F32", _DL_FLOAT)
 FLOAT64 = Format("float64", 1, _FLOAT64, _FLOAT64, "F64", _DL_FLOAT)
 BFLOAT16 = Format("bfloat16", 2, np.dtype(np.uint16), _FLOAT32, "BF16", _DL_BFLOAT)
 FLOAT16 = Format("float16", 3, np.dtype(np.float16), _FLOAT32, "F16", _DL_FLOAT)
-# By their codes.
+# Those of arrays that users have, by their codes.
 FORMATS = (FLOAT32, FLOAT64, BFLOAT16, FLOAT16)
+
+# Those that only a step knows how to write (fastadam/step/compact.py has what each of them is). State of 8 bits
+# lies in blocks of `SCALE_BLOCK` numbers, each with a scale beside it; a master, beside a weight of 16 bits.
+INT8 = Format("int8", 4, np.dtype(np.int8), _FLOAT32, "I8", _DL_INT)
+ROOT8 = Format("root8", 5, np.dtype(np.uint8), _FLOAT32, "U8", _DL_UINT)
+BFLOAT16_STOCHASTIC = BFLOAT16._replace(name="bfloat16_stochastic", code=6)
+FLOAT16_STOCHASTIC = FLOAT16._replace(name="float16_stochastic", code=7)
+BFLOAT16_MASTER = BFLOAT16._replace(name="bfloat16_master", code=8)
+FLOAT16_MASTER = FLOAT16._replace(name="float16_master", code=9)
+COMPACT = (INT8, ROOT8, BFLOAT16_STOCHASTIC, FLOAT16_STOCHASTIC, BFLOAT16_MASTER, FLOAT16_MASTER)
+# All, by their codes.
+ALL_FORMATS = (*FORMATS, *COMPACT)
 
 # By their names, in the order in which messages list them.
 ELEMENTS = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fastadam.memory.formats import FORMATS
+from fastadam.memory.formats import ALL_FORMATS
 from fastadam.memory.native import FLOAT64, INT64, Field, Struct, constants, reals
 
 TAKEN, CHANGED, OTHER_GRADIENTS, OTHER_STEPS, RAISED, SKIPPED, REFUSED, READ = constants(
@@ -47,7 +47,8 @@ COUNTER_INT64, COUNTER_FLOAT64, COUNTER_FLOAT32 = constants(
 (FLOAT32_END,) = constants("Where a float32 counter ends: it counts no further.", FLOAT32_END=2**24)
 
 constants(
-    "The formats of numbers (fastadam/memory/formats.py).", **{each.name.upper(): each.code for each in FORMATS}
+    "The formats of numbers (fastadam/memory/formats.py).",
+    **{each.name.upper(): each.code for each in ALL_FORMATS},
 )
 
 # fastadam/step/variants.py packs and unpacks them.
@@ -85,6 +86,17 @@ AMSGRAD, L2, DECOUPLED, IDLE, COMPUTE_AT, FORMATS_AT, FORMAT_BITS = constants(
     "Elements that are widened at a time, where they lie in memory in less than they are computed with: the five "
     "arrays of them fit the first-level cache, with what they were read from. A divisor of BLOCK.",
     CHUNK=512,
+)
+(SCALE_BLOCK,) = constants(
+    "Elements that share a scale, where state lies in 8 bits. They are counted from the first element of each "
+    "parameter. A divisor of CHUNK.",
+    SCALE_BLOCK=64,
+)
+MOMENT_STREAM, PARAM_STREAM = constants(
+    "The streams of random bits (fastadam/step/compact.py): those that round moments, and those that round the "
+    "parameter.",
+    MOMENT_STREAM=0,
+    PARAM_STREAM=1,
 )
 (STRIP,) = constants(
     "Elements that are stepped at a time where more is done with each of them afterwards (see the struct after), "
@@ -166,23 +178,30 @@ COUNTER = Struct("counter", "A step counter: its address, and its type (FASTADAM
 ROW_INPUTS = Struct(
     "row_inputs",
     "What the varying scalars of a row are computed from, with the counter of the steps that it has taken. A step "
-    "that leaves out the row's spans does not count for it: left_out is 1 then.",
+    "that leaves out the row's spans does not count for it: left_out is 1 then. What is rounded at random depends "
+    "on the seed.",
     *reals(*Rates._fields),
     Field("counter", COUNTER.dtype),
     "left_out",
+    "seed",
 )
 
 # The arrays that a step goes through side by side.
 ROLES = ("param", "grad", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 # The average of a parameter over the steps, which lies in the dtype that is computed in.
 AVERAGE = "ema"
+# What a parameter of 16 bits lacks of the one in float32; and, for each moment of 8 bits, the scales of its blocks.
+MASTER = "master_param"
+SCALES = {name: f"{name}_scale" for name in ROLES[2:]}
 SPAN = Struct(
     "span",
     "A contiguous run of real numbers that shares one row: addresses, a length, the row, and the caller's slot. "
     "The size is how many of them a step steps: all, or 0 where it leaves the span out. "
     "It is one parameter where n_starts is 0; else n_starts of them, one after another, and starts is the address "
     "of where each begins, as int64 counted from the span's first element. ema is that of the average, in the "
-    "dtype that is computed in, where averages are kept.",
+    "dtype that is computed in, where averages are kept. master_param and the scales are addresses, too, where "
+    "formats of the variant need them; such spans, and those that are rounded at random, are one parameter each, "
+    "and position is the number of it in the optimizer.",
     *ROLES,
     "size",
     "row",
@@ -191,6 +210,9 @@ SPAN = Struct(
     "n_starts",
     AVERAGE,
     "length",
+    MASTER,
+    *SCALES.values(),
+    "position",
 )
 
 BATCH = Struct(
@@ -247,7 +269,8 @@ PLAN = Struct(
     "plan",
     "A step: its spans in batches, the rows of scalars, and what is counted when it is taken. The first "
     "n_row_inputs rows are computed, the others are taken as they are. ema_weights has how far the averages of "
-    "each row move towards the parameters, computed with it where averages are kept. grad_objects has the object "
+    "each row move towards the parameters, computed with it where averages are kept, and random_keys what the "
+    "random bits of each row come from (fastadam/step/compact.py). grad_objects has the object "
     "of each slot's gradient; the step writes memory between written_starts and written_ends, sorted and apart. "
     "Where spans may be left out, none_object is the object of a gradient that is not there, else 0. Then there "
     "is a row for each of the n_slots slots and, where averages are kept, another span, which is IDLE, with the "
@@ -269,6 +292,7 @@ PLAN = Struct(
     Field("written_ends", points_to=INT64),
     "n_written",
     Field("offsets", ARRAY_OFFSETS.dtype),
+    Field("random_keys", points_to=INT64),
 )
 
 # Gradients in nested containers, as fastadam/work/nested.py and cext/nested.c know them.

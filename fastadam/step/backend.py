@@ -66,6 +66,8 @@ class PartOfPlan(NamedTuple):
         What is done with numbers that have been stepped; ``memory["after"]`` points at it.
     ema_weights : ndarray of float64
         Of the whole plan: how far the averages of each row's spans move in a step.
+    random_keys : ndarray of int64
+        Of the whole plan: what the random bits of each row's spans come from.
     """
 
     spans: Array
@@ -78,6 +80,7 @@ class PartOfPlan(NamedTuple):
     norm: Norm
     after: After
     ema_weights: Array
+    random_keys: Array
 
 
 class Backend(Protocol):

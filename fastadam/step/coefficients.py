@@ -72,6 +72,8 @@ class Coefficients:
     lr_at : callable or None
         The schedule: ``lr_at(step)`` returns the learning rate of the 1-based step, or raises TypeError or
         ValueError if it is none.
+    seed : int
+        Of what is rounded at random.
     """
 
     def __init__(self, hyper: Hyperparameters) -> None:
@@ -86,6 +88,7 @@ class Coefficients:
             l2=hyper.weight_decay if hyper.l2_on else 0.0,
         )
         self.lr_at = hyper.lr_at if callable(hyper.lr) else None
+        self.seed = hyper.seed
         self.rates = Rates(
             lr=math.nan if callable(hyper.lr) else hyper.lr,
             log_beta1_high=log_beta1.high,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn, SupportsFloat, TypeAlias
+from typing import Any, Literal, NamedTuple, NoReturn, SupportsFloat, TypeAlias, get_args
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from fastadam.memory.words import shown
 Real: TypeAlias = float | np.floating[Any] | np.integer[Any]
 Schedule: TypeAlias = Callable[[int], float]
 LearningRate: TypeAlias = Real | Schedule | Callable[[int], SupportsFloat | complex]
+
+StateDtype: TypeAlias = Literal["float32", "bfloat16", "int8"] | None
+Rounding: TypeAlias = Literal["nearest", "stochastic"]
 
 # What messages say of those.
 SCHEDULE = "a schedule is a function of the 1-based step that returns its rate, such as lr=lambda step: 0.1 / step"
@@ -31,6 +34,10 @@ class Hyperparameters(NamedTuple):
     amsgrad: bool = False
     maximize: bool = False
     decoupled_weight_decay: bool = False
+    state_dtype: StateDtype = None
+    master_weights: bool = False
+    rounding: Rounding = "nearest"
+    seed: int = 0
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of the 1-based `step`, calling and checking a schedule.
@@ -60,6 +67,10 @@ class Hyperparameters(NamedTuple):
 
 DEFAULTS = Hyperparameters()
 KEYS = Hyperparameters._fields
+# The options by which the state lies in memory: those of a group are fixed, and those of a state dict do not count.
+FIXED = ("state_dtype", "master_weights")
+STATE_DTYPES = None, "float32", "bfloat16", "int8"
+ROUNDINGS = get_args(Rounding)
 
 
 def check(options: Mapping[str, Any], where: str = "") -> Hyperparameters:
@@ -95,7 +106,33 @@ def check(options: Mapping[str, Any], where: str = "") -> Hyperparameters:
         amsgrad=as_flag(f"{where}amsgrad", options["amsgrad"]),
         maximize=as_flag(f"{where}maximize", options["maximize"]),
         decoupled_weight_decay=as_flag(f"{where}decoupled_weight_decay", options["decoupled_weight_decay"]),
+        state_dtype=_one_of(f"{where}state_dtype", options["state_dtype"], STATE_DTYPES),
+        master_weights=as_flag(f"{where}master_weights", options["master_weights"]),
+        rounding=_one_of(f"{where}rounding", options["rounding"], ROUNDINGS),
+        seed=_seed(f"{where}seed", options["seed"]),
     )
+
+
+def _one_of(name: str, value: Any, choices: Sequence[str | None]) -> Any:
+    """Return one of several choices."""
+    if value is None or isinstance(value, str):
+        if value in choices:
+            return value
+        raise ValueError(f"{name} must be {_listed(choices)}, got {value!r}")
+    raise TypeError(f"{name} must be {_listed(choices)}, got {shown(value)} of type {type(value).__name__}")
+
+
+def _listed(choices: Sequence[str | None]) -> str:
+    return " or ".join([", ".join(map(repr, choices[:-1])), repr(choices[-1])])
+
+
+def _seed(name: str, value: Any) -> int:
+    """Return a seed: whole numbers of 63 bits, which native code and files hold."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be a whole number, got {shown(value)} of type {type(value).__name__}")
+    if not 0 <= value < 2**63:
+        raise ValueError(f"{name} must be at least 0 and below 2**63, got {value!r}")
+    return int(value)
 
 
 def check_eps(eps: float, computed: Iterable[tuple[str, np.dtype[Any]]], where: str = "") -> None:

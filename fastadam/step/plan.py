@@ -22,6 +22,7 @@ from fastadam.memory.structs import (
     BATCH,
     IDLE,
     INSPECT,
+    MASTER,
     MEASURE,
     MEASURES,
     PLAN,
@@ -29,6 +30,7 @@ from fastadam.memory.structs import (
     ROLES,
     ROW,
     ROW_INPUTS,
+    SCALES,
     Constant,
     Rates,
 )
@@ -43,7 +45,7 @@ from fastadam.step.reduce import reduce
 
 MOMENTS = ROLES[2:]
 # What the state of a parameter can have, beside its step counter.
-KEPT = (*MOMENTS, AVERAGE)
+KEPT = (*MOMENTS, AVERAGE, MASTER, *SCALES.values())
 
 
 class Plan:
@@ -88,6 +90,8 @@ class Plan:
         What they are computed from.
     ema_weights : ndarray of float64
         Those of the rows' averages, written as the rows are.
+    random_keys : ndarray of int64
+        What the rows' random bits come from (see `fastadam.step.compact`), written as the rows are.
     batches : ndarray of BATCH
     memory : Block of PLAN
         What native code gets the address of.
@@ -119,10 +123,11 @@ class Plan:
         self.row_inputs = np.zeros(len(step_counters), ROW_INPUTS.dtype)
         self.row_inputs["counter"] = step_counters
         self.ema_weights: Array = np.zeros(len(step_counters))
+        self.random_keys: Array = np.zeros(len(step_counters), np.int64)
         self.batches, batch_part = self._batches(variants[self.order], part_of[self.order], limit)
         self.counters = np.ascontiguousarray(counters)
         self.memory = Block(PLAN)
-        for name in ("spans", "rows", "row_inputs", "ema_weights", "batches", "counters"):
+        for name in ("spans", "rows", "row_inputs", "ema_weights", "random_keys", "batches", "counters"):
             self.memory.point(name, getattr(self, name))
         self.memory["n_batches"], self.memory["n_counters"] = len(self.batches), len(self.counters)
         self.norm = norm or Norm()
@@ -132,7 +137,7 @@ class Plan:
         self.memory.point("after", self.after.block.values)
         self._whole = PartOfPlan(
             *(self.spans, self.rows, self.row_inputs, self.batches, self.counters),
-            *(self.memory, limit_given, self.norm, self.after, self.ema_weights),
+            *(self.memory, limit_given, self.norm, self.after, self.ema_weights, self.random_keys),
         )
         used = np.unique(batch_part)[::-1].tolist()
         self._backends = [backends[number] for number in used]
@@ -226,6 +231,7 @@ class Plan:
         constants, rates = self.rows[list(Constant._fields)][:n], self.row_inputs[list(Rates._fields)][:n]
         constants[:] = np.array([each.constant for each in coefficients], constants.dtype)[which]
         rates[:] = np.array([each.rates for each in coefficients], rates.dtype)[which]
+        self.row_inputs["seed"][:n] = np.array([each.seed for each in coefficients], np.int64)[which]
 
     def accept_none(self, n_slots: int) -> None:
         """Have native code that looks at the objects of gradients leave out those that are None (see PLAN)."""

@@ -10,6 +10,7 @@ from fastadam.memory.structs import TAKEN, Rates, Varying
 from fastadam.step.after import weight_at
 from fastadam.step.backend import PartOfPlan
 from fastadam.step.coefficients import varying
+from fastadam.step.compact import random_key
 from fastadam.step.counters import read
 
 _N_RATES, _N_VARYING = len(Rates._fields), len(Varying._fields)
@@ -54,6 +55,10 @@ def write_rows(part: PartOfPlan, scale: float) -> None:
         # The fields that move come first.
         part.rows.view(np.float64).reshape(len(part.rows), -1)[:n, :_N_VARYING] = [
             varying(Rates._make(inputs[:_N_RATES]), read(*inputs[_N_RATES]) + 1, scale) for inputs in inputs_of
+        ]
+        part.random_keys.view(np.uint64)[:n] = [
+            random_key(seed, int(read(*inputs[_N_RATES]) + 1))
+            for inputs, seed in zip(inputs_of, part.row_inputs["seed"][:n].tolist(), strict=True)
         ]
         if part.after.averages:
             decay, warms_up = part.after.block["decay"].item(), part.after.block["warms_up"].item()

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastadam.memory.arrays import Array
-from fastadam.memory.formats import FORMATS, Format
+from fastadam.memory.formats import ALL_FORMATS, COMPACT, FLOAT64, FORMATS, Format
 from fastadam.memory.structs import AMSGRAD, COMPUTE_AT, DECOUPLED, FORMAT_BITS, FORMATS_AT, IDLE, L2, ROLES
 from fastadam.step.hyperparameters import Hyperparameters
 
 _MASK = (1 << FORMAT_BITS) - 1
 _FLAGS = (1 << COMPUTE_AT) - 1
-_COMPUTE_CODES = np.array([next(f.code for f in FORMATS if f.stored == each.compute) for each in FORMATS])
+_COMPUTE_CODES = np.array([next(f.code for f in FORMATS if f.stored == each.compute) for each in ALL_FORMATS])
 
 
 class Variant(NamedTuple):
@@ -57,6 +57,11 @@ class Variant(NamedTuple):
         return bool(self.flags & IDLE)
 
     @property
+    def is_compact(self) -> bool:
+        """Whether an array is in one of the formats that only a step knows how to write."""
+        return any(each in COMPACT for each in self.formats)
+
+    @property
     def common_format(self) -> Format | None:
         """The format of all arrays, or None where they differ."""
         return self.formats[0] if len(set(self.formats)) == 1 else None
@@ -85,15 +90,18 @@ def variants_of(codes: Any, flags: Any) -> Array:
     Raises
     ------
     ValueError
-        If formats that are computed with in different dtypes meet in one span.
+        If formats that are computed with in different dtypes meet in one span, other than moments in short
+        formats beside a float64 parameter.
     """
     codes = np.asarray(codes, np.int64)
     each = [*codes] if codes.ndim == 2 else [codes] * len(ROLES)
     flags = np.asarray(flags, np.int64)
     each[-1] = np.where(flags & AMSGRAD, each[-1], each[-2])
     compute = _COMPUTE_CODES[each[0]]
-    for role, code in zip(ROLES, each, strict=True):
-        if np.any(_COMPUTE_CODES[code] != compute):
+    for i, (role, code) in enumerate(zip(ROLES, each, strict=True)):
+        # Moments may have less digits than are computed with: those of float64 parameters, too.
+        less = (compute == FLOAT64.code) if i > 1 else False
+        if np.any((_COMPUTE_CODES[code] != compute) & ~np.asarray(less)):
             raise ValueError(f"the parameter and its {role} are in formats that are computed with in other dtypes")
     found: Array = flags + (compute << COMPUTE_AT)
     for i, code in enumerate(each):
@@ -105,4 +113,4 @@ def variant_of(number: int) -> Variant:
     """Return what the number of a variant stands for."""
     codes = [number >> (FORMATS_AT + FORMAT_BITS * i) & _MASK for i in range(len(ROLES))]
     compute = FORMATS[number >> COMPUTE_AT & _MASK].stored
-    return Variant(compute, tuple(FORMATS[code] for code in codes), number & _FLAGS)
+    return Variant(compute, tuple(ALL_FORMATS[code] for code in codes), number & _FLAGS)

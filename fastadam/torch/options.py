@@ -11,13 +11,14 @@ from torch import Tensor
 
 from fastadam.groups.edits import Edits
 from fastadam.step import hyperparameters
-from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.step.hyperparameters import DEFAULTS, Hyperparameters
 from fastadam.torch.tensors import DTYPES
 
 # Steps that only torch's own code can take: those through which autograd goes, and those in CUDA graphs.
 _TORCHS_OWN = ("differentiable", "capturable")
 # All options of a group that a step looks at, as a tuple to compare.
-read = operator.itemgetter(*hyperparameters.KEYS, *_TORCHS_OWN)
+_KEYS = hyperparameters.KEYS[: hyperparameters.KEYS.index("state_dtype")]
+read = operator.itemgetter(*_KEYS, *_TORCHS_OWN)
 
 
 class NotOurs(Exception):  # noqa: N818 - no error: the step goes another way
@@ -41,11 +42,11 @@ def check(found: Sequence[Any], where: str) -> Hyperparameters:
     NotOurs
         If torch's can, and ours cannot.
     """
-    group = dict(zip((*hyperparameters.KEYS, *_TORCHS_OWN), found, strict=True))
+    group = dict(zip((*_KEYS, *_TORCHS_OWN), found, strict=True))
     for name in _TORCHS_OWN:
         if group[name]:
             raise NotOurs(f"{where}{name}=True")
-    options = {name: _number(group[name]) for name in hyperparameters.KEYS}
+    options = {**DEFAULTS._asdict(), **{name: _number(group[name]) for name in _KEYS}}
     for name in ("amsgrad", "maximize", "decoupled_weight_decay"):
         options[name] = bool(options[name])
     if isinstance(options["betas"], Sequence) and not isinstance(options["betas"], str):

@@ -58,7 +58,8 @@ def measure(grads: Sequence[Array], norm: Norm, backend: str = "auto", limit: in
     rows, row_inputs, counters = (np.zeros(0, struct.dtype) for struct in (ROW, ROW_INPUTS, COUNTER))
     weights: Array = np.zeros(0)
     part = PartOfPlan(
-        *(spans, rows, row_inputs, batches, counters, memory, limit is not None, norm), After(), weights
+        *(spans, rows, row_inputs, batches, counters, memory, limit is not None, norm),
+        *(After(), weights, np.zeros(0, np.int64)),
     )
     _, chosen = backends.choose(backend)
     chosen.bind_measure(part)()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 from fastadam.groups.groups import Groups
 from fastadam.groups.patterns import MOST_PATTERNS, Patterns
@@ -70,7 +71,7 @@ class Planner:
         self.threads = threads
         self.containers = Containers(groups)
         self._layout = -1
-        self._flags: list[int] = []  # those of the groups, what is wanted of the norm, and of averages
+        self._flags: list[Any] = []  # those of the groups, what is wanted of the norm, and of averages
         self._patterns: Patterns[WorkList] = Patterns()
         self._n_made = 0  # work lists for patterns of members
         self._leaves_out = False
@@ -80,7 +81,8 @@ class Planner:
         """Take up what has changed in the groups; an interrupt on the way leaves it to be done again."""
         groups = self.groups
         version, layout = groups.version, groups.layout
-        flags = [*(flags_of(group.hyper) for group in groups), self.settings.norm.wanted, self.after.averages]
+        compiled = [(flags_of(group.hyper), group.hyper.rounding) for group in groups]
+        flags = [*compiled, self.settings.norm.wanted, self.after.averages]
         if layout == self._layout and flags == self._flags:
             for work in (self.in_pieces, self.by_member, *self._patterns):
                 work.write_options()

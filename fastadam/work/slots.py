@@ -19,6 +19,8 @@ from fastadam.memory.device import Device
 from fastadam.memory.devices import device_of
 from fastadam.memory.structs import IDLE, SLOT, SPAN
 from fastadam.step.counters import counters_in
+from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.step.precision import codes_of, formats_of
 from fastadam.step.variants import flags_of, variants_of
 
 
@@ -63,8 +65,8 @@ class GroupSlots:
         By which native code knows owners and dtypes, which `columns` keeps.
     starts : ndarray of int64
         Where the parameters of a packed group begin; its span holds the address.
-    formats : ndarray of int64
-        The codes of the formats of numbers.
+    elements : list of Element
+        What the elements of their arrays are.
     moments : list of dict
         The group's, whose addresses are in the spans.
     members : list of Member
@@ -74,17 +76,17 @@ class GroupSlots:
         # Everything as the optimizer took it; the next step finds out whether it is so still.
         if one_piece:
             assert group.whole is not None
-            members, offsets = [group.whole], [0]
+            members = [group.whole]
             self.starts = ALL_DTYPES[group.whole.dtype].reals * np.array(group.offsets, np.int64)
         else:
-            members, offsets = group.members, group.offsets
+            members = group.members
             self.starts = np.zeros(0, np.int64)
         each = [(m.owner, m.array, m.label, m.grad_source, m.device, m.dtype) for m in members]
         self.members = members
         self.columns = columns = Columns(*map(list, zip(*each, strict=True)))
         sizes = [member.size for member in members]
         elements = [ALL_DTYPES[dtype] for dtype in columns.dtypes]
-        self.formats = np.array([element.format.code for element in elements], np.int64)
+        self.elements = elements
         self.objects = np.zeros(len(sizes), SLOT.dtype)
         self.objects["param_object"] = [id(owner) for owner in columns.owners]
         self.objects["dtype_object"] = [id(dtype) for dtype in columns.dtypes]
@@ -95,12 +97,20 @@ class GroupSlots:
             self.spans["starts"], self.spans["n_starts"] = address(self.starts), len(self.starts)
         self.spans["param"] = [member.address for member in members]
         self.moments = list(group.moments.values())
+        self.spans["position"] = np.arange(group.start, group.start + len(sizes))
         for name, buffers in group.moments.items():
-            bases = {key: device_of(buffer).address(buffer) for key, buffer in buffers.items()}
+            bases = {key: (device_of(each).address(each), each.dtype.itemsize) for key, each in buffers.items()}
+            keys = zip(columns.dtypes, columns.devices, strict=True)
+            found = [bases.get(key, (0, 0)) for key in keys]
+            places = [0] if one_piece else group.places(name)
             self.spans[name] = [
-                bases[dtype, device] + offset * dtype.itemsize
-                for dtype, device, offset in zip(columns.dtypes, columns.devices, offsets, strict=True)
+                base + place * itemsize for (base, itemsize), place in zip(found, places, strict=True)
             ]
+
+    def formats(self, hyper: Hyperparameters) -> Array:
+        """Return the codes of the formats of each span's arrays, of shape (5, spans), by the group's options."""
+        codes = {each: codes_of(formats_of(hyper, each)) for each in dict.fromkeys(self.elements)}
+        return np.array([codes[each] for each in self.elements], np.int64).T
 
 
 _made: weakref.WeakKeyDictionary[Group, dict[bool, GroupSlots]] = weakref.WeakKeyDictionary()
@@ -195,7 +205,8 @@ class StepSlots:
             rows, local = np.unique(row_of[taken], return_inverse=True)
             spans = slots.spans[taken]
             spans["row"] = local.reshape(-1) + len(self.rows)
-            variants = variants_of(slots.formats[taken], IDLE if idle else flags_of(group.hyper))
+            formats = slots.formats(group.hyper)[:, taken]
+            variants = variants_of(formats, IDLE if idle else flags_of(group.hyper))
             self._parts.append((spans, slots.objects[taken], variants, counters_in(group.row_steps)[rows]))
             self.rows += [(group, group.row_steps, row) for row in rows.tolist()]
             self.kept.append((slots.starts, slots.moments))
