@@ -6,6 +6,7 @@ all of them; the figures are medians over rounds of the ratio within a round. Us
     python benchmarks/quick.py                 # every case, every backend
     python benchmarks/quick.py --cases ppo tiny
     python benchmarks/quick.py --cases ppo-loop   # with clipping and averages: benchmarks/loop.py
+    python benchmarks/quick.py --cases 1e6-compact 124e6-compact   # less memory: benchmarks/compact.py
     python benchmarks/quick.py --cases patterns   # with ever other gradients missing: benchmarks/patterns.py
     python benchmarks/quick.py --check         # exit code 1 if a bar is missed
 
@@ -28,7 +29,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import fastadam
-from benchmarks import denormal, interleaved, loop, patterns
+from benchmarks import compact, denormal, interleaved, loop, patterns
 from benchmarks.interleaved import ratio, seconds
 from fastadam.backends import HOST
 from fastadam.cli import contenders, shapes
@@ -217,7 +218,7 @@ def report_startup(backends: list[fastadam.Backend]) -> bool:
 def main() -> int:
     """Run the cases asked for; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cases = [*CASES, *loop.CASES, "patterns", "denormal", "overhead", "startup"]
+    cases = [*CASES, *loop.CASES, *compact.CASES, "patterns", "denormal", "overhead", "startup"]
     parser.add_argument("--cases", nargs="+", choices=cases, default=cases)
     states = fastadam.available_backends()
     known = [name for name in HOST if states[name] == "available"]
@@ -242,6 +243,8 @@ def main() -> int:
             print(f"\n{name}: torch is not installed")
         elif name in loop.CASES:
             met &= loop.report(name, options.backends)
+        elif name in compact.CASES:
+            met &= compact.report(name, options.backends)
         else:
             met &= report(CASES[name], measure(CASES[name], options.backends))
     return 1 if options.check and not met else 0

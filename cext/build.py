@@ -27,10 +27,11 @@ def declarations() -> str:
 def compile_flags() -> list[str]:
     """Return the flags that the numerics contract needs.
 
-    ``-ffp-contract=off`` keeps every operation rounded on its own. ``-fno-math-errno`` lets the root
-    vectorise, and ``-fno-trapping-math`` conversions to integers; neither changes a result. ``-ffast-math`` must never appear: it changes results, and a library linked with it
-    switches denormal numbers off for the whole process. Without debugging information, which names the folder
-    of the build, two builds give the same bytes; ``-g`` in ``CFLAGS`` keeps it.
+    ``-ffp-contract=off`` keeps every operation rounded on its own. ``-fno-math-errno`` lets the root vectorise,
+    and ``-fno-trapping-math`` conversions to integers; neither changes a result. ``-ffast-math`` must never
+    appear: it changes results, and a library linked with it switches denormal numbers off for the whole process.
+    Without debugging information, which names the folder of the build, two builds give the same bytes; ``-g`` in
+    ``CFLAGS`` keeps it.
     """
     if sys.platform == "win32":
         return ["/O2", "/fp:precise"]

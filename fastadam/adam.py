@@ -67,8 +67,9 @@ class Adam(Attributes, closed=True):
     decoupled_weight_decay : bool, default False
         Decay as AdamW does.
     state_dtype : str, optional
-        What the moments lie in: ``"float32"``; ``"bfloat16"``, which is rounded at random; ``"int8"``, in blocks of
-        64 with a scale; or None, the dtype of the parameter or its master. Fixed in a group, as is the next one.
+        What the moments lie in: ``"float32"``; ``"bfloat16"``, which is rounded at random; ``"int8"``, in blocks
+        of 64 with a scale; or None, the dtype of the parameter or its master. Fixed in a group, as is the next
+        one.
     master_weights : bool, default False
         Keep the float32 of each parameter in 16 bits: two bytes more beside bfloat16, four beside float16. Others
         are their own masters.

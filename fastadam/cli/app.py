@@ -49,8 +49,16 @@ class Peer(str, Enum):
     OPTAX = "optax"
 
 
+class StateDType(str, Enum):
+    """What moments can lie in (see `fastadam.Adam`)."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+
+
 class DType(str, Enum):
-    """What is measured; NumPy has no half precision that the library takes."""
+    """What is measured."""
 
     FLOAT32 = "float32"
     FLOAT64 = "float64"
@@ -113,6 +121,10 @@ def bench(
         list[Peer] | None,
         typer.Option(help="Leave these contenders out. Can be given several times.", show_default=False),
     ] = None,
+    state_dtype: Annotated[
+        list[StateDType] | None,
+        typer.Option(help="Measure moments in this dtype, too. Can be given several times.", show_default=False),
+    ] = None,
     dtype: Annotated[DType, typer.Option(help="Of parameters and gradients.")] = DType.FLOAT32,
     rounds: Annotated[int, typer.Option(min=1, max=100_000, help="Turns that each contender has.")] = 50,
     seconds: Annotated[
@@ -137,6 +149,7 @@ def bench(
             like=[each.value for each in like or []],
             backends=[each.value for each in backend or []],
             without=[each.value for each in without or []],
+            state_dtypes=[each.value for each in state_dtype or []],
             dtype=dtype.value,
             rounds=rounds,
             seconds=seconds,

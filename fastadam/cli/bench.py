@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +50,7 @@ class Settings(NamedTuple):
     like: list[str]
     backends: list[str]
     without: list[str]
+    state_dtypes: list[str]
     dtype: str
     rounds: int
     seconds: float
@@ -68,7 +69,7 @@ def run(settings: Settings) -> None:
         fail(f"{error}; set it to a number in that range or leave it out")
     if settings.plot is not None:
         check_plot(settings.plot)
-    contenders, left_out = line_up(backends, settings.without, settings.threads)
+    contenders, left_out = line_up(backends, settings.without, settings.threads, settings.state_dtypes)
     before = load()
     with torch_threads(limit if {"torch fused", "torch default"} & contenders.keys() else None):
         results, not_measured = measure_all(problems, contenders, settings)
@@ -141,7 +142,7 @@ def check_plot(path: Path) -> None:
 
 
 def line_up(
-    backends: list[fastadam.Backend], without: list[str], limit: int | None
+    backends: list[fastadam.Backend], without: list[str], limit: int | None, state_dtypes: Sequence[str] = ()
 ) -> tuple[dict[str, Contender], dict[str, str]]:
     """Return the contenders by name, and why others do not take part."""
     installed = {peer: importlib.util.find_spec(peer) is not None for peer in PEERS}
@@ -152,6 +153,9 @@ def line_up(
     for backend in backends:
         found[f"packed {backend}"] = Contender(fastadam_packed(backend, limit), 4)
         found[f"in place {backend}"] = Contender(fastadam_in_place(backend, limit), 3)
+        for state in state_dtypes:
+            make = fastadam_in_place(backend, limit, state_dtype=state)
+            found[f"in place {backend}, {state}"] = Contender(make, 3 if state == "float32" else 2)
     if installed["torch"] and "torch" not in without:
         found[f"fastadam.torch {backends[0]}"] = Contender(torch_face(backends[0], limit), 3)
         found["torch fused"] = Contender(torch_adam(fused=True), 3)

@@ -91,11 +91,11 @@ def fastadam_packed(backend: fastadam.Backend, threads: int | None = None) -> Ma
     return make
 
 
-def fastadam_in_place(backend: fastadam.Backend, threads: int | None = None) -> Maker:
+def fastadam_in_place(backend: fastadam.Backend, threads: int | None = None, **options: Any) -> Maker:
     """Fastadam over separate arrays, with a fresh list of gradients in each step."""
 
     def make(params: Arrays, grad_sets: list[Arrays]) -> Step:
-        optimizer = fastadam.Adam(params, backend=backend, threads=threads)
+        optimizer = fastadam.Adam(params, backend=backend, threads=threads, **options)
         cycle = itertools.cycle(grad_sets)
         return lambda: optimizer.step(next(cycle))
 

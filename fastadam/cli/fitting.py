@@ -29,7 +29,7 @@ def in_order(contenders: list[str]) -> list[str]:
 def _backend(name: str) -> str:
     for layout in ("packed ", "in place "):
         if name.startswith(layout):
-            return name.removeprefix(layout)
+            return name.removeprefix(layout).partition(",")[0]
     return ""
 
 

@@ -214,7 +214,7 @@ class Group:
         offset = self.offsets[index] * (1 if kept.stored is None else reals)
         if kept.block > 1:
             offset = self._block_offsets[index]
-        view = self.moments[name][key][offset : offset + kept.count(member.size, reals)]
+        view = self.moments[name][key][offset : offset + kept.length(member.size, reals)]
         return view.reshape(kept.shape(member.shape, reals))
 
     def entry(self, index: int) -> dict[str, Any]:

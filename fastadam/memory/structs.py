@@ -190,7 +190,8 @@ ROW_INPUTS = Struct(
 ROLES = ("param", "grad", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 # The average of a parameter over the steps, which lies in the dtype that is computed in.
 AVERAGE = "ema"
-# What a parameter of 16 bits lacks of the one in float32; and, for each moment of 8 bits, the scales of its blocks.
+# What a parameter of 16 bits lacks of the one in float32; and, for each moment of 8 bits, the scales of its
+# blocks.
 MASTER = "master_param"
 SCALES = {name: f"{name}_scale" for name in ROLES[2:]}
 SPAN = Struct(

@@ -1,28 +1,29 @@
 """Formats that only a step writes: state in 16 and 8 bits, weights rounded at random, and masters beside weights.
 
-Like `fastadam.step.rounding`, all of it is written once, over what each backend hands in: its types, its ways to see
-a number's bits and to choose between two. cext/compact.h and cext/random.h are the same in C.
+Like `fastadam.step.rounding`, all of it is written once, over what each backend hands in: its types, its ways to
+see a number's bits and to choose between two. cext/compact.h and cext/random.h are the same in C.
 
-**Random bits.** Element i of a parameter is rounded with the upper 16 bits of ``start + i * GOLDEN_32``, a number of
-32 bits. The start is a hash of the seed, the number of the parameter's step, its position in the optimizer and the
-stream, so that bits depend on neither threads nor layout, and go on the same after a checkpoint. From step to step,
-the bits of an element are independent; within a step, those of neighbours are spread evenly (Weyl's sequence, which
-costs one addition), so that errors cancel sooner than those of independent bits.
+**Random bits.** Element i of a parameter is rounded with the upper 16 bits of ``start + i * GOLDEN_32``, a number
+of 32 bits. The start is a hash of the seed, the number of the parameter's step, its position in the optimizer and
+the stream, so that bits depend on neither threads nor layout, and go on the same after a checkpoint. From step to
+step, the bits of an element are independent; within a step, those of neighbours are spread evenly (Weyl's
+sequence, which costs one addition), so that errors cancel sooner than those of independent bits.
 
-**Rounding at random** takes a number up with the probability of how far it is on its way there: what is expected is
-the number itself. With rounding to nearest, ``exp_avg_sq`` in bfloat16, which changes by a thousandth in a step,
-would stop moving.
+**Rounding at random** takes a number up with the probability of how far it is on its way there: what is expected
+is the number itself. With rounding to nearest, ``exp_avg_sq`` in bfloat16, which changes by a thousandth in a
+step, would stop moving.
 
-**State of 8 bits** lies in blocks of `SCALE_BLOCK` numbers, from the first element of each parameter on. Beside each
-lies a scale, the largest size in the block divided by the largest code: 127 for ``exp_avg``, whose codes are signed,
-and 255 for ``exp_avg_sq``, of which the *roots* are kept. None of them gets the code 0, as
-``exp_avg / (0 + eps)`` would explode; where all are zero, so is the scale. (Dettmers et al., "8-bit Optimizers via Block-wise Quantization", ICLR 2022,
-arXiv:2110.02861, has blocks; the codes here are linear, and cheaper.) Where numbers of a block are not finite, the
-sign of its scale is negative, its finite numbers have the codes below 127 and 254, and those at the ends stand for
-infinity and NaN. The running maximum of amsgrad is rounded to nearest, with which it stays what it is.
+**State of 8 bits** lies in blocks of `SCALE_BLOCK` numbers, from the first element of each parameter on. Beside
+each lies a scale, the largest size in the block divided by the largest code: 127 for ``exp_avg``, whose codes are
+signed, and 255 for ``exp_avg_sq``, of which the *roots* are kept. None of them gets the code 0, as ``exp_avg / (0
++ eps)`` would explode; where all are zero, so is the scale. (Dettmers et al., "8-bit Optimizers via Block-wise
+Quantization", ICLR 2022, arXiv:2110.02861, has blocks; the codes here are linear, and cheaper.) Where numbers of a
+block are not finite, the sign of its scale is negative, its finite numbers have the codes below 127 and 254, and
+those at the ends stand for infinity and NaN. The running maximum of amsgrad is rounded to nearest, with which it
+stays what it is.
 
-**Masters.** A float32 is the upper half of its bits, a bfloat16 rounded to nearest, and the signed 16 bits that the
-two differ by. Beside a float16 lies all of the float32, which counts as long as it still rounds to the weight.
+**Masters.** A float32 is the upper half of its bits, a bfloat16 rounded to nearest, and the signed 16 bits that
+the two differ by. Beside a float16 lies all of the float32, which counts as long as it still rounds to the weight.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What compact arrays hold, in NumPy: state of 16 and 8 bits, and masters, decoded and encoded as a whole.
 
-Steps do this on their own. It is for those who look at the state, or put another one in its place; numbers are rounded
-to nearest then.
+Steps do this on their own. It is for those who look at the state, or put another one in its place; numbers are
+rounded to nearest then.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ def decode(stored: Array, beside: Array | None, number_format: Format) -> Array:
 
 
 def _decode_blocks(codes: Array, scales: Any, number_format: Format) -> Array:
-    flat = codes.reshape(-1)
+    flat: Array = codes.reshape(-1)
     scale = np.repeat(scales, SCALE_BLOCK)[: flat.size]
     with np.errstate(over="ignore"):
-        numbers = flat.astype(_FLOAT32) * np.abs(scale)
+        numbers: Array = flat.astype(_FLOAT32) * np.abs(scale)
         if number_format == ROOT8:
             numbers *= numbers
     marked = np.signbit(scale)

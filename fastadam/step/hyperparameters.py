@@ -67,7 +67,8 @@ class Hyperparameters(NamedTuple):
 
 DEFAULTS = Hyperparameters()
 KEYS = Hyperparameters._fields
-# The options by which the state lies in memory: those of a group are fixed, and those of a state dict do not count.
+# The options by which the state lies in memory: those of a group are fixed, and those of a state dict do not
+# count.
 FIXED = ("state_dtype", "master_weights")
 STATE_DTYPES = None, "float32", "bfloat16", "int8"
 ROUNDINGS = get_args(Rounding)

@@ -137,7 +137,8 @@ class Plan:
         self.memory.point("after", self.after.block.values)
         self._whole = PartOfPlan(
             *(self.spans, self.rows, self.row_inputs, self.batches, self.counters),
-            *(self.memory, limit_given, self.norm, self.after, self.ema_weights, self.random_keys),
+            *(self.memory, limit_given, self.norm, self.after),
+            *(self.ema_weights, self.random_keys),
         )
         used = np.unique(batch_part)[::-1].tolist()
         self._backends = [backends[number] for number in used]

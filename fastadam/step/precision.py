@@ -25,8 +25,8 @@ from fastadam.step.hyperparameters import Hyperparameters
 
 MOMENTS = ROLES[2:]
 
-# What `state_dtype` stands for: the formats of `MOMENTS`. A running maximum is not rounded at random, with which it
-# would not stay what it is.
+# What `state_dtype` stands for: the formats of `MOMENTS`. A running maximum is not rounded at random, with which
+# it would not stay what it is.
 STATE_FORMATS: dict[str, tuple[Format, ...]] = {
     "float32": (FLOAT32, FLOAT32, FLOAT32),
     "bfloat16": (BFLOAT16_STOCHASTIC, BFLOAT16_STOCHASTIC, BFLOAT16),
@@ -35,7 +35,7 @@ STATE_FORMATS: dict[str, tuple[Format, ...]] = {
 _WITH_MASTER = {BFLOAT16: BFLOAT16_MASTER, FLOAT16: FLOAT16_MASTER}
 _STOCHASTIC = {BFLOAT16: BFLOAT16_STOCHASTIC, FLOAT16: FLOAT16_STOCHASTIC}
 # What lies beside a weight that has a master.
-_RESTS = {BFLOAT16_MASTER: np.dtype(np.int16), FLOAT16_MASTER: np.dtype(np.float32)}
+_RESTS: dict[Format, np.dtype[Any]] = {BFLOAT16_MASTER: np.dtype(np.int16), FLOAT16_MASTER: np.dtype(np.float32)}
 
 
 class Kept(NamedTuple):
@@ -55,14 +55,14 @@ class Kept(NamedTuple):
     stored: np.dtype[Any] | None
     block: int
 
-    def count(self, size: int, reals: int) -> int:
+    def length(self, size: int, reals: int) -> int:
         """Return how many numbers of `stored` belong to a parameter of `size` elements of so many `reals`."""
         return size if self.stored is None else -(-size * reals // self.block)
 
     def shape(self, shape: tuple[int, ...], reals: int) -> tuple[int, ...]:
         """Return the shape of the array, for a parameter of a shape; scales are in one row."""
         if self.block > 1:
-            return (self.count(int(np.prod(shape, dtype=np.int64)), reals),)
+            return (self.length(int(np.prod(shape, dtype=np.int64)), reals),)
         return shape if self.stored is None or reals == 1 else (*shape, reals)
 
 

@@ -75,6 +75,15 @@ def test_bench_with_all_that_is_installed() -> None:
 
 
 @pytest.mark.usefixtures("alone")
+def test_bench_measures_compact_state_too() -> None:
+    given = ["--state-dtype", "int8", "--state-dtype", "bfloat16", "--backend", "c", "--backend", "numba"]
+    found = json.loads(run("bench", "1000", "--rounds", "2", *given, "--json").stdout)
+    compiled = [name for name in AVAILABLE if name != "numpy"]
+    wanted = {f"in place {name}, {state}" for name in compiled for state in ("int8", "bfloat16")}
+    assert wanted <= set(found["problems"][0]["contenders"])
+
+
+@pytest.mark.usefixtures("alone")
 def test_bench_stops_when_the_time_is_up() -> None:
     text = run("bench", "10", "--rounds", "1000", "--seconds", "0", "--backend", "numpy").stdout
     assert f"{measure.LEAST_ROUNDS} rounds" in text
@@ -99,6 +108,7 @@ def test_bench_refuses_what_does_not_fit_at_all(monkeypatch: pytest.MonkeyPatch)
         (["-x"], "-x"),
         (["1.5"], "got '1.5'"),
         (["ten"], "got 'ten'"),
+        (["10", "--state-dtype", "int4"], "'int4' is not one of 'float32', 'bfloat16', 'int8'"),
         (["10", "--threads", "0"], "threads must be from 1 to 256, got 0"),
         (["10", "--plot", "bench.txt"], "--plot must end in one of .png, .svg or .pdf, got 'bench.txt'"),
         (["10", "--plot", "no/such/folder/bench.png"], "there is no folder"),

@@ -43,6 +43,17 @@ def test_the_order_of_leaving_out() -> None:
     ]
 
 
+def test_compact_state_of_a_backend_goes_with_the_backend() -> None:
+    names = ["in place c", "in place c, int8", "in place numba", "in place numba, int8", BY_HAND]
+    assert fitting.in_order(names) == [
+        "in place numba",
+        "in place numba, int8",
+        BY_HAND,
+        "in place c",
+        "in place c, int8",
+    ]
+
+
 @given(st.lists(st.sampled_from(NAMES), min_size=1, unique=True), st.integers(0, 10**4), st.integers(1, 100))
 @examples(100)
 def test_only_what_does_not_fit_is_left_out(names: list[str], at_hand: int, size: int) -> None:

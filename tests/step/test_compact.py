@@ -11,13 +11,12 @@ from fastadam import backends
 from fastadam.memory.arrays import address
 from fastadam.memory.formats import ALL_FORMATS
 from fastadam.memory.structs import MASTER, MOMENT_STREAM, PARAM_STREAM, ROLES, SCALES, SPAN, TAKEN
-from fastadam.step.coefficients import Coefficients
+from fastadam.step.coefficients import Coefficients, Row
 from fastadam.step.counters import counters_in
 from fastadam.step.element import make_element
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.plan import Plan
 from fastadam.step.rounding import make_flush, make_maximum
-from fastadam.step.coefficients import Row
 from fastadam.step.variants import flags_of, variants_of
 from tests.support.compact import Kept, random_bits
 from tests.support.plans import HYPERS

@@ -1,12 +1,10 @@
 """Compact formats, written apart from the library: NumPy over whole arrays, exact integers where it rounds.
 
-`Kept` is one array of a parameter in any format, with what lies beside it; it is widened to what kernels compute in,
-and narrowed with given bits at random.
+`Kept` is one array of a parameter in any format, with what lies beside it; it is widened to what kernels compute
+in, and narrowed with given bits at random.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
