@@ -218,7 +218,7 @@ class Group:
         return view.reshape(kept.shape(member.shape, reals))
 
     def entry(self, index: int) -> dict[str, Any]:
-        """Return a member's step counter and live views of its moments, of what belongs to them, and its average."""
+        """Return a member's step counter and live views of its moments, what belongs to them, and its average."""
         moments = {name: self.moment(name, index) for name in KEPT if self.has(name, index)}
         return {"step": self.step_of(index), **moments}
 
@@ -262,9 +262,9 @@ class Group:
         for name in hyperparameters.FIXED:
             if getattr(hyper, name) != getattr(self.hyper, name):
                 raise ValueError(
-                    f"{where}{name} was {getattr(self.hyper, name)!r} when the group was made, and its state lies in "
-                    f"memory so; to go on with {name}={getattr(hyper, name)!r}, make a new optimizer with it, and "
-                    f"load the state into that: new.load_state_dict(old.state_dict())"
+                    f"{where}{name} was {getattr(self.hyper, name)!r} when the group was made, and its state lies "
+                    f"in memory so; to go on with {name}={getattr(hyper, name)!r}, make a new optimizer with it, "
+                    f"and load the state into that: new.load_state_dict(old.state_dict())"
                 )
         return hyper
 

@@ -221,7 +221,7 @@ def make_join_float16_master(narrow_float16: Function, widen_float16: Function, 
 
 
 def factor_of(most: int) -> float:
-    """Return what a block's factor is, times its largest size: 65536 times a code, but for what would be too much."""
+    """Return what a block's factor is, times its largest size: a bit less than 65536 times the largest code."""
     return float(most * 65536 - 4)
 
 

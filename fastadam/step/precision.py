@@ -114,7 +114,7 @@ def kept_of(hyper: Hyperparameters, element: Element) -> dict[str, Kept]:
 
 
 def is_for_one(formats: tuple[Format, ...]) -> bool:
-    """Whether a span in these formats has to be one parameter: blocks and random bits are counted from its start."""
+    """Whether a span in these formats has to be one parameter, from whose start blocks and random bits count."""
     return any(each in AT_RANDOM for each in formats)
 
 
