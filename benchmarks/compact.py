@@ -90,9 +90,8 @@ def report(name: str, backends: list[fastadam.Backend]) -> bool:
     times = interleaved.run(steps, case.rounds, lambda each: rows.get(each, case.in_a_row), warm=case.in_a_row > 1)
     print(f"\nCompact state, {case.title}")
     for each, own in times.items():
-        print(
-            f"  {each:50} {statistics.median(own) * 1e6:12.1f} us {min(own) / case.size * 1e9:8.3f} ns each at best"
-        )
+        best = min(own) / case.size * 1e9
+        print(f"  {each:50} {statistics.median(own) * 1e6:12.1f} us, {best:.3f} ns each at best")
     met = True
     for bar in case.bars:
         for backend in backends:
