@@ -7,7 +7,7 @@ import importlib
 from pathlib import Path
 
 from benchmarks.low_precision import __doc__ as about
-from benchmarks.low_precision import memory, pictures, tables
+from benchmarks.low_precision import jumps, memory, pictures, tables
 from benchmarks.low_precision.runs import Job, load, save, train_all
 from benchmarks.low_precision.settings import SETTINGS
 
@@ -26,7 +26,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="how many of each")
     parser.add_argument("--jobs", type=int, default=2, help="how many trainings at once")
     parser.add_argument("--memory", action="store_true", help="measure bytes")
-    parser.add_argument("--table", action="store_true", help="print what is known as the page has it")
+    parser.add_argument("--jumps", action="store_true", help="measure steps after silence")
+    parser.add_argument("--table", action="store_true", help="print what the page says of it")
     parser.add_argument("--plot", action="store_true", help="draw what is known, beside the file")
     parser.add_argument("--save", type=Path, default=DOCS / "low_precision.json", help="the file of what is known")
     args = parser.parse_args()
@@ -38,10 +39,12 @@ def main() -> None:
     if jobs:
         train_all(jobs, args.save, args.jobs, lambda text: print(text, flush=True))
     if args.memory:
-        found = {name: memory.measure(name) for name in SETTINGS}
-        save({**load(args.save), "memory": found}, args.save)
+        save({**load(args.save), "memory": {name: memory.measure(name) for name in SETTINGS}}, args.save)
+    if args.jumps:
+        save({**load(args.save), "jumps": jumps.measure()}, args.save)
     if args.table:
-        print(tables.table(load(args.save)), end="")
+        known = load(args.save)
+        print(tables.table(known), tables.seeds(known), tables.exploded(known), tables.jumps(known), sep="\n")
     if args.plot:
         pictures.draw(load(args.save)["runs"], args.save.parent)
 

@@ -1,7 +1,8 @@
 """Handwritten digits, as examples/digits_numpy.py has them, with weights in the layout of PyTorch's.
 
-Each block of 64 numbers of the first layer is one unit of the hidden layer then, and has the pixels in the corners, which
-are nearly always white, beside those in the middle: much harder for state of 8 bits than a block for each pixel.
+Each block of 64 numbers of the first layer is one unit of the hidden layer then, and has the pixels in the
+corners, which are nearly always white, beside those in the middle: much harder for state of 8 bits than a block
+for each pixel.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.low_precision.settings import SETTINGS, Floats, Run, Setting, Trainee
+from benchmarks.low_precision.settings import SETTINGS as SETTINGS
+from benchmarks.low_precision.settings import Floats, Run, Setting, Trainee
 
 TITLE = "Digits: training loss"
 EPOCHS = 40
@@ -29,10 +31,11 @@ def train(setting: Setting, seed: int, epochs: int = EPOCHS, make: Callable[...,
         Makes the trainee.
     """
     import digits_numpy as example
+    from _digits import load_data
 
     from fastadam.schedules import Cosine
 
-    images, _, digits, _ = example.load_data(seed)
+    images, _, digits, _ = load_data(seed)
     x = images.reshape(-1, 64)
     rng = np.random.default_rng(seed)
     initial = example.initial_params(rng)

@@ -15,7 +15,8 @@ import ml_dtypes
 import numpy as np
 
 from benchmarks.low_precision import digits
-from benchmarks.low_precision.settings import REFERENCE, SETTINGS as USUAL, Floats, Run, Setting, Trainee
+from benchmarks.low_precision.settings import REFERENCE, Floats, Run, Setting, Trainee
+from benchmarks.low_precision.settings import SETTINGS as USUAL
 
 TITLE = "Digits, a longer training: loss"
 EPOCHS = 100
@@ -75,7 +76,8 @@ class CodedRoots:
         codes = np.floor(flat / np.where(scale > 0, scale, 1) + self.rng.random(flat.shape, np.float32))
         if least is not None:
             codes = np.maximum(codes, least)
-        return (codes * scale).reshape(-1)[: numbers.size].reshape(numbers.shape)
+        found: Floats = (codes * scale).reshape(-1)[: numbers.size].reshape(numbers.shape)
+        return found
 
 
 class Way(NamedTuple):

@@ -16,7 +16,7 @@ USUAL, SILENCES = 100, (200, 1000, 3000)  # steps
 
 
 def measure() -> dict[str, float]:
-    """Return by what factor steps were larger than float32's, and how large they were as parts of the learning rate."""
+    """Return by what factors steps were larger than float32's, and the largest, in learning rates."""
     factors, sizes, usual_sizes = [], [], []
     for silence in SILENCES:
         size, usual = after(silence)
@@ -37,7 +37,7 @@ def measure() -> dict[str, float]:
 
 
 def after(silence: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return how far the first step after so many without gradients moves each number: with int8 and with float32."""
+    """Return how far the first step after a silence moves each number: with int8, and with float32."""
     rng = np.random.default_rng(silence)
     scales = np.ones((BLOCKS, BLOCK))
     scales[:, 1:SILENT] = 10 ** rng.uniform(-4, 0, (BLOCKS, SILENT - 1))

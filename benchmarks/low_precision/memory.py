@@ -1,7 +1,7 @@
 """How many bytes a parameter takes with each setting, measured from the process that steps it (on Linux).
 
-What is resident before and after: first of the weights, then of the optimizer, with one step taken. Each setting has
-a process of its own.
+What is resident before and after: first of the weights, then of the optimizer, with one step taken. Each setting
+has a process of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import fastadam
 from benchmarks.low_precision.settings import SETTINGS
 
-SIZE = 2**27
+SIZE = 2**28
 
 
 def resident() -> int:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 import benchmarks.low_precision.settings  # noqa: F401  (finds the examples)
+
 from _style import BLUE, GREEN, GREY, ORANGE, RED, new_figure, save  # isort: skip
 
 
@@ -22,13 +23,14 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A task: what its picture says, and between which values (None: as they come)."""
+    """A task: what its picture says, between which values (None: as they come), and if each seed has a line."""
 
     task: str
     title: str
     low: float | None
     high: float | None
     log: bool = False
+    apart: bool = False
 
 
 FLOAT32 = Line("float32", GREY)
@@ -52,15 +54,15 @@ MOMENTS = {
     "bfloat16 state, nearest": Line("bfloat16 state, nearest", RED),
 }
 ROOTS = {
-    "float32": FLOAT32,
-    "int8 state": Line("int8 state (roots never 0)", ORANGE, ":"),
     "int8 state, zero roots": Line("int8 state, roots may be 0", RED),
+    "float32": FLOAT32,
+    "int8 state": Line("int8 state (roots never 0)", BLUE, "--"),
 }
 PPO = Panel("ppo", "PPO on CartPole: return", 0, 520)
 DIGITS = Panel("digits", "Digits: training loss", 0.02, 2, log=True)
 TRANSFORMER = Panel("transformer", "Transformer: loss, held out", 1.4, 2.3)
 LONG = Panel("failures", "Digits, longer: training loss", 2e-3, 2, log=True)
-EXPLODES = Panel("failures", "Digits, longer: training loss", 1e-3, None, log=True)
+EXPLODES = Panel("failures", "The same: each seed", 1e-3, None, log=True, apart=True)
 
 PICTURES: dict[str, list[tuple[Panel, dict[str, Line]]]] = {
     "state": [(each, STATE) for each in (PPO, DIGITS, TRANSFORMER)],
@@ -88,11 +90,16 @@ def _draw_one(ax: Axes, runs: dict[str, Any], panel: Panel, lines: dict[str, Lin
     for name, line in lines.items():
         curves = np.array([run["curve"] for run in runs[name].values()], float)
         x = np.arange(1, curves.shape[1] + 1) / curves.shape[1] * 100
-        is_reference = line is FLOAT32
+        look: dict[str, Any] = {"color": line.color, "linestyle": line.style, "lw": 1.6}
+        if line is FLOAT32:
+            look.update(lw=3.5, alpha=0.6)
+        if panel.apart:
+            first, *_ = ax.plot(x, curves.T, **{**look, "lw": look["lw"] / 2})
+            first.set_label(line.label)
+            continue
         ax.fill_between(x, curves.min(axis=0), curves.max(axis=0), color=line.color, alpha=0.15, lw=0)
         middle = np.exp(np.log(curves).mean(axis=0)) if panel.log else curves.mean(axis=0)
-        width = 3.5 if is_reference else 1.6
-        ax.plot(x, middle, line.style, color=line.color, label=line.label, lw=width, alpha=0.6 if is_reference else 1)
+        ax.plot(x, middle, label=line.label, **look)
     if panel.log:
         ax.set_yscale("log")
         if panel.high is not None:

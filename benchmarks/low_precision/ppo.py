@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from benchmarks.low_precision.settings import SETTINGS, Run, Setting, Trainee
+from benchmarks.low_precision.settings import SETTINGS as SETTINGS
+from benchmarks.low_precision.settings import Run, Setting, Trainee
 
 TITLE = "PPO on CartPole: return"
 POINTS = 25  # of a curve
@@ -41,7 +43,7 @@ def train(setting: Setting, seed: int, steps: int = STEPS) -> Run:
     borders = np.linspace(0, len(ends), POINTS + 1).round().astype(int)
     counts = [0, *ends]
     curve: list[float] = []
-    for low, high in zip(borders[:-1], borders[1:], strict=True):
+    for low, high in pairwise(borders):
         returns = cartpole.returns[counts[low] : counts[high]]
         curve.append(float(np.mean(returns)) if returns else (curve or [0.0])[-1])
     return Run(float(np.mean(cartpole.returns[counts[borders[POINTS * 4 // 5]] :])), curve)

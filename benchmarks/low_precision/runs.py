@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import platform
+import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -31,7 +32,8 @@ def load(path: Path) -> dict[str, Any]:
 def save(results: dict[str, Any], path: Path) -> None:
     """Keep results, in a file that is whole at any time."""
     unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(json.dumps(results, indent=1) + "\n")
+    text = re.sub(r"\[[^][]*\]", lambda curve: " ".join(curve[0].split()), json.dumps(results, indent=1))
+    unfinished.write_text(f"{text}\n")
     unfinished.replace(path)
 
 
@@ -52,7 +54,7 @@ def train_all(jobs: Iterable[Job], path: Path, at_once: int, say: Callable[[str]
     results = load(path)
     trained: dict[str, Any] = results.setdefault("runs", {})
     missing = [each for each in jobs if str(each.seed) not in trained.get(each.task, {}).get(each.setting, {})]
-    # Read by what libraries a process imports, which is why it is set here: models this small gain nothing by threads.
+    # For the libraries that the processes import: models this small gain nothing by threads.
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
     with ProcessPoolExecutor(at_once, get_context("spawn")) as pool:
         running = {pool.submit(do, job): job for job in missing}

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.low_precision.settings import SETTINGS, Run, Setting, Trainee
+from benchmarks.low_precision.settings import SETTINGS as SETTINGS
+from benchmarks.low_precision.settings import Run, Setting, Trainee
 from fastadam.schedules import OneCycle
 
 TITLE = "Character transformer: loss on held-out text"
@@ -26,7 +27,7 @@ HELD_OUT = 0.1  # of the text, its end
 WINDOWS = 256  # of the held-out text, which losses are of
 
 
-class Model(nn.Module):
+class Model(nn.Module):  # type: ignore[misc]
     """Attention looks back only; norms come first."""
 
     def __init__(self, characters: int) -> None:

@@ -1,6 +1,6 @@
 """Compact state where it is hard: what one rounding can do to the next step, and numbers that are not finite.
 
-What is kept is compared with what would have been kept without rounding, computed in float64 from what was kept before.
+What is kept is compared with what would be kept without rounding, computed in float64 from what was kept before.
 docs/guides/low-precision.md states the bounds.
 """
 
@@ -52,9 +52,7 @@ Moments = tuple[np.ndarray, np.ndarray]
 
 def adam(params: Any, state_dtype: Any, backend: str, **options: Any) -> fastadam.Adam:
     """Return an optimizer with the constants of this file."""
-    return fastadam.Adam(
-        params, LR, (BETA1, BETA2), EPS, state_dtype=state_dtype, backend=backend, **options
-    )
+    return fastadam.Adam(params, LR, (BETA1, BETA2), EPS, state_dtype=state_dtype, backend=backend, **options)
 
 
 def kept(optimizer: fastadam.Adam, state_dtype: str) -> Moments:
@@ -110,18 +108,26 @@ def codes(numbers: np.ndarray, most: int, most_beside_others: int) -> np.ndarray
     return largest(np.where(finite, np.abs(numbers), 0)) / np.where(marked, most_beside_others, most)
 
 
-def assert_rounded(state_dtype: str, exact: Moments, found: Moments) -> None:
-    """Check moments as they are kept against those that were rounded."""
+def assert_rounded(state_dtype: str, before: Moments, grad: np.ndarray, found: Moments) -> None:
+    """Check moments as they are kept after a step from others."""
+    exact = moved(before, grad)
+    # What float32 may be off by where exp_avg and a gradient cancel.
+    off = {
+        "exp_avg": 1e-6 * (np.abs(before[0]) + np.abs(grad.astype(np.float64))),
+        "exp_avg_sq": np.zeros(grad.size),
+    }
     for name, wanted, got in zip(MOST, exact, found, strict=True):
         finite = np.isfinite(wanted)
         np.testing.assert_array_equal(got[~finite], wanted[~finite])
         assert np.isfinite(got[finite]).all()
         code = codes(wanted if name == "exp_avg" else np.sqrt(wanted), *MOST[name])[finite]
-        wanted, got = wanted[finite], got[finite]
+        wanted, got, slack = wanted[finite], got[finite], off[name][finite]
         if state_dtype == "bfloat16":  # one of the two neighbours, of 8 digits
-            np.testing.assert_array_less(np.abs(got - wanted), 2.0**-7 * (1 + ROUNDED) * np.abs(wanted) + 2e-38)
+            np.testing.assert_array_less(
+                np.abs(got - wanted), 2.0**-7 * (1 + ROUNDED) * np.abs(wanted) + slack + 2e-38
+            )
         elif name == "exp_avg":
-            np.testing.assert_array_less(np.abs(got - wanted), code * (1 + ROUNDED) + LEAST)
+            np.testing.assert_array_less(np.abs(got - wanted), code * (1 + ROUNDED) + slack + LEAST)
         else:
             root, found_root = np.sqrt(wanted), np.sqrt(got)
             np.testing.assert_array_less(found_root, (root + code) * (1 + ROUNDED) + 2 * LEAST_ROOT)
@@ -158,9 +164,7 @@ def gradients(draw: st.DrawFn) -> list[np.ndarray]:
 @pytest.mark.parametrize("state_dtype", ["int8", "bfloat16"])
 @given(gradients(), st.integers(0, 5))
 @examples(60)
-def test_what_one_rounding_can_do(
-    backend: str, state_dtype: str, grads: Sequence[np.ndarray], seed: int
-) -> None:
+def test_what_one_rounding_can_do(backend: str, state_dtype: str, grads: Sequence[np.ndarray], seed: int) -> None:
     """Moments move by less than a code, roots to no less than half; what follows for the next step is bounded."""
     param = np.zeros(grads[0].size, np.float32)
     optimizer = adam([param], state_dtype, backend, seed=seed)
@@ -179,8 +183,9 @@ def test_what_one_rounding_can_do(
         else:
             most = 1.02 * usual + 0.02 * size_of_update(exact, np.zeros_like(grad), step)
         np.testing.assert_array_less(jump, most * (1 + ROUNDED) + 1e-6 * (LR + np.abs(old)))
-        exact, before = moved(before, grad), kept(optimizer, state_dtype)
-        assert_rounded(state_dtype, exact, before)
+        found = kept(optimizer, state_dtype)
+        assert_rounded(state_dtype, before, grad, found)
+        exact, before = moved(before, grad), found
 
 
 @pytest.mark.parametrize("neighbours", ["active", "silent"])
@@ -237,8 +242,9 @@ def test_a_gradient_that_is_not_finite_stays_where_it_is(
             grad[where] = number
         optimizer.step([grad])
         plain.step([grad])
-        exact, before = moved(before, grad), kept(optimizer, state_dtype)
-        assert_rounded(state_dtype, exact, before)
+        found = kept(optimizer, state_dtype)
+        assert_rounded(state_dtype, before, grad, found)
+        before = found
         assert np.isfinite(param[others]).all()
         np.testing.assert_array_equal(np.isfinite(param), np.isfinite(usual))
     assert np.isnan(param[where])
@@ -264,8 +270,9 @@ def test_a_loaded_moment_that_is_not_finite_stays_where_it_is(
     for _ in range(3):
         grad = rng.standard_normal(size).astype(np.float32)
         optimizer.step([grad])
-        exact, before = moved(before, grad), kept(optimizer, state_dtype)
-        assert_rounded(state_dtype, exact, before)
+        found = kept(optimizer, state_dtype)
+        assert_rounded(state_dtype, before, grad, found)
+        before = found
     others = np.setdiff1d(np.arange(size), places)
     assert np.isfinite(param[others]).all()
     is_nan = np.isnan(moments[0]) | np.isnan(moments[1]) | (np.isinf(moments[0]) & np.isinf(moments[1]))
