@@ -277,10 +277,6 @@ class Device(abc.ABC):
         """
 
     @abc.abstractmethod
-    def check_dtype(self, dtype: np.dtype[Any], label: str) -> None:
-        """Refuse, by a TypeError, a dtype that arrays here do not have."""
-
-    @abc.abstractmethod
     def watch(self, slots: Slots, check: CheckGradient, backend: Any) -> Watch:
         """Return what looks at the arrays of a plan on this device.
 

@@ -66,7 +66,8 @@ class Host(Device):
     def dtype_of_gradient(cls, value: Any, param: Array) -> np.dtype[Any]:
         """Return the dtype of `value`, or of a view of a JAX array."""
         if is_jax_array(value):
-            value = np.empty(0, value.dtype)
+            dtype = getattr(value, "dtype", None)  # tracers and keys have others than NumPy's
+            value = np.empty(0, dtype if isinstance(dtype, np.dtype) else param.dtype)
         return arrays.dtype_of_gradient(value, param)
 
     @classmethod
@@ -176,9 +177,6 @@ class Host(Device):
     def zeros(self, size: int, dtype: np.dtype[Any], role: str) -> Array:
         """Return zeros in a buffer of their own."""
         return aligned_zeros(size, dtype, role)
-
-    def check_dtype(self, dtype: np.dtype[Any], label: str) -> None:
-        """Refuse nothing: NumPy arrays of all dtypes that there are can be stepped."""
 
     def watch(self, slots: Slots, check: CheckGradient, backend: Any) -> Watch:
         """Return what looks at NumPy arrays."""

@@ -235,7 +235,6 @@ def pack(params: Packable, *, device: str | None = None) -> Packed:
     _refuse_twice(values, arrays, labels)
     if target is None:
         target = device_of(arrays[0])
-    target.check_dtype(arrays[0].dtype, labels[0])
     packed = Packed([array.shape for array in arrays], nested, classes, arrays[0].dtype, target)
     for view, array in zip(packed.param_views, arrays, strict=True):
         view[...] = array if target.holds(array) else on_host(array)

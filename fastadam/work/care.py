@@ -54,7 +54,8 @@ def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], out
                 outcome = work.try_step(grads)
             if outcome >= 0 and work.leaves_out:
                 work, outcome = _for_gradients(planner, work, grads, outcome)
-                outcome = work.step_in_part(grads, outcome)
+                if outcome >= 0:
+                    outcome = work.step_in_part(grads, outcome)
             if outcome >= 0:
                 dtypes = work.dtypes_of(grads)
                 work = planner.pattern(work is planner.in_pieces, np.array(active, bool), dtypes)
@@ -77,9 +78,7 @@ def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], out
         _refuse(work.labels, grads)
 
 
-def _for_gradients(
-    planner: Planner, work: WorkList, grads: tuple[Any, ...], outcome: int
-) -> tuple[WorkList, int]:
+def _for_gradients(planner: Planner, work: WorkList, grads: tuple[Any, ...], outcome: int) -> tuple[WorkList, int]:
     """Return the work list for gradients of these dtypes, and what `try_step` has returned for it."""
     found = planner.for_gradients(work, grads)
     if found is not work:

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastadam.memory.arrays import ALL_DTYPES, Array, Dtypes, names_of
-from fastadam.memory.formats import BFLOAT16
 from fastadam.memory.cuda import available
 from fastadam.memory.device import Call
+from fastadam.memory.formats import BFLOAT16
 from fastadam.memory.jax_arrays import has_cuda_interface, is_jax_array
 from fastadam.memory.words import name_of
 

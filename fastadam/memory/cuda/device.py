@@ -203,9 +203,6 @@ class CudaDevice(Device):
         """Return zeros in a buffer of their own; whatever its role, the driver places it."""
         return zeros(size, dtype, self.number)
 
-    def check_dtype(self, dtype: np.dtype[Any], label: str) -> None:
-        """Refuse nothing: all that there is can be stepped here."""
-
     def watch(self, slots: Slots, check: CheckGradient, backend: Waiting) -> Watch:
         """Return what looks at arrays on CUDA devices."""
         return _Watch(slots, check, backend)
