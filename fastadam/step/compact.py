@@ -260,22 +260,25 @@ def make_encode(int32: Function, truncated: Function, select: Function, number_f
     return encode_int8 if number_format is INT8 else encode_root8
 
 
-def make_special(int32: Function, select: Function, number_format: Format) -> Function:
+def make_special(int32: Function, float32: Function, select: Function, number_format: Format) -> Function:
     """Return ``special(number)``: the code of an infinite number or a NaN, or of such a root.
 
     Parameters
     ----------
     int32, select, number_format
         See `make_encode`.
+    float32 : callable
+        Turns a Python float into a float32.
     """
+    zero = float32(0.0)
     infinite, nan = int32(INFINITE_CODE[number_format]), int32(NAN_CODE[number_format])
     negative = int32(-INFINITE_CODE[INT8])
 
     def special_int8(number):
-        return select(number != number, nan, select(number > 0, infinite, negative))
+        return select(number != number, nan, select(number > zero, infinite, negative))
 
     def special_root8(root):
-        return select(root > 0, infinite, nan)
+        return select(root > zero, infinite, nan)
 
     return special_int8 if number_format is INT8 else special_root8
 

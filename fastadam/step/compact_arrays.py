@@ -49,7 +49,7 @@ _narrow_bfloat16 = rounding.make_narrow_bfloat16(_uint16, _uint32, _bits_of, np.
 _part_master = compact.make_part_master(_uint16, _int16, _uint32, _bits_of, np.where)
 _join_master = compact.make_join_master(_uint32, _int32, _float_of, np.where)
 _encode = {each: compact.make_encode(_int32, _int32, np.where, each) for each in (INT8, ROOT8)}
-_special = {each: compact.make_special(_int32, np.where, each) for each in (INT8, ROOT8)}
+_special = {each: compact.make_special(_int32, _float32, np.where, each) for each in (INT8, ROOT8)}
 _scale = {each: compact.make_scale(_uint32, _float32, _float_of, np.where, each) for each in (INT8, ROOT8)}
 _decode = {each: compact.make_decode(_int32, _float32, np.where, each) for each in (INT8, ROOT8)}
 
