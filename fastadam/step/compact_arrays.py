@@ -133,7 +133,7 @@ def _encode_blocks(numbers: Array, number_format: Format) -> tuple[Array, Array]
     with np.errstate(divide="ignore", invalid="ignore"):
         scales, factors = _scale[number_format](largest, marked)
     finite = np.where(is_finite, blocks, _FLOAT32.type(0))
-    codes = _encode[number_format](finite, factors, np.int32(MIDDLE >> 16))
-    codes = np.where(is_finite, codes, _special[number_format](blocks))
+    usual = _encode[number_format](finite, factors, np.int32(MIDDLE >> 16))
+    codes: Any = np.where(is_finite, usual, _special[number_format](blocks))
     stored = codes.astype(number_format.stored).reshape(-1)[:n].reshape(numbers.shape)
     return stored, scales.reshape(-1)

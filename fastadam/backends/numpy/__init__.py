@@ -185,7 +185,7 @@ class _Batch:
         self._known = words.copy()
 
     def _column(self, place: Place) -> list[Array]:
-        """Return the arrays over all chunks of a role's memory, of scratch memory, or of what is always the same."""
+        """Return the arrays over all chunks of a role's memory, of scratch memory, or of what never changes."""
         found = self._columns.get(place)
         if found is None:
             make = {"array": self._chunks, "room": self._room, "fixed": self._fixed}[place.kind]
@@ -207,9 +207,8 @@ class _Batch:
 
     def _room(self, place: Place) -> list[Array]:
         room = self._memory[place.which].view(place.dtype)
-        return self._same(
-            lambda length: room[: -(-length // SCALE_BLOCK) if place.by_block else length], place.by_block
-        )
+        per = SCALE_BLOCK if place.by_block else 1
+        return self._same(lambda length: room[: -(-length // per)], place.by_block)
 
     def _fixed(self, place: Place) -> list[Array]:
         assert place.which == WEYL

@@ -1,7 +1,7 @@
 """How spans are cut into chunks, over which programs are replayed.
 
-What is computed on the way stays in the cache and never reaches the size of the parameters. State of 8 bits lies in
-blocks: chunks are rows of a block each then, with what is left of a span in a chunk of its own.
+What is computed on the way stays in the cache and never reaches the size of the parameters. State of 8 bits lies
+in blocks: chunks are rows of a block each then, with what is left of a span in a chunk of its own.
 """
 
 from __future__ import annotations

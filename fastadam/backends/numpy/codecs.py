@@ -1,7 +1,7 @@
 """Numbers of each format as values of a recorded formula: loaded from the arrays of a chunk, and stored there.
 
-A chunk of a variant with state of 8 bits is blocks of numbers, in two dimensions, and numbers for each block lie in
-an array with one column.
+A chunk of a variant with state of 8 bits is blocks of numbers, in two dimensions, and numbers for each block lie
+in an array with one column.
 """
 
 from __future__ import annotations

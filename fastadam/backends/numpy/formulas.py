@@ -68,8 +68,8 @@ def average_of(number: int, begins: bool) -> Program:
 def program_of(number: int, flushes: bool) -> Program:
     """Return what steps a chunk in a variant (see `fastadam.step.variants`), and may set small moments to zero.
 
-    Its arrays have the names of `ROLES`; the running maximum is among them with amsgrad only. Beside them are those
-    that their formats need.
+    Its arrays have the names of `ROLES`; the running maximum is among them with amsgrad only. Beside them are
+    those that their formats need.
     """
     variant = variant_of(number)
     recorder = Recorder()
