@@ -16,10 +16,12 @@ from fastadam.step.gradient_settings import Choices
 from fastadam.torch import scaling, shards
 from fastadam.torch.cache import get_grad
 from fastadam.torch.compiled import outside_of_graphs
+from fastadam.torch.loading import carried, unpack
 from fastadam.torch.memo import NOT_FINITE, OURS, new_memo
 from fastadam.torch.modes import in_grad_mode
 from fastadam.torch.quick import attempt
 from fastadam.torch.refused import BY_POSITION, refuse_arguments, refuse_group
+from fastadam.torch.options import complete, precision_asked_for
 from fastadam.torch.saving import split, with_averages
 from fastadam.torch.settings import Settings
 from fastadam.torch.signatures import with_choices
@@ -27,6 +29,8 @@ from fastadam.torch.zeroing import zero_calls
 
 if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT
+
+    from fastadam.step.hyperparameters import Rounding, StateDtype
 
 Loss = TypeVar("Loss")
 
@@ -185,6 +189,10 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
             error_if_nonfinite: bool = False,
             ema_decay: float | None = None,
             ema_warmup: bool = False,
+            state_dtype: StateDtype = None,
+            master_weights: bool = False,
+            rounding: Rounding = "nearest",
+            seed: int = 0,
         ) -> None: ...
 
     else:
@@ -193,10 +201,13 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
             self._equip()
             self._gradient_settings.choose(Choices(**_taken(options, Choices)))
             self._averages.choose(asked_for(**_taken(options, Averaging)))
+            # (For groups, which are added before `defaults` can be changed.)
+            self.__dict__["_precision"] = precision_asked_for(options)
             try:
                 super().__init__(*args, **options)
             except (TypeError, IndexError) as error:
                 refuse_arguments({**dict(zip(BY_POSITION, args, strict=False)), **options}, error)
+            del self.__dict__["_precision"]
             _ = self.ema  # begins, or is refused
 
         __init__.__signature__ = with_choices(torch.optim.Adam.__init__)
@@ -204,6 +215,9 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, a dict with ``"params"`` and any of the options, as in torch."""
         self._equip()
+        self.defaults.update(self.__dict__.get("_precision", {}))
+        if isinstance(param_group, dict):
+            complete(param_group, self.defaults)
         try:
             super().add_param_group(param_group)
         except TypeError as error:
@@ -215,6 +229,7 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
     def __setstate__(self, state: dict[str, Any]) -> None:
         # On a stand-in first, and then in one go: a state that torch refuses leaves this one as it was.
         given = {name: value for name, value in state.items() if name not in ("_settings", "_memo")}
+        unpack(given.get("state", {}))
         stand_in = object.__new__(type(self))
         stand_in.__dict__.update(self.__dict__)
         super(Adam, stand_in).__setstate__(given)
@@ -243,7 +258,8 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
         ----------
         state_dict : mapping
             What `state_dict` returned, here or in torch's Adam or AdamW. Averages (``"ema"``) that it lacks begin
-            with the next step; where none are kept, they stay in the state, unused.
+            with the next step; where none are kept, they stay in the state, unused. `state_dtype`,
+            `master_weights` and `rounding` stay what they are here, and the state is converted.
 
         Raises
         ------
@@ -251,6 +267,7 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
             If it has other groups, or groups of other sizes; all is as before then. As with torch's, shapes and
             dtypes of the state are looked at by the next step, which is refused where they do not fit.
         """
+        state_dict = carried(self.param_groups, state_dict)
         if not self._averages.are_kept:
             super().load_state_dict(state_dict)
             return

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastadam.step.after import Averaging
 from fastadam.step.gradient_settings import Choices
+from fastadam.torch.options import PRECISION
 
 
 def with_choices(torchs: Callable[..., Any]) -> inspect.Signature:
@@ -15,6 +16,6 @@ def with_choices(torchs: Callable[..., Any]) -> inspect.Signature:
     signature = inspect.signature(torchs)
     ours = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for name, default in (Choices._field_defaults | Averaging._field_defaults).items()
+        for name, default in (Choices._field_defaults | Averaging._field_defaults | PRECISION).items()
     ]
     return signature.replace(parameters=[*signature.parameters.values(), *ours])
