@@ -139,17 +139,17 @@ def names_of(dtypes: Dtypes) -> str:
     return SUPPORTED if dtypes is ALL_DTYPES else ", ".join(each.name for each in dtypes.values())
 
 
-def dtype_of_gradient(value: Any, param: Array) -> np.dtype[Any]:
-    """Return the dtype of the gradient `value`; the parameter's own for what `check_gradient` would refuse."""
+def dtype_of_gradient(value: Any, own: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of a gradient; of what `check_gradient` would refuse, its parameter's, `own`."""
     if issubclass(type(value), np.ndarray):
         dtype = base_view(value).dtype
     elif issubclass(type(value), np.generic):
         dtype = np.asarray(value).dtype
     else:
-        return param.dtype
-    is_taken = dtype != param.dtype and dtype in ALL_DTYPES and takes(ALL_DTYPES[param.dtype], ALL_DTYPES[dtype])
+        return own
+    is_taken = dtype != own and dtype in ALL_DTYPES and takes(ALL_DTYPES[own], ALL_DTYPES[dtype])
     # NumPy's one object of this dtype, by which native code knows it.
-    return np.dtype(dtype.type) if is_taken else param.dtype
+    return np.dtype(dtype.type) if is_taken else own
 
 
 def check_gradient(value: Any, param: Array, label: str) -> Array:
@@ -186,7 +186,7 @@ def check_gradient(value: Any, param: Array, label: str) -> Array:
     if lost is not None:
         raise TypeError(f"{label} {lost}")
     grad = base_view(grad)
-    if grad.dtype != param.dtype and dtype_of_gradient(grad, param) != grad.dtype:
+    if grad.dtype != param.dtype and dtype_of_gradient(grad, param.dtype) != grad.dtype:
         own = ALL_DTYPES[param.dtype]
         taken = [each.name for each in ELEMENTS.values() if takes(own, each)]
         listed = f", which takes gradients of {', '.join(taken)}" if len(taken) > 1 else ""
