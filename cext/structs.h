@@ -85,11 +85,12 @@ typedef struct {
     int64_t next_share;
 } fastadam_batch;
 
-/* An array that gets one gradient: its object, and the dtype object and number of elements of both. */
+/* An array that gets one gradient: its object, the dtype objects of both, and their number of elements. */
 typedef struct {
     int64_t param_object;
     int64_t dtype_object;
     int64_t elements;
+    int64_t grad_dtype_object;
 } fastadam_slot;
 
 /* Where the fields of a NumPy array object lie, in bytes from its start, and the addresses of the types ndarray

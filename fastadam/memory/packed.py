@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastadam.memory import nesting, remedies
-from fastadam.memory.arrays import DTYPES, Array
+from fastadam.memory.arrays import ALL_DTYPES, Array
 from fastadam.memory.device import Device
 from fastadam.memory.devices import device_of, kind_of, named, on_host
 from fastadam.memory.host import HOST
@@ -220,7 +220,7 @@ def pack(params: Packable, *, device: str | None = None) -> Packed:
     labels = [f"params{place}" for place in nested.places()]
     for value, label in zip(values, labels, strict=True):
         refuse_parameter(value, label)
-    dtypes = DTYPES if target is None else target.DTYPES
+    dtypes = ALL_DTYPES if target is None else target.DTYPES
     arrays = [
         kind_of(value).check_array(value, label, dtypes) for value, label in zip(values, labels, strict=True)
     ]
@@ -235,7 +235,6 @@ def pack(params: Packable, *, device: str | None = None) -> Packed:
     _refuse_twice(values, arrays, labels)
     if target is None:
         target = device_of(arrays[0])
-    target.check_dtype(arrays[0].dtype, labels[0])
     packed = Packed([array.shape for array in arrays], nested, classes, arrays[0].dtype, target)
     for view, array in zip(packed.param_views, arrays, strict=True):
         view[...] = array if target.holds(array) else on_host(array)

@@ -54,6 +54,8 @@ class WorkList:
         Which slots of the complete list to step; None for all.
     leaves_out : bool, default False
         Whether None may stand in place of any gradient, for native code; each slot has a row of its own then.
+    grad_dtypes : sequence of dtype, optional
+        Those of the gradients, for each slot of this list; by default they are the parameters'.
 
     Attributes
     ----------
@@ -63,6 +65,10 @@ class WorkList:
         How error messages call it.
     grad_sources : tuple
         Where each slot's gradient is found: an array, a `Parameter`, or None.
+    in_pieces, active
+        As given.
+    grad_dtypes : tuple of dtype
+        Those of the gradients that the plan is for.
     at_home : bool
         Whether all of these are arrays, and so the gradients themselves.
     schedules : list
@@ -82,10 +88,12 @@ class WorkList:
         in_pieces: bool,
         active: Array | None = None,
         leaves_out: bool = False,
+        grad_dtypes: Sequence[np.dtype[Any]] | None = None,
     ) -> None:
-        slots = StepSlots(groups, in_pieces, active, after.averages, leaves_out)
-        self.leaves_out = leaves_out
+        slots = StepSlots(groups, in_pieces, active, after.averages, leaves_out, grad_dtypes)
+        self.in_pieces, self.active, self.leaves_out = in_pieces, active, leaves_out
         columns = slots.columns
+        self.grad_dtypes = tuple(columns.dtypes if grad_dtypes is None else grad_dtypes)
         self.owners, self.arrays, self.labels = columns.owners, columns.arrays, columns.labels
         self.grad_sources = tuple(columns.grad_sources)
         self._rows, self._n_stepped = slots.rows, slots.n_stepped
@@ -143,6 +151,7 @@ class WorkList:
             spans["param"].copy(),
             spans["size"].copy(),
             columns.dtypes + [member.dtype for member in idle],
+            self.grad_dtypes,
         )
         watches = []
         for device in dict.fromkeys(devices):
@@ -166,6 +175,13 @@ class WorkList:
                 f"step(grads), or hold the arrays in fastadam.Parameter or fastadam.pack"
             )
         return tuple(source.grad if isinstance(source, Parameter) else source for source in self.grad_sources)
+
+    def dtypes_of(self, grads: Sequence[Any]) -> tuple[np.dtype[Any], ...]:
+        """Return the dtypes of gradients, as far as they are taken; where there is none, what the plan is for."""
+        return tuple(
+            known if grad is None else device_of(array).dtype_of_gradient(grad, array)
+            for grad, array, known in zip(grads, self.arrays, self.grad_dtypes, strict=True)
+        )
 
     def write_options(self) -> None:
         """Take over the groups' options, after they were checked."""
@@ -191,8 +207,8 @@ class WorkList:
 
         Native code reads the objects' addresses from the tuple, which nobody can change meanwhile.
 
-        Plain means: an exact ndarray (or `PackedArray`) of its parameter's dtype and shape, C-contiguous, apart
-        from what the step writes.
+        Plain means: an exact ndarray (or `PackedArray`) of the dtype that the plan is for and of its parameter's
+        shape, C-contiguous, apart from what the step writes.
 
         Returns
         -------

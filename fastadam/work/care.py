@@ -53,12 +53,17 @@ def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], out
                 work.call_schedules()
                 outcome = work.try_step(grads)
             if outcome >= 0 and work.leaves_out:
-                outcome = work.step_in_part(grads, outcome)
+                work, outcome = _for_gradients(planner, work, grads, outcome)
+                if outcome >= 0:
+                    outcome = work.step_in_part(grads, outcome)
             if outcome >= 0:
-                work = planner.pattern(work is planner.in_pieces, np.array(active, bool))
+                dtypes = work.dtypes_of(grads)
+                work = planner.pattern(work is planner.in_pieces, np.array(active, bool), dtypes)
                 work.call_schedules()
                 grads = tuple(grad for grad in grads if grad is not None)
                 outcome = work.try_step(grads)
+        else:
+            work, outcome = _for_gradients(planner, work, grads, outcome)
     if outcome >= 0:
         outcome = work.step_with_care(grads, outcome)
     if outcome == SKIPPED:
@@ -71,6 +76,15 @@ def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], out
             device.check_returned(returned)
     elif outcome == REFUSED:
         _refuse(work.labels, grads)
+
+
+def _for_gradients(planner: Planner, work: WorkList, grads: tuple[Any, ...], outcome: int) -> tuple[WorkList, int]:
+    """Return the work list for gradients of these dtypes, and what `try_step` has returned for it."""
+    found = planner.for_gradients(work, grads)
+    if found is not work:
+        found.call_schedules()
+        outcome = found.try_step(grads)
+    return found, outcome
 
 
 def _refuse(labels: Sequence[str], grads: Sequence[Any]) -> None:

@@ -100,8 +100,8 @@ def test_what_is_refused_of_jax(jax: Any) -> None:
         jax.jit(lambda g: optimizer.step([g]))(jax.numpy.ones(3))
     with pytest.raises(TypeError, match="grads is a JAX tracer"):
         jax.jit(lambda g: optimizer.step(g))(jax.numpy.ones(3))
-    with pytest.raises(TypeError, match=r"has dtype bfloat16, its parameter has float32; convert it with np"):
-        optimizer.step([jax.numpy.ones(3, "bfloat16")])
+    with pytest.raises(TypeError, match=r"has dtype int32, its parameter has float32, which takes .*; convert it"):
+        optimizer.step([jax.numpy.ones(3, "int32")])
     with pytest.raises(ValueError, match="has shape"):
         optimizer.step([jax.numpy.ones(4)])
     deleted = jax.numpy.ones(3) + 1
