@@ -74,13 +74,19 @@ class Random(NamedTuple):
     start: Function
 
 
-def make_random(uint64: Function) -> Random:
+def _as_it_is(function: Function) -> Function:
+    return function
+
+
+def make_random(uint64: Function, compiled: Function = _as_it_is) -> Random:
     """Return the functions that hash.
 
     Parameters
     ----------
     uint64 : callable
         Turns a whole number into an unsigned one of 64 bits, without those above.
+    compiled : callable, optional
+        Makes a function one that compiled functions can call.
 
     Notes
     -----
@@ -88,6 +94,7 @@ def make_random(uint64: Function) -> Random:
     Generators", OOPSLA 2014.
     """
 
+    @compiled
     def mix(x):
         x = uint64(uint64(x ^ (x >> uint64(30))) * uint64(0xBF58476D1CE4E5B9))
         x = uint64(uint64(x ^ (x >> uint64(27))) * uint64(0x94D049BB133111EB))
