@@ -29,7 +29,8 @@ from fastadam.backends.cuda.device_functions import (
     reinterpret,
     truncated,
 )
-from fastadam.backends.cuda.eights import EIGHT, make_load_eight, make_store_eight, mapped, mapped_pairs
+from fastadam.backends.cuda.eights import EIGHT, eight_of, make_load_eight, make_store_eight, mapped, mapped_pairs
+from fastadam.backends.cuda.randoms import PAIRS
 from fastadam.memory.formats import INT8, ROOT8, Format
 from fastadam.memory.structs import SCALE_BLOCK
 from fastadam.step import compact
@@ -41,7 +42,7 @@ THREADS_PER_SCALE = SCALE_BLOCK // EIGHT
 SIZE, MARK, INFINITE = 0x7FFFFFFF, 0x80000000, 0x7F800000
 INFINITY, NAN, ZERO = np.float32(np.inf), np.float32(np.nan), np.float32(0)
 SCALE_BYTES, BLOCK_SHIFT = 4, SCALE_BLOCK.bit_length() - 1
-FLOATS = types.UniTuple(types.float32, EIGHT)
+FLOATS, BYTES = eight_of(np.dtype(np.float32)), eight_of(np.dtype(np.uint8))
 
 mul, _, _, div, _ = SINGLE
 load_scale, store_scale = make_load(FLOAT32, 1), make_store(FLOAT32, 1)
@@ -53,11 +54,13 @@ def _word_of_one(number):
     return chosen(size < PAIR(INFINITE), size, PAIR(MARK))
 
 
-@on_device
-def joined(one, other):
+def _joined(one, other):
     """Return the word of all numbers of two words."""
     a, b = PAIR(one & PAIR(SIZE)), PAIR(other & PAIR(SIZE))
     return PAIR(chosen(a > b, a, b) | ((one | other) & PAIR(MARK)))
+
+
+joined = compiled_apart(_joined, types.uint32, types.uint32, types.uint32)
 
 
 @on_device
@@ -162,16 +165,18 @@ def make_in_blocks(number_format: Format) -> tuple[Any, Any]:
 
     encode_one = compiled_apart(encode_byte, types.uint8, types.float32, types.float32, types.uint32)
 
-    @on_device
-    def encoded(t, factor, r):
+    def encode_all(t, factor, r):
         return (
             *(encode_one(t[0], factor, r[0]), encode_one(t[1], factor, r[1]), encode_one(t[2], factor, r[2])),
             *(encode_one(t[3], factor, r[3]), encode_one(t[4], factor, r[4]), encode_one(t[5], factor, r[5])),
             *(encode_one(t[6], factor, r[6]), encode_one(t[7], factor, r[7])),
         )
 
+    encoded = compiled_apart(encode_all, BYTES, FLOATS, types.float32, PAIRS)
+
     @on_device
-    def load(array, beside, first, n):
+    def load(place):
+        array, beside, first, n = place
         codes = load_raw(array + first, n)
         scale = load_scale(beside + (first >> BLOCK_SHIFT) * SCALE_BYTES)[0] if n > 0 else ZERO
         size = float_of(PAIR(bits_of(scale) & PAIR(SIZE)))
@@ -181,7 +186,8 @@ def make_in_blocks(number_format: Format) -> tuple[Any, Any]:
         return numbers
 
     @on_device
-    def store(array, beside, first, n, numbers, randoms, word):
+    def store(place, numbers, randoms, word):
+        array, beside, first, n = place
         largest, is_marked = PAIR(word & PAIR(SIZE)), word >= PAIR(MARK)
         size = float_of(chosen(largest >= PAIR(LEAST_SIZE), largest, PAIR(0)))
         factor_here = div(chosen(is_marked, factor_marked, factor), size) if size > ZERO else ZERO

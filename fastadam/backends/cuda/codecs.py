@@ -33,7 +33,8 @@ from fastadam.backends.cuda.device_functions import (
     widen_bfloat16,
     widen_float16,
 )
-from fastadam.backends.cuda.eights import make_load_eight, make_store_eight, mapped, mapped_pairs
+from fastadam.backends.cuda.eights import PLACE, eight_of, make_load_eight, make_store_eight, mapped, mapped_pairs
+from fastadam.backends.cuda.randoms import PAIRS
 from fastadam.memory.formats import (
     BFLOAT16,
     BFLOAT16_MASTER,
@@ -50,18 +51,21 @@ from fastadam.step import compact
 class Codec(NamedTuple):
     """How kernels read and write the numbers of one array.
 
+    Where eight numbers are is four words: the address of the array and that of what lies beside it, the first of
+    the numbers, and how many of them there are.
+
     Attributes
     ----------
     load : callable
-        ``load(array, beside, first, n)``: eight numbers, as they are computed with, from the first one of an array
-        on, at whose address and at that of what lies beside it they find it; n of them are there.
+        ``load(place)``: eight numbers, as they are computed with.
     settle : callable
-        ``settle(numbers, n)``: as what eight numbers that were computed are stored.
+        ``settle(numbers, n)``: as what eight numbers are stored that were computed, the first n of them.
     word : callable
-        ``word(numbers)``: the word of eight that are settled, where they are in blocks.
+        ``word(numbers)``: the word of eight that are settled (see `fastadam.backends.cuda.blocks`), where they are
+        in blocks.
     store : callable
-        ``store(array, beside, first, n, numbers, randoms, word)``: write such, with their random bits and the word
-        of the block that they are in.
+        ``store(place, numbers, randoms, word)``: write such, with their random bits and the word of the block that
+        they are in.
     """
 
     load: Any
@@ -83,13 +87,14 @@ def make_codec(number_format: Format, compute: np.dtype[Any]) -> Codec:
     elif number_format in _PARTED:
         make = _make_master
     load, store = make(number_format)
-    in_double = compute == np.float64
-    widens = in_double and number_format.compute != compute
+    widens = number_format.compute != compute
+    computed = eight_of(compute)
+    settled = eight_of(number_format.compute)
     return Codec(
-        _make_widened(load) if widens else load,
-        _make_settle(number_format, in_double, widens),
+        compiled_apart(_make_widened(load) if widens else load, computed, PLACE),
+        compiled_apart(_make_settle(number_format, compute, widens), settled, computed, types.int64),
         word_of if number_format in BLOCKS else _no_word,
-        store,
+        compiled_apart(store, types.none, PLACE, settled, PAIRS, types.uint32),
     )
 
 
@@ -103,13 +108,13 @@ def _make_widened(load: Any) -> Any:
     all_widened = mapped(widen)
 
     @on_device
-    def load_widened(array, beside, first, n):
-        return all_widened(load(array, beside, first, n))
+    def load_widened(place):
+        return all_widened(load(place))
 
     return load_widened
 
 
-def _make_settle(number_format: Format, in_double: bool, narrows: bool) -> Any:
+def _make_settle(number_format: Format, compute: np.dtype[Any], narrows: bool) -> Any:
     """Return what makes numbers that were computed those that are stored."""
 
     @on_device
@@ -124,7 +129,9 @@ def _make_settle(number_format: Format, in_double: bool, narrows: bool) -> Any:
             return all_narrowed(numbers)
 
         return settle
-    rooted = mapped((DOUBLE if in_double else SINGLE)[-1]) if number_format is ROOT8 else keep
+    rooted = keep
+    if number_format is ROOT8:
+        rooted = mapped((SINGLE if compute == np.float32 else DOUBLE)[-1])
 
     @on_device
     def settle_in_blocks(numbers, n):
@@ -136,10 +143,25 @@ def _make_settle(number_format: Format, in_double: bool, narrows: bool) -> Any:
 # Numbers that have nothing beside them.
 
 
+@on_device
+def _keep_first(numbers, randoms):
+    return numbers
+
+
+@on_device
+def _nearest_bfloat16(number, random):
+    return narrow_bfloat16(number)
+
+
+@on_device
+def _nearest_float16(number, random):
+    return narrow_float16(number)
+
+
 # How such are widened and narrowed, if they are no floats.
 _ALONE = {
-    BFLOAT16: (widen_bfloat16, narrow_bfloat16),
-    FLOAT16: (widen_float16, narrow_float16),
+    BFLOAT16: (widen_bfloat16, _nearest_bfloat16),
+    FLOAT16: (widen_float16, _nearest_float16),
     BFLOAT16_STOCHASTIC: (
         widen_bfloat16,
         on_device(compact.make_narrow_bfloat16_stochastic(HALF, PAIR, bits_of, chosen)),
@@ -155,30 +177,22 @@ _ALONE = {
 
 def _make_alone(number_format: Format) -> tuple[Any, Any]:
     load_raw, store_raw = make_load_eight(number_format.stored), make_store_eight(number_format.stored)
-    itemsize, at_random = number_format.stored.itemsize, number_format in compact.AT_RANDOM
-    widened = narrowed = keep
+    itemsize = number_format.stored.itemsize
+    widened, narrowed = keep, _keep_first
     if number_format in _ALONE:
         widen, narrow = _ALONE[number_format]
         widened = mapped(compiled_apart(widen, types.float32, types.uint16))
-        if at_random:
-            narrowed = mapped_pairs(compiled_apart(narrow, types.uint16, types.float32, types.uint32))
-        else:
-            narrowed = mapped(compiled_apart(narrow, types.uint16, types.float32))
+        narrowed = mapped_pairs(compiled_apart(narrow, types.uint16, types.float32, types.uint32))
 
     @on_device
-    def load(array, beside, first, n):
+    def load(place):
+        array, _, first, n = place
         return widened(load_raw(array + first * itemsize, n))
 
-    if at_random:
-
-        @on_device
-        def store(array, beside, first, n, numbers, randoms, word):
-            store_raw(array + first * itemsize, n, narrowed(numbers, randoms))
-    else:
-
-        @on_device
-        def store(array, beside, first, n, numbers, randoms, word):
-            store_raw(array + first * itemsize, n, narrowed(numbers))
+    @on_device
+    def store(place, numbers, randoms, word):
+        array, _, first, n = place
+        store_raw(array + first * itemsize, n, narrowed(numbers, randoms))
 
     return load, store
 
@@ -186,33 +200,35 @@ def _make_alone(number_format: Format) -> tuple[Any, Any]:
 # Weights with masters.
 
 
-@on_device
-def _rest_of(bits):
-    return SIGNED_PAIR(reinterpret(bits, SIGNED_HALF))
+_join_bfloat16 = on_device(compact.make_join_master(PAIR, SIGNED_PAIR, float_of, chosen))
 
 
 @on_device
-def _weight_and_itself(number):
-    return narrow_float16(number), number
+def _joined_bfloat16(weight, bits):
+    return _join_bfloat16(weight, reinterpret(bits, SIGNED_HALF))
+
+
+_part_bfloat16 = on_device(compact.make_part_master(HALF, HALF, PAIR, bits_of, chosen))
 
 
 @on_device
-def _weight_of(both):
-    return both[0]
+def _weight_of(number):
+    return _part_bfloat16(number)[0]
 
 
 @on_device
-def _beside_of(both):
-    return both[1]
+def _bits_beside(number):
+    return _part_bfloat16(number)[1]
 
 
 class _Parted(NamedTuple):
-    """A master in two: what is beside the weight, how the two make one number, and how a number makes the two."""
+    """A master in two: the type of what lies beside, how the two make a number, and how it makes each of them."""
 
     beside: np.dtype[Any]
     called: Any
     join: Any
-    part: Any
+    weight_of: Any
+    beside_of: Any
 
 
 _PARTED = {
@@ -220,36 +236,39 @@ _PARTED = {
     BFLOAT16_MASTER: _Parted(
         np.dtype(np.uint16),
         types.uint16,
-        on_device(compact.make_join_master(PAIR, _rest_of, float_of, chosen)),
-        on_device(compact.make_part_master(HALF, HALF, PAIR, bits_of, chosen)),
+        _joined_bfloat16,
+        _weight_of,
+        _bits_beside,
     ),
     FLOAT16_MASTER: _Parted(
         np.dtype(np.float32),
         types.float32,
         on_device(compact.make_join_float16_master(narrow_float16, widen_float16, chosen)),
-        _weight_and_itself,
+        narrow_float16,
+        keep,
     ),
 }
 
 
 def _make_master(number_format: Format) -> tuple[Any, Any]:
-    beside_dtype, called, join, part = _PARTED[number_format]
+    beside_dtype, called, join, weight_of, beside_of = _PARTED[number_format]
     load_raw, store_raw = make_load_eight(number_format.stored), make_store_eight(number_format.stored)
     load_beside, store_beside = make_load_eight(beside_dtype), make_store_eight(beside_dtype)
     itemsize, beside_itemsize = number_format.stored.itemsize, beside_dtype.itemsize
     joined_all = mapped_pairs(compiled_apart(join, types.float32, types.uint16, called))
-    parted_all = mapped(compiled_apart(part, types.Tuple((types.uint16, called)), types.float32))
-    weights_of, besides_of = mapped(_weight_of), mapped(_beside_of)
+    weights_of = mapped(compiled_apart(weight_of, types.uint16, types.float32))
+    besides_of = mapped(compiled_apart(beside_of, called, types.float32))
 
     @on_device
-    def load(array, beside, first, n):
+    def load(place):
+        array, beside, first, n = place
         weights = load_raw(array + first * itemsize, n)
         return joined_all(weights, load_beside(beside + first * beside_itemsize, n))
 
     @on_device
-    def store(array, beside, first, n, numbers, randoms, word):
-        parted = parted_all(numbers)
-        store_raw(array + first * itemsize, n, weights_of(parted))
-        store_beside(beside + first * beside_itemsize, n, besides_of(parted))
+    def store(place, numbers, randoms, word):
+        array, beside, first, n = place
+        store_raw(array + first * itemsize, n, weights_of(numbers))
+        store_beside(beside + first * beside_itemsize, n, besides_of(numbers))
 
     return load, store

@@ -95,7 +95,7 @@ else:
         def codegen(context, builder, _, given):
             return context.compile_internal(builder, function, signature, given)
 
-        # Intrinsics have no arguments of any number.
+        # The arguments of intrinsics have to be written out.
         def with_one(typing_context, a):
             return signature, codegen
 
@@ -105,7 +105,10 @@ else:
         def with_three(typing_context, a, b, c):
             return signature, codegen
 
-        return intrinsic((with_one, with_two, with_three)[len(arguments) - 1])
+        def with_four(typing_context, a, b, c, d):
+            return signature, codegen
+
+        return intrinsic((with_one, with_two, with_three, with_four)[len(arguments) - 1])
 
     # Each rounded on its own: the compiler may fuse plain operators to multiply-adds, but not these.
     SINGLE = (libdevice.fmul_rn, libdevice.fadd_rn, libdevice.fsub_rn, libdevice.fdiv_rn, libdevice.fsqrt_rn)

@@ -27,6 +27,8 @@ from fastadam.backends.cuda.device_functions import (
 
 EIGHT = 8
 VECTOR_BYTES = 16
+# The type of what says where eight numbers are (see `fastadam.backends.cuda.codecs.Codec`).
+PLACE = types.UniTuple(types.int64, 4)
 
 
 def mapped(function: Any) -> Any:
@@ -86,6 +88,11 @@ _BITS = {
 
 def _name_of(stored: np.dtype[Any]) -> str:
     return f"u{stored.itemsize}" if stored.itemsize < 4 else f"f{stored.itemsize}"
+
+
+def eight_of(stored: np.dtype[Any]) -> Any:
+    """Return the type of eight numbers of a dtype."""
+    return types.UniTuple(_BITS[_name_of(stored)].called, EIGHT)
 
 
 @on_device

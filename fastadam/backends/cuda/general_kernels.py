@@ -24,14 +24,16 @@ from fastadam.backends.cuda.device_functions import (
     LONG,
     PAIR,
     WORD,
+    compiled_apart,
     make_find,
     make_load,
     on_device,
 )
-from fastadam.backends.cuda.eights import EIGHT, make_load_eight, make_store_eight
+from fastadam.backends.cuda.eights import EIGHT, eight_of, make_load_eight, make_store_eight
 from fastadam.backends.cuda.kernels import (
     AVERAGES_TABLE,
     BLOCK,
+    N_COEFFICIENTS,
     make_averages,
     make_element_of,
     make_lanes,
@@ -40,7 +42,8 @@ from fastadam.backends.cuda.kernels import (
 )
 from fastadam.backends.cuda.randoms import middles, random_start, randoms_at
 from fastadam.memory.formats import FORMATS
-from fastadam.memory.structs import MASTER, MOMENT_STREAM, PARAM_STREAM, SCALES
+from fastadam.memory.structs import MASTER, MOMENT_STREAM, PARAM_STREAM, ROLES, SCALES
+from fastadam.step.coefficients import Row
 from fastadam.step.compact import AT_RANDOM
 from fastadam.step.variants import Variant, variant_of
 
@@ -52,6 +55,8 @@ _namedtuple: Any = collections.namedtuple
 AT = _namedtuple("AT", GENERAL_TABLE.names)(*(GENERAL_TABLE.fields[name][1] for name in GENERAL_TABLE.names))
 N_WORDS = 5
 KEY_BYTES = 8
+
+load_word, load_key = make_load(WORD, 1), make_load(LONG, 1)
 
 
 def is_general(variant: Variant) -> bool:
@@ -81,7 +86,6 @@ def make_general(number: int, averages: bool = False) -> Callable[..., None]:
     variant = variant_of(number)
     step, move = _make_step(variant), _make_move(variant)
     idle, read_row = variant.idle, make_read_row(variant.compute)
-    load_word, load_key = make_load(WORD, 1), make_load(LONG, 1)
     load_scalar = make_load(FLOAT32 if variant.compute == np.float32 else FLOAT64, 1)
     weight_at, row_bytes = row_layout(variant.compute, averages)
     find = make_find(GENERAL_TABLE.itemsize, AT.first_block)
@@ -116,42 +120,50 @@ def _make_step(variant: Variant) -> Any:
     randoms_of_moments = _make_randoms(MOMENT_STREAM, at_random[2] or at_random[3])
     in_blocks = any(each in BLOCKS for each in variant.formats)
     share = _make_share(variant) if in_blocks else _share_nothing
-    step_eight, amsgrad_on = make_lanes(make_element_of(variant), EIGHT), variant.amsgrad_on
-    load_word = make_load(WORD, 1)
+    step_eight, amsgrad_on = _make_step_eight(variant), variant.amsgrad_on
 
     @on_device
     def step(span, first, n, row, key):
-        param, master = load_word(span + AT.param)[0], load_word(span + AT.master_param)[0]
-        exp_avg, exp_avg_sq = load_word(span + AT.exp_avg)[0], load_word(span + AT.exp_avg_sq)[0]
-        max_exp_avg_sq = load_word(span + AT.max_exp_avg_sq)[0]
-        scale, scale_sq = load_word(span + AT.exp_avg_scale)[0], load_word(span + AT.exp_avg_sq_scale)[0]
-        scale_max = load_word(span + AT.max_exp_avg_sq_scale)[0]
+        params = place(span + AT.param, span + AT.master_param, first, n)
+        exp_avgs = place(span + AT.exp_avg, span + AT.exp_avg_scale, first, n)
+        exp_avg_sqs = place(span + AT.exp_avg_sq, span + AT.exp_avg_sq_scale, first, n)
+        maxima = place(span + AT.max_exp_avg_sq, span + AT.max_exp_avg_sq_scale, first, n)
         position = load_word(span + AT.position)[0]
 
-        old = load_param(param, master, first, n)
-        old_max = load_max(max_exp_avg_sq, scale_max, first, n) if amsgrad_on else old
-        new, exp_avgs, exp_avg_sqs, maxima = step_eight(
-            old,
-            load_grad(load_word(span + AT.grad)[0], WORD(0), first, n),
-            load_exp_avg(exp_avg, scale, first, n),
-            load_exp_avg_sq(exp_avg_sq, scale_sq, first, n),
-            old_max,
-            row,
-        )
-        new, exp_avgs = settle_param(new, n), settle_exp_avg(exp_avgs, n)
-        exp_avg_sqs = settle_exp_avg_sq(exp_avg_sqs, n)
-        maxima = settle_max(maxima, n) if amsgrad_on else maxima
-        word, word_sq, word_max = share(
-            word_of_exp_avg(exp_avgs), word_of_exp_avg_sq(exp_avg_sqs), word_of_max(maxima)
-        )
+        old = load_param(params)
+        grad, old_avg = load_grad(place(span + AT.grad, span + AT.grad, first, n)), load_exp_avg(exp_avgs)
+        old_sq = load_exp_avg_sq(exp_avg_sqs)
+        old_max = load_max(maxima) if amsgrad_on else old_sq
+        computed = step_eight((old, grad, old_avg, old_sq, old_max), row)
+        new, new_avg = settle_param(computed[0], n), settle_exp_avg(computed[1], n)
+        new_sq = settle_exp_avg_sq(computed[2], n)
+        new_max = settle_max(computed[3], n) if amsgrad_on else new_sq
+        word, word_sq, word_max = share(word_of_exp_avg(new_avg), word_of_exp_avg_sq(new_sq), word_of_max(new_max))
         randoms = randoms_of_moments(key, position, first)
-        store_param(param, master, first, n, new, randoms_of_param(key, position, first), PAIR(0))
-        store_exp_avg(exp_avg, scale, first, n, exp_avgs, randoms, word)
-        store_exp_avg_sq(exp_avg_sq, scale_sq, first, n, exp_avg_sqs, randoms, word_sq)
+        store_param(params, new, randoms_of_param(key, position, first), PAIR(0))
+        store_exp_avg(exp_avgs, new_avg, randoms, word)
+        store_exp_avg_sq(exp_avg_sqs, new_sq, randoms, word_sq)
         if amsgrad_on:  # a running maximum stays what it is
-            store_max(max_exp_avg_sq, scale_max, first, n, maxima, middles(), word_max)
+            store_max(maxima, new_max, middles(), word_max)
 
     return step
+
+
+@on_device
+def place(array_at, beside_at, first, n):
+    """Return where eight numbers are, whose array's address is in a table, and that of what lies beside it."""
+    return load_word(array_at)[0], load_word(beside_at)[0], first, n
+
+
+def _make_step_eight(variant: Variant) -> Any:
+    """Return ``step_eight(numbers, row)``: four times eight new numbers of five times eight old ones."""
+    lanes, numbers = make_lanes(make_element_of(variant), EIGHT), eight_of(variant.compute)
+
+    def step_eight(old, row):
+        return lanes(old[0], old[1], old[2], old[3], old[4], row)
+
+    row = types.NamedUniTuple(numbers.dtype, N_COEFFICIENTS, Row)
+    return compiled_apart(step_eight, types.UniTuple(numbers, 4), types.UniTuple(numbers, len(ROLES)), row)
 
 
 def _make_randoms(stream: int, needed: bool) -> Any:
@@ -214,12 +226,16 @@ def _make_move(variant: Variant) -> Any:
     """
     load_param = make_codec(variant.formats[0], variant.compute).load
     load_emas, store_emas = make_load_eight(variant.compute), make_store_eight(variant.compute)
-    moved, itemsize = make_averages(variant.compute, EIGHT), variant.compute.itemsize
-    load_word = make_load(WORD, 1)
+    moved_all, itemsize, numbers = (
+        make_averages(variant.compute, EIGHT),
+        variant.compute.itemsize,
+        eight_of(variant.compute),
+    )
+    moved = compiled_apart(moved_all, numbers, numbers, numbers, numbers.dtype)
 
     @on_device
     def move(span, first, n, weight):
-        params = load_param(load_word(span + AT.param)[0], load_word(span + AT.master_param)[0], first, n)
+        params = load_param(place(span + AT.param, span + AT.master_param, first, n))
         at = load_word(span + AT.ema)[0] + first * itemsize
         store_emas(at, n, moved(load_emas(at, n), params, weight))
 
