@@ -12,6 +12,7 @@ from benchmarks.low_precision.runs import Job, load, save, train_all
 from benchmarks.low_precision.settings import SETTINGS
 
 DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "guides" / "low-precision.md"
 TASKS = ("ppo", "digits", "transformer", "failures")
 
 
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="how many trainings at once")
     parser.add_argument("--memory", action="store_true", help="measure bytes")
     parser.add_argument("--jumps", action="store_true", help="measure steps after silence")
-    parser.add_argument("--table", action="store_true", help="print what the page says of it")
+    parser.add_argument("--table", action="store_true", help="put the table into the page, and print what it says")
     parser.add_argument("--plot", action="store_true", help="draw what is known, beside the file")
     parser.add_argument("--save", type=Path, default=DOCS / "low_precision.json", help="the file of what is known")
     args = parser.parse_args()
@@ -44,6 +45,7 @@ def main() -> None:
         save({**load(args.save), "jumps": jumps.measure()}, args.save)
     if args.table:
         known = load(args.save)
+        PAGE.write_text(tables.with_table(PAGE.read_text(), known))
         print(tables.table(known), tables.seeds(known), tables.exploded(known), tables.jumps(known), sep="\n")
     if args.plot:
         pictures.draw(load(args.save)["runs"], args.save.parent)

@@ -14,10 +14,10 @@ ROWS = {
     "int8 state": '`state_dtype="int8"`',
     "masters": "bfloat16 weights, `master_weights=True`",
     "masters, int8 state": '... and `state_dtype="int8"`',
-    "stochastic": 'bfloat16 weights, `rounding="stochastic"`',
+    "stochastic": 'bfloat16 weights, `rounding="stochastic"`, float32 state',
     "stochastic, int8 state": '... and `state_dtype="int8"`',
-    "nearest": "bfloat16 weights, nearest",
-    "all bfloat16, nearest": "... and bfloat16 state, nearest",
+    "nearest": "bfloat16 weights, nearest, float32 state",
+    "all bfloat16, nearest": "... and bfloat16 state, nearest: nothing set",
 }
 EXPLODED = 100.0  # a loss
 TASKS = {"ppo": ".0f", "digits": ".4f", "transformer": ".3f"}
@@ -50,6 +50,16 @@ def table(results: dict[str, Any]) -> str:
             cells.append(text if is_within(runs, task, setting) else f"**{text}**")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def with_table(page: str, results: dict[str, Any]) -> str:
+    """Return the text of the page with the table of these results in place of the one that it has."""
+    new = table(results)
+    head, columns, *_ = new.splitlines()
+    before, after = page.split(f"{head}\n{columns}\n")
+    while after.startswith("|"):
+        after = after.partition("\n")[2]
+    return before + new + after
 
 
 def seeds(results: dict[str, Any]) -> str:

@@ -65,14 +65,13 @@ def kept(optimizer: fastadam.Adam, state_dtype: str) -> Moments:
     return found[0], found[1]
 
 
-def load(optimizer: fastadam.Adam, state_dtype: str, moments: Moments) -> None:
-    """Put moments of the first parameter in place of its own, as they would be kept."""
-    (group,) = optimizer._groups
-    for (name, number_format), numbers in zip(FORMATS[state_dtype].items(), moments, strict=True):
-        each = Kept.of(BY_NAME[number_format], numbers.astype(np.float32))
-        group.moment(name, 0)[...] = each.stored
-        if each.beside is not None:
-            group.moment(f"{name}_scale", 0)[...] = each.beside
+def load(optimizer: fastadam.Adam, moments: Moments) -> None:
+    """Load plain moments of the first parameter, which has been stepped."""
+    state = optimizer.state_dict()
+    for name, numbers in zip(MOST, moments, strict=True):
+        state["state"][0][name] = numbers.astype(np.float32)
+        state["state"][0].pop(f"{name}_scale", None)
+    optimizer.load_state_dict(state)
 
 
 def moved(before: Moments, grad: np.ndarray) -> Moments:
@@ -265,7 +264,7 @@ def test_a_loaded_moment_that_is_not_finite_stays_where_it_is(
     param = np.zeros(size, np.float32)
     optimizer = adam([param], state_dtype, backend)
     optimizer.step([np.ones(size, np.float32)])
-    load(optimizer, state_dtype, moments)
+    load(optimizer, moments)
     before = kept(optimizer, state_dtype)
     for _ in range(3):
         grad = rng.standard_normal(size).astype(np.float32)

@@ -95,5 +95,16 @@ def test_the_results_are_what_the_page_claims() -> None:
     assert memory["int8 state"]["optimizer"] <= 2.2
     masters = sum(memory["masters"].values()) - memory["float32"]["optimizer"]
     assert masters == pytest.approx(4, abs=0.05)
-    # The least that steps after silence were found to be.
     assert RESULTS["jumps"]["largest"] < 12
+
+
+def test_the_failures_are_what_the_page_claims() -> None:
+    tables = part("tables")
+    runs = RESULTS["runs"]
+    means = {
+        name: np.mean(tables.finals(runs, "failures", name)) for name in runs["failures"] if "zero" not in name
+    }
+    usual = means.pop("float32")
+    assert 1.7 < means.pop("bfloat16 state, nearest") / usual < 2
+    assert len(means) == 3
+    assert all(tables.is_within(runs, "failures", name) for name in means)
