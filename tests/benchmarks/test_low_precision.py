@@ -21,7 +21,7 @@ PAGE = (DOCS / "guides" / "low-precision.md").read_text()
 # What each task needs, and its shortest training.
 NEEDS = {"ppo": "gymnasium", "digits": "sklearn", "transformer": "torch", "failures": "sklearn"}
 SHORTEST: dict[str, dict[str, int]] = {
-    "ppo": {"steps": 1024},
+    "ppo": {"steps": 10240},
     "digits": {"epochs": 1},
     "transformer": {"steps": 2},
     "failures": {"epochs": 1},
