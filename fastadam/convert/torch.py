@@ -297,7 +297,7 @@ def _numbers(moments: Mapping[str, Any], label: str) -> dict[str, Any]:
 
     found = {name: value for name, value in moments.items() if name in (*MOMENTS, AVERAGE)}
     for name, beside in SCALES.items():
-        has_codes = name in found and not (found[name].is_floating_point() or found[name].is_complex())
+        has_codes = name in found and found[name].dtype in (torch.int8, torch.uint8)
         if not has_codes and beside not in moments:
             continue
         number_format = INT8 if name == MOMENTS[0] else ROOT8
@@ -312,8 +312,8 @@ def _numbers(moments: Mapping[str, Any], label: str) -> dict[str, Any]:
         if stored.dtype != number_format.stored or scales.dtype != np.float32 or scales.shape != (blocks,):
             raise ValueError(
                 f"source, {label}: {name} must have codes of {number_format.stored}, and {beside} {blocks} "
-                f"numbers of float32 in one row, got {stored.dtype}, and {scales.dtype} of shape {scales.shape}; load the "
-                f"state dict as fastadam.torch made it"
+                f"numbers of float32 in one row, got {stored.dtype}, and {scales.dtype} of shape {scales.shape}; "
+                f"load the state dict as fastadam.torch made it"
             )
         found[name] = torch.from_numpy(decode(stored, scales, number_format))
     return found
