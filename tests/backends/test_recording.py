@@ -47,9 +47,7 @@ def test_programs_are_ufuncs_and_assignments_in_few_rooms(number_format: Any, hy
 @pytest.mark.parametrize("formats", COMBINATIONS.values(), ids=COMBINATIONS)
 @pytest.mark.parametrize("hyper", HYPERS.values(), ids=HYPERS)
 @pytest.mark.parametrize("flushes", [False, True])
-def test_programs_of_compact_formats_are_native_calls(
-    formats: str, hyper: Any, flushes: bool
-) -> None:
+def test_programs_of_compact_formats_are_native_calls(formats: str, hyper: Any, flushes: bool) -> None:
     chosen = [BY_NAME[name] for name in formats.split()]
     number = int(variants_of([[each.code] for each in chosen], flags_of(hyper))[0])
     program = program_of(number, flushes)
