@@ -25,7 +25,7 @@ def test_every_backend_gives_the_bits_of_the_oracle(
 ) -> None:
     hyper = hyper._replace(seed=11)
     ours, theirs = Memory(combination, SIZES), Memory(combination, SIZES)
-    plan = ours.plan(backend, hyper, threads)
+    plan = ours.plan(backend, hyper, threads=threads)
     for step in (6, 7, 8):
         assert plan.take() == TAKEN
         theirs.oracle(hyper, plan.rows[0], step)

@@ -53,9 +53,12 @@ class Memory:
         Of the parameters.
     odd : bool, default False
         Whether some gradients are huge, tiny or not finite.
+    first : int, default 3
+        The position of the first one in the optimizer.
     """
 
-    def __init__(self, combination: str, sizes: list[int], odd: bool = False) -> None:
+    def __init__(self, combination: str, sizes: list[int], odd: bool = False, first: int = 3) -> None:
+        self.first = first
         rng = np.random.default_rng(7)
         self.formats = [BY_NAME[name] for name in COMBINATIONS[combination].split()]
         self.params: list[list[Kept]] = []
@@ -83,17 +86,18 @@ class Memory:
                 if each.beside is not None:
                     span[MASTER if role == "param" else SCALES[role]] = address(each.beside)
             span[AVERAGE] = address(self.emas[i])
-            span["size"], span["position"] = kept[0].stored.size, 3 + i
+            span["size"], span["position"] = kept[0].stored.size, self.first + i
         return spans
 
-    def plan(self, backend: str, hyper: Hyperparameters, threads: int = 1, after: After | None = None) -> Plan:
-        """Return the plan of their steps on a backend."""
+    def plan(self, backend: str, *hypers: Hyperparameters, threads: int = 1, after: After | None = None) -> Plan:
+        """Return the plan of their steps on a backend; the options, and the rows, are for one after the other."""
         codes = np.repeat([[each.code] for each in self.formats], len(self.params), axis=1)
-        counters = counters_in(self.steps)
-        variants = variants_of(codes, flags_of(hyper))
-        stepping = [backends.load(backend)]
-        plan = Plan(self.spans(), variants, counters, counters, stepping, threads, True, after=after)
-        plan.write_options([Coefficients(hyper)])
+        counters = np.repeat(counters_in(self.steps), len(hypers))
+        spans = self.spans()
+        spans["row"] = np.arange(len(spans)) % len(hypers)
+        variants = variants_of(codes, flags_of(hypers[0]))
+        plan = Plan(spans, variants, counters, counters[:1], [backends.load(backend)], threads, True, after=after)
+        plan.write_options([Coefficients(each) for each in hypers])
         return plan
 
     def oracle(self, hyper: Hyperparameters, row: Any, step: int) -> None:
@@ -112,7 +116,7 @@ class Memory:
                 new = element(*old, *[None] * (len(ROLES) - n_roles), row)
                 for role, numbers in zip([0, 2, 3, 4][: n_roles - 1], new, strict=False):
                     stream = PARAM_STREAM if role == 0 else MOMENT_STREAM
-                    bits = random_bits(hyper.seed, step, 3 + i, stream, size)
+                    bits = random_bits(hyper.seed, step, self.first + i, stream, size)
                     kept[role].write(numbers, np.full(size, 0x8000) if role == 4 else bits)
 
 
