@@ -10,7 +10,7 @@ import numpy as np
 
 from fastadam.adam import Adam
 from fastadam.groups.contents import Contents
-from fastadam.groups.loading import Incoming, copy_calls
+from fastadam.groups.converting import Incoming, copy_calls
 from fastadam.groups.matching import Described, match
 from fastadam.groups.members import Member
 from fastadam.memory.arrays import Array

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fastadam.groups.converting import Fill
 from fastadam.groups.group import Group
 from fastadam.groups.groups import Groups
-from fastadam.groups.loading import Fill, Loaded
+from fastadam.groups.loading import Loaded
 from fastadam.groups.members import Member
 from fastadam.groups.saved import state_dict
 from fastadam.memory.arrays import Array
