@@ -10,7 +10,7 @@ import pytest
 from fastadam import backends
 from fastadam.memory.arrays import address
 from fastadam.memory.formats import ALL_FORMATS
-from fastadam.memory.structs import MASTER, MOMENT_STREAM, PARAM_STREAM, ROLES, SCALES, SPAN, TAKEN
+from fastadam.memory.structs import MASTER, MOMENT_STREAM, PARAM_STREAM, ROLES, SCALE_BLOCK, SCALES, SPAN, TAKEN
 from fastadam.step.coefficients import Coefficients, Row
 from fastadam.step.counters import counters_in
 from fastadam.step.element import make_element
@@ -22,6 +22,8 @@ from tests.support.compact import Kept, random_bits
 from tests.support.plans import HYPERS
 
 SIZES = [1, 0, 63, 64, 65, 1200, 3000]
+# Around the borders of blocks, of chunks and of what threads share out.
+BORDERS = [0, 1, 63, 64, 65, 127, 128, 129, 511, 512, 513, 1023, 1024, 1025, 5000]
 BY_NAME = {each.name: each for each in ALL_FORMATS}
 # Of the roles, by what they are for.
 COMBINATIONS = {
@@ -32,25 +34,59 @@ COMBINATIONS = {
     "float32 state of float64": "float64 float64 float32 float32 float32",
     "float32 with bfloat16 gradients": "float32 bfloat16 int8 root8 root8",
     "stochastic bfloat16": "bfloat16_stochastic bfloat16 bfloat16_stochastic bfloat16_stochastic bfloat16",
+    "stochastic bfloat16 with int8 state": "bfloat16_stochastic bfloat16 int8 root8 root8",
+    "stochastic bfloat16 with float32 state": "bfloat16_stochastic bfloat16 float32 float32 float32",
     "stochastic float16": "float16_stochastic float16 float32 float32 float32",
     "stochastic bfloat16 with float32 gradients": "bfloat16_stochastic float32 int8 root8 root8",
     "bfloat16 with masters": "bfloat16_master bfloat16 int8 root8 root8",
     "bfloat16 with masters and float32 state": "bfloat16_master float32 float32 float32 float32",
+    "bfloat16 with masters and bfloat16 state": (
+        "bfloat16_master bfloat16 bfloat16_stochastic bfloat16_stochastic bfloat16"
+    ),
     "float16 with masters": "float16_master float16 bfloat16_stochastic bfloat16_stochastic bfloat16",
 }
+
+
+def hard_numbers(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Return numbers of which each block has difficulties of its own, as float64."""
+    numbers = rng.standard_normal(size).astype(np.float32)
+    for low in range(0, size, SCALE_BLOCK):
+        block = numbers[low : low + SCALE_BLOCK]
+        at = rng.integers(block.size, size=3)
+        kind = rng.integers(9)
+        if kind == 0:
+            block[at] = np.inf, -np.inf, np.inf
+        elif kind == 1:
+            block.view(np.uint32)[at] = 0x7FC12345, 0xFFC00001, 0x7FFFFFFF
+        elif kind == 2:
+            block[...] *= np.float32(1e-40)
+        elif kind == 3:
+            block[...] = 0
+        elif kind == 4:
+            block[...] *= np.float32(1e-30)
+            block[at] = 1e18
+        elif kind == 5:
+            block[...] = rng.choice(np.array([0.0, -0.0, 1e-45, -1e-45, 2.0**-126], np.float32), block.size)
+        elif kind == 6:
+            block[...] = np.nan
+        elif kind == 7:
+            block[...] *= np.float32(3e38)  # some of it becomes infinite
+    return numbers.astype(np.float64)
 
 
 class Memory:
     """Some parameters in memory, in one combination of formats."""
 
-    def __init__(self, combination: str, sizes: list[int], scale: float = 1.0) -> None:
+    def __init__(self, combination: str, sizes: list[int], *, is_hard: bool = False) -> None:
         rng = np.random.default_rng(7)
         self.formats = [BY_NAME[name] for name in COMBINATIONS[combination].split()]
         self.params = []
         for size in sizes:
-            numbers = [rng.standard_normal(size) * scale for _ in ROLES]
-            for positive in numbers[3:]:
-                np.square(positive, out=positive)
+            numbers = [rng.standard_normal(size) for _ in ROLES]
+            if is_hard:
+                numbers = [hard_numbers(rng, size) for _ in ROLES]
+            for i in (3, 4):
+                numbers[i] = np.where(np.isnan(numbers[i]), numbers[i], np.abs(numbers[i] if is_hard else numbers[i] ** 2))
             compute = self.formats[0].compute
             self.params.append(
                 [Kept.of(each, one.astype(compute)) for each, one in zip(self.formats, numbers, strict=True)]
@@ -87,17 +123,40 @@ class Memory:
                     kept[role].write(numbers, np.full(size, 0x8000) if role == 4 else bits)
 
 
+def bits(array: np.ndarray | None) -> np.ndarray:
+    """Return the bits of an array; of floating-point numbers, every NaN counts as the same one."""
+    if array is None:
+        return np.empty(0, np.uint8)
+    if array.dtype.kind == "f":
+        array = np.where(np.isnan(array), array.dtype.type(np.nan), array)
+    return array.view(f"u{array.itemsize}")
+
+
 def compare(ours: Memory, theirs: Memory, what: str) -> None:
     """Fail unless both have the same bits."""
     for i, (mine, other) in enumerate(zip(ours.params, theirs.params, strict=True)):
         for role, one, two in zip(ROLES, mine, other, strict=True):
-            np.testing.assert_array_equal(one.stored, two.stored, f"{what}, {role} {i}")
-            if one.beside is not None:
-                np.testing.assert_array_equal(
-                    one.beside.view(f"u{one.beside.itemsize}"),
-                    two.beside.view(f"u{two.beside.itemsize}"),
-                    f"{what}, beside {role} {i}",
-                )
+            np.testing.assert_array_equal(bits(one.stored), bits(two.stored), f"{what}, {role} {i}")
+            np.testing.assert_array_equal(bits(one.beside), bits(two.beside), f"{what}, beside {role} {i}")
+
+
+def step_both(
+    backend: str, combination: str, sizes: list[int], hyper: Hyperparameters, threads: int, *, is_hard: bool = False
+) -> None:
+    """Take some steps, and fail unless plan and oracle have the same bits after each."""
+    hyper = hyper._replace(seed=11)
+    with np.errstate(all="ignore"):
+        ours, theirs = (Memory(combination, sizes, is_hard=is_hard) for _ in range(2))
+    steps = np.array([5])
+    counters = counters_in(steps)
+    codes = np.repeat([[each.code] for each in ours.formats], len(sizes), axis=1)
+    loaded = [backends.load(backend)]
+    plan = Plan(ours.spans(), variants_of(codes, flags_of(hyper)), counters, counters, loaded, threads, True)
+    plan.write_options([Coefficients(hyper)])
+    for step in (6, 7, 8):
+        assert plan.take() == TAKEN
+        theirs.oracle(hyper, plan.rows[0], step)
+        compare(ours, theirs, f"step {step}")
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -106,22 +165,12 @@ def compare(ours: Memory, theirs: Memory, what: str) -> None:
 def test_every_backend_gives_the_bits_of_the_oracle(
     backend: str, combination: str, hyper: Hyperparameters, threads: int, small_shares: None
 ) -> None:
-    hyper = hyper._replace(seed=11)
-    ours, theirs = Memory(combination, SIZES), Memory(combination, SIZES)
-    steps = np.array([5])
-    counters = counters_in(steps)
-    codes = np.repeat([[each.code] for each in ours.formats], len(SIZES), axis=1)
-    plan = Plan(
-        ours.spans(),
-        variants_of(codes, flags_of(hyper)),
-        counters,
-        counters,
-        [backends.load(backend)],
-        threads,
-        True,
-    )
-    plan.write_options([Coefficients(hyper)])
-    for step in (6, 7, 8):
-        assert plan.take() == TAKEN
-        theirs.oracle(hyper, plan.rows[0], step)
-        compare(ours, theirs, f"step {step}")
+    step_both(backend, combination, SIZES, hyper, threads)
+
+
+@pytest.mark.parametrize("hyper", HYPERS.values(), ids=HYPERS)
+@pytest.mark.parametrize("combination", COMBINATIONS)
+def test_every_instruction_set_gives_the_bits_of_the_oracle_in_hard_cases(
+    instruction_set: str, combination: str, hyper: Hyperparameters, small_shares: None
+) -> None:
+    step_both("c", combination, BORDERS, hyper, 3, is_hard=True)
