@@ -58,8 +58,8 @@ static FASTADAM_INLINE float *scales_in(const fastadam_span *span, int role, int
     return (float *)(uintptr_t)addresses[role] + first / FASTADAM_SCALE_BLOCK;
 }
 
-/* Fetch what is read of an array some blocks later, since what is done with numbers in between hides from processors
- * how memory is gone through: without it, steps of int8 state of 16 million take a third longer. */
+/* Fetch what is read of an array some blocks later, since what is done with numbers in between hides from
+ * processors how memory is gone through: without it, steps of int8 state of 16 million take a third longer. */
 enum { BLOCKS_AHEAD = 16 };
 static FASTADAM_INLINE void fetch_ahead(int64_t array, int64_t element, int format)
 {

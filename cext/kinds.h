@@ -1,4 +1,4 @@
-/* The formats that have kernels of their own (tiles.inc): of the parameter, the gradient and exp_avg. */
+/* The formats that have kernels of their own (blocks.inc): of the parameter, the gradient and exp_avg. */
 #ifndef FASTADAM_KINDS_H
 #define FASTADAM_KINDS_H
 

@@ -86,7 +86,9 @@ class Memory:
             if is_hard:
                 numbers = [hard_numbers(rng, size) for _ in ROLES]
             for i in (3, 4):
-                numbers[i] = np.where(np.isnan(numbers[i]), numbers[i], np.abs(numbers[i] if is_hard else numbers[i] ** 2))
+                numbers[i] = np.where(
+                    np.isnan(numbers[i]), numbers[i], np.abs(numbers[i] if is_hard else numbers[i] ** 2)
+                )
             compute = self.formats[0].compute
             self.params.append(
                 [Kept.of(each, one.astype(compute)) for each, one in zip(self.formats, numbers, strict=True)]
@@ -141,7 +143,13 @@ def compare(ours: Memory, theirs: Memory, what: str) -> None:
 
 
 def step_both(
-    backend: str, combination: str, sizes: list[int], hyper: Hyperparameters, threads: int, *, is_hard: bool = False
+    backend: str,
+    combination: str,
+    sizes: list[int],
+    hyper: Hyperparameters,
+    threads: int,
+    *,
+    is_hard: bool = False,
 ) -> None:
     """Take some steps, and fail unless plan and oracle have the same bits after each."""
     hyper = hyper._replace(seed=11)

@@ -1,5 +1,6 @@
-/* Drive the C kernels over plans in compact formats, whose bits tests/step/test_compact.py compares with a reference:
- * here, sanitizers see the kernels alone, and every instruction set and number of threads has to give the same bits.
+/* Drive the C kernels over plans in compact formats, whose bits tests/step/test_compact.py compares with a
+ * reference: here, sanitizers see the kernels alone, and every instruction set and number of threads has to give
+ * the same bits.
  *
  *     compact [--plans N] [--threads T]
  */
@@ -105,7 +106,12 @@ static void fill(uint64_t *state, int format, int role, char *numbers, size_t by
         const uint32_t lower = (uint32_t)bits;
         const uint16_t half = (uint16_t)bits;
         const uint8_t byte = (uint8_t)bits;
-        memcpy(numbers + i * item, item == 8 ? (void *)&bits : item == 4 ? (void *)&lower : item == 2 ? (void *)&half : (void *)&byte, item);
+        memcpy(numbers + i * item,
+               item == 8   ? (void *)&bits
+               : item == 4 ? (void *)&lower
+               : item == 2 ? (void *)&half
+                           : (void *)&byte,
+               item);
     }
 }
 
@@ -149,7 +155,8 @@ static uint64_t run(uint64_t seed, int threads)
     const int formats[N_ROLES] = {kind[PARAM], kind[GRAD], kind[EXP_AVG], second,
                                   second == FASTADAM_BFLOAT16_STOCHASTIC ? FASTADAM_BFLOAT16 : second};
     const int64_t compute = kind[PARAM] == FASTADAM_FLOAT64 ? FASTADAM_FLOAT64 : FASTADAM_FLOAT32;
-    fastadam_batch batch = {.count = 1 + (int64_t)(draw(state) % MOST_SPANS), .threads = threads, .most_threads = threads};
+    fastadam_batch batch = {
+        .count = 1 + (int64_t)(draw(state) % MOST_SPANS), .threads = threads, .most_threads = threads};
     batch.variant = (compute << FASTADAM_COMPUTE_AT) + flags[draw(state) % 3] + (amsgrad ? FASTADAM_AMSGRAD : 0);
     for (int role = 0; role < N_ROLES; role++)
         batch.variant += (int64_t)formats[role] << (FASTADAM_FORMATS_AT + FASTADAM_FORMAT_BITS * role);
@@ -167,7 +174,8 @@ static uint64_t run(uint64_t seed, int threads)
             numbers[i][role] = allocate(bytes), beside[i][role] = allocate(more);
             fill(state, formats[role], role, numbers[i][role], bytes);
             if (role == PARAM)
-                fill(state, formats[PARAM] == FASTADAM_FLOAT16_MASTER ? FASTADAM_FLOAT32 : FASTADAM_BFLOAT16, PARAM, beside[i][role], more);
+                fill(state, formats[PARAM] == FASTADAM_FLOAT16_MASTER ? FASTADAM_FLOAT32 : FASTADAM_BFLOAT16,
+                     PARAM, beside[i][role], more);
             else
                 fill_scales(state, (float *)(void *)beside[i][role], more / sizeof(float));
         }
@@ -189,7 +197,8 @@ static uint64_t run(uint64_t seed, int threads)
     for (int64_t i = 0; i < batch.count; i++)
         for (int role = 0; role < N_ROLES; role++) {
             const size_t more = bytes_beside(formats[role], spans[i].size);
-            checksum = fold(checksum, formats[role], numbers[i][role], (size_t)spans[i].size * itemsize(formats[role]));
+            checksum =
+                fold(checksum, formats[role], numbers[i][role], (size_t)spans[i].size * itemsize(formats[role]));
             checksum = fold(checksum, more % 4 ? FASTADAM_BFLOAT16 : FASTADAM_FLOAT32, beside[i][role], more);
             free(numbers[i][role]), free(beside[i][role]);
         }
