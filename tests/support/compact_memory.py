@@ -163,9 +163,9 @@ def compare(ours: Memory, theirs: Memory, what: str) -> None:
     """Fail unless both have the same bits; every NaN of a floating-point dtype counts as the same one."""
     for i, (mine, other) in enumerate(zip(ours.params, theirs.params, strict=True)):
         for role, one, two in zip(ROLES, mine, other, strict=True):
-            for name, *both in (("", one.stored, two.stored), ("beside ", one.beside, two.beside)):
-                if both[0] is None:
+            for name, first, second in (("", one.stored, two.stored), ("beside ", one.beside, two.beside)):
+                if first is None or second is None:
                     continue
-                if both[0].dtype.kind == "f":
-                    both = [bits_of(each, each.dtype.name) for each in both]
-                np.testing.assert_array_equal(*both, f"{what}, {name}{role} {i}")
+                if first.dtype.kind == "f":
+                    first, second = (bits_of(each, each.dtype.name) for each in (first, second))
+                np.testing.assert_array_equal(first, second, f"{what}, {name}{role} {i}")

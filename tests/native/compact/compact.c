@@ -138,6 +138,9 @@ static uint64_t fold(uint64_t checksum, int format, const char *numbers, size_t 
             bits = 1;
         if (format == FASTADAM_FLOAT64 && (memcpy(&number, numbers + i, sizeof number), isnan(number)))
             bits = 1;
+        const int is_half = format == FASTADAM_FLOAT16_STOCHASTIC || format == FASTADAM_FLOAT16_MASTER;
+        if (is_half && (bits & 0x7fff) > 0x7c00)
+            bits = 1;
         checksum = (checksum ^ bits) * UINT64_C(0x100000001b3);
     }
     return checksum;
