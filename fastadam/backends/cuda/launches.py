@@ -12,8 +12,8 @@ import numpy as np
 from numba import cuda
 
 from fastadam.backends.cuda import norm_kernels, zero_kernel
-from fastadam.backends.cuda.general_kernels import is_general, make_general
 from fastadam.backends.cuda.general_kernels import N_WORDS as N_GENERAL_WORDS
+from fastadam.backends.cuda.general_kernels import is_general, make_general
 from fastadam.backends.cuda.kernels import BLOCK, N_COEFFICIENTS, N_WORDS, make_kernels, signatures
 from fastadam.memory.arrays import address
 from fastadam.memory.cuda.driver import SIMULATED, Gpu

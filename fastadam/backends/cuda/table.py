@@ -109,9 +109,7 @@ class Tables:
                 functools.partial(setattr, slot, "version", self._version),
             ]
         else:
-            calls = [
-                device.copy_call(slot.target + at, slot.source + at, nbytes, stream) for at, nbytes in copied
-            ]
+            calls = [device.copy_call(slot.target + at, slot.source + at, nbytes, stream) for at, nbytes in copied]
         for batch in self._batches:
             if batch.blocks:
                 spans = slot.target + self._table_at + batch.where.start * self._table.itemsize

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
@@ -121,19 +122,20 @@ def check_general(combination: str, flags: int, which: int, capability: tuple[in
 
 def test_the_general_kernels() -> None:
     check_general("int8 state", DECOUPLED, launches.TABLE, (7, 5))
-    check_general("float16 with masters", AMSGRAD | L2, launches.AVERAGES, (10, 0))
     check_general("bfloat16 with masters", IDLE, launches.AVERAGES, (9, 0))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("flags", "which", "capability"),
-    [(L2, launches.TABLE, CAPABILITIES[0]), (AMSGRAD, launches.AVERAGES, CAPABILITIES[-1])],
-    ids=["table", "averages"],
+    ("combination", "more"), zip(COMBINATIONS, itertools.cycle([False, True]), strict=False), ids=str
 )
-@pytest.mark.parametrize("combination", COMBINATIONS)
-def test_every_general_kernel(combination: str, flags: int, which: int, capability: tuple[int, int]) -> None:
-    check_general(combination, flags, which, capability)
+def test_general_kernels_of_every_combination(combination: str, more: bool) -> None:
+    check_general(
+        combination,
+        AMSGRAD if more else L2,
+        launches.AVERAGES if more else launches.TABLE,
+        CAPABILITIES[-1] if more else CAPABILITIES[0],
+    )
 
 
 def check_averages(number_format: Any, flags: int, capability: tuple[int, int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any
 
@@ -57,8 +58,7 @@ def move(array: np.ndarray) -> np.ndarray:
     return room[1:]
 
 
-@pytest.mark.parametrize("combination", COMBINATIONS)
-@pytest.mark.parametrize("name", ["decoupled", "amsgrad l2"])
+@pytest.mark.parametrize(("combination", "name"), zip(COMBINATIONS, itertools.cycle(HYPERS), strict=False))
 def test_bits_are_those_of_the_oracle(combination: str, name: str) -> None:
     hyper = HYPERS[name]._replace(seed=11)
     ours, theirs = Memory(combination, SIZES), Memory(combination, SIZES)
