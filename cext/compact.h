@@ -15,7 +15,7 @@
 static FASTADAM_INLINE uint16_t narrow_bfloat16_stochastic(float number, uint32_t random)
 {
     const uint32_t bits = bits_of(number);
-    return (uint16_t)((bits & SIZE_BITS) > INFINITE_BITS ? NAN_BITS >> 16 : (bits + random) >> 16);
+    return (uint16_t)(number != number ? NAN_BITS >> 16 : (bits + random) >> 16);
 }
 
 static FASTADAM_INLINE uint16_t narrow_float16_stochastic(float number, uint32_t random)
@@ -35,7 +35,7 @@ static FASTADAM_INLINE uint16_t narrow_float16_stochastic(float number, uint32_t
 static FASTADAM_INLINE void part_master(float number, uint16_t *weight, int16_t *rest)
 {
     uint32_t bits = bits_of(number);
-    bits = (bits & SIZE_BITS) > INFINITE_BITS ? NAN_BITS : bits;
+    bits = number != number ? NAN_BITS : bits;
     *weight = (uint16_t)((bits + 0x8000) >> 16);
     *rest = (int16_t)(uint16_t)bits;
 }
@@ -62,6 +62,17 @@ static FASTADAM_INLINE float join_float16_master(uint16_t weight, float master)
 
 static FASTADAM_INLINE float factor_of(int most) { return (float)(most * 65536 - 4); }
 
+/* The number whose size has these bits. */
+static FASTADAM_INLINE float size_of(int32_t bits) { return bits >= LEAST_SIZE ? float_of((uint32_t)bits) : 0; }
+
+/* What the moments of a block are stored with in 8 bits, by FACTOR and SCALE of exp_avg and, a half further on, of
+ * exp_avg_sq. The bit MARKED << half says that not all of its numbers are finite. */
+enum { FACTOR = 0, SCALE = 1, HALF = 4, MARKED = 1 };
+typedef struct {
+    float quotients[2 * HALF];
+    int marked;
+} fastadam_scaling;
+
 static FASTADAM_INLINE int64_t in_block(int64_t n)
 {
     return n < FASTADAM_SCALE_BLOCK ? n : FASTADAM_SCALE_BLOCK;
@@ -69,7 +80,7 @@ static FASTADAM_INLINE int64_t in_block(int64_t n)
 
 /* Blocks with numbers that are not finite: what stands for those is the code that no number has, and the codes of
  * the largest sizes. */
-static void load_marked_int8(const int8_t *codes, float scale, float *numbers, int64_t n)
+static FASTADAM_NOINLINE void load_marked_int8(const int8_t *codes, float scale, float *numbers, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
         numbers[i] = codes[i] == -128   ? float_of(NAN_BITS)
@@ -78,7 +89,7 @@ static void load_marked_int8(const int8_t *codes, float scale, float *numbers, i
                                         : (float)codes[i] * scale;
 }
 
-static void load_marked_root8(const uint8_t *codes, float scale, float *numbers, int64_t n)
+static FASTADAM_NOINLINE void load_marked_root8(const uint8_t *codes, float scale, float *numbers, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
         const float root = (float)codes[i] * scale;
@@ -97,7 +108,7 @@ static FASTADAM_INLINE float largest_finite(const float *numbers, int64_t n)
     return largest >= (uint32_t)LEAST_SIZE ? float_of(largest) : 0;
 }
 
-static float store_marked_int8(int8_t *codes, const float *numbers, int64_t n, uint32_t random, uint32_t stride)
+static FASTADAM_NOINLINE float store_marked_int8(int8_t *codes, const float *numbers, int64_t n, uint32_t random, uint32_t stride)
 {
     const float largest = largest_finite(numbers, n), factor = largest > 0 ? factor_of(126) / largest : 0;
     for (int64_t i = 0; i < n; i++) {
@@ -110,7 +121,7 @@ static float store_marked_int8(int8_t *codes, const float *numbers, int64_t n, u
     return -(largest / 126);
 }
 
-static float store_marked_root8(uint8_t *codes, const float *roots, int64_t n, uint32_t random, uint32_t stride)
+static FASTADAM_NOINLINE float store_marked_root8(uint8_t *codes, const float *roots, int64_t n, uint32_t random, uint32_t stride)
 {
     const float largest = largest_finite(roots, n), factor = largest > 0 ? factor_of(253) / largest : 0;
     for (int64_t i = 0; i < n; i++) {

@@ -69,14 +69,14 @@ static int lies_plainly(const fastadam_tensor_offsets *at, int64_t object)
 }
 
 int64_t fastadam_read_tensor(const fastadam_tensor_cache *cache, const fastadam_cached_param *param,
-                             int64_t object)
+                             int64_t object, int64_t wanted_dtype, int64_t nbytes)
 {
     dl_tensor found;
     if (!read_object(cache->read_tensor, object, &found))
         return -1;
     const int64_t dtype = found.code | found.bits << 8 | (int64_t)found.lanes << 16;
     const int64_t device = found.device_type | (int64_t)found.device_id << 32;
-    if (device != param->device || dtype != param->dtype || found.ndim != param->ndim)
+    if (device != param->device || dtype != wanted_dtype || found.ndim != param->ndim)
         return -1;
     const int64_t *shape = MEMORY(const int64_t, param->dims), *strides = shape + param->ndim;
     for (int64_t i = 0; i < param->ndim; i++) {
@@ -88,7 +88,7 @@ int64_t fastadam_read_tensor(const fastadam_tensor_cache *cache, const fastadam_
     }
     const int64_t address = ADDRESS(found.data) + (int64_t)found.byte_offset;
     if (!lies_plainly(&cache->offsets, object) ||
-        (param->nbytes > 0 && !is_in_storage(&cache->offsets, object, address, param->nbytes)))
+        (nbytes > 0 && !is_in_storage(&cache->offsets, object, address, nbytes)))
         return -1;
     return address;
 }

@@ -17,12 +17,18 @@ static inline int64_t owner_bytes(const fastadam_tensor_offsets *at)
     return at->storage_size + WORD - at->storage_data;
 }
 
+/* One of several fingerprints, of which the first is at an address. */
+static inline const fastadam_fingerprint *fingerprint_at(const fastadam_tensor_offsets *at, int64_t first, int which)
+{
+    const int64_t size = (int64_t)sizeof(fastadam_fingerprint) + own_bytes(at) + owner_bytes(at);
+    return MEMORY(const fastadam_fingerprint, first + which * size);
+}
+
 /* One of a parameter's fingerprints: 0 is the parameter's, 1 the step counter's, then the moments'. */
 static inline const fastadam_fingerprint *fingerprint_of(const fastadam_tensor_offsets *at,
                                                          const fastadam_cached_param *param, int which)
 {
-    const int64_t size = (int64_t)sizeof(fastadam_fingerprint) + own_bytes(at) + owner_bytes(at);
-    return MEMORY(const fastadam_fingerprint, param->fingerprints + which * size);
+    return fingerprint_at(at, param->fingerprints, which);
 }
 
 /* Where the words after a fingerprint begin; the first is the address of the storage. */
@@ -48,20 +54,19 @@ static inline int is_as_noted(const fastadam_tensor_offsets *at, const fastadam_
            same_words(read_word(own, 0) + at->storage_data, own + own_bytes(at), owner_bytes(at));
 }
 
-/* The address of a gradient's numbers, if the words that say what it is are those of its parameter, which is what
- * it was, but for where in its storage it begins; else 0. */
+/* The address of a gradient's numbers, if the words that say what it is are those that were noted, which are its
+ * parameter's where both are of one dtype, but for where in its storage it begins; else 0. */
 static inline int64_t address_like_param(const fastadam_tensor_offsets *at, const fastadam_cached_param *param,
                                          int64_t grad)
 {
-    if (param->fingerprints == 0 || param->nbytes == 0)
+    if (param->grad_layout == 0 || param->grad_nbytes == 0)
         return 0;
-    const fastadam_fingerprint *noted = fingerprint_of(at, param, 0);
     const int64_t impl = read_word(grad, at->object_impl);
-    if (!same_layout(at, impl, noted->layout, at->offset + WORD))
+    if (!same_layout(at, impl, param->grad_layout, at->offset + WORD))
         return 0;
-    const int64_t itemsize = param->dtype >> 8 & 0xff; /* in bits */
+    const int64_t itemsize = param->grad_dtype >> 8 & 0xff; /* in bits */
     const int64_t storage = read_word(impl, at->first), offset = read_word(impl, at->offset) * (itemsize / 8);
-    if (read_word(storage, at->storage_size) < offset + param->nbytes)
+    if (read_word(storage, at->storage_size) < offset + param->grad_nbytes)
         return 0;
     return read_word(storage, at->storage_data) + offset;
 }

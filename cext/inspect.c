@@ -58,17 +58,17 @@ static int is_there(const fastadam_plan *plan, const fastadam_span *span)
     return elements == slot->elements;
 }
 
-/* A plain gradient is an exact ndarray or PackedArray of its parameter's dtype and shape, C-contiguous, aligned,
- * apart from all that the step writes, and writable if it is to become zero. Its parameter must still be where it
- * was, of the size that the moments have, and writable. */
+/* A plain gradient is an exact ndarray or PackedArray of the dtype that the plan is for and its parameter's shape,
+ * C-contiguous, aligned, apart from all that the step writes, and writable if it is to become zero. Its parameter
+ * must still be where it was, of the size that the moments have, and writable. */
 static int is_plain(const fastadam_plan *plan, const fastadam_span *span, int64_t grad)
 {
     const fastadam_array_offsets *at = &plan->offsets;
     const fastadam_slot *slot = (const fastadam_slot *)(uintptr_t)plan->slots + span->slot;
-    const int64_t param = slot->param_object, dtype = slot->dtype_object;
-    const int64_t type = read_word(grad, at->type);
-    if ((type != at->array_type && type != at->packed_type) || read_word(grad, at->dtype) != dtype ||
-        read_word(param, at->dtype) != dtype || read_word(param, at->data) != span->param)
+    const int64_t param = slot->param_object, type = read_word(grad, at->type);
+    if ((type != at->array_type && type != at->packed_type) ||
+        read_word(grad, at->dtype) != slot->grad_dtype_object ||
+        read_word(param, at->dtype) != slot->dtype_object || read_word(param, at->data) != span->param)
         return 0;
     const int param_flags = FASTADAM_C_CONTIGUOUS | FASTADAM_ALIGNED | FASTADAM_WRITEABLE;
     const int zeroes = ((const fastadam_after *)(uintptr_t)plan->after)->zeroes != 0;

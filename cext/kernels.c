@@ -6,6 +6,7 @@
 #include "compact.h"
 #include "fetch.h"
 #include "kernels.h"
+#include "kinds.h"
 #include "lanes.h"
 #include "shares.h"
 #include "totals.h"
@@ -68,6 +69,7 @@ static FASTADAM_INLINE void fetch_chunk(int64_t variant, const fastadam_span *sp
 
 #define TARGET
 #define NAMED(NAME) NAME##_baseline
+#define IN_AVX512 0
 #include "kernels.inc"
 #define VECTOR fastadam_narrow
 #define VECTOR_LANES FASTADAM_NARROW_LANES
@@ -98,6 +100,9 @@ static FASTADAM_INLINE void fetch_chunk(int64_t variant, const fastadam_span *sp
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
 #define NAMED(NAME) NAME##_avx512
+#undef IN_AVX512
+#define IN_AVX512 1
+#include "avx512.h"
 #include "kernels.inc"
 #include "measure.inc"
 #include "scale.inc"

@@ -85,11 +85,12 @@ typedef struct {
     int64_t next_share;
 } fastadam_batch;
 
-/* An array that gets one gradient: its object, and the dtype object and number of elements of both. */
+/* An array that gets one gradient: its object, the dtype objects of both, and their number of elements. */
 typedef struct {
     int64_t param_object;
     int64_t dtype_object;
     int64_t elements;
+    int64_t grad_dtype_object;
 } fastadam_slot;
 
 /* Where the fields of a NumPy array object lie, in bytes from its start, and the addresses of the types ndarray
@@ -250,7 +251,10 @@ typedef struct {
  * gradient and moments. dims holds ndim lengths, then ndim strides. dtype is DLPack's: code + 2^8 bits + 2^16
  * lanes; device is DLPack's type + 2^32 number. A moment that is not used has the object 0. entry_keys are the
  * keys under which the state has the step counter and the moments. fingerprints are those of the parameter, the
- * step counter and the moments, or 0: then each tensor is asked. */
+ * step counter and the moments, or 0: then each tensor is asked. Where there is more in the state, masters and
+ * scales, beside has n_beside objects and then their keys, and there are fingerprints of them; without any, such
+ * tensors count as changed. Of a gradient as it was last seen there are dtype and size in bytes, and the words of
+ * its layout, or 0. */
 typedef struct {
     int64_t param_object;
     int64_t state_object;
@@ -272,6 +276,12 @@ typedef struct {
     int64_t size;
     int64_t nbytes;
     int64_t step_is_float64;
+    int64_t grad_dtype;
+    int64_t grad_nbytes;
+    int64_t grad_layout;
+    int64_t n_beside;
+    int64_t beside;
+    int64_t beside_fingerprints;
 } fastadam_cached_param;
 
 /* The list of a group's parameters, and its length. */

@@ -16,19 +16,18 @@
 /* The moments and the step counter before them. */
 enum { STATES = 4 };
 
-/* Does a parameter's state hold the step counter and the moments that it held, under the same keys? Other entries
- * are left alone. Keys are compared by their addresses, as comparing them may be anyone's code. */
-static int holds_what_it_held(const fastadam_cached_param *param)
+/* Does a parameter's state hold these objects, those that are not 0, under the same keys? Other entries are left
+ * alone. Keys are compared by their addresses, as comparing them may be anyone's code. */
+static inline int holds(int64_t state, const int64_t *keys, const int64_t *objects, int n)
 {
-    const int64_t *keys = MEMORY(const int64_t, param->entry_keys), *objects = &param->step_object;
     int wanted = 0, found = 0, expected = 0;
-    for (int i = 0; i < STATES; i++)
+    for (int i = 0; i < n; i++)
         wanted += objects[i] != 0;
     PyObject *key, *value;
     Py_ssize_t position = 0;
-    while (found < wanted && PyDict_Next(OBJECT(param->state_object), &position, &key, &value)) {
-        for (int tried = 0; tried < STATES; tried++) {
-            const int i = (expected + tried) % STATES; /* mostly they stand in this order */
+    while (found < wanted && PyDict_Next(OBJECT(state), &position, &key, &value)) {
+        for (int tried = 0; tried < n; tried++) {
+            const int i = (expected + tried) % n; /* mostly they stand in this order */
             if (key != OBJECT(keys[i]) || objects[i] == 0)
                 continue;
             if (value != OBJECT(objects[i]))
@@ -39,6 +38,25 @@ static int holds_what_it_held(const fastadam_cached_param *param)
         }
     }
     return found == wanted;
+}
+
+/* Does it hold the step counter and the moments that it held? */
+static int holds_what_it_held(const fastadam_cached_param *param)
+{
+    return holds(param->state_object, MEMORY(const int64_t, param->entry_keys), &param->step_object, STATES);
+}
+
+/* Is what compact state has beside the moments, masters and scales, what and where it was? */
+static int same_beside(const fastadam_tensor_offsets *at, const fastadam_cached_param *param)
+{
+    const int n = (int)param->n_beside;
+    const int64_t *objects = MEMORY(const int64_t, param->beside);
+    if (!holds(param->state_object, objects + n, objects, n))
+        return 0;
+    for (int i = 0; i < n; i++)
+        if (!is_as_noted(at, fingerprint_at(at, param->beside_fingerprints, i), objects[i]))
+            return 0;
+    return 1;
 }
 
 /* Do the optimizer's state and the groups' lists hold what they held? */
@@ -75,18 +93,20 @@ static int same_by_fingerprints(const fastadam_tensor_cache *cache, const fastad
     for (int i = 0; i < STATES; i++)
         if (objects[i] != 0 && !is_as_noted(at, fingerprint_of(at, param, i + 1), objects[i]))
             return 0;
-    return 1;
+    return param->n_beside == 0 || same_beside(at, param);
 }
 
 /* The same, with each of them asked. */
 static int same_by_dlpack(const fastadam_tensor_cache *cache, const fastadam_cached_param *param)
 {
     const int64_t *objects = &param->step_object, *addresses = &param->step;
-    if (!holds_what_it_held(param) || fastadam_read_tensor(cache, param, param->param_object) != param->param ||
+    const int64_t dtype = param->dtype, nbytes = param->nbytes;
+    if (param->n_beside != 0 || !holds_what_it_held(param) ||
+        fastadam_read_tensor(cache, param, param->param_object, dtype, nbytes) != param->param ||
         !fastadam_is_same_counter(cache, param))
         return 0;
     for (int i = 1; i < STATES; i++)
-        if (objects[i] != 0 && fastadam_read_tensor(cache, param, objects[i]) != addresses[i])
+        if (objects[i] != 0 && fastadam_read_tensor(cache, param, objects[i], dtype, nbytes) != addresses[i])
             return 0;
     return 1;
 }
@@ -100,8 +120,8 @@ static int same_param(const fastadam_tensor_cache *cache, const fastadam_cached_
     return param->step_is_float64 || *step < FASTADAM_FLOAT32_END;
 }
 
-/* Return the address of a gradient that is a tensor of its parameter's dtype and layout, not negated or conjugated
- * on reading, with a storage that reaches to its end; or -1. */
+/* Return the address of a gradient that is a tensor of the noted dtype and its parameter's layout, not negated or
+ * conjugated on reading, with a storage that reaches to its end; or -1. */
 static int64_t read_gradient(const fastadam_tensor_cache *cache, const fastadam_cached_param *param,
                              PyObject *grad)
 {
@@ -109,7 +129,9 @@ static int64_t read_gradient(const fastadam_tensor_cache *cache, const fastadam_
     if (type != cache->tensor_type && type != cache->parameter_type)
         return -1;
     const int64_t address = address_like_param(&cache->offsets, param, object);
-    return address != 0 ? address : fastadam_read_tensor(cache, param, object);
+    if (address != 0)
+        return address;
+    return fastadam_read_tensor(cache, param, object, param->grad_dtype, param->grad_nbytes);
 }
 
 /* Can a gradient be read at this address: is it aligned, and apart from all that the step writes? */
@@ -117,9 +139,10 @@ static int is_readable(const fastadam_cached_param *param, const fastadam_plan *
                        int64_t *below)
 {
     /* The size of a number in bytes: of DLPack's types, 5 is complex, a pair of numbers. */
-    const int64_t size = (param->dtype >> 8 & 0xff) / ((param->dtype & 0xff) == 5 ? 16 : 8);
-    return param->nbytes == 0 ||
-           ((address & (size - 1)) == 0 && !fastadam_is_written(plan, address, address + param->nbytes, below));
+    const int64_t dtype = param->grad_dtype, nbytes = param->grad_nbytes;
+    const int64_t size = (dtype >> 8 & 0xff) / ((dtype & 0xff) == 5 ? 16 : 8);
+    return nbytes == 0 ||
+           ((address & (size - 1)) == 0 && !fastadam_is_written(plan, address, address + nbytes, below));
 }
 
 /* Take the exception that was raised, and append it to the list. */

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastadam.memory import remedies
-from fastadam.memory.arrays import base_view, check_array
+from fastadam.memory.arrays import ALL_DTYPES, base_view, check_array
 from fastadam.memory.packed import Packed
 from fastadam.memory.remedies import CLIPPED
 from fastadam.memory.structs import MEASURES, REFUSED, REFUSES
@@ -27,8 +27,8 @@ def clip_grad_norm(grads: Any, max_norm: Real, *, error_if_nonfinite: bool = Fal
     Parameters
     ----------
     grads : ndarray, Packed, iterable or mapping of ndarray
-        Gradients of any shapes and strides, of dtype float32, float64, complex64 or complex128; None among them is
-        left out. Of a packed buffer, its ``grads``. Written to in place, where they have to be clipped.
+        Gradients of any shapes and strides, of any dtype that parameters have; None among them is left out. Of a
+        packed buffer, its ``grads``. Written to in place, where they have to be clipped.
     max_norm : float
         What the norm is to be at most; ``math.inf`` leaves all as it is.
     error_if_nonfinite : bool, default False
@@ -87,7 +87,9 @@ def clip_grad_norm(grads: Any, max_norm: Real, *, error_if_nonfinite: bool = Fal
     if factor != 1.0:
         with np.errstate(all="ignore"):
             for grad in arrays:
-                np.multiply(grad, grad.real.dtype.type(factor), out=grad)
+                compute = ALL_DTYPES[grad.dtype].format.compute  # what has 16 bits is rounded once, from float32
+                dtype = grad.dtype if grad.dtype.kind == "c" else compute
+                np.multiply(grad, compute.type(factor), out=grad, dtype=dtype, casting="unsafe")
     return float(norm.block["norm"])
 
 

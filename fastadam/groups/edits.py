@@ -19,13 +19,19 @@ class Edits:
         Returns what is compared of a group's dict; the default compares all of it.
     """
 
-    __slots__ = ("_options", "_params", "_read")
+    __slots__ = ("_options", "_params", "_read", "_sizes")
 
     def __init__(self, read: Callable[[Mapping[str, Any]], Any] | None = None) -> None:
         self._read = read
         self.forget()
 
-    def note(self, options: Sequence[Any], params: Sequence[Any]) -> None:
+    def note(
+        self,
+        options: Sequence[Any],
+        params: Sequence[Any],
+        read: Callable[[Mapping[str, Any]], Any] | None = None,
+        sizes: Sequence[int] | None = None,
+    ) -> None:
         """Remember checked options, and the object under ``"params"``, of each group.
 
         Parameters
@@ -35,8 +41,15 @@ class Edits:
             checked: what was edited since must not be among them, or nobody would notice it.
         params : sequence
             Of each group.
+        read : callable, optional
+            What is used from now on, if it is another one.
+        sizes : sequence of int, optional
+            Of the groups' dicts, where it is to be noticed that something is in there that is not read.
         """
-        in_one_go(self.note_calls(options, params))
+        others = [functools.partial(setattr, self, "_sizes", sizes)]
+        if read is not None:
+            others.append(functools.partial(setattr, self, "_read", read))
+        in_one_go([*others, *self.note_calls(options, params)])
 
     def note_calls(self, options: Sequence[Any], params: Sequence[Any]) -> list[Call]:
         """Return native calls that do what `note` does."""
@@ -47,7 +60,7 @@ class Edits:
 
     def forget(self) -> None:
         """Take the groups for edited until the next `note`."""
-        self._options, self._params = [None], [None]
+        self._options, self._params, self._sizes = [None], [None], None
 
     def noticed(self, groups: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the groups' dicts differ from what was last noted.
@@ -58,6 +71,8 @@ class Edits:
         try:
             # Nearly always the same objects.
             if (groups if self._read is None else list(map(self._read, groups))) != self._options:
+                return True
+            if self._sizes is not None and list(map(len, groups)) != self._sizes:
                 return True
             i = 0
             for params in self._params:

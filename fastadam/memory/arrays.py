@@ -10,17 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastadam.memory import remedies
-from fastadam.memory.formats import STEPPED, Element, by_dtype
+from fastadam.memory.formats import ELEMENTS, ByDtype, Element, takes
 from fastadam.memory.remedies import COPIED, READ, WRITTEN, Use
 
 Array = NDArray[Any]
 
 # What the elements of arrays of a dtype are.
 Dtypes = Mapping[np.dtype[Any], Element]
-DTYPES: Dtypes = by_dtype(*STEPPED)
-SUPPORTED = ", ".join(str(dtype) for dtype in DTYPES)
-# Those of arrays on devices that take one more.
-ALL_DTYPES: Dtypes = {**DTYPES, **by_dtype("float16")}
+ALL_DTYPES: Dtypes = ByDtype()
+SUPPORTED = ", ".join(ELEMENTS)
 
 
 def address(array: Array) -> int:
@@ -50,7 +48,7 @@ def as_reals(array: Array) -> Array:
     return base_view(array).reshape(-1).view(ALL_DTYPES[array.dtype].real)
 
 
-def check_array(value: Any, label: str, dtypes: Dtypes = DTYPES, use: Use = COPIED) -> Array:
+def check_array(value: Any, label: str, dtypes: Dtypes = ALL_DTYPES, use: Use = COPIED) -> Array:
     """Return `value` as a base-class ndarray if it is a NumPy array of a supported dtype.
 
     Parameters
@@ -84,7 +82,7 @@ def check_array(value: Any, label: str, dtypes: Dtypes = DTYPES, use: Use = COPI
     if array.dtype not in dtypes:
         swapped = " (not in this machine's byte order)" if not array.dtype.isnative else ""
         raise TypeError(
-            f"{label} has dtype {array.dtype}{swapped}; supported are {SUPPORTED}, in native byte order: "
+            f"{label} has dtype {array.dtype}{swapped}; supported are {names_of(dtypes)}, in native byte order: "
             f"{remedies.other_dtype(array, use)}"
         )
     return array
@@ -136,8 +134,26 @@ def check_parameter(value: Any, label: str, *, is_taken: bool = False) -> Array:
     return array
 
 
+def names_of(dtypes: Dtypes) -> str:
+    """Return what messages list as the dtypes that are supported."""
+    return SUPPORTED if dtypes is ALL_DTYPES else ", ".join(each.name for each in dtypes.values())
+
+
+def dtype_of_gradient(value: Any, own: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of a gradient; of what `check_gradient` would refuse, its parameter's, `own`."""
+    if issubclass(type(value), np.ndarray):
+        dtype = base_view(value).dtype
+    elif issubclass(type(value), np.generic):
+        dtype = np.asarray(value).dtype
+    else:
+        return own
+    is_taken = dtype != own and dtype in ALL_DTYPES and takes(ALL_DTYPES[own], ALL_DTYPES[dtype])
+    # NumPy's one object of this dtype, by which native code knows it.
+    return np.dtype(dtype.type) if is_taken else own
+
+
 def check_gradient(value: Any, param: Array, label: str) -> Array:
-    """Return the gradient `value` as an ndarray of the dtype and shape of `param`, of any strides.
+    """Return the gradient `value` as an ndarray of the shape of `param`, of any strides.
 
     Parameters
     ----------
@@ -156,22 +172,26 @@ def check_gradient(value: Any, param: Array, label: str) -> Array:
     Raises
     ------
     TypeError
-        If it is no array, its numbers alone are not all that it means, or it is of another dtype.
+        If it is no array, its numbers alone are not all that it means, or it is of a dtype that `param` does not
+        take (see `fastadam.memory.formats.takes`).
     ValueError
         If its shape differs.
     """
     # By the type, as `isinstance` asks for `__class__`, which runs foreign code amid the checks of a step.
     grad = np.asarray(value) if issubclass(type(value), np.generic) else value
     if not issubclass(type(grad), np.ndarray):
-        found = remedies.not_an_array(value, READ, str(param.dtype), param.shape)
+        found = remedies.not_an_array(value, READ, remedies.dtype_of_gradient(param), param.shape)
         raise TypeError(f"{label} {found}; use None for a parameter without a gradient")
     lost = remedies.lost_meaning(grad, READ)
     if lost is not None:
         raise TypeError(f"{label} {lost}")
     grad = base_view(grad)
-    if grad.dtype != param.dtype:
+    if grad.dtype != param.dtype and dtype_of_gradient(grad, param.dtype) != grad.dtype:
+        own = ALL_DTYPES[param.dtype]
+        taken = [each.name for each in ELEMENTS.values() if takes(own, each)]
+        listed = f", which takes gradients of {', '.join(taken)}" if len(taken) > 1 else ""
         raise TypeError(
-            f"{label} has dtype {grad.dtype}, its parameter has {param.dtype}; "
+            f"{label} has dtype {grad.dtype}, its parameter has {param.dtype}{listed}; "
             f"{remedies.other_dtype_of_gradient(grad, param)}"
         )
     if grad.shape != param.shape:

@@ -28,6 +28,8 @@ class Slots(NamedTuple):
     addresses, sizes : ndarray of int64
         Where each one is, and how many reals it has.
     dtypes : sequence of dtype
+    grad_dtypes : sequence of dtype
+        Those that the plan was made for, of those that get a gradient.
     """
 
     owners: Sequence[Any]
@@ -36,14 +38,17 @@ class Slots(NamedTuple):
     addresses: Array
     sizes: Array
     dtypes: Sequence[np.dtype[Any]]
+    grad_dtypes: Sequence[np.dtype[Any]]
 
     def at(self, places: Array) -> Slots:
         """Return those at some of the places."""
-        owners, arrays, labels, dtypes = (
-            [column[place] for place in places.tolist()]
-            for column in (self.owners, self.arrays, self.labels, self.dtypes)
+        owners, arrays, labels, dtypes, grad_dtypes = (
+            [column[place] for place in places.tolist() if place < len(column)]
+            for column in (self.owners, self.arrays, self.labels, self.dtypes, self.grad_dtypes)
         )
-        return Slots(owners, arrays, labels, self.addresses[places], self.sizes[places], dtypes)
+        return Slots(
+            *(owners, arrays, labels, self.addresses[places], self.sizes[places], dtypes, grad_dtypes),
+        )
 
 
 class Watch(Protocol):
@@ -91,6 +96,8 @@ class Device(abc.ABC):
         What messages call an array there, as in "it is ONE", and several of them.
     DTYPES : mapping
         The dtypes of arrays, as in `fastadam.memory.arrays.DTYPES`.
+    MIXES : bool
+        Whether gradients may have other dtypes than their parameters.
     NATIVE : bool
         Whether native code can look at arrays by itself before a step, where a backend has such code.
     number : int
@@ -101,6 +108,7 @@ class Device(abc.ABC):
     ONE: ClassVar[str]
     MANY: ClassVar[str]
     DTYPES: ClassVar[Dtypes]
+    MIXES: ClassVar[bool]
     NATIVE: ClassVar[bool]
 
     def __init__(self, number: int) -> None:
@@ -141,7 +149,12 @@ class Device(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def check_gradient(cls, value: Any, param: Array, label: str) -> Array:
-        """Return `value` as an array of the dtype and shape of `param`, which is here; or raise as above."""
+        """Return `value` as an array of a dtype that `param`, which is here, takes; or raise as above."""
+
+    @classmethod
+    @abc.abstractmethod
+    def dtype_of_gradient(cls, value: Any, own: np.dtype[Any]) -> np.dtype[Any]:
+        """Return the dtype of what `check_gradient` will return; for what it will refuse, its parameter's."""
 
     @classmethod
     @abc.abstractmethod
@@ -265,10 +278,6 @@ class Device(abc.ABC):
         MemoryError
             If there is not that much memory.
         """
-
-    @abc.abstractmethod
-    def check_dtype(self, dtype: np.dtype[Any], label: str) -> None:
-        """Refuse, by a TypeError, a dtype that arrays here do not have."""
 
     @abc.abstractmethod
     def watch(self, slots: Slots, check: CheckGradient, backend: Any) -> Watch:

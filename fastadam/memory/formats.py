@@ -6,6 +6,7 @@ format or, of a complex array, two.
 
 from __future__ import annotations
 
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ class Format(NamedTuple):
     code : int
         Its number, for native code.
     stored : dtype
-        As NumPy sees them in memory. NumPy has no bfloat16: its bits go by the integer of their width.
+        As the library sees them in memory: bfloat16, which NumPy has not, as the integer of its width.
     compute : dtype
     safetensors : str
         Their dtype in checkpoints.
@@ -88,10 +89,37 @@ ELEMENTS = {
     "complex128": Element(_FLOAT64, 2, FLOAT64, "complex128", _DL_COMPLEX),
 }
 
-# Those that NumPy arrays are stepped in.
-STEPPED = ("float32", "float64", "complex64", "complex128")
+
+class ByDtype(dict[np.dtype[Any], Element]):
+    """All elements by NumPy's dtypes of the same names.
+
+    NumPy has no bfloat16. Its dtype, which ml_dtypes makes, enters at the first look-up: an array of it has had
+    somebody import ml_dtypes, which is not imported here.
+    """
+
+    def __init__(self) -> None:
+        super().__init__((np.dtype(name), each) for name, each in ELEMENTS.items() if name != BFLOAT16.name)
+
+    def __missing__(self, dtype: Any) -> Element:
+        if not is_bfloat16(dtype):
+            raise KeyError(dtype)
+        self[dtype] = found = ELEMENTS[BFLOAT16.name]
+        return found
+
+    def __contains__(self, dtype: object) -> bool:
+        return super().__contains__(dtype) or is_bfloat16(dtype)
 
 
-def by_dtype(*names: str) -> dict[np.dtype[Any], Element]:
-    """Return elements by NumPy's dtypes of the same names."""
-    return {np.dtype(name): ELEMENTS[name] for name in names}
+def is_bfloat16(dtype: Any) -> bool:
+    """Whether a dtype is the bfloat16 of ml_dtypes, which is JAX's, too."""
+    number_type = getattr(sys.modules.get("ml_dtypes"), BFLOAT16.name, None)
+    return number_type is not None and bool(dtype == np.dtype(number_type))
+
+
+def takes(param: Element, grad: Element) -> bool:
+    """Whether a parameter of some elements takes gradients of others.
+
+    They are its own or, of a real parameter that is computed with in float32, all real ones that are.
+    """
+    both = (param, grad)
+    return param == grad or all(each.reals == 1 and each.format.compute == _FLOAT32 for each in both)

@@ -13,6 +13,7 @@ from fastadam.memory import arrays
 from fastadam.memory.arrays import Array, Dtypes
 from fastadam.memory.buffers import aligned_zeros
 from fastadam.memory.device import Call, CheckGradient, Device, Slots, Watch
+from fastadam.memory.jax_arrays import is_jax_array
 
 try:
     from numpy.lib.array_utils import byte_bounds
@@ -25,7 +26,8 @@ class Host(Device):
 
     NAME = "cpu"
     ONE, MANY = "a NumPy array", "NumPy arrays"
-    DTYPES = arrays.DTYPES
+    DTYPES = arrays.ALL_DTYPES
+    MIXES = True
     NATIVE = True
 
     def __repr__(self) -> str:
@@ -58,8 +60,16 @@ class Host(Device):
 
     @classmethod
     def check_gradient(cls, value: Any, param: Array, label: str) -> Array:
-        """Return `value` as an ndarray of the dtype and shape of `param`, of any strides."""
+        """Return `value` as an ndarray of a dtype that `param` takes and of its shape, of any strides."""
         return arrays.check_gradient(value, param, label)
+
+    @classmethod
+    def dtype_of_gradient(cls, value: Any, own: np.dtype[Any]) -> np.dtype[Any]:
+        """Return the dtype of `value`, or of a view of a JAX array."""
+        if is_jax_array(value):
+            dtype = getattr(value, "dtype", None)  # tracers and keys have others than NumPy's
+            value = np.empty(0, dtype if isinstance(dtype, np.dtype) else own)
+        return arrays.dtype_of_gradient(value, own)
 
     @classmethod
     def check_fillable(cls, value: Any, label: str) -> None:
@@ -169,14 +179,6 @@ class Host(Device):
         """Return zeros in a buffer of their own."""
         return aligned_zeros(size, dtype, role)
 
-    def check_dtype(self, dtype: np.dtype[Any], label: str) -> None:
-        """Refuse a dtype that NumPy arrays are not stepped in."""
-        if dtype not in self.DTYPES:
-            raise TypeError(
-                f"{label} has dtype {dtype}, which only CUDA devices take; supported on the host are "
-                f"{arrays.SUPPORTED}"
-            )
-
     def watch(self, slots: Slots, check: CheckGradient, backend: Any) -> Watch:
         """Return what looks at NumPy arrays."""
         return _Watch(slots, check)
@@ -211,6 +213,12 @@ class _Watch:
             self._check(grad, array, f"the gradient of {label}")
             for grad, array, label in zip(grads, slots.arrays, slots.labels, strict=False)
         ]
+        for grad, dtype, label in zip(checked, slots.grad_dtypes, slots.labels, strict=False):
+            if grad.dtype != dtype:
+                raise TypeError(
+                    f"the gradient of {label} was {dtype} when step looked for its dtype, and is {grad.dtype}; no "
+                    f"other thread may change it meanwhile"
+                )
         return [arrays.address(grad) for grad in checked], checked
 
     def prepare(self) -> None:

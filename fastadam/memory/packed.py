@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastadam.memory import nesting, remedies
-from fastadam.memory.arrays import DTYPES, Array
+from fastadam.memory.arrays import ALL_DTYPES, Array
 from fastadam.memory.device import Device
 from fastadam.memory.devices import device_of, kind_of, named, on_host
 from fastadam.memory.host import HOST
@@ -170,9 +170,9 @@ def pack(params: Packable, *, device: str | None = None) -> Packed:
     Parameters
     ----------
     params : mapping, iterable, or nested containers of ndarray
-        Arrays of one dtype (float32, float64, complex64 or complex128), of any shapes and strides, in a list, a
-        mapping, a named tuple, ``(name, array)`` pairs, or containers of these to any depth. They are
-        copied and not changed. They can be on a CUDA device, where they are C-contiguous and can be float16 too.
+        Arrays of one dtype that can be stepped, of any shapes and strides, in a list, a mapping, a named tuple,
+        ``(name, array)`` pairs, or containers of these to any depth. They are copied and not changed. They can be
+        on a CUDA device, where they are C-contiguous and of any of these dtypes but bfloat16.
     device : str, optional
         Where the buffers are to be: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. The default is where the first array
         is. On a device the views are `fastadam.memory.cuda.arrays.CudaArray`, which CuPy, torch and Numba wrap
@@ -220,7 +220,7 @@ def pack(params: Packable, *, device: str | None = None) -> Packed:
     labels = [f"params{place}" for place in nested.places()]
     for value, label in zip(values, labels, strict=True):
         refuse_parameter(value, label)
-    dtypes = DTYPES if target is None else target.DTYPES
+    dtypes = ALL_DTYPES if target is None else target.DTYPES
     arrays = [
         kind_of(value).check_array(value, label, dtypes) for value, label in zip(values, labels, strict=True)
     ]
@@ -235,7 +235,6 @@ def pack(params: Packable, *, device: str | None = None) -> Packed:
     _refuse_twice(values, arrays, labels)
     if target is None:
         target = device_of(arrays[0])
-    target.check_dtype(arrays[0].dtype, labels[0])
     packed = Packed([array.shape for array in arrays], nested, classes, arrays[0].dtype, target)
     for view, array in zip(packed.param_views, arrays, strict=True):
         view[...] = array if target.holds(array) else on_host(array)

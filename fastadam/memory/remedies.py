@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastadam.memory.formats import STEPPED
+from fastadam.memory.formats import BFLOAT16, ELEMENTS
 from fastadam.memory.words import a_name_of, shown
 
 # Attributes by which subclasses of NumPy's arrays say that their numbers alone are not all that they mean.
@@ -235,11 +235,18 @@ def named_dtype(value: Any) -> str:
     """Return the name of a dtype that is stepped, and that the numbers of `value`, by its dtype, fit."""
     dtype = getattr(value, "dtype", None)
     name = str(getattr(dtype, "name", dtype)).rpartition(".")[-1]
-    if name in STEPPED:
+    if name == BFLOAT16.name:
+        return "float32"  # which NumPy has, and which has all its digits
+    if name in ELEMENTS:
         return name
     if name.startswith(("complex", "clongdouble")):
         return "complex128"
-    return "float32" if name.startswith(("float16", "bfloat16", "float8")) else "float64"
+    return "float32" if name.startswith("float8") else "float64"
+
+
+def dtype_of_gradient(param: Any) -> str:
+    """Return the name of the dtype that gradients of a parameter are best converted to."""
+    return "float32" if param.dtype.itemsize == 2 else str(param.dtype)
 
 
 def other_dtype(array: Any, use: Use) -> str:
@@ -250,6 +257,10 @@ def other_dtype(array: Any, use: Use) -> str:
         if use.makes_copies:
             return f"pass its fields apart: {fields}"
         return f"take its fields apart before, and go on with these: {name} = {fields}"
+    if dtype.type is np.void and dtype.itemsize == 2:
+        code = f"{name}.view(ml_dtypes.bfloat16)"
+        view = f"pass {code}" if use.makes_copies else f"view it so, and go on with that: {name} = {code}"
+        return f"if these are the bits of bfloat16, import ml_dtypes and {view}"
     if dtype.kind in "mM" or dtype.type is np.void or (dtype.kind == "O" and not all(map(_is_number, array.flat))):
         return "give an array of numbers"
     code = f"{name}.astype(np.{named_dtype(array)})"
@@ -260,15 +271,18 @@ def other_dtype(array: Any, use: Use) -> str:
 
 def other_dtype_of_gradient(grad: Any, param: Any) -> str:
     """Say what to do about a gradient, an ndarray, of another dtype than its parameter's."""
-    given = READ.name
+    given, wanted = READ.name, f"np.{dtype_of_gradient(param)}"
     if grad.dtype.names is not None:
         field = f"{given}[{grad.dtype.names[0]!r}]"
-        return f"give its numbers alone, such as np.array({field}, np.{param.dtype})"
+        return f"give its numbers alone, such as np.array({field}, {wanted})"
+    if grad.dtype.type is np.void and grad.dtype.itemsize == 2:
+        code = f"np.array({given}.view(ml_dtypes.bfloat16), {wanted})"
+        return f"if these are the bits of bfloat16, import ml_dtypes and pass {code}"
     if grad.dtype.kind in "mM" or grad.dtype.type is np.void:
         return "give an array of numbers"
-    if grad.dtype.kind == "c" and param.dtype.kind == "f":
+    if grad.dtype.kind == "c" and param.dtype.kind != "c":
         given += ".real"
-    return f"convert it with np.array({given}, np.{param.dtype})"
+    return f"convert it with np.array({given}, {wanted})"
 
 
 def other_shape_of_gradient(grad: Any, param: Any) -> str:

@@ -225,10 +225,11 @@ BATCH = Struct(
 
 SLOT = Struct(
     "slot",
-    "An array that gets one gradient: its object, and the dtype object and number of elements of both.",
+    "An array that gets one gradient: its object, the dtype objects of both, and their number of elements.",
     "param_object",
     "dtype_object",
     "elements",
+    "grad_dtype_object",
 )
 
 ARRAY_OFFSETS = Struct(

@@ -104,7 +104,8 @@ def kept_of(hyper: Hyperparameters, element: Element) -> dict[str, Kept]:
     param, _, *moments = formats_of(hyper, element)
     kept = {}
     for name, number_format in zip(MOMENTS, moments, strict=True):
-        is_own = number_format == element.format
+        # State that was asked for in bfloat16 lies in the same dtype throughout, whatever the parameter has.
+        is_own = number_format == element.format and hyper.state_dtype != BFLOAT16.name
         kept[name] = Kept(number_format, None if is_own else number_format.stored, 1)
         if number_format in (INT8, ROOT8):
             kept[SCALES[name]] = Kept(FLOAT32, FLOAT32.stored, SCALE_BLOCK)

@@ -108,8 +108,11 @@ class ActivePlan:
         spans = np.zeros(len(which), SPAN.dtype)
         for name in ("param", *MOMENTS, "size"):
             spans[name] = known[name]
+        for name, addresses in cache.beside.items():
+            spans[name] = addresses[which]
+        spans["position"] = which
         flags = np.where(self._idle, IDLE, np.array([flags_of(hyper) for hyper in hypers])[self._groups])
-        variants = variants_of(cache.formats[which], flags)
+        variants = variants_of(cache.formats[:, which], flags)
         # As many rows as there could ever be, so that they stay where they are. No counter is NaN, so that the
         # first attempt groups the rows.
         self.steps_taken = np.full(len(which), np.nan)

@@ -13,6 +13,8 @@ from fastadam.torch.signatures import with_choices
 if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT
 
+    from fastadam.step.hyperparameters import Rounding, StateDtype
+
 
 class AdamW(Adam, torch.optim.AdamW):  # type: ignore[misc]
     """torch.optim.AdamW with another step: `Adam` with decoupled weight decay.
@@ -36,6 +38,7 @@ class AdamW(Adam, torch.optim.AdamW):  # type: ignore[misc]
     capturable, differentiable : bool, default False
         True hands the steps over to torch's own code.
     max_grad_norm, skip_nonfinite, error_if_nonfinite, ema_decay, ema_warmup
+    state_dtype, master_weights, rounding, seed
         See `Adam`.
 
     Notes
@@ -64,6 +67,10 @@ class AdamW(Adam, torch.optim.AdamW):  # type: ignore[misc]
             error_if_nonfinite: bool = False,
             ema_decay: float | None = None,
             ema_warmup: bool = False,
+            state_dtype: StateDtype = None,
+            master_weights: bool = False,
+            rounding: Rounding = "nearest",
+            seed: int = 0,
         ) -> None: ...
 
     else:

@@ -7,13 +7,24 @@ from typing import Any
 
 import torch
 
-from fastadam.groups.options import assign_calls
+from fastadam.groups.options import Option, Value, agreed, assign_calls
+from fastadam.step.hyperparameters import FIXED
 from fastadam.step.interrupts import in_one_go
 from fastadam.torch import originals
+from fastadam.torch.options import PRECISION, checked_precision
 from fastadam.torch.refused import refuse_arguments
 
 # Those whose values torch's constructor looks at together with others.
 _TOGETHER = ("foreach", "capturable", "differentiable", "fused")
+
+
+class PrecisionOption(Option[Value]):
+    """An option that groups have if it was given, else its default counts."""
+
+    def __get__(self, optimizer: Any, owner: type | None = None) -> Any:
+        if optimizer is None or self._name in optimizer.__dict__:
+            return super().__get__(optimizer, owner)
+        return agreed([{**PRECISION, **group} for group in optimizer.param_groups], self._name)
 
 
 def assign(optimizer: Any, name: str, value: Any) -> None:
@@ -33,6 +44,11 @@ def assign(optimizer: Any, name: str, value: Any) -> None:
         own[name] = value
         return
     groups = list(optimizer.param_groups)
+    if name in FIXED and optimizer.state and any(group.get(name, PRECISION[name]) != value for group in groups):
+        raise ValueError(
+            f"{name} is fixed once there is state, which lies in memory so; make a new optimizer with "
+            f"{name}={value!r}, and load the state into that: new.load_state_dict(old.state_dict())"
+        )
     values = [_checked(group, name, value) for group in (optimizer.defaults, *groups)]
     in_one_go(assign_calls(groups, optimizer.defaults, name, values))
 
@@ -45,7 +61,9 @@ def _is_being_made(optimizer: Any) -> bool:
 
 
 def _checked(group: Any, name: str, value: Any) -> Any:
-    """Return the value as torch's constructor takes it."""
+    """Return the value as the constructor takes it."""
+    if name in PRECISION:
+        return checked_precision({name: value})[name]
     with torch.device("cpu"):
         sample = torch.nn.Parameter(torch.empty(0))
     together = {each: group[each] for each in _TOGETHER if each in group}

@@ -104,7 +104,7 @@ class Averages:
             held = set(map(id, params))
             self._of = {param: each for param, each in self._of.items() if id(param) in held or param in state}
 
-    def move_calls(self, param: Tensor, step: float) -> list[Call]:
+    def move_calls(self, param: Tensor, step: float, master: Tensor | None = None) -> list[Call]:
         """Return torch's operations that move an average without a kernel: its bits are those of one.
 
         Parameters
@@ -112,9 +112,11 @@ class Averages:
         param : Tensor
         step : float
             The 1-based step of the parameter.
+        master : Tensor, optional
+            What the average follows, if not the parameter itself.
         """
         weight = weight_at(step, float(self.after.block["decay"]), float(self.after.block["warms_up"]))
-        value, average = _as_reals(view_of(param)), _as_reals(self._of[param])
+        value, average = _as_reals(view_of(param) if master is None else master), _as_reals(self._of[param])
         if weight == 1:
             return [functools.partial(Tensor.copy_, average, value)]
         difference = torch.empty_like(average)

@@ -20,14 +20,16 @@ from torch import Tensor
 
 from fastadam.memory.arrays import Array, address
 from fastadam.memory.native import Block
+from fastadam.memory.structs import ROLES
 from fastadam.memory.tensor_structs import CACHED_PARAM, GROUP_LIST, TENSOR_CACHE, TensorOffsets
 from fastadam.step.plan import MOMENTS
+from fastadam.torch.compact import BESIDE
 from fastadam.torch.devices import dlpack_device
 from fastadam.torch.fingerprints import Fingerprints
 from fastadam.torch.part import Part
-from fastadam.torch.tensors import count_reals, dlpack_dtype, format_code
+from fastadam.torch.tensors import count_reals, dlpack_dtype
 
-STATE_NAMES = ("step", *MOMENTS)
+STATE_NAMES = ("step", *MOMENTS, *BESIDE)
 GRAD = "grad"  # the object whose address native code has
 get_grad: Callable[[Tensor], Tensor | None] = operator.attrgetter(GRAD)
 
@@ -47,16 +49,18 @@ class Seen(NamedTuple):
     ----------
     state : dict
     keys : tuple
-        Those under which the state has the step counter and the moments.
+        Those under which the state has the step counter and the other tensors of a step.
     objects : tuple of Tensor
         What it has there.
     step : int
         The counter's address.
     addresses : tuple of int
-        Of the parameter and the moments.
+        Of the parameter and those.
     device : torch.device
-    like : Tensor
-        A meta tensor of the same shape, strides and dtype.
+    likes : tuple of Tensor
+        Meta tensors of the same shapes, strides and dtypes as the parameter and those.
+    likes_grad : Tensor
+        One as the gradient was, lying like the parameter.
     """
 
     state: dict[str, Any]
@@ -65,7 +69,8 @@ class Seen(NamedTuple):
     step: int
     addresses: tuple[int, ...]
     device: torch.device
-    like: Tensor
+    likes: tuple[Tensor, ...]
+    likes_grad: Tensor
 
 
 class TensorCache:
@@ -95,12 +100,14 @@ class TensorCache:
         Which of them can be stepped where they lie, as far as is known.
     has_state : ndarray of bool
         Which of them have been stepped before.
-    formats : ndarray of int64
+    formats : ndarray of int64, shape (5, n)
         Codes of the formats of those.
+    beside : dict of ndarray of int64
+        The addresses of what is beside moments in compact state, by name.
     ordinals : list of int or None
         Numbers of their CUDA devices.
     extents : dict of list of (int, int)
-        The addresses between which each one's parameter and moments lie.
+        The addresses between which each one's parameter and state lie.
     seen : dict of Seen
     present, steps : ndarray of uint8, ndarray of float64
         Filled by an attempt at a step: which gradients there are, and the step counters.
@@ -124,7 +131,9 @@ class TensorCache:
         self.params = np.zeros(n, CACHED_PARAM.dtype)
         self.params["param_object"] = [id(param) for param in self.tensors]
         self.known, self.has_state = np.zeros(n, bool), np.zeros(n, bool)
-        self.formats = np.zeros(n, np.int64)
+        self.formats = np.zeros((len(ROLES), n), np.int64)
+        self.beside = {name: np.zeros(n, np.int64) for name in BESIDE}
+        self._beside: dict[int, Array] = {}
         self.ordinals: list[int | None] = [None] * n
         self.extents: dict[int, list[tuple[int, int]]] = {}
         self.seen: dict[int, Seen] = {}
@@ -195,34 +204,58 @@ class TensorCache:
         self.block.point("state_values", _ids(self._state_values))
 
     def _note(self, part: Part) -> None:
-        i, tensors = part.position, (part.param, part.step, *part.moments)
+        i, tensors = part.position, (part.param, part.step, *part.tensors)
         views = (part.written[0], part.counter, *part.written[1:])
         found = {name: key for key in list(part.state) for name in STATE_NAMES if key == name}
-        keys = tuple(found[name] for name in STATE_NAMES[: len(tensors) - 1] if name in found)
+        keys = tuple(found[name] for name in ("step", *part.names) if name in found)
         if part.param is not self.tensors[i] or len(keys) < len(tensors) - 1:
             self.known[i] = False
             self.seen.pop(i, None)
             return
-        view = part.written[0]
+        view, n_moments = part.written[0], sum(name in MOMENTS for name in part.names)
+        main = 2 + n_moments  # of tensors: those that each parameter has
         addresses = tuple(low for low, _ in part.extents)
         dims = self._dims[i] = np.array([*view.shape, *view.stride()], np.int64)
-        objects = (id(part.param), id(part.state), *(id(each) for each in tensors[1:]))
-        unused = [0] * (len(MOMENTS) - len(part.moments))
-        key_ids = (*map(id, keys), *unused)
+        objects = (id(part.param), id(part.state), *(id(each) for each in tensors[1:main]))
+        unused = [0] * (len(MOMENTS) - n_moments)
+        key_ids = (*map(id, keys[: main - 1]), *unused)
         entry_keys = self._keys.setdefault(key_ids, np.array(key_ids, np.int64))
         step = part.counter.data_ptr()
+        beside, grad = self._beside_of(i, tensors[main:], keys[main - 1 :]), part.read
+        prints = self._fingerprints.note(i, tensors, views, grad, n_main=main, on_device=part.ordinal is not None)
         self.params[i] = (  # in the order of CACHED_PARAM
             *(*objects, *unused, address(entry_keys)),
-            self._fingerprints.note(i, tensors, views, part.ordinal is not None),
-            *(addresses[0], step, *addresses[1:], *unused),
+            prints.first,
+            *(addresses[0], step, *addresses[1 : main - 1], *unused),
             *(view.dim(), address(dims), dlpack_dtype(view), dlpack_device(view)),
             *(count_reals(view), view.numel() * view.element_size(), part.counter.element_size() == 8),
+            *(dlpack_dtype(grad), grad.numel() * grad.element_size(), prints.grad_layout),
+            *(len(tensors) - main, beside, prints.beside),
         )
-        self.formats[i], self.ordinals[i] = format_code(view), part.ordinal
+        for kept in self.beside.values():
+            kept[i] = 0
+        for name, low in zip(part.names[n_moments:], addresses[main - 1 :], strict=True):
+            self.beside[name][i] = low
+        self.formats[:, i], self.ordinals[i] = part.formats, part.ordinal
         self.extents[i] = part.extents
-        like = view.new_empty_strided(view.shape, view.stride(), device="meta")
-        self.seen[i] = Seen(part.state, keys, tensors[1:], step, addresses, view.device, like)
+        likes = [_like(view, view.dtype)]
+        for each in part.written[1:]:
+            alike = part.layout.is_plain or (each.dtype, each.shape) == (view.dtype, view.shape)
+            likes.append(likes[0] if alike else _like(each, each.dtype))
+        likes_grad = likes[0] if grad.dtype == view.dtype else _like(view, grad.dtype)
+        self.seen[i] = Seen(part.state, keys, tensors[1:], step, addresses, view.device, tuple(likes), likes_grad)
         self.known[i] = True
+
+    def _beside_of(self, i: int, tensors: Sequence[Tensor], keys: Sequence[str]) -> int:
+        """Return the address of the objects, and then the keys, of what is beside a parameter's moments, or 0."""
+        if not tensors:
+            return 0
+        self._beside[i] = _ids([*tensors, *keys])
+        return address(self._beside[i])
+
+
+def _like(view: Tensor, dtype: torch.dtype) -> Tensor:
+    return view.new_empty_strided(view.shape, view.stride(), dtype=dtype, device="meta")
 
 
 def are_same(found: Sequence[object], noted: Sequence[object]) -> bool:

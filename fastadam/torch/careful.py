@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastadam.memory.structs import REFUSED, SKIPPED
+from fastadam.memory.structs import MASTER, REFUSED, SKIPPED
 from fastadam.step.backend import Call
 from fastadam.step.gradient_settings import not_finite
 from fastadam.step.hyperparameters import Hyperparameters
@@ -18,6 +18,7 @@ from fastadam.step.norm import Norm
 from fastadam.torch import handover, options
 from fastadam.torch.attempts import Attempts, can_be_kept
 from fastadam.torch.cache import fetch_gradients, get_grad
+from fastadam.torch.compact import decoded_master
 from fastadam.torch.devices import follow_streams, thread_limit
 from fastadam.torch.measuring import measure
 from fastadam.torch.memo import FOUND_INF, NOT_FINITE, OURS, Memo
@@ -82,8 +83,13 @@ class CarefulStep:
         except options.NotOurs as found:
             not_ours = str(found)
         if not_ours is not None:
+            refuse_compact(groups, not_ours)
             return self._hand_over(not_ours, [*map(get_grad, params)])
-        if attempts is not None and attempts.cache.is_in(groups, state):
+        if (
+            attempts is not None
+            and attempts.cache.is_in(groups, state)
+            and options.are_alike(hypers, attempts.hypers)
+        ):
             self._attempts = attempts
             if attempts.hypers == hypers:
                 memo.remember(attempts, self._version)
@@ -129,7 +135,12 @@ class CarefulStep:
             for param, grad in zip(params, grads, strict=True)
             if grad is None and state.get(param)
         ]
-        return [call for param, step in found for call in averages.move_calls(param, step)]
+        calls = []
+        for param, step in found:
+            rest = state[param].get(MASTER)
+            master = None if rest is None else decoded_master(param, rest)
+            calls += averages.move_calls(param, step, master)
+        return calls
 
     def _step_over(self, grads: list[Tensor | None]) -> str:
         memo, groups, hypers = self._memo, self._groups, self._hypers
@@ -173,9 +184,18 @@ class CarefulStep:
         except BaseException:  # of a device, or an interrupt after the step: autograd must not miss it
             count()
             raise
-        if self._remember and apart:
+        if apart and (self._remember or self._has_other_dtypes(parts)):
             self._learn(parts, visit.n)
         return OURS
+
+    def _has_other_dtypes(self, parts: Sequence[Part]) -> bool:
+        """Whether gradients are of other dtypes than the last ones, as the next ones will be then."""
+        if self._attempts is None:
+            return False
+        seen = self._attempts.cache.seen
+        return any(
+            part.position in seen and seen[part.position].likes_grad.dtype != part.read.dtype for part in parts
+        )
 
     def _learn(self, parts: list[Part], n: int) -> None:
         """Let the next step be attempted with what was found, if it is plain enough."""
@@ -186,6 +206,29 @@ class CarefulStep:
             chooser = memo.chooser(self._backend)
             attempts = Attempts(groups, state, chooser, self._threads, memo.gradients.norm, memo.averages)
         memo.remember(attempts if attempts.learn(parts, self._hypers, n) else None, self._version)
+
+
+def refuse_compact(groups: Sequence[Mapping[str, Any]], why: str) -> None:
+    """Refuse a step that is not for our kernels, where there are formats that only those know.
+
+    Parameters
+    ----------
+    groups : sequence of mapping
+        The optimizer's `param_groups`.
+    why : str
+        What the kernels do not serve.
+
+    Raises
+    ------
+    RuntimeError
+    """
+    found = options.compact_in(groups)
+    if found is not None:
+        raise RuntimeError(
+            f"{found} is for steps of our own kernels, and torch's code would take this one ({why}); undo that, "
+            f"or make an optimizer without {found.partition('=')[0]}, and load the state into it: "
+            f"new.load_state_dict(old.state_dict())"
+        )
 
 
 def _known(norm: Norm) -> Norm:

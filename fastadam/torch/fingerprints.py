@@ -18,7 +18,7 @@ from torch import Tensor
 from fastadam.memory.arrays import Array, address
 from fastadam.memory.tensor_structs import FINGERPRINT, TensorOffsets
 from fastadam.step.plan import MOMENTS
-from fastadam.torch.tensors import lies_like
+from fastadam.torch.tensors import lies_like, same_layout
 
 WORD = 8
 MOST_DIMS = 5  # more are not kept within a TensorImpl
@@ -44,6 +44,27 @@ class Fingerprint(NamedTuple):
     own: bytes
     layout: bytes
     owner: bytes
+
+
+class Noted(NamedTuple):
+    """Where the fingerprints of a parameter and its state are, good as long as `Fingerprints` lives.
+
+    Attributes
+    ----------
+    first : int
+        The address of the first `FINGERPRINT`.
+    grad_layout : int
+        Of the words that describe a gradient like the one noted, or 0.
+    beside : int
+        Of the first of what is beside the moments, or 0.
+    """
+
+    first: int
+    grad_layout: int
+    beside: int
+
+
+NOTHING = Noted(0, 0, 0)
 
 
 def words_at(start: int, count: int) -> list[int]:
@@ -103,43 +124,71 @@ class Fingerprints:
             each = (FINGERPRINT.dtype.itemsize + own + owner) // WORD
             # Of the parameter, the step counter and the moments.
             self._memory = np.zeros((n, 2 + len(MOMENTS), each), np.int64)
+            self._beside: dict[int, Array] = {}
 
-    def note(self, position: int, tensors: Sequence[Tensor], views: Sequence[Tensor], on_device: bool) -> int:
-        """Take the fingerprints of a parameter, its step counter and its moments.
+    def note(
+        self,
+        position: int,
+        tensors: Sequence[Tensor],
+        views: Sequence[Tensor],
+        grad: Tensor,
+        *,
+        n_main: int,
+        on_device: bool,
+    ) -> Noted:
+        """Take the fingerprints of a parameter and its state.
 
         Parameters
         ----------
         position : int
             Of the parameter.
         tensors : sequence of Tensor
+            The parameter, its step counter, its moments, and what is beside them.
         views : sequence of Tensor
             What is known of them is known of these views.
+        grad : Tensor
+            A view of the gradient.
+        n_main : int
+            How many of the tensors each parameter has: all up to its moments.
         on_device : bool
             Whether they are on a CUDA device.
 
         Returns
         -------
-        int
-            The address of the first `FINGERPRINT`, good as long as this object lives; or 0 where the tensors are
-            such that they have to be asked in each step, or are not any more what their views are.
+        Noted
+            Nothing but 0 where the tensors are such that they have to be asked in each step, or are not any more
+            what their views are.
         """
         offsets = self._offsets
-        if offsets is None or tensors[0].dim() > MOST_DIMS or not tensors[0].numel():
-            return 0
+        if offsets is None or max(each.dim() for each in tensors) > MOST_DIMS or not tensors[0].numel():
+            return NOTHING
         layouts = []
-        rows = self._memory[position]
-        for row, tensor, view in zip(rows, tensors, views, strict=False):
+        rows = [*self._memory[position][:n_main]]
+        first, beside, more = address(self._memory[position]), 0, len(tensors) - n_main
+        if more:
+            kept = self._beside[position] = np.zeros((more, self._memory.shape[2]), np.int64)
+            rows, beside = [*rows, *kept], address(kept)
+        for row, tensor, view in zip(rows, tensors, views, strict=True):
             found = fingerprint(tensor, offsets)
             if not lies_like(tensor, view):
-                return 0  # it has been changed since
+                return NOTHING  # it has been changed since
             # torch keeps tensors on devices in the same structs, but the samples were on the CPU.
             if on_device and read_again(tensor, offsets) != found:
-                return 0
-            layout = self._layouts.get(found.layout)
-            if layout is None:
-                layout = self._layouts[found.layout] = np.frombuffer(found.layout, np.int64)
-            layouts.append(layout)
+                return NOTHING
+            layouts.append(layout := self._layout(found))
             row[0], row[1] = found.numbers[0], address(layout)
             row[2:] = np.frombuffer(found.own + found.owner, np.int64)
+        of_grad: Array | None = layouts[0]
+        if grad.dtype != views[0].dtype:
+            of_grad = None
+            if same_layout(grad, views[0]) and not on_device:
+                layouts.append(of_grad := self._layout(fingerprint(grad, offsets)))
         self._layouts_of[position] = layouts
-        return address(rows)
+        return Noted(first, 0 if of_grad is None else address(of_grad), beside)
+
+    def _layout(self, found: Fingerprint) -> Array:
+        """Return the words of a layout, kept as long as they are in use."""
+        layout = self._layouts.get(found.layout)
+        if layout is None:
+            layout = self._layouts[found.layout] = np.frombuffer(found.layout, np.int64)
+        return layout

@@ -48,7 +48,7 @@ def _as_stepped(part: Part) -> Tensor:
     """Return the gradient with its numbers in the order in which those of the parameter are stepped."""
     grad, like = part.read, part.written[0]
     if not part.lies_plainly and not like.is_contiguous():
-        like = torch.empty(like.shape, dtype=like.dtype, device=like.device)
+        like = torch.empty(like.shape, dtype=grad.dtype, device=like.device)
     if is_plain(grad) and is_aligned(grad) and same_layout(grad, like):
         return grad
-    return like.new_empty_strided(like.shape, like.stride()).copy_(grad)
+    return grad.new_empty_strided(like.shape, like.stride()).copy_(grad)

@@ -12,13 +12,22 @@ from torch import Tensor
 from fastadam.groups.edits import Edits
 from fastadam.step import hyperparameters
 from fastadam.step.hyperparameters import DEFAULTS, Hyperparameters
+from fastadam.torch.compact import layout_of
 from fastadam.torch.tensors import DTYPES
 
 # Steps that only torch's own code can take: those through which autograd goes, and those in CUDA graphs.
 _TORCHS_OWN = ("differentiable", "capturable")
-# All options of a group that a step looks at, as a tuple to compare.
+# The options of a group that a step looks at, as a tuple to compare: torch's own, and those that are not there
+# unless they are given.
 _KEYS = hyperparameters.KEYS[: hyperparameters.KEYS.index("state_dtype")]
-read = operator.itemgetter(*_KEYS, *_TORCHS_OWN)
+PRECISION = {name: getattr(DEFAULTS, name) for name in hyperparameters.KEYS[len(_KEYS) :]}
+_read_torchs = operator.itemgetter(*_KEYS, *_TORCHS_OWN)
+
+
+def read(group: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the options of a group."""
+    found: tuple[Any, ...] = _read_torchs(group)
+    return (*found, *(group.get(name, default) for name, default in PRECISION.items()))
 
 
 class NotOurs(Exception):  # noqa: N818 - no error: the step goes another way
@@ -42,11 +51,12 @@ def check(found: Sequence[Any], where: str) -> Hyperparameters:
     NotOurs
         If torch's can, and ours cannot.
     """
-    group = dict(zip((*_KEYS, *_TORCHS_OWN), found, strict=True))
+    group = dict(zip((*_KEYS, *_TORCHS_OWN, *PRECISION), found, strict=True))
+    precision = checked_precision({name: group[name] for name in PRECISION}, where)
     for name in _TORCHS_OWN:
         if group[name]:
             raise NotOurs(f"{where}{name}=True")
-    options = {**DEFAULTS._asdict(), **{name: _number(group[name]) for name in _KEYS}}
+    options = {**precision, **{name: _number(group[name]) for name in _KEYS}}
     for name in ("amsgrad", "maximize", "decoupled_weight_decay"):
         options[name] = bool(options[name])
     if isinstance(options["betas"], Sequence) and not isinstance(options["betas"], str):
@@ -71,11 +81,94 @@ def check_groups(groups: Sequence[Mapping[str, Any]], edits: Edits) -> list[Hype
     """
     edits.forget()
     params = [group["params"] for group in groups]
+    sizes = list(map(len, groups))  # looked at first: one that is added from now on will be noticed by them
+    # Without options that torch does not have, they are read natively from then on.
+    are_torchs = not any(name in group for group in groups for name in PRECISION)
     found = [read(group) for group in groups]
     hypers = check_all(found, params)
     if all(map(are_fixed, found)):
-        edits.note(found, params)
+        if are_torchs:
+            edits.note([each[: -len(PRECISION)] for each in found], params, _read_torchs, sizes)
+        else:
+            edits.note(found, params, read, sizes)
     return hypers
+
+
+def checked_precision(options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Return `PRECISION` with these options, checked.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is not what it must be.
+    """
+    hyper = hyperparameters.check({**DEFAULTS._asdict(), **options}, where)
+    return {name: getattr(hyper, name) for name in PRECISION}
+
+
+def precision_asked_for(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Take `PRECISION` out of the arguments of a constructor; return nothing where all are the defaults.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is not what it must be.
+    """
+    given = {name: arguments.pop(name) for name in PRECISION if name in arguments}
+    found = checked_precision(given) if given else PRECISION
+    return found if found != PRECISION else {}
+
+
+def complete(group: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Give a new group all of `PRECISION`, if it has some, or the optimizer has.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is not what it must be; nothing has changed then.
+    """
+    of_all = {name: defaults[name] for name in PRECISION if name in defaults}
+    own = {name: group[name] for name in PRECISION if name in group}
+    if own or of_all:
+        group.update(checked_precision({**of_all, **own}))
+
+
+def loaded(saved: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that a group has of `PRECISION` when a saved one is loaded: its own, but for the seed.
+
+    There are none where all are the defaults, and the group has none.
+    """
+    own = {name: group.get(name, default) for name, default in PRECISION.items()}
+    found = checked_precision({**own, "seed": saved.get("seed", own["seed"])}, "state dict: ")
+    has_some = any(name in group for name in PRECISION)
+    return found if has_some or found != PRECISION else {}
+
+
+def compact_in(groups: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return what makes parameters or states compact, such as ``"state_dtype='int8'"``; None where nothing does.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is not what it must be.
+    """
+    for i, group in enumerate(groups):
+        given = {name: group[name] for name in PRECISION if name in group}
+        if not given:
+            continue
+        hyper = DEFAULTS._replace(**checked_precision(given, f"param_groups[{i}]: "))
+        for param in group["params"]:
+            if param.dtype in DTYPES and not layout_of(hyper, param.dtype).is_plain:
+                used = [name for name in given if name != "seed" and given[name] != PRECISION[name]]
+                return ", ".join(f"{name}={given[name]!r}" for name in used)
+    return None
+
+
+def are_alike(hypers: Iterable[Hyperparameters], others: Iterable[Hyperparameters]) -> bool:
+    """Whether parameters and states lie in the same formats by the options of groups."""
+    return [(h.state_dtype, h.master_weights, h.rounding) for h in hypers] == [
+        (h.state_dtype, h.master_weights, h.rounding) for h in others
+    ]
 
 
 def check_all(found: Sequence[Sequence[Any]], params: Sequence[Sequence[Tensor]]) -> list[Hyperparameters]:

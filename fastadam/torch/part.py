@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from fastadam.memory.structs import COUNTER_FLOAT32, COUNTER_FLOAT64
+from fastadam.torch.compact import Layout
 from fastadam.torch.devices import ordinal_of
 from fastadam.torch.tensors import (
     apart,
     extent,
+    format_code,
     has_its_memory,
     is_aligned,
     is_dense,
@@ -39,12 +41,16 @@ class Part:
     state : dict
     step : Tensor
         The counter.
-    moments : tuple of Tensor
-        Two, or three with amsgrad.
+    names : tuple of str
+        Those of the tensors of the state that a step needs beside the counter: moments, then masters and scales.
+    tensors : tuple of Tensor
+        What is under these names.
     written : tuple of Tensor
-        Views (see `fastadam.torch.tensors.view_of`) of the parameter and the moments, which a step writes.
+        Views (see `fastadam.torch.tensors.view_of`) of the parameter and of those, which a step writes.
     read, counter : Tensor
         Views of the gradient and of the step counter.
+    layout : Layout
+        How all of them are to lie, by the options of the group.
     label : str
         How error messages call it.
 
@@ -57,7 +63,9 @@ class Part:
     ordinal : int or None
         The number of the CUDA device that the tensors are on, None for the host.
     lies_plainly : bool
-        Whether parameter and moments can be stepped where they are.
+        Whether parameter and state can be stepped where they are.
+    formats : tuple of int
+        The codes of the formats of its arrays, in the order of `fastadam.memory.structs.ROLES`.
     counts_plainly : bool
         Whether native code can count the step.
     """
@@ -69,22 +77,29 @@ class Part:
         param: Tensor,
         state: dict[str, Any],
         step: Tensor,
-        moments: tuple[Tensor, ...],
+        names: tuple[str, ...],
+        tensors: tuple[Tensor, ...],
         written: tuple[Tensor, ...],
         read: Tensor,
         counter: Tensor,
+        layout: Layout,
         label: str,
     ) -> None:
         self.position, self.group, self.label = position, group, label
-        self.param, self.state, self.step, self.moments = param, state, step, moments
+        self.param, self.state, self.step, self.names, self.tensors = param, state, step, names, tensors
         self.written, self.read, self.counter = written, read, counter
         self.extents = [extent(tensor) for tensor in written]
         like = written[0]
         self.has_memory: bool = like.device.type != "meta"
         self.ordinal = ordinal_of(param)
-        self.lies_plainly = is_dense(like) and all(
-            is_plain(tensor) and is_aligned(tensor) and same_layout(tensor, like) for tensor in written
-        )
+        self.layout = layout
+        param_format, _, *moment_formats = layout.formats
+        self.formats = param_format, format_code(read), *moment_formats
+        if layout.is_plain:
+            lie_alike = is_dense(like) and all(same_layout(tensor, like) for tensor in written)
+        else:
+            lie_alike = all(tensor.is_contiguous() for tensor in written)
+        self.lies_plainly = lie_alike and all(is_plain(tensor) and is_aligned(tensor) for tensor in written)
         self.counts_plainly = (
             counter.numel() == 1
             and counter.device.type == "cpu"

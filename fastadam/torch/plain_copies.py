@@ -74,14 +74,14 @@ def _copy_like_param(grad: Any, cache: TensorCache, position: int, active: Activ
     view = view_of(grad)
     if not _is_for(view, seen) or _is_written(view, active):
         return None
-    like = seen.like
+    like = seen.likes_grad
     return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=seen.device).copy_(view)
 
 
 def _is_for(view: Tensor, seen: Seen) -> bool:
     return bool(
-        view.dtype == seen.like.dtype
-        and view.shape == seen.like.shape
+        view.dtype == seen.likes_grad.dtype
+        and view.shape == seen.likes_grad.shape
         and view.device == seen.device
         and has_its_memory(view)
     )

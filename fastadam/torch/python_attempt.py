@@ -66,17 +66,17 @@ def _attempt(cache: TensorCache, active: ActivePlan, given: list[Any] | None = N
 
 
 def _unchanged(param: Tensor, seen: Seen) -> list[Tensor] | None:
-    """Return views of counter, parameter and moments if they are what and where they were, else None."""
+    """Return views of counter, parameter and the rest if they are what and where they were, else None."""
     found = [seen.state.get(key) for key in seen.keys]
     if not all(map(operator.is_, found, seen.objects)):
         return None
-    counter, stepped, *moments = map(view_of, (seen.objects[0], param, *seen.objects[1:]))
+    counter, stepped, *others = map(view_of, (seen.objects[0], param, *seen.objects[1:]))
     if counter.data_ptr() != seen.step or counter.numel() != 1 or counter.dtype not in COUNTERS:
         return None
-    for view, address in zip((stepped, *moments), seen.addresses, strict=True):
-        if view.data_ptr() != address or not _is_like(view, seen):
+    for view, address, like in zip((stepped, *others), seen.addresses, seen.likes, strict=True):
+        if view.data_ptr() != address or not _is_like(view, like, seen.device):
             return None
-    return [counter, stepped, *moments]
+    return [counter, stepped, *others]
 
 
 def readable(grad: Any, seen: Seen) -> Tensor | None:
@@ -84,15 +84,15 @@ def readable(grad: Any, seen: Seen) -> Tensor | None:
     if not isinstance(grad, Tensor) or grad.layout != torch.strided or has_own_dispatch(grad):
         return None
     view = view_of(grad)
-    return view if _is_like(view, seen) and is_aligned(view) else None
+    return view if _is_like(view, seen.likes_grad, seen.device) and is_aligned(view) else None
 
 
-def _is_like(view: Tensor, seen: Seen) -> bool:
+def _is_like(view: Tensor, like: Tensor, device: torch.device) -> bool:
     return bool(
-        view.dtype == seen.like.dtype
-        and view.shape == seen.like.shape
-        and view.device == seen.device
-        and same_layout(view, seen.like)
+        view.dtype == like.dtype
+        and view.shape == like.shape
+        and view.device == device
+        and same_layout(view, like)
         and is_plain(view)
         and has_its_memory(view)
     )

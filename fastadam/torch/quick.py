@@ -36,6 +36,7 @@ def _take_up_edits(optimizer: torch.optim.Adam, memo: Memo, attempts: Attempts) 
     except options.NotOurs:
         return False
     same_kernels = [*map(flags_of, hypers)] == [*map(flags_of, attempts.hypers)]
+    same_kernels = same_kernels and options.are_alike(hypers, attempts.hypers)
     if same_kernels:
         if hypers != attempts.hypers:
             attempts.accept(hypers)

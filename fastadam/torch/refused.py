@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastadam.memory.formats import STEPPED
+from fastadam.memory.formats import ELEMENTS
 from fastadam.memory.packed import Packed
 from fastadam.memory.parameter import Parameter
 from fastadam.memory.remedies import looks_like_an_array
@@ -90,7 +90,9 @@ def _is_array(value: Any) -> bool:
 
 def _remedy(value: Any) -> str:
     """Say what to do about a value that is no tensor."""
-    if type(value) is np.ndarray and value.dtype.name in STEPPED and value.flags.writeable:
+    # (PyTorch takes none of NumPy's arrays of bfloat16.)
+    is_taken = type(value) is np.ndarray and value.dtype.name in ELEMENTS and value.dtype.kind in "fc"
+    if is_taken and value.flags.writeable:
         return "use fastadam.Adam for arrays, or a tensor over the array: torch.from_numpy(w).requires_grad_()"
     if isinstance(value, float | int | np.generic):
         return "make it a tensor, and go on with that: w = torch.tensor(float(w), requires_grad=True)"

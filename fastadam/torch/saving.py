@@ -23,7 +23,7 @@ def with_averages(state_dict: dict[str, Any], params: Sequence[Tensor], averages
     averages : Averages
     """
     kept, state = averages.all(), dict(state_dict["state"])
-    for key, param in zip(_keys(state_dict), params, strict=True):
+    for key, param in zip(keys_of(state_dict), params, strict=True):
         if isinstance(state.get(key), dict) and param in kept:
             state[key] = {**state[key], AVERAGE: kept[param]}
     return {**state_dict, "state": state}
@@ -37,7 +37,7 @@ def split(state_dict: Mapping[str, Any], params: Sequence[Tensor]) -> tuple[dict
     ValueError
         If an average is not of its parameter's shape.
     """
-    keys = _keys(state_dict)
+    keys = keys_of(state_dict)
     state = dict(state_dict["state"])
     found: list[Tensor | None] = [None] * len(params)
     if len(keys) == len(params):  # else torch refuses it
@@ -50,5 +50,6 @@ def split(state_dict: Mapping[str, Any], params: Sequence[Tensor]) -> tuple[dict
     return {**state_dict, "state": state}, found
 
 
-def _keys(state_dict: Mapping[str, Any]) -> list[Any]:
+def keys_of(state_dict: Mapping[str, Any]) -> list[Any]:
+    """Return the keys of the entries of all parameters, in order."""
     return [key for group in state_dict["param_groups"] for key in group["params"]]

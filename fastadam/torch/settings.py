@@ -11,9 +11,11 @@ from fastadam.groups.options import Option
 from fastadam.step import threads
 from fastadam.step.backend import BackendName
 from fastadam.step.gradient_settings import GradientSettings, Setting
+from fastadam.step.hyperparameters import Rounding, StateDtype
 from fastadam.torch import scaling
-from fastadam.torch.assigned import assign
+from fastadam.torch.assigned import PrecisionOption, assign
 from fastadam.torch.averages import Averages, AveragesView, Swapped
+from fastadam.torch.compact import decoded
 from fastadam.torch.memo import Memo
 
 
@@ -37,6 +39,11 @@ class Settings:
     capturable = Option[bool]()
     differentiable = Option[bool]()
     fused = Option[bool | None]()
+    # Those that torch's groups do not have: they are there once one of them is given.
+    state_dtype = PrecisionOption[StateDtype]()
+    master_weights = PrecisionOption[bool]()
+    rounding = PrecisionOption[Rounding]()
+    seed = PrecisionOption[int]()
     _assign = assign
 
     # Where this is true, GradScaler sets these on the optimizer; else it takes the scale off before the step.
@@ -90,6 +97,22 @@ class Settings:
         numbers again. The optimizer cannot be stepped or changed within. ValueError where no averages are kept.
         """
         return Swapped(lambda: self.ema, self._memo.guard)
+
+    def decoded_state(self, param: Tensor) -> dict[str, Any]:
+        """Return the state of a parameter with copies of its tensors as numbers, however it lies in memory.
+
+        Parameters
+        ----------
+        param : Tensor
+            One of the optimizer's.
+
+        Returns
+        -------
+        dict
+            As ``state[param]``, in float32 (in float64 what is that), without scales; ``"master_param"`` has the
+            whole masters of 16-bit weights. It is empty before the first step of the parameter.
+        """
+        return decoded(param, self.state.get(param, {}))
 
     @property
     def backend(self) -> BackendName:

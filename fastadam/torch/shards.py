@@ -24,7 +24,7 @@ from fastadam.step.gradient_settings import GradientSettings, not_finite
 from fastadam.step.interrupts import in_one_go
 from fastadam.torch import handover, options
 from fastadam.torch.cache import GRAD, are_same, fetch_gradients
-from fastadam.torch.careful import CarefulStep
+from fastadam.torch.careful import CarefulStep, refuse_compact
 from fastadam.torch.dtensors import are_among, is_placed_like, like, locals_of
 from fastadam.torch.memo import FOUND_INF, NOT_FINITE, OURS, Memo
 from fastadam.torch.modes import without_overrides
@@ -49,6 +49,7 @@ def take(optimizer: torch.optim.Adam, memo: Memo, *, skips: bool, remember: bool
     """
     params = [param for group in optimizer.param_groups for param in group["params"]]
     if are_among(params):
+        refuse_compact(optimizer.param_groups, "a parameter is a DTensor, whose state is cut into shards")
         if memo.averages.are_kept:
             memo.averages.begin(params, optimizer.state)  # refuses DTensors
         if memo.shards is None or memo.shards.version is not memo.version:

@@ -23,7 +23,7 @@ from fastadam.step.coefficients import Coefficients
 from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.norm import Norm
-from fastadam.step.plan import MOMENTS, Plan
+from fastadam.step.plan import Plan
 from fastadam.step.variants import flags_of, variants_of
 from fastadam.torch.averages import Averages
 from fastadam.torch.part import COUNTERS, Part
@@ -31,7 +31,6 @@ from fastadam.torch.tensors import (
     Extents,
     count_reals,
     extent,
-    format_code,
     is_aligned,
     is_plain,
     same_layout,
@@ -127,7 +126,7 @@ class Staged:
         row_of = {key: row for row, key in enumerate(rows)}
         spans["row"] = [row_of[key] for key in keys]
         steps = np.array([step for _, step in rows], np.float64)
-        codes = np.array([format_code(part.written[0]) for part in stepped], np.int64)
+        codes = np.array([part.formats for part in stepped], np.int64).T
         variants = variants_of(codes, [flags_of(hypers[part.group]) for part in stepped])
         used, backend_of = shares([part.ordinal for part in stepped], backends)
         plan = Plan(
@@ -164,11 +163,12 @@ class Staged:
         grad, like = part.read, stepped[0]
         plainly = is_plain(grad) and is_aligned(grad) and same_layout(grad, like)
         if not plainly or writes.meet(*extent(grad)):
-            grad = like.new_empty_strided(like.shape, like.stride())
+            grad = like.new_empty_strided(like.shape, like.stride(), dtype=part.read.dtype)
             self._before.append(functools.partial(Tensor.copy_, grad, part.read))
         self._kept += [stepped, grad]
-        for name, tensor in zip(("param", *MOMENTS), stepped, strict=False):
+        for name, tensor in zip(("param", *part.names), stepped, strict=True):
             span[name] = tensor.data_ptr()
+        span["position"] = part.position
         span["grad"], span["size"] = grad.data_ptr(), count_reals(like)
         return like
 

@@ -105,8 +105,7 @@ def lies_like(tensor: Tensor, view: Tensor) -> bool:
 
 def is_aligned(tensor: Tensor) -> bool:
     """Whether the numbers lie at multiples of their size, as compiled code expects."""
-    reals = DTYPES[tensor.dtype].reals
-    return bool(tensor.data_ptr() % (tensor.element_size() // reals) == 0)
+    return bool(tensor.data_ptr() % (tensor.element_size() // (2 if tensor.is_complex() else 1)) == 0)
 
 
 def has_own_dispatch(tensor: Tensor) -> bool:
@@ -176,8 +175,8 @@ class Extents:
         return low < high and before > 0 and self._reach[before - 1] > low
 
 
-def check_stepped(tensor: Tensor, label: str) -> None:
-    """Check that a plain tensor is one that a step can write.
+def check_stepped(tensor: Tensor, label: str, *, is_compact: bool = False) -> None:
+    """Check that a plain tensor is one that a step can write; one of compact state may have dtypes of its own.
 
     Raises
     ------
@@ -186,7 +185,7 @@ def check_stepped(tensor: Tensor, label: str) -> None:
     """
     if tensor.layout != torch.strided:
         raise RuntimeError(f"{label} has the layout {tensor.layout}; only strided tensors can be stepped")
-    if tensor.dtype not in DTYPES:
+    if tensor.dtype not in DTYPES and not is_compact:
         supported = ", ".join(map(str, DTYPES))
         raise RuntimeError(
             f"{label} has dtype {tensor.dtype}; supported are {supported}: convert the model with .to()"
@@ -200,8 +199,18 @@ def check_stepped(tensor: Tensor, label: str) -> None:
         raise RuntimeError(f"{label} has a storage that was freed or shrunk; give it memory again before the step")
 
 
-def check_like(tensor: Tensor, param: Tensor, label: str, remedy: str) -> None:
-    """Check that a moment has its parameter's shape, dtype, layout and device.
+def goes_with(grad: torch.dtype, param: torch.dtype) -> bool:
+    """Whether gradients of one dtype can step parameters of another: both are computed with in the same."""
+    if grad == param:
+        return True
+    if grad not in DTYPES or param not in DTYPES:
+        return False
+    first, second = DTYPES[grad], DTYPES[param]
+    return first.format.compute == second.format.compute and first.reals == second.reals
+
+
+def check_like(tensor: Tensor, param: Tensor, label: str, remedy: str, dtype: torch.dtype | None = None) -> None:
+    """Check that a moment has its parameter's shape, layout and device, and its dtype or the one given.
 
     Raises
     ------
@@ -211,7 +220,7 @@ def check_like(tensor: Tensor, param: Tensor, label: str, remedy: str) -> None:
     for what, found, wanted in (
         ("layout", tensor.layout, param.layout),
         ("device", tensor.device, param.device),
-        ("dtype", tensor.dtype, param.dtype),
+        ("dtype", tensor.dtype, param.dtype if dtype is None else dtype),
         ("shape", tuple(tensor.shape), tuple(param.shape)),
     ):
         if found != wanted:
@@ -219,13 +228,14 @@ def check_like(tensor: Tensor, param: Tensor, label: str, remedy: str) -> None:
 
 
 def check_grad(grad: Tensor, param: Tensor, label: str) -> None:
-    """Check that a gradient has its parameter's shape, dtype, layout and device, and can be read.
+    """Check that a gradient has its parameter's shape, layout and device, goes with its dtype, and can be read.
 
     Raises
     ------
     RuntimeError
         If it has not, or cannot.
     """
-    check_like(grad, param, label, "make them alike before the step")
+    dtype = grad.dtype if goes_with(grad.dtype, param.dtype) else param.dtype
+    check_like(grad, param, label, "make them alike before the step", dtype)
     if is_plain(grad) and not has_its_memory(grad):
         raise RuntimeError(f"{label} has a storage that was freed or shrunk")

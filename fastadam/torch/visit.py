@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
+from fastadam.memory.structs import MASTER, SCALES
 from fastadam.step.backend import Call
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.plan import MOMENTS
+from fastadam.torch.compact import Layout, Stored, layout_of
 from fastadam.torch.devices import counters_on_devices
 from fastadam.torch.part import Part
-from fastadam.torch.tensors import check_grad, check_like, check_stepped, has_its_memory, view_of
+from fastadam.torch.tensors import DTYPES, check_grad, check_like, check_stepped, has_its_memory, view_of
 
 
 class Visit:
@@ -69,38 +71,37 @@ class Visit:
                 label = f"parameter {position}" if names is None else f"parameter {names[j]!r}"
                 grad = grads[position]
                 if grad is not None:
-                    self._look_at(param, grad, position, i, label, hypers[i].amsgrad)
+                    self._look_at(param, grad, position, i, label, hypers[i])
                 position += 1
 
-    def _look_at(self, param: Tensor, grad: Tensor, position: int, group: int, label: str, amsgrad: bool) -> None:
+    def _look_at(
+        self, param: Tensor, grad: Tensor, position: int, group: int, label: str, hyper: Hyperparameters
+    ) -> None:
         if grad.layout != torch.strided and param.layout == torch.strided:
             raise RuntimeError("Adam does not support sparse gradients, please consider SparseAdam instead")
         written = [viewed(param, label)]
         read = view_of(grad)
         check_grad(read, written[0], f"the gradient of {label}")
+        layout = layout_of(hyper, written[0].dtype)
+        names = layout.names(hyper.amsgrad)
         if id(param) not in self._states:
             known = self._state.get(param)
             known = {} if known is None else known
             if not isinstance(known, dict):
                 raise RuntimeError(f"the state of {label} is a {type(known).__name__}; it must be a dict")
-            missing = _missing_state(dict(known), written[0], label, amsgrad, self._counts)
+            missing = _missing_state(dict(known), written[0], label, names, layout, self._counts)
             self._states[id(param)] = known, missing
             self._params.append(param)
         known, missing = self._states[id(param)]
         entry = {**known, **missing}
-        moments = tuple(entry[name] for name in MOMENTS[: 3 if amsgrad else 2])
-        for name, moment in zip(MOMENTS, moments, strict=False):
-            if not isinstance(moment, Tensor):
-                raise RuntimeError(f"the state {name!r} of {label} is a {type(moment).__name__}, not a tensor")
-            view = viewed(moment, f"the state {name!r} of {label}")
-            remedy = "load_state_dict(state_dict()) casts the state to the parameters' dtypes"
-            if view.shape != written[0].shape:
-                remedy = "clear it to start anew, or load one of parameters of this shape"
-            check_like(view, written[0], f"the state {name!r} of {label}", remedy)
-            written.append(view)
+        tensors = tuple(entry[name] for name in names)
+        for name, tensor in zip(names, tensors, strict=True):
+            if not isinstance(tensor, Tensor):
+                raise RuntimeError(f"the state {name!r} of {label} is a {type(tensor).__name__}, not a tensor")
+            written.append(_state_view(tensor, written[0], layout.stored[name], f"the state {name!r} of {label}"))
         step = entry["step"]
-        tensors = (tuple(written), read, view_of(step))
-        self.parts.append(Part(position, group, param, known, step, moments, *tensors, label))
+        views = (tuple(written), read, view_of(step))
+        self.parts.append(Part(position, group, param, known, step, names, tensors, *views, layout, label))
 
     def missing(self) -> list[tuple[Tensor, dict[str, Any]]]:
         """Return the parameters that are stepped, each with what its state lacks."""
@@ -130,25 +131,70 @@ def viewed(tensor: Tensor, label: str) -> Tensor:
     return view
 
 
+# What to do about state in another format than the options ask for.
+_REMEDY = (
+    "state_dtype and master_weights of a group are fixed once it has state; set them as they were, or make a new "
+    "optimizer with them, and load the state into that: new.load_state_dict(old.state_dict())"
+)
+
+
+def _state_view(tensor: Tensor, param: Tensor, stored: Stored, label: str) -> Tensor:
+    """Return a view of a tensor of the state, if it is what the options ask for."""
+    view = view_of(tensor)
+    if stored.kept.stored is None and view.dtype in DTYPES:
+        check_stepped(view, label)
+        remedy = "load_state_dict(state_dict()) casts the state to the parameters' dtypes"
+        if view.shape != param.shape:
+            remedy = "clear it to start anew, or load one of parameters of this shape"
+        check_like(view, param, label, remedy)
+        return view
+    if view.dtype != stored.dtype:
+        raise RuntimeError(f"{label} has dtype {view.dtype}, and the options ask for {stored.dtype}; {_REMEDY}")
+    shape = stored.shape(param)
+    if view.shape != shape:
+        raise RuntimeError(
+            f"{label} has shape {tuple(view.shape)}, and belongs in {shape}; clear the state to start anew, or "
+            f"load one of parameters of this shape"
+        )
+    if view.device != param.device:
+        raise RuntimeError(
+            f"{label} is on {view.device}, its parameter is on {param.device}; load_state_dict(state_dict()) "
+            f"takes it there"
+        )
+    check_stepped(view, label, is_compact=True)
+    return view
+
+
 def _missing_state(
-    known: dict[str, Any], view: Tensor, label: str, amsgrad: bool, counts: dict[int, float]
+    known: dict[str, Any],
+    view: Tensor,
+    label: str,
+    names: Sequence[str],
+    layout: Layout,
+    counts: dict[int, float],
 ) -> dict[str, Any]:
     """Return what a parameter's state lacks: all of it before its first step.
 
-    `view` is one of the parameter; `counts` has the step counters that are on CUDA devices (see
-    `counters_on_devices`).
+    `view` is one of the parameter; `names` are those of what it needs, in `layout`; `counts` has the step counters
+    that are on CUDA devices (see `counters_on_devices`).
     """
     missing: dict[str, Any] = {}
-    names = MOMENTS[: 3 if amsgrad else 2]
     if not known:
         missing["step"] = torch.tensor(0.0, dtype=torch_optimizer._get_scalar_dtype(), device="cpu")
-        missing |= {name: torch.zeros_like(view, memory_format=torch.preserve_format) for name in names}
+        missing |= {name: layout.stored[name].zeros(view) for name in names}
         return missing
     for name in ("step", *MOMENTS[:2]):
         if name not in known:
             raise RuntimeError(f"the state of {label} has no {name!r}; clear it to start anew, or load it again")
-    if amsgrad and MOMENTS[2] not in known:  # switched on in mid-training
-        missing[MOMENTS[2]] = torch.zeros_like(view, memory_format=torch.preserve_format)
+    if (MASTER in known) != (MASTER in layout.stored):
+        says = f"has no {MASTER!r}" if MASTER in layout.stored else f"has {MASTER!r}, for master_weights=True"
+        raise RuntimeError(f"the state of {label} {says}; {_REMEDY}")
+    if MOMENTS[2] in names and MOMENTS[2] not in known:  # switched on in mid-training
+        of_maximum = MOMENTS[2], SCALES[MOMENTS[2]]
+        missing |= {name: layout.stored[name].zeros(view) for name in names if name in of_maximum}
+    for name in names:
+        if name in SCALES.values() and name not in known and name not in missing:
+            raise RuntimeError(f"the state of {label} has no {name!r}; {_REMEDY}")
     step = counts.get(id(known["step"]), known["step"])
     if isinstance(step, Tensor) and not has_its_memory(view_of(step)):
         raise RuntimeError(f"the state 'step' of {label} has a storage that was freed or shrunk; load it again")

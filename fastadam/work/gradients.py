@@ -100,4 +100,4 @@ def _remedy_for(grads: Any, work: WorkList) -> str:
     if len(work.owners) > 1:
         return f"pass one for each of the {len(work.owners)} parameters"
     param = work.arrays[0]
-    return remedies.remedy_for(grads, READ, str(param.dtype), param.shape)
+    return remedies.remedy_for(grads, READ, remedies.dtype_of_gradient(param), param.shape)

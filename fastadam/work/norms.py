@@ -38,7 +38,7 @@ def measure(grads: Sequence[Array], norm: Norm, backend: str = "auto", limit: in
         TAKEN, or what `norm` says of numbers that are not finite.
     """
     numbers = [as_reals(np.ascontiguousarray(grad)) for grad in grads]  # kept until they are measured
-    codes = np.array([ALL_DTYPES[each.dtype].format.code for each in numbers], np.int64)
+    codes = np.array([ALL_DTYPES[each.dtype].format.code for each in grads], np.int64)
     order = np.argsort(codes, kind="stable")
     spans = np.zeros(len(numbers), SPAN.dtype)
     spans["grad"] = [address(numbers[i]) for i in order]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any
+
+import numpy as np
 
 from fastadam.groups.groups import Groups
 from fastadam.groups.patterns import MOST_PATTERNS, Patterns
 from fastadam.memory.array_offsets import array_offsets
-from fastadam.memory.arrays import Array
+from fastadam.memory.arrays import ALL_DTYPES, Array
 from fastadam.memory.device import Device
 from fastadam.memory.written import Written
 from fastadam.step.after import After
@@ -19,6 +22,9 @@ from fastadam.step.variants import flags_of
 from fastadam.work.arrays import WorkList
 from fastadam.work.containers import Containers
 from fastadam.work.nested import Reader
+
+# Of the gradients of a work list.
+Dtypes = tuple[np.dtype[Any], ...]
 
 
 class Planner:
@@ -107,13 +113,47 @@ class Planner:
         if any(group.one_piece for group in self.groups):
             self.by_member = self._work_list(in_pieces=False, leaves_out=self._leaves_out)
 
-    def _work_list(self, in_pieces: bool, active: Array | None = None, leaves_out: bool = False) -> WorkList:
+    def _work_list(
+        self,
+        in_pieces: bool,
+        active: Array | None = None,
+        leaves_out: bool = False,
+        grad_dtypes: Dtypes | None = None,
+    ) -> WorkList:
         return WorkList(
             *(self.groups, self.written, self._backends, self.threads, self.settings.norm, self.after),
             in_pieces=in_pieces,
             active=active,
             leaves_out=leaves_out,
+            grad_dtypes=grad_dtypes,
         )
+
+    def for_gradients(self, work: WorkList, grads: Sequence[Any]) -> WorkList:
+        """Return the work list of the same slots for gradients of the dtypes that these have.
+
+        From now on it is `in_pieces` or `by_member`, if `work` is, so that it is tried first; what it takes the
+        place of is kept, for dtypes that take turns.
+
+        Parameters
+        ----------
+        work : WorkList
+            One of those two, or `pattern` has returned it for gradients of these dtypes.
+        grads : sequence
+            One for each of its slots, or None.
+        """
+        dtypes = work.dtypes_of(grads)
+        if dtypes == work.grad_dtypes or work.active is not None:
+            return work
+        self._patterns.find(_key(work.in_pieces, None, work.grad_dtypes), lambda: work)
+        found = self._patterns.find(
+            _key(work.in_pieces, None, dtypes),
+            lambda: self._work_list(work.in_pieces, None, work.leaves_out, dtypes),
+        )
+        if work is self.in_pieces:
+            self.in_pieces = found
+        if work is self.by_member:
+            self.by_member = found
+        return found
 
     def use_one_plan(self, work: WorkList) -> bool:
         """Have native code leave out what has no gradient from now on, if that pays, and it can.
@@ -148,7 +188,7 @@ class Planner:
     def _can_leave_out(self) -> bool:
         return array_offsets() is not None and all(backend.LEAVES_OUT for backend in self._backends.values())
 
-    def pattern(self, in_pieces: bool, active: Array) -> WorkList:
+    def pattern(self, in_pieces: bool, active: Array, grad_dtypes: Dtypes) -> WorkList:
         """Return the work list of those slots that have a gradient.
 
         Parameters
@@ -158,6 +198,8 @@ class Planner:
         active : ndarray of bool, shape (slots,)
             Which of them have one. Members that have stepped together, and are to be parted here, become rows of
             their own.
+        grad_dtypes : tuple of dtype
+            Those of the gradients, for each slot.
         """
         start = 0
         for group in self.groups:
@@ -168,9 +210,17 @@ class Planner:
             start += n
         if self.version != self.groups.version:
             self.catch_up()
-        key = bytes([in_pieces]) + active.tobytes()
-        return self._patterns.find(key, lambda: self._for_pattern(in_pieces, active))
+        dtypes = tuple(compress(grad_dtypes, active.tolist()))
+        return self._patterns.find(
+            _key(in_pieces, active, dtypes), lambda: self._for_pattern(in_pieces, active, dtypes)
+        )
 
-    def _for_pattern(self, in_pieces: bool, active: Array) -> WorkList:
+    def _for_pattern(self, in_pieces: bool, active: Array, dtypes: Dtypes) -> WorkList:
         self._n_made += 1
-        return self._work_list(in_pieces, active)
+        return self._work_list(in_pieces, active, grad_dtypes=dtypes)
+
+
+def _key(in_pieces: bool, active: Array | None, dtypes: Dtypes) -> bytes:
+    """Return what tells apart the work lists that are kept."""
+    codes = bytes(ALL_DTYPES[dtype].format.code for dtype in dtypes)
+    return bytes([in_pieces, active is None]) + (b"" if active is None else active.tobytes()) + codes

@@ -17,7 +17,7 @@ from fastadam.groups.members import Member
 from fastadam.memory.arrays import ALL_DTYPES, Array, address
 from fastadam.memory.device import Device
 from fastadam.memory.devices import device_of
-from fastadam.memory.structs import IDLE, SLOT, SPAN
+from fastadam.memory.structs import IDLE, ROLES, SLOT, SPAN
 from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.precision import codes_of, formats_of
@@ -90,6 +90,7 @@ class GroupSlots:
         self.objects = np.zeros(len(sizes), SLOT.dtype)
         self.objects["param_object"] = [id(owner) for owner in columns.owners]
         self.objects["dtype_object"] = [id(dtype) for dtype in columns.dtypes]
+        self.objects["grad_dtype_object"] = self.objects["dtype_object"]
         self.objects["elements"] = sizes
         self.spans = np.zeros(len(sizes), SPAN.dtype)
         self.spans["size"] = [size * element.reals for size, element in zip(sizes, elements, strict=True)]
@@ -139,6 +140,9 @@ class StepSlots:
         Whether there are averages, which move without a gradient, too: the other slots are IDLE then.
     leaves_out : bool, default False
         Whether each of them may be without a gradient; then each of them is IDLE, too, in a second span.
+    grad_dtypes : sequence of dtype, optional
+        Those of the gradients, for each slot that is stepped; by default they are the parameters'. The caller
+        keeps them, as native code knows them by their addresses.
 
     Attributes
     ----------
@@ -168,7 +172,9 @@ class StepSlots:
         active: Array | None,
         averages: bool,
         leaves_out: bool = False,
+        grad_dtypes: Sequence[np.dtype[Any]] | None = None,
     ) -> None:
+        self._grad_dtypes = grad_dtypes
         self.columns = Columns([], [], [], [], [], [])
         self.idle: list[Member] = []
         self.rows: list[tuple[Group, Array, int]] = []
@@ -196,17 +202,22 @@ class StepSlots:
             taken: Array = np.ones(len(slots.spans), bool)
             if which is not None:
                 taken, which = which[: len(taken)], which[len(taken) :]
+            formats, objects = slots.formats(group.hyper)[:, taken], slots.objects[taken]
             if idle:
                 self.idle.extend(compress(slots.members, taken.tolist()))
             else:
+                if self._grad_dtypes is not None:
+                    first = len(self.columns.owners)
+                    dtypes = self._grad_dtypes[first : first + len(objects)]
+                    formats[ROLES.index("grad")] = [ALL_DTYPES[dtype].format.code for dtype in dtypes]
+                    objects["grad_dtype_object"] = [id(dtype) for dtype in dtypes]
                 for name in Columns._fields:
                     getattr(self.columns, name).extend(compress(getattr(slots.columns, name), taken.tolist()))
             row_of: Array = np.zeros(1, np.int64) if one_piece else group.row_of
             rows, local = np.unique(row_of[taken], return_inverse=True)
             spans = slots.spans[taken]
             spans["row"] = local.reshape(-1) + len(self.rows)
-            formats = slots.formats(group.hyper)[:, taken]
             variants = variants_of(formats, IDLE if idle else flags_of(group.hyper))
-            self._parts.append((spans, slots.objects[taken], variants, counters_in(group.row_steps)[rows]))
+            self._parts.append((spans, objects, variants, counters_in(group.row_steps)[rows]))
             self.rows += [(group, group.row_steps, row) for row in rows.tolist()]
             self.kept.append((slots.starts, slots.moments))

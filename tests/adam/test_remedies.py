@@ -29,6 +29,8 @@ def make(name: str, folder: Path) -> Any:
 def follow(message: str, name: str, value: Any) -> tuple[Any, Any]:
     """Do what a message says about the user's variable; return what the call is to get, and the variable then."""
     names = {"np": np, name: value}
+    if "import ml_dtypes" in message:
+        names["ml_dtypes"] = pytest.importorskip("ml_dtypes")
     rebound = re.search(rf": ({name} = .*)$", message)
     if rebound:
         exec(rebound[1], names)

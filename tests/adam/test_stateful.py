@@ -257,7 +257,7 @@ class Machine(RuleBasedStateMachine):
         model, array, _ = self._all()[which]
         right = numbers(model.param.shape, model.param.dtype, 5)
         wrong: dict[str, Callable[[], Any]] = {
-            "dtype": lambda: right.real.astype(np.float16),
+            "dtype": lambda: right.real.astype(np.int64),
             "shape": lambda: np.zeros((*right.shape, 2), right.dtype),
             "masked": lambda: np.ma.masked_array(right),
             "param": lambda: array if array.size else 3,

@@ -137,7 +137,6 @@ NUMPY: dict[str, Callable[..., Any]] = {
     "bool": lambda: np.array(NUMBERS) > 0,
     "int64": lambda: np.array(NUMBERS, np.int64),
     "uint8": lambda: np.array(NUMBERS, np.uint8),
-    "float16": lambda: np.array(NUMBERS, np.float16),
     "longdouble": lambda: np.array(NUMBERS, np.longdouble),
     "byte-swapped": lambda: np.array(NUMBERS, np.dtype(np.float64).newbyteorder()),
     "object": lambda: np.array(NUMBERS, object),
@@ -185,5 +184,4 @@ LIBRARIES: dict[str, Callable[..., Any]] = {
     "scipy.csc_array": lambda: library("scipy.sparse").csc_array([NUMBERS, NUMBERS]),
     "torch": lambda: library("torch").tensor(NUMBERS, dtype=library("torch").float64),
     "JAX on NumPy": lambda: np.asarray(library("jax.numpy").asarray(np.array(NUMBERS, np.float32))),
-    "bfloat16 of JAX": lambda: np.array(library("jax.numpy").array(NUMBERS, "bfloat16")),
 }

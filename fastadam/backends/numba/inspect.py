@@ -80,11 +80,11 @@ def is_plain(plan, span, grad):
     """
     at = plan.offsets
     slot = record(plan.slots, span.slot, SLOT_DTYPE)
-    param, dtype = slot.param_object, slot.dtype_object
+    param = slot.param_object
     if (
         (word(grad + at.type) != at.array_type and word(grad + at.type) != at.packed_type)
-        or word(grad + at.dtype) != dtype
-        or word(param + at.dtype) != dtype
+        or word(grad + at.dtype) != slot.grad_dtype_object
+        or word(param + at.dtype) != slot.dtype_object
         or word(param + at.data) != span.param
     ):
         return False

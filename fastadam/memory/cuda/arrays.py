@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastadam.memory.arrays import ALL_DTYPES, Array
+from fastadam.memory.arrays import ALL_DTYPES, Array, Dtypes, names_of
 from fastadam.memory.cuda import available
 from fastadam.memory.device import Call
+from fastadam.memory.formats import BFLOAT16
 from fastadam.memory.jax_arrays import has_cuda_interface, is_jax_array
 from fastadam.memory.words import name_of
 
-SUPPORTED = ", ".join(str(dtype) for dtype in ALL_DTYPES)
+# The interface has no name for bfloat16.
+DTYPES: Dtypes = {dtype: each for dtype, each in ALL_DTYPES.items() if each.format != BFLOAT16}
 LEGACY_STREAM = 1  # the default stream, in which the library steps and copies
 # Bytes that are exchanged at once.
 PIECE = 1 << 26
@@ -332,8 +334,8 @@ def wrap(value: Any, label: str, description: Description | None = None) -> Cuda
         return value
     (address, _), shape, typestr, strides = description or describe(value, label)[0]
     dtype = np.dtype(typestr)
-    if dtype not in ALL_DTYPES:
-        raise TypeError(f"{label} has dtype {dtype}; supported on CUDA devices are {SUPPORTED}: convert it")
+    if dtype not in DTYPES:
+        raise TypeError(f"{label} has dtype {dtype}; supported on CUDA devices are {names_of(DTYPES)}: convert it")
     size = math.prod(shape)
     if strides is not None and size:
         expected = dtype.itemsize

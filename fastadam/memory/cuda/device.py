@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastadam.memory.arrays import ALL_DTYPES, Array, Dtypes
+from fastadam.memory.arrays import Array, Dtypes
 from fastadam.memory.cuda import available
 from fastadam.memory.cuda.arrays import (
+    DTYPES,
     CudaArray,
     Description,
     check_returned,
@@ -38,7 +39,8 @@ class CudaDevice(Device):
 
     NAME = "cuda"
     ONE, MANY = "on a CUDA device", "arrays on CUDA devices"
-    DTYPES = ALL_DTYPES
+    DTYPES = DTYPES
+    MIXES = False
     NATIVE = False
 
     @classmethod
@@ -100,6 +102,11 @@ class CudaDevice(Device):
                 f"{label} is on CUDA device {grad.device}, its parameter on device {param.device}; copy it there"
             )
         return grad
+
+    @classmethod
+    def dtype_of_gradient(cls, value: Any, own: np.dtype[Any]) -> np.dtype[Any]:
+        """Return the parameter's dtype, which alone is taken."""
+        return own
 
     @classmethod
     def check_fillable(cls, value: Any, label: str) -> None:
@@ -195,9 +202,6 @@ class CudaDevice(Device):
     def zeros(self, size: int, dtype: np.dtype[Any], role: str) -> Any:
         """Return zeros in a buffer of their own; whatever its role, the driver places it."""
         return zeros(size, dtype, self.number)
-
-    def check_dtype(self, dtype: np.dtype[Any], label: str) -> None:
-        """Refuse nothing: all that there is can be stepped here."""
 
     def watch(self, slots: Slots, check: CheckGradient, backend: Waiting) -> Watch:
         """Return what looks at arrays on CUDA devices."""
