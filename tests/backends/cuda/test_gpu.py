@@ -11,8 +11,8 @@ import pytest
 import fastadam
 from fastadam import backends
 from tests.conftest import AVAILABLE, STATES
-from tests.step.test_compact import COMBINATIONS, Memory
 from tests.support.bits import assert_same_bits, random_arrays
+from tests.support.compact_memory import COMBINATIONS, Memory
 from tests.support.plans import HYPERS, bits_of
 
 pytestmark = [

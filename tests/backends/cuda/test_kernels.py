@@ -11,7 +11,7 @@ import pytest
 from fastadam.memory.formats import ALL_FORMATS, BFLOAT16, FLOAT32, FORMATS, INT8, ROOT8
 from fastadam.memory.structs import AMSGRAD, DECOUPLED, IDLE, L2, ROLES
 from fastadam.step.variants import variant_of, variants_of
-from tests.step.test_compact import COMBINATIONS
+from tests.support.compact_memory import COMBINATIONS
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 kernels = pytest.importorskip("fastadam.backends.cuda.kernels", exc_type=ImportError)
@@ -127,7 +127,7 @@ def test_the_general_kernels() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("combination", "more"), zip(COMBINATIONS, itertools.cycle([False, True]), strict=False), ids=str
+    ("combination", "more"), [*zip(COMBINATIONS, itertools.cycle([False, True]), strict=False)], ids=str
 )
 def test_general_kernels_of_every_combination(combination: str, more: bool) -> None:
     check_general(
