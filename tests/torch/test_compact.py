@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 import fastadam  # noqa: E402 - it needs torch
 import fastadam.torch  # noqa: E402
 from fastadam.memory.structs import PARAM_STREAM  # noqa: E402
-from fastadam.torch import careful  # noqa: E402
+from fastadam.torch import careful, shards  # noqa: E402
 from tests.support.compact import BY_NAME, Kept, random_bits  # noqa: E402
 from tests.support.torch_cases import assert_same_bits, bits, draw, params, take_care  # noqa: E402
 
@@ -305,3 +305,13 @@ def test_options_that_change_nothing_are_not_refused(backend: str) -> None:
     optimizer.param_groups[0]["lr"] = -0.1
     step(optimizer, 0)
     assert optimizer.last_step.startswith("torch: ")
+
+
+@pytest.mark.parametrize("name", ["int8", "masters", "stochastic"])
+def test_dtensors_are_refused(name: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dtype, options = EACH[name]
+    optimizer = new(params((7,), dtype=dtype), backend, **options)
+    monkeypatch.setattr(shards, "are_among", lambda members: True)
+    with pytest.raises(RuntimeError, match=f"{next(iter(options))}=.*a parameter is a DTensor"):
+        step(optimizer, 0)
+    assert not optimizer.state
