@@ -45,8 +45,9 @@ def base_view(array: Array) -> Array:
 
 
 def as_reals(array: Array) -> Array:
-    """Return a 1-D view of a contiguous array; complex numbers become pairs of reals."""
-    return base_view(array).reshape(-1).view(ALL_DTYPES[array.dtype].real)
+    """Return a 1-D view of a contiguous array; complex numbers become pairs of reals, and bfloat16 bits."""
+    flat = base_view(array).reshape(-1)
+    return flat.view(ALL_DTYPES[array.dtype].real) if array.dtype in ALL_DTYPES else flat
 
 
 def check_array(value: Any, label: str, dtypes: Dtypes = ALL_DTYPES, use: Use = COPIED) -> Array:

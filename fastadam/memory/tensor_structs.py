@@ -77,10 +77,10 @@ CACHED_PARAM = Struct(
     "its gradient and moments. dims holds ndim lengths, then ndim strides. dtype is DLPack's: code + 2^8 bits + "
     "2^16 lanes; device is DLPack's type + 2^32 number. A moment that is not used has the object 0. entry_keys "
     "are the keys under which the state has the step counter and the moments. fingerprints are those of the "
-    "parameter, the step counter and the moments, or 0: then each tensor is asked. Where there is more in the state, "
-    "masters and scales, beside has n_beside objects and then their keys, and there are fingerprints of them; "
-    "without any, such tensors count as changed. Of a gradient as it was last seen there are dtype and size in "
-    "bytes, and the words of its layout, or 0.",
+    "parameter, the step counter and the moments, or 0: then each tensor is asked. Where there is more in the "
+    "state, masters and scales, beside has n_beside objects and then their keys, and there are fingerprints of "
+    "them; without any, such tensors count as changed. Of a gradient as it was last seen there are dtype and size "
+    "in bytes, and the words of its layout, or 0.",
     *("param_object", "state_object", "step_object", *(f"{name}_object" for name in ROLES[2:])),
     Field("entry_keys", points_to=INT64),
     *("fingerprints", "param", "step", *ROLES[2:]),

@@ -19,12 +19,12 @@ from fastadam.torch.compiled import outside_of_graphs
 from fastadam.torch.loading import carried, unpack
 from fastadam.torch.memo import NOT_FINITE, OURS, new_memo
 from fastadam.torch.modes import in_grad_mode
+from fastadam.torch.options import complete, precision_asked_for
 from fastadam.torch.quick import attempt
 from fastadam.torch.refused import BY_POSITION, refuse_arguments, refuse_group
-from fastadam.torch.options import complete, precision_asked_for
 from fastadam.torch.saving import split, with_averages
 from fastadam.torch.settings import Settings
-from fastadam.torch.signatures import with_choices
+from fastadam.torch.signatures import as_given, taken, with_choices
 from fastadam.torch.zeroing import zero_calls
 
 if TYPE_CHECKING:
@@ -79,6 +79,15 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
         ``get_ema_multi_avg_fn``.
     ema_warmup : bool, default False
         In a parameter's n-th step, let the decay be at most ``(1 + n) / (10 + n)``. Needs `ema_decay`.
+    state_dtype : {"float32", "bfloat16", "int8"}, optional
+        How the moments lie in memory: by default as the parameter, with masters in float32. "bfloat16" is rounded
+        at random, "int8" are codes of blocks of 64, with scales; `decoded_state` returns their numbers.
+    master_weights : bool, default False
+        Keep exact float32 masters of parameters in bfloat16 and float16: what they lack, beside them.
+    rounding : {"nearest", "stochastic"}, default "nearest"
+        Of parameters in bfloat16 and float16 that have no masters.
+    seed : int, default 0
+        Of what is rounded at random.
 
     Attributes
     ----------
@@ -136,7 +145,9 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
     our range, as a schedule that overshoots its end leaves them (a negative `lr` or `weight_decay`, betas below
     0 or beyond 1, NaN); and where a parameter, gradient or state is of a type with a dispatch of its own
     (fake tensors), a parameter on another kind of device or of dtype complex32. Where gradients are to be clipped
-    or divided, it gets others in their place meanwhile.
+    or divided, it gets others in their place meanwhile. With `state_dtype`, `master_weights` or
+    ``rounding="stochastic"``, such steps are refused, and so are those over DTensors. These options and `seed` are
+    in a group if one of them is given; the first two are fixed once there is state, and loading converts it.
 
     Of DTensors (FSDP2, tensor parallelism) each process steps what it has; their state are DTensors, too. They are
     handed over where a gradient is shared out in another way than its parameter. The norm of gradients is that of
@@ -144,7 +155,8 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
 
     Arithmetic is the library's: each operation is rounded on its own, so that results do not depend on layout,
     threads or processor; against torch they differ in the last digits. bfloat16 and float16 are computed with in
-    float32, and the moments are kept in the parameter's dtype. Kingma and Ba, ICLR 2015, arXiv:1412.6980.
+    float32. The moments are kept in the dtype of the parameter, unless `state_dtype` says otherwise; gradients may
+    be in another one of these three (``param.grad_dtype``). Kingma and Ba, ICLR 2015, arXiv:1412.6980.
 
     ``state[p]["step"]`` is a float32 tensor, as in torch; where float32 cannot count on, at 2**24, it becomes
     float64. It is on the CPU, wherever the parameter is: one on a CUDA device, as a state has it that was saved by
@@ -199,8 +211,8 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
 
         def __init__(self, *args, **options) -> None:
             self._equip()
-            self._gradient_settings.choose(Choices(**_taken(options, Choices)))
-            self._averages.choose(asked_for(**_taken(options, Averaging)))
+            self._gradient_settings.choose(Choices(**taken(options, Choices)))
+            self._averages.choose(asked_for(**taken(options, Averaging)))
             # (For groups, which are added before `defaults` can be changed.)
             self.__dict__["_precision"] = precision_asked_for(options)
             try:
@@ -324,7 +336,7 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
             code may be half taken (see the class).
         """
         if torch.compiler.is_compiling():
-            return outside_of_graphs(Adam._step_with_hooks, self, *_as_given(closure, grad_scale, zero_grad))
+            return outside_of_graphs(Adam._step_with_hooks, self, *as_given(closure, grad_scale, zero_grad))
         if (
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
@@ -332,7 +344,7 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
             or torch_optimizer._global_optimizer_post_hooks
             or torch.autograd._profiler_enabled()
         ):
-            args, options = _as_given(closure, grad_scale, zero_grad)
+            args, options = as_given(closure, grad_scale, zero_grad)
             return self._step_with_hooks(*args, **options)
         return self._step(closure, grad_scale=grad_scale, zero_grad=zero_grad)
 
@@ -372,18 +384,3 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
         return loss
 
     _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)
-
-
-def _taken(options: dict[str, Any], fields: Any) -> dict[str, Any]:
-    """Take the arguments of these names out of those that are torch's."""
-    return {name: options.pop(name) for name in fields._fields if name in options}
-
-
-def _as_given(
-    closure: Callable[[], Any] | None, grad_scale: Any, zero_grad: Any
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a step as hooks are to see them: those that say anything."""
-    options = {} if type(grad_scale) is float and grad_scale == 1.0 else {"grad_scale": grad_scale}
-    if zero_grad is not False:
-        options["zero_grad"] = zero_grad
-    return () if closure is None else (closure,), options

@@ -23,8 +23,8 @@ from fastadam.memory.native import Block
 from fastadam.memory.structs import ROLES
 from fastadam.memory.tensor_structs import CACHED_PARAM, GROUP_LIST, TENSOR_CACHE, TensorOffsets
 from fastadam.step.plan import MOMENTS
-from fastadam.torch.devices import dlpack_device
 from fastadam.torch.compact import BESIDE
+from fastadam.torch.devices import dlpack_device
 from fastadam.torch.fingerprints import Fingerprints
 from fastadam.torch.part import Part
 from fastadam.torch.tensors import count_reals, dlpack_dtype
@@ -232,8 +232,8 @@ class TensorCache:
             *(dlpack_dtype(grad), grad.numel() * grad.element_size(), prints.grad_layout),
             *(len(tensors) - main, beside, prints.beside),
         )
-        for name, addresses_beside in self.beside.items():
-            addresses_beside[i] = 0
+        for kept in self.beside.values():
+            kept[i] = 0
         for name, low in zip(part.names[n_moments:], addresses[main - 1 :], strict=True):
             self.beside[name][i] = low
         self.formats[:, i], self.ordinals[i] = part.formats, part.ordinal
@@ -243,11 +243,8 @@ class TensorCache:
             alike = part.layout.is_plain or (each.dtype, each.shape) == (view.dtype, view.shape)
             likes.append(likes[0] if alike else _like(each, each.dtype))
         likes_grad = likes[0] if grad.dtype == view.dtype else _like(view, grad.dtype)
-        self.seen[i] = Seen(
-            part.state, keys, tensors[1:], step, addresses, view.device, tuple(likes), likes_grad
-        )
+        self.seen[i] = Seen(part.state, keys, tensors[1:], step, addresses, view.device, tuple(likes), likes_grad)
         self.known[i] = True
-
 
     def _beside_of(self, i: int, tensors: Sequence[Tensor], keys: Sequence[str]) -> int:
         """Return the address of the objects, and then the keys, of what is beside a parameter's moments, or 0."""

@@ -17,8 +17,8 @@ from fastadam.step.interrupts import in_one_go
 from fastadam.step.norm import Norm
 from fastadam.torch import handover, options
 from fastadam.torch.attempts import Attempts, can_be_kept
-from fastadam.torch.compact import decoded_master
 from fastadam.torch.cache import fetch_gradients, get_grad
+from fastadam.torch.compact import decoded_master
 from fastadam.torch.devices import follow_streams, thread_limit
 from fastadam.torch.measuring import measure
 from fastadam.torch.memo import FOUND_INF, NOT_FINITE, OURS, Memo
@@ -225,8 +225,8 @@ def refuse_compact(groups: Sequence[Mapping[str, Any]], why: str) -> None:
     found = options.compact_in(groups)
     if found is not None:
         raise RuntimeError(
-            f"{found} is for steps of our own kernels, and torch's code would take this one ({why}); undo that, or "
-            f"make an optimizer without {found.partition('=')[0]}, and load the state into it: "
+            f"{found} is for steps of our own kernels, and torch's code would take this one ({why}); undo that, "
+            f"or make an optimizer without {found.partition('=')[0]}, and load the state into it: "
             f"new.load_state_dict(old.state_dict())"
         )
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastadam.memory.arrays import Array
 from fastadam.memory.formats import (
     BFLOAT16,
     BFLOAT16_MASTER,
@@ -109,15 +110,12 @@ def _dtype_of(kept: Kept, own: torch.dtype) -> torch.dtype:
     return found
 
 
-def _as_array(tensor: Tensor) -> np.ndarray[Any, Any]:
+def _as_array(tensor: Tensor) -> Array:
     """Return the numbers on the host; those of bfloat16 as bits."""
     tensor = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
-    array: np.ndarray[Any, Any]
-    if tensor.dtype == torch.bfloat16:
-        array = tensor.view(torch.int16).numpy().view(np.uint16)
-    else:
-        array = tensor.numpy()
-    return array
+    is_bfloat16 = tensor.dtype == torch.bfloat16
+    found: Array = (tensor.view(torch.int16) if is_bfloat16 else tensor).numpy()
+    return found.view(np.uint16) if is_bfloat16 else found
 
 
 def decoded_moment(name: str, entry: Mapping[str, Any], label: str) -> Tensor:
@@ -146,8 +144,8 @@ def decoded_moment(name: str, entry: Mapping[str, Any], label: str) -> Tensor:
     scale = entry.get(SCALES[name])
     if not isinstance(scale, Tensor) or scale.numel() != -(-moment.numel() // SCALE_BLOCK):
         raise ValueError(
-            f"{label}: {name} has the codes of blocks of {SCALE_BLOCK}, and {SCALES[name]} must have a scale for each; "
-            f"load the state with all of its entries"
+            f"{label}: {name} has the codes of blocks of {SCALE_BLOCK}, and {SCALES[name]} must have a scale for "
+            f"each; load the state with all of its entries"
         )
     return torch.from_numpy(np.array(decode(_as_array(moment), _as_array(scale.float()), number_format)))
 
@@ -164,7 +162,7 @@ def _master_format(dtype: torch.dtype) -> Format:
 
 
 def decoded(param: Tensor, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the state of a parameter with copies of its tensors, decoded: float32, or float64 where it is that."""
+    """Return the state of a parameter with decoded copies of its tensors: float32, or float64 where it is that."""
     found: dict[str, Any] = {}
     for name, value in entry.items():
         if name in SCALES.values():
@@ -181,9 +179,7 @@ def decoded(param: Tensor, entry: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def converted(
-    entry: Mapping[str, Any], param: Tensor, layout: Layout, label: str
-) -> dict[str, Tensor]:
+def converted(entry: Mapping[str, Any], param: Tensor, layout: Layout, label: str) -> dict[str, Tensor]:
     """Return moments, masters and scales of a saved entry as the state of a parameter, with new tensors.
 
     What lies in the same format keeps its bits; else numbers are rounded to nearest.
@@ -208,7 +204,8 @@ def converted(
         if name not in entry:
             continue
         if not isinstance(entry[name], Tensor):
-            raise ValueError(f"{label}: {name} is a {type(entry[name]).__name__}, not a tensor; load it as it was saved")
+            kind = type(entry[name]).__name__
+            raise ValueError(f"{label}: {name} is a {kind}, not a tensor; load it as it was saved")
         made |= _converted_moment(name, entry, param, layout.stored[name], label)
     if MASTER in layout.stored and made:
         made[MASTER] = _converted_master(entry.get(MASTER), param, layout.stored[MASTER])
@@ -232,6 +229,7 @@ def _converted_moment(
         codes, scale = moment, entry.get(SCALES[name])
         if not is_same:
             codes, scale = map(torch.from_numpy, encode(reals.numpy(), stored.kept.format))
+        assert scale is not None
         scale = scale.detach().float().reshape(-1)
         return {name: _placed(codes, stored, param), SCALES[name]: scale.to(param.device, copy=True)}
     if not is_same:

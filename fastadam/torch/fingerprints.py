@@ -178,7 +178,7 @@ class Fingerprints:
             layouts.append(layout := self._layout(found))
             row[0], row[1] = found.numbers[0], address(layout)
             row[2:] = np.frombuffer(found.own + found.owner, np.int64)
-        of_grad = layouts[0]
+        of_grad: Array | None = layouts[0]
         if grad.dtype != views[0].dtype:
             of_grad = None
             if same_layout(grad, views[0]) and not on_device:

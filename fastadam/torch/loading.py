@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from fastadam.memory.structs import MASTER, SCALES
 from fastadam.step.hyperparameters import DEFAULTS
 from fastadam.step.plan import MOMENTS
 from fastadam.torch import options
@@ -47,14 +46,18 @@ def carried(groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any]) 
     keys, params = keys_of(state_dict), [param for group in groups for param in group["params"]]
     if len(saved_groups) != len(groups) or len(keys) != len(params):
         return state_dict  # torch refuses it
+    state = dict(state_dict["state"])
+    has_options = any(name in group for group in (*groups, *saved_groups) for name in options.PRECISION)
+    if not (has_options or any(_has_more(state.get(key)) for key in keys)):
+        return state_dict
     new_groups = []
     for saved, group in zip(saved_groups, groups, strict=True):
         rest = {name: value for name, value in saved.items() if name not in options.PRECISION}
         new_groups.append({**rest, **options.loaded(saved, group)})
-    state, numbers = dict(state_dict["state"]), iter(keys)
+    numbers = iter(keys)
     for saved, new, group in zip(saved_groups, new_groups, groups, strict=True):
         hyper = DEFAULTS._replace(**{name: new[name] for name in options.PRECISION if name in new})
-        for param, key in zip(group["params"], numbers):
+        for param, key in zip(group["params"], numbers, strict=False):  # the numbers go on
             entry = state.get(key)
             if not isinstance(entry, dict) or param.dtype not in DTYPES:
                 continue
@@ -67,11 +70,14 @@ def carried(groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any]) 
     return {**state_dict, "param_groups": new_groups, "state": state}
 
 
-def _is_compact(entry: Mapping[Any, Any], saved_group: Mapping[str, Any]) -> bool:
+def _has_more(entry: Any) -> bool:
+    """Whether a saved entry has masters or scales."""
+    return isinstance(entry, dict) and any(name in entry for name in BESIDE)
+
+
+def _is_compact(entry: Any, saved_group: Mapping[str, Any]) -> bool:
     """Whether a saved entry has state that torch would not read as it is meant."""
-    if any(name in entry for name in (MASTER, *SCALES.values())):
-        return True
-    return saved_group.get("state_dtype") is not None and any(name in entry for name in MOMENTS)
+    return _has_more(entry) or saved_group.get("state_dtype") is not None
 
 
 def unpack(state: Mapping[Any, Any]) -> None:

@@ -145,7 +145,7 @@ def loaded(saved: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]
 
 
 def compact_in(groups: Iterable[Mapping[str, Any]]) -> str | None:
-    """Return what makes a parameter or its state compact, such as ``"state_dtype='int8'"``; None where nothing does.
+    """Return what makes parameters or states compact, such as ``"state_dtype='int8'"``; None where nothing does.
 
     Raises
     ------

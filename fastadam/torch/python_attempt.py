@@ -66,7 +66,7 @@ def _attempt(cache: TensorCache, active: ActivePlan, given: list[Any] | None = N
 
 
 def _unchanged(param: Tensor, seen: Seen) -> list[Tensor] | None:
-    """Return views of counter, parameter and the rest of the state if they are what and where they were, else None."""
+    """Return views of counter, parameter and the rest if they are what and where they were, else None."""
     found = [seen.state.get(key) for key in seen.keys]
     if not all(map(operator.is_, found, seen.objects)):
         return None

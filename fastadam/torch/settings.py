@@ -99,7 +99,7 @@ class Settings:
         return Swapped(lambda: self.ema, self._memo.guard)
 
     def decoded_state(self, param: Tensor) -> dict[str, Any]:
-        """Return the state of a parameter with copies of its tensors as numbers: of float32, or float64 if it is that.
+        """Return the state of a parameter with copies of its tensors as numbers, however it lies in memory.
 
         Parameters
         ----------
@@ -109,8 +109,8 @@ class Settings:
         Returns
         -------
         dict
-            As ``state[param]``, without scales; ``"master_param"`` has the whole masters of 16-bit weights. It is
-            empty before the first step of the parameter.
+            As ``state[param]``, in float32 (in float64 what is that), without scales; ``"master_param"`` has the
+            whole masters of 16-bit weights. It is empty before the first step of the parameter.
         """
         return decoded(param, self.state.get(param, {}))
 

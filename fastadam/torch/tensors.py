@@ -209,9 +209,7 @@ def goes_with(grad: torch.dtype, param: torch.dtype) -> bool:
     return first.format.compute == second.format.compute and first.reals == second.reals
 
 
-def check_like(
-    tensor: Tensor, param: Tensor, label: str, remedy: str, dtype: torch.dtype | None = None
-) -> None:
+def check_like(tensor: Tensor, param: Tensor, label: str, remedy: str, dtype: torch.dtype | None = None) -> None:
     """Check that a moment has its parameter's shape, layout and device, and its dtype or the one given.
 
     Raises

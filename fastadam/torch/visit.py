@@ -153,13 +153,13 @@ def _state_view(tensor: Tensor, param: Tensor, stored: Stored, label: str) -> Te
     shape = stored.shape(param)
     if view.shape != shape:
         raise RuntimeError(
-            f"{label} has shape {tuple(view.shape)}, and belongs in {shape}; clear the state to start anew, or load "
-            f"one of parameters of this shape"
+            f"{label} has shape {tuple(view.shape)}, and belongs in {shape}; clear the state to start anew, or "
+            f"load one of parameters of this shape"
         )
     if view.device != param.device:
         raise RuntimeError(
-            f"{label} is on {view.device}, its parameter is on {param.device}; load_state_dict(state_dict()) takes "
-            f"it there"
+            f"{label} is on {view.device}, its parameter is on {param.device}; load_state_dict(state_dict()) "
+            f"takes it there"
         )
     check_stepped(view, label, is_compact=True)
     return view
@@ -175,8 +175,8 @@ def _missing_state(
 ) -> dict[str, Any]:
     """Return what a parameter's state lacks: all of it before its first step.
 
-    `view` is one of the parameter; `names` are those of what it needs, in `layout`; `counts` has the step counters that are on CUDA devices (see
-    `counters_on_devices`).
+    `view` is one of the parameter; `names` are those of what it needs, in `layout`; `counts` has the step counters
+    that are on CUDA devices (see `counters_on_devices`).
     """
     missing: dict[str, Any] = {}
     if not known:
