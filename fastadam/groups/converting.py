@@ -165,8 +165,8 @@ def _check_scale(scale: Incoming, codes: Incoming, name: str, label: str) -> Non
     blocks = -(-int(np.prod(codes.shape, dtype=np.int64)) // SCALE_BLOCK)
     if scale.dtype != FLOAT32.stored or scale.shape != (blocks,):
         raise ValueError(
-            f"{label}{name} is {scale.dtype} of shape {scale.shape}, and must be float32 of shape ({blocks},), one "
-            f"for each {SCALE_BLOCK} codes; load what optimizer.state_dict() returned"
+            f"{label}{name} is {scale.dtype} of shape {scale.shape}, and must be float32 of shape ({blocks},), "
+            f"one for each {SCALE_BLOCK} codes; load what optimizer.state_dict() returned"
         )
 
 

@@ -60,7 +60,8 @@ class Edits:
 
     def forget(self) -> None:
         """Take the groups for edited until the next `note`."""
-        self._options, self._params, self._sizes = [None], [None], None
+        self._options, self._params = [None], [None]
+        self._sizes: Sequence[int] | None = None
 
     def noticed(self, groups: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the groups' dicts differ from what was last noted.
@@ -72,11 +73,10 @@ class Edits:
             # Nearly always the same objects.
             if (groups if self._read is None else list(map(self._read, groups))) != self._options:
                 return True
-            if self._sizes is not None and list(map(len, groups)) != self._sizes:
-                return True
-            i = 0
+            i, sizes = 0, self._sizes
             for params in self._params:
-                if groups[i]["params"] is not params:
+                group = groups[i]
+                if group["params"] is not params or (sizes is not None and len(group) != sizes[i]):
                     return True
                 i += 1  # noqa: SIM113 - `enumerate` and `zip` cost more than all the rest
         except Exception:

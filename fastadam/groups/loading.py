@@ -239,7 +239,7 @@ def _read_moment(moment: Any, label: str) -> Array:
 def _check_entry(
     entry: dict[str, Any], member: Member, group: Group, written: Written, may_differ: bool
 ) -> tuple[int, dict[str, Incoming]]:
-    """Return the saved step of one parameter, and what its group keeps; moments that are live memory are copied."""
+    """Return the saved step of one parameter, and what its group keeps, of which live memory is copied."""
     where = f"state dict, {member.label}: "
     step = entry["step"]
     if step.size != 1 or step.dtype.kind not in "iuf" or not 0 <= step < 2**62 or step != np.floor(step):

@@ -40,7 +40,7 @@ class State(Mapping[Any, Mapping[str, Any]]):
         if position is not None:
             group, index = self._groups.where[position]
             if group.step_of(index):
-                return MappingProxyType(_decoded(group, index))
+                return MappingProxyType(decoded(group, index))
             raise KeyError(f"{shown(key)}: this parameter has not been stepped yet, so that it has no state")
         raise KeyError(missing(self._groups, key))
 
@@ -55,8 +55,8 @@ class State(Mapping[Any, Mapping[str, Any]]):
         return repr({key: dict(value) for key, value in self.items()})
 
 
-def _decoded(group: Group, index: int) -> dict[str, Any]:
-    """Return a member's entry with numbers in place of codes."""
+def decoded(group: Group, index: int) -> dict[str, Any]:
+    """Return a member's entry with numbers in place of codes: read-only copies, the others are live views."""
     entry, member = group.entry(index), group.members[index]
     found = {}
     for name, value in entry.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -148,6 +149,12 @@ def dtype_of_gradient(value: Any, own: np.dtype[Any]) -> np.dtype[Any]:
         dtype = np.asarray(value).dtype
     else:
         return own
+    return _taken(dtype, own)
+
+
+@functools.lru_cache(maxsize=64)
+def _taken(dtype: np.dtype[Any], own: np.dtype[Any]) -> np.dtype[Any]:
+    """Return a dtype, where a parameter of the dtype `own` takes gradients of it, else `own`."""
     is_taken = dtype != own and dtype in ALL_DTYPES and takes(ALL_DTYPES[own], ALL_DTYPES[dtype])
     # NumPy's one object of this dtype, by which native code knows it.
     return np.dtype(dtype.type) if is_taken else own

@@ -66,7 +66,7 @@ class Host(Device):
     @classmethod
     def dtype_of_gradient(cls, value: Any, own: np.dtype[Any]) -> np.dtype[Any]:
         """Return the dtype of `value`, or of a view of a JAX array."""
-        if is_jax_array(value):
+        if not isinstance(value, np.ndarray) and is_jax_array(value):
             dtype = getattr(value, "dtype", None)  # tracers and keys have others than NumPy's
             value = np.empty(0, dtype if isinstance(dtype, np.dtype) else own)
         return arrays.dtype_of_gradient(value, own)

@@ -189,6 +189,13 @@ class WorkList:
             for grad, device, own, known in zip(grads, self._devices, self._dtypes, self.grad_dtypes, strict=True)
         )
 
+    def is_for(self, grad: Any, slot: int) -> bool:
+        """Whether the plan is for gradients like one of a slot."""
+        return (
+            self._mixes
+            and self._devices[slot].dtype_of_gradient(grad, self._dtypes[slot]) == self.grad_dtypes[slot]
+        )
+
     def write_options(self) -> None:
         """Take over the groups' options, after they were checked."""
         self.plan.write_options([group.coefficients for group in self._groups], self._group_of)

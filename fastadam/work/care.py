@@ -83,6 +83,8 @@ def _make_plain(
 ) -> tuple[WorkList, Sequence[Any], int]:
     """Try a step again after making a few gradients plain, or with a plan for their dtypes.
 
+    Plans that are kept are tried before anybody looks at all gradients: dtypes that take turns cost little.
+
     Returns
     -------
     WorkList
@@ -94,11 +96,20 @@ def _make_plain(
     """
     ready, outcome = work.make_few_plain(grads, outcome)
     if outcome >= 0:
+        given = tuple(ready)
+        known = planner.kept_for(work, outcome, given[outcome]) if outcome < len(given) else []
+        for found in known:
+            found.call_schedules()
+            tried = found.try_step(given)
+            if tried < 0:
+                planner.put_first(found, work)
+                return found, ready, tried
         found = planner.for_gradients(work, ready)
         if found is not work:
+            planner.put_first(found, work)
             work = found
             work.call_schedules()
-            ready, outcome = work.make_few_plain(ready, work.try_step(tuple(ready)))
+            ready, outcome = work.make_few_plain(ready, work.try_step(given))
     return work, ready, outcome
 
 

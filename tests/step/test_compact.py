@@ -14,6 +14,7 @@ from tests.support.plans import HYPERS, bits_of
 
 SIZES = [1, 0, 63, 64, 65, 1200, 3000]
 # Around the borders of blocks, shares and chunks.
+AROUND = [0, 1, 63, 64, 65, 127, 128, 129, 511, 512, 513, 1023, 1024, 1025, 5000]
 BORDERS = [*(CHUNK + each for each in (-1, 0, 1, SCALE_BLOCK, SCALE_BLOCK + 3)), 2 * CHUNK + BLOCK + 7]
 
 
@@ -25,7 +26,7 @@ def test_every_backend_gives_the_bits_of_the_oracle(
 ) -> None:
     hyper = hyper._replace(seed=11)
     ours, theirs = Memory(combination, SIZES), Memory(combination, SIZES)
-    plan = ours.plan(backend, hyper, threads)
+    plan = ours.plan(backend, hyper, threads=threads)
     for step in (6, 7, 8):
         assert plan.take() == TAKEN
         theirs.oracle(hyper, plan.rows[0], step)
@@ -49,6 +50,21 @@ def test_gradients_that_are_huge_tiny_or_not_finite(backend: str, combination: s
     chosen = HYPERS[hyper]._replace(seed=5)
     ours, theirs = Memory(combination, SIZES, odd=True), Memory(combination, SIZES, odd=True)
     plan = ours.plan(backend, chosen)
+    for step in (6, 7, 8):
+        assert plan.take() == TAKEN
+        theirs.oracle(chosen, plan.rows[0], step)
+        compare(ours, theirs, f"step {step}")
+
+
+@pytest.mark.parametrize("hyper", HYPERS.values(), ids=HYPERS)
+@pytest.mark.parametrize("combination", COMBINATIONS)
+def test_hard_cases_in_every_instruction_set(
+    instruction_set: str, combination: str, hyper: Hyperparameters, small_shares: None
+) -> None:
+    """Infinity and NaN of any bits, denormal numbers, zeros, and one huge number among tiny ones."""
+    chosen = hyper._replace(seed=11)
+    ours, theirs = Memory(combination, AROUND, hard=True), Memory(combination, AROUND, hard=True)
+    plan = ours.plan("c", chosen, threads=3)
     for step in (6, 7, 8):
         assert plan.take() == TAKEN
         theirs.oracle(chosen, plan.rows[0], step)

@@ -9,7 +9,16 @@ import numpy as np
 from fastadam import backends
 from fastadam.memory.arrays import address
 from fastadam.memory.formats import ALL_FORMATS
-from fastadam.memory.structs import AVERAGE, MASTER, MOMENT_STREAM, PARAM_STREAM, ROLES, SCALES, SPAN
+from fastadam.memory.structs import (
+    AVERAGE,
+    MASTER,
+    MOMENT_STREAM,
+    PARAM_STREAM,
+    ROLES,
+    SCALE_BLOCK,
+    SCALES,
+    SPAN,
+)
 from fastadam.step.after import After
 from fastadam.step.coefficients import Coefficients, Row
 from fastadam.step.counters import counters_in
@@ -31,15 +40,44 @@ COMBINATIONS = {
     "float32 state of float64": "float64 float64 float32 float32 float32",
     "float32 with bfloat16 gradients": "float32 bfloat16 int8 root8 root8",
     "stochastic bfloat16": "bfloat16_stochastic bfloat16 bfloat16_stochastic bfloat16_stochastic bfloat16",
+    "stochastic bfloat16 with int8 state": "bfloat16_stochastic bfloat16 int8 root8 root8",
+    "stochastic bfloat16 with float32 state": "bfloat16_stochastic bfloat16 float32 float32 float32",
     "stochastic float16": "float16_stochastic float16 float32 float32 float32",
     "stochastic bfloat16 with float32 gradients": "bfloat16_stochastic float32 int8 root8 root8",
     "bfloat16 with masters": "bfloat16_master bfloat16 int8 root8 root8",
     "bfloat16 with masters and float32 state": "bfloat16_master float32 float32 float32 float32",
+    "bfloat16 with masters and bfloat16 state": (
+        "bfloat16_master bfloat16 bfloat16_stochastic bfloat16_stochastic bfloat16"
+    ),
     "float16 with masters": "float16_master float16 bfloat16_stochastic bfloat16_stochastic bfloat16",
 }
-
-
 ODD = (np.inf, -np.inf, np.nan, 1e30, -1e-30, 0.0)
+
+
+def hard_numbers(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Return numbers of which each block has difficulties of its own, as float64."""
+    numbers = rng.standard_normal(size).astype(np.float32)
+    for low in range(0, size, SCALE_BLOCK):
+        block = numbers[low : low + SCALE_BLOCK]
+        at, kind = rng.integers(block.size, size=3), rng.integers(9)
+        if kind == 0:
+            block[at] = np.inf, -np.inf, np.inf
+        elif kind == 1:
+            block.view(np.uint32)[at] = 0x7FC12345, 0xFFC00001, 0x7FFFFFFF
+        elif kind == 2:
+            block *= np.float32(1e-40)
+        elif kind == 3:
+            block[...] = 0
+        elif kind == 4:
+            block *= np.float32(1e-30)
+            block[at] = 1e18
+        elif kind == 5:
+            block[...] = rng.choice(np.array([0.0, -0.0, 1e-45, -1e-45, 2.0**-126], np.float32), block.size)
+        elif kind == 6:
+            block[...] = np.nan
+        elif kind == 7:
+            block *= np.float32(3e38)  # some of it becomes infinite
+    return numbers.astype(np.float64)
 
 
 class Memory:
@@ -53,9 +91,16 @@ class Memory:
         Of the parameters.
     odd : bool, default False
         Whether some gradients are huge, tiny or not finite.
+    hard : bool, default False
+        Whether all arrays have blocks of such numbers, of which the state is made, too.
+    first : int, default 3
+        The position of the first one in the optimizer.
     """
 
-    def __init__(self, combination: str, sizes: list[int], odd: bool = False) -> None:
+    def __init__(
+        self, combination: str, sizes: list[int], odd: bool = False, hard: bool = False, first: int = 3
+    ) -> None:
+        self.first = first
         rng = np.random.default_rng(7)
         self.formats = [BY_NAME[name] for name in COMBINATIONS[combination].split()]
         self.params: list[list[Kept]] = []
@@ -65,12 +110,15 @@ class Memory:
                 each, where = numbers[ROLES.index("grad")], rng.integers(0, 12, size)
                 for i, number in enumerate(ODD):
                     each[where == i] = number
-            for positive in numbers[3:]:
-                np.square(positive, out=positive)
-            compute = self.formats[0].compute
-            self.params.append(
-                [Kept.of(each, one.astype(compute)) for each, one in zip(self.formats, numbers, strict=True)]
-            )
+            with np.errstate(all="ignore"):
+                if hard:
+                    numbers = [hard_numbers(rng, size) for _ in ROLES]
+                for positive in numbers[3:]:
+                    (np.abs if hard else np.square)(positive, out=positive)
+                compute = self.formats[0].compute
+                self.params.append(
+                    [Kept.of(each, one.astype(compute)) for each, one in zip(self.formats, numbers, strict=True)]
+                )
         self.emas = [np.ones(size, self.formats[0].compute) for size in sizes]
         self.steps = np.array([5])
 
@@ -83,17 +131,18 @@ class Memory:
                 if each.beside is not None:
                     span[MASTER if role == "param" else SCALES[role]] = address(each.beside)
             span[AVERAGE] = address(self.emas[i])
-            span["size"], span["position"] = kept[0].stored.size, 3 + i
+            span["size"], span["position"] = kept[0].stored.size, self.first + i
         return spans
 
-    def plan(self, backend: str, hyper: Hyperparameters, threads: int = 1, after: After | None = None) -> Plan:
-        """Return the plan of their steps on a backend."""
+    def plan(self, backend: str, *hypers: Hyperparameters, threads: int = 1, after: After | None = None) -> Plan:
+        """Return the plan of their steps on a backend; the options, and the rows, are for one after the other."""
         codes = np.repeat([[each.code] for each in self.formats], len(self.params), axis=1)
-        counters = counters_in(self.steps)
-        variants = variants_of(codes, flags_of(hyper))
-        stepping = [backends.load(backend)]
-        plan = Plan(self.spans(), variants, counters, counters, stepping, threads, True, after=after)
-        plan.write_options([Coefficients(hyper)])
+        counters = np.repeat(counters_in(self.steps), len(hypers))
+        spans = self.spans()
+        spans["row"] = np.arange(len(spans)) % len(hypers)
+        variants = variants_of(codes, flags_of(hypers[0]))
+        plan = Plan(spans, variants, counters, counters[:1], [backends.load(backend)], threads, True, after=after)
+        plan.write_options([Coefficients(each) for each in hypers])
         return plan
 
     def oracle(self, hyper: Hyperparameters, row: Any, step: int) -> None:
@@ -112,17 +161,17 @@ class Memory:
                 new = element(*old, *[None] * (len(ROLES) - n_roles), row)
                 for role, numbers in zip([0, 2, 3, 4][: n_roles - 1], new, strict=False):
                     stream = PARAM_STREAM if role == 0 else MOMENT_STREAM
-                    bits = random_bits(hyper.seed, step, 3 + i, stream, size)
+                    bits = random_bits(hyper.seed, step, self.first + i, stream, size)
                     kept[role].write(numbers, np.full(size, 0x8000) if role == 4 else bits)
 
 
 def compare(ours: Memory, theirs: Memory, what: str) -> None:
-    """Fail unless both have the same bits."""
+    """Fail unless both have the same bits; every NaN of a floating-point dtype counts as the same one."""
     for i, (mine, other) in enumerate(zip(ours.params, theirs.params, strict=True)):
         for role, one, two in zip(ROLES, mine, other, strict=True):
-            np.testing.assert_array_equal(one.stored, two.stored, f"{what}, {role} {i}")
-            if one.beside is not None:
-                beside = one.beside, two.beside
-                if one.beside.dtype == np.float32:  # by bits, with one NaN
-                    beside = bits_of(one.beside, "float32"), bits_of(two.beside, "float32")
-                np.testing.assert_array_equal(*beside, f"{what}, beside {role} {i}")
+            for name, first, second in (("", one.stored, two.stored), ("beside ", one.beside, two.beside)):
+                if first is None or second is None:
+                    continue
+                if first.dtype.kind == "f":
+                    first, second = (bits_of(each, each.dtype.name) for each in (first, second))
+                np.testing.assert_array_equal(first, second, f"{what}, {name}{role} {i}")

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 import fastadam  # noqa: E402 - it needs torch
 import fastadam.torch  # noqa: E402
 from fastadam.memory.structs import PARAM_STREAM  # noqa: E402
-from fastadam.torch import careful  # noqa: E402
+from fastadam.torch import careful, shards  # noqa: E402
 from tests.support.compact import BY_NAME, Kept, random_bits  # noqa: E402
 from tests.support.torch_cases import assert_same_bits, bits, draw, params, take_care  # noqa: E402
 
@@ -30,6 +30,16 @@ FORMATS: dict[str, dict[str, Any]] = {
         "betas": (0.8, 0.95),
     },
 }
+HALVES: dict[str, dict[str, Any]] = {
+    "masters": {"master_weights": True, "weight_decay": 0.1},
+    "masters and int8": {"master_weights": True, "state_dtype": "int8"},
+    "stochastic": {"rounding": "stochastic", "seed": 11, "state_dtype": "bfloat16"},
+}
+FORMATS |= HALVES
+CASES = [
+    *((name, dtype) for name in FORMATS if name not in HALVES for dtype in (torch.float32, torch.complex64)),
+    *((name, dtype) for name in HALVES for dtype in (torch.bfloat16, torch.float16)),
+]
 EACH: dict[str, tuple[Any, dict[str, Any]]] = {
     "int8": (torch.float32, {"state_dtype": "int8"}),
     "int8 with amsgrad": (torch.float32, {"state_dtype": "int8", "amsgrad": True}),
@@ -78,24 +88,30 @@ def as_array(tensor: Any) -> np.ndarray:
     return tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
-@pytest.mark.parametrize("name", list(FORMATS))
+def to_numpy(tensor: Any) -> np.ndarray:
+    """Return a copy as an array that the face for arrays takes."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    array = as_array(tensor)
+    return array.view(ml_dtypes.bfloat16) if tensor.dtype == torch.bfloat16 else array
+
+
+@pytest.mark.parametrize(("name", "dtype"), CASES, ids=str)
 def test_the_bits_are_those_of_the_face_for_arrays(name: str, dtype: Any, backend: str, way: str) -> None:
     options = FORMATS[name]
     members = params(*SHAPES, dtype=dtype)
-    arrays = [param.detach().numpy().copy() for param in members]
+    arrays = [to_numpy(param) for param in members]
     ours = new([{"params": members[:2]}, {"params": members[2:], "lr": 0.3}], backend, **options)
     theirs = fastadam.Adam([{"params": arrays[:2]}, {"params": arrays[2:], "lr": 0.3}], backend=backend, **options)
     for seed in range(4):
         take_care(ours, way)
         step(ours, seed)
-        theirs.step([param.grad.numpy() for param in members])
+        theirs.step([to_numpy(param.grad) for param in members])
     saved = theirs.state_dict()["state"]
     for i, (param, array) in enumerate(zip(members, arrays, strict=True)):
-        assert_same_bits(param, torch.from_numpy(array), f"parameter {i}")
+        assert to_numpy(param).tobytes() == array.tobytes(), f"parameter {i}"
         for key, value in ours.state[param].items():
             expected = np.asarray(saved[i][key])
-            assert np.array_equal(as_array(value).reshape(-1), expected.reshape(-1)), f"{key} of parameter {i}"
+            assert as_array(value).tobytes() == expected.astype(as_array(value).dtype).tobytes(), f"{key}, {i}"
 
 
 @pytest.mark.parametrize("name", list(EACH))
@@ -289,3 +305,13 @@ def test_options_that_change_nothing_are_not_refused(backend: str) -> None:
     optimizer.param_groups[0]["lr"] = -0.1
     step(optimizer, 0)
     assert optimizer.last_step.startswith("torch: ")
+
+
+@pytest.mark.parametrize("name", ["int8", "masters", "stochastic"])
+def test_dtensors_are_refused(name: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dtype, options = EACH[name]
+    optimizer = new(params((7,), dtype=dtype), backend, **options)
+    monkeypatch.setattr(shards, "are_among", lambda members: True)
+    with pytest.raises(RuntimeError, match=f"{next(iter(options))}=.*a parameter is a DTensor"):
+        step(optimizer, 0)
+    assert not optimizer.state

@@ -5,6 +5,10 @@ one launch too: its kernel reads a table of the spans and the rows of coefficien
 copied there from pinned host memory, which is used again only after the launch that reads it is done, so that the
 host never has to wait for the device; the table is copied only when addresses have changed.
 
+Spans whose arrays are in several formats, or in compact ones, go by a table of their own, whose kernels step any
+formats (`general_kernels`); those of arrays in one format know nothing of them. The random bits that they round
+with come from a key for each row, which is copied with the coefficients.
+
 Where gradients are clipped, two more launches before those of the step compute their norm and what they are
 multiplied by, which the step's kernels read from device memory: the host does not wait for it. It does where the
 norm decides whether a step is taken, and where a step is taken on the host or on other devices too.
