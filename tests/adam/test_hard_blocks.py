@@ -19,9 +19,6 @@ from tests.support.bits import assert_same_bits
 from tests.support.compact import BLOCK, BY_NAME, Kept
 from tests.support.strategies import EDGES, examples, seeds
 
-# Those whose steps read and write compact state.
-STEP_COMPACT = ("c",)
-
 LR, BETA1, BETA2, EPS = 0.125, 0.9, 0.999, 1e-8
 FORMATS = {
     "int8": {"exp_avg": "int8", "exp_avg_sq": "root8"},
@@ -37,14 +34,6 @@ MOST_JUMP = 12.0  # times that of float32, after a silence
 # What gradients are multiples of. The squares of the largest, times 1 - beta2, are finite.
 SIZES = (0.0, 1e-42, 1e-30, 1e-20, 1e-12, 1e-8, 1e-4, 1e-2, 1.0, 1e3, 1e10, 1e19)
 NOT_FINITE = (np.nan, np.inf, -np.inf)
-
-
-@pytest.fixture
-def backend(backend: str) -> str:
-    """Name each backend that steps compact state."""
-    if backend not in STEP_COMPACT:
-        pytest.skip(f"{backend} steps no compact state yet")
-    return backend
 
 
 Moments = tuple[np.ndarray, np.ndarray]
