@@ -60,7 +60,8 @@ class Edits:
 
     def forget(self) -> None:
         """Take the groups for edited until the next `note`."""
-        self._options, self._params, self._sizes = [None], [None], None
+        self._options, self._params = [None], [None]
+        self._sizes: Sequence[int] | None = None
 
     def noticed(self, groups: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the groups' dicts differ from what was last noted.
