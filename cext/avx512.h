@@ -31,8 +31,8 @@ AVX512 __m512i with_one_nan(__m512i bits, __m512 numbers)
 AVX512 __m512i random_words(uint32_t random, uint32_t stride, uint32_t first)
 {
     const __m512i each = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    const __m512i strides = _mm512_mullo_epi32(_mm512_add_epi32(each, _mm512_set1_epi32((int)first)),
-                                               _mm512_set1_epi32((int)stride));
+    const __m512i strides =
+        _mm512_mullo_epi32(_mm512_add_epi32(each, _mm512_set1_epi32((int)first)), _mm512_set1_epi32((int)stride));
     return _mm512_srli_epi32(_mm512_add_epi32(strides, _mm512_set1_epi32((int)random)), 16);
 }
 
@@ -97,8 +97,8 @@ AVX512 void load_64_codes(const void *codes, float scale, float *numbers, int ha
 /* Of 16 numbers, the codes in the upper halves. */
 AVX512 __m512i coded_16(const float *numbers, float factor, __m512i random)
 {
-    return _mm512_add_epi32(
-        _mm512_cvttps_epi32(_mm512_mul_ps(_mm512_loadu_ps(numbers), _mm512_set1_ps(factor))), random);
+    return _mm512_add_epi32(_mm512_cvttps_epi32(_mm512_mul_ps(_mm512_loadu_ps(numbers), _mm512_set1_ps(factor))),
+                            random);
 }
 
 AVX512 __m512i coded_32(const float *numbers, float factor, uint32_t random, uint32_t stride, uint32_t first)
@@ -141,8 +141,7 @@ AVX512 void find_scaling_at_once(const float *exp_avgs, const float *roots, fast
     bits = _mm256_max_epi32(bits, _mm256_shuffle_epi32(bits, 0xb1));
     const __mmask8 enough = _mm256_cmpge_epi32_mask(bits, _mm256_set1_epi32(LEAST_SIZE));
     const __m256 sizes = _mm256_castsi256_ps(bits);
-    const __m256 factors =
-        _mm256_setr_ps(factor_of(127), 1, 1, 1, factor_of(255), 1, 1, 1);
+    const __m256 factors = _mm256_setr_ps(factor_of(127), 1, 1, 1, factor_of(255), 1, 1, 1);
     const __m256 above = _mm256_mask_mov_ps(sizes, 0x11, factors);
     const __m256 below = _mm256_mask_mov_ps(_mm256_setr_ps(1, 127, 1, 1, 1, 255, 1, 1), 0x11, sizes);
     _mm256_storeu_ps(scaling->quotients, _mm256_maskz_div_ps(enough, above, below));

@@ -56,8 +56,9 @@ static FASTADAM_INLINE float join_float16_master(uint16_t weight, float master)
     return narrow_float16(master) == weight ? master : widen_float16(weight);
 }
 
-/* Codes of 8 bits. Where the size of the largest number of a block is less than 2^-100, all of it becomes zero: its
- * factor would be too large. Else the largest code, times 65536, is just below what has to be rounded to it. */
+/* Codes of 8 bits. Where the size of the largest number of a block is less than 2^-100, all of it becomes zero:
+ * its factor would be too large. Else the largest code, times 65536, is just below what has to be rounded to it.
+ */
 #define LEAST_SIZE INT32_C(0x0d800000)
 
 static FASTADAM_INLINE float factor_of(int most) { return (float)(most * 65536 - 4); }
@@ -73,10 +74,7 @@ typedef struct {
     int marked;
 } fastadam_scaling;
 
-static FASTADAM_INLINE int64_t in_block(int64_t n)
-{
-    return n < FASTADAM_SCALE_BLOCK ? n : FASTADAM_SCALE_BLOCK;
-}
+static FASTADAM_INLINE int64_t in_block(int64_t n) { return n < FASTADAM_SCALE_BLOCK ? n : FASTADAM_SCALE_BLOCK; }
 
 /* Blocks with numbers that are not finite: what stands for those is the code that no number has, and the codes of
  * the largest sizes. */
@@ -108,20 +106,24 @@ static FASTADAM_INLINE float largest_finite(const float *numbers, int64_t n)
     return largest >= (uint32_t)LEAST_SIZE ? float_of(largest) : 0;
 }
 
-static FASTADAM_NOINLINE float store_marked_int8(int8_t *codes, const float *numbers, int64_t n, uint32_t random, uint32_t stride)
+static FASTADAM_NOINLINE float store_marked_int8(int8_t *codes, const float *numbers, int64_t n, uint32_t random,
+                                                 uint32_t stride)
 {
     const float largest = largest_finite(numbers, n), factor = largest > 0 ? factor_of(126) / largest : 0;
     for (int64_t i = 0; i < n; i++) {
         const uint32_t size = bits_of(numbers[i]) & SIZE_BITS;
         if (size < INFINITE_BITS)
-            codes[i] = (int8_t)(((int32_t)(numbers[i] * factor) + (int32_t)((random + (uint32_t)i * stride) >> 16)) >> 16);
+            codes[i] =
+                (int8_t)(((int32_t)(numbers[i] * factor) + (int32_t)((random + (uint32_t)i * stride) >> 16)) >>
+                         16);
         else
             codes[i] = size > INFINITE_BITS ? -128 : numbers[i] > 0 ? 127 : -127;
     }
     return -(largest / 126);
 }
 
-static FASTADAM_NOINLINE float store_marked_root8(uint8_t *codes, const float *roots, int64_t n, uint32_t random, uint32_t stride)
+static FASTADAM_NOINLINE float store_marked_root8(uint8_t *codes, const float *roots, int64_t n, uint32_t random,
+                                                  uint32_t stride)
 {
     const float largest = largest_finite(roots, n), factor = largest > 0 ? factor_of(253) / largest : 0;
     for (int64_t i = 0; i < n; i++) {

@@ -58,12 +58,15 @@ static FASTADAM_INLINE float *scales_in(const fastadam_span *span, int role, int
     return (float *)(uintptr_t)addresses[role] + first / FASTADAM_SCALE_BLOCK;
 }
 
-static FASTADAM_INLINE void fetch_chunk(int64_t variant, const fastadam_span *span, int role, int64_t first)
+/* Fetch what is read of an array some blocks later, since what is done with numbers in between hides from
+ * processors how memory is gone through: without it, steps of int8 state of 16 million take a third longer. */
+enum { BLOCKS_AHEAD = 16 };
+static FASTADAM_INLINE void fetch_ahead(int64_t array, int64_t element, int format)
 {
-    static const int sizes[] = {4, 8, 2, 2, 1, 1, 2, 2, 2, 2};
-    const int64_t itemsize = sizes[format_in(variant, role)];
-    const char *at = (const char *)(uintptr_t)address_in(span, role) + first * itemsize;
-    for (int64_t byte = 0; byte < FASTADAM_CHUNK * itemsize; byte += 64)
+    static const int itemsizes[] = {4, 8, 2, 2, 1, 1, 2, 2, 2, 2};
+    const int64_t itemsize = itemsizes[format];
+    const int64_t at = array + (element + BLOCKS_AHEAD * FASTADAM_SCALE_BLOCK) * itemsize;
+    for (int64_t byte = 0; byte < FASTADAM_SCALE_BLOCK * itemsize; byte += 64)
         FETCH(at + byte);
 }
 

@@ -1,4 +1,4 @@
-/* The formats that have kernels of their own (tiles.inc): of the parameter, the gradient and exp_avg. */
+/* The formats that have kernels of their own (blocks.inc): of the parameter, the gradient and exp_avg. */
 #ifndef FASTADAM_KINDS_H
 #define FASTADAM_KINDS_H
 
@@ -28,6 +28,6 @@ enum { NO_DECAY = 0 };
 #define KIND_OF(PARAM_FORMAT, GRAD_FORMAT, STATE_FORMAT, DECAY)                                                   \
     ((DECAY) + FORMAT_AT(PARAM_FORMAT, PARAM) + FORMAT_AT(GRAD_FORMAT, GRAD) + FORMAT_AT(STATE_FORMAT, EXP_AVG) + \
      FORMAT_AT(FORMAT_BESIDE(STATE_FORMAT), EXP_AVG_SQ))
-#define WITHOUT_MAXIMUM(VARIANT) ((VARIANT) & ~FORMAT_AT(0xff, MAX_EXP_AVG_SQ))
+#define WITHOUT_MAXIMUM(VARIANT) ((VARIANT) & (FORMAT_AT(1, MAX_EXP_AVG_SQ) - 1))
 
 #endif

@@ -1,4 +1,5 @@
-/* The random bits that numbers are rounded with; fastadam/step/compact.py has the same in Python, and says more. */
+/* The random bits that numbers are rounded with; fastadam/step/compact.py has the same in Python, and says more.
+ */
 #ifndef FASTADAM_RANDOM_H
 #define FASTADAM_RANDOM_H
 
@@ -22,8 +23,8 @@ static FASTADAM_INLINE uint64_t random_key(int64_t seed, double step)
     return mix64(mix64((uint64_t)seed + GOLDEN_64) ^ (uint64_t)step);
 }
 
-/* Where the sequence of a parameter's elements begins; element i is rounded with the upper 16 bits of the start plus
- * i * GOLDEN_32. */
+/* Where the sequence of a parameter's elements begins; element i is rounded with the upper 16 bits of the start
+ * plus i * GOLDEN_32. */
 static FASTADAM_INLINE uint32_t random_start(uint64_t key, int64_t position, int stream)
 {
     return (uint32_t)(mix64(key + (2 * (uint64_t)position + (uint64_t)stream + 1) * GOLDEN_64) >> 32);

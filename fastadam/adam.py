@@ -46,9 +46,9 @@ class Adam(Attributes, closed=True):
         mapping of names to arrays, ``(name, array)`` pairs, dicts, lists, tuples and named tuples of these to any
         depth (names are paths, ``"layers.0.w"``), a buffer made by `pack`, or a list of group dicts with the key
         ``"params"`` and any of the options below, each also by name, ``{"layers.0": 0.01, "*.b": 0}``. Arrays are
-        float32, float64, complex64 or complex128, of any shape, C-contiguous and writable; dtypes can be mixed.
-        They can be on CUDA devices too (all with ``__cuda_array_interface__``; float16 too there). An array that
-        is exchanged in the dict or list that was given is refused by the next step (see Notes).
+        float32, float64, bfloat16 (of ml_dtypes), float16, complex64 or complex128, of any shape, C-contiguous and
+        writable; dtypes can be mixed. They can be on CUDA devices too (all with ``__cuda_array_interface__``; not
+        bfloat16). One that is exchanged in the dict or list given is refused by the next step (see Notes).
     lr : float or callable, default 1e-3
         Learning rate, finite and at least 0; or a function of the 1-based step number of a parameter that returns
         it. It may be called more than once for the same step.
@@ -87,7 +87,7 @@ class Adam(Attributes, closed=True):
     ema_decay : float, optional
         In [0, 1]. Keep an average of each parameter, which each step moves to
         ``ema + (1 - ema_decay) * (param - ema)``, also without a gradient; it begins as the parameter after its
-        first step. Not of float16.
+        first step. Not of bfloat16 and float16.
     ema_warmup : bool, default False
         In a parameter's n-th step, let the decay be at most ``(1 + n) / (10 + n)``. Needs `ema_decay`.
     backend : str, default "auto"
@@ -260,8 +260,9 @@ class Adam(Attributes, closed=True):
         grads : iterable, mapping or ndarray, optional
             Gradients in the order of the parameters (over all groups), nested as they are, or in a mapping under
             their names; one array for a single parameter, or a 1-D array for a whole packed buffer. Each has the
-            dtype and shape of its parameter and any strides; it is only read. None in place of one (or of a
-            container) skips that parameter: its values, moments and step counter stay as they are. Without
+            shape of its parameter, any strides, and its dtype; of those of float32, bfloat16 and float16 on the
+            host, any of the three. They are only read. None in place of one (or of a container) skips that
+            parameter: its values, moments and step counter stay as they are. Without
             `grads` they are where they live: ``flat.grad`` of packed buffers, ``grad`` of `Parameter` objects.
         grad_scale : float, default 1
             The scale of the loss, by which gradients are divided on the way; positive.

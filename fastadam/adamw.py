@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fastadam.adam import Adam
 from fastadam.step import after, gradient_settings
 from fastadam.step.backend import BackendName
-from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real
+from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real, Rounding, StateDtype
 
 if TYPE_CHECKING:
     from fastadam.groups.forms import Params
@@ -29,6 +29,14 @@ class AdamW(Adam, closed=True):
     weight_decay : float, default 1e-2
         Each step takes ``lr * weight_decay * param`` off the parameter.
     amsgrad, maximize : bool, default False
+        See `Adam`.
+    state_dtype : str, optional
+        See `Adam`.
+    master_weights : bool, default False
+        See `Adam`.
+    rounding : str, default "nearest"
+        See `Adam`.
+    seed : int, default 0
         See `Adam`.
     max_grad_norm : float, optional
         See `Adam`.
@@ -58,6 +66,10 @@ class AdamW(Adam, closed=True):
         amsgrad: bool = DEFAULTS.amsgrad,
         *,
         maximize: bool = DEFAULTS.maximize,
+        state_dtype: StateDtype = DEFAULTS.state_dtype,
+        master_weights: bool = DEFAULTS.master_weights,
+        rounding: Rounding = DEFAULTS.rounding,
+        seed: int = DEFAULTS.seed,
         max_grad_norm: Real | None = gradient_settings.DEFAULTS.max_grad_norm,
         skip_nonfinite: bool = gradient_settings.DEFAULTS.skip_nonfinite,
         error_if_nonfinite: bool = gradient_settings.DEFAULTS.error_if_nonfinite,
@@ -70,6 +82,10 @@ class AdamW(Adam, closed=True):
             *(params, lr, betas, eps, weight_decay, amsgrad),
             maximize=maximize,
             decoupled_weight_decay=True,
+            state_dtype=state_dtype,
+            master_weights=master_weights,
+            rounding=rounding,
+            seed=seed,
             max_grad_norm=max_grad_norm,
             skip_nonfinite=skip_nonfinite,
             error_if_nonfinite=error_if_nonfinite,

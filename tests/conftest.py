@@ -104,7 +104,19 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 # Other libraries, without which their tests are skipped.
-LIBRARIES = ("torch", "jax", "optax", "keras", "scipy", "sklearn", "thinc", "autograd", "mypy", "pyright")
+LIBRARIES = (
+    "ml_dtypes",
+    "torch",
+    "jax",
+    "optax",
+    "keras",
+    "scipy",
+    "sklearn",
+    "thinc",
+    "autograd",
+    "mypy",
+    "pyright",
+)
 LIBRARIES += ("stable_baselines3", "lightning", "mkdocs")
 
 

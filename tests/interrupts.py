@@ -243,6 +243,13 @@ def scenarios(backend: str, folder: Path) -> Iterator[Scenario]:
         dtypes=mixed,
         amsgrad=True,
     )
+    yield scenario(
+        "step with state of 8 bits",
+        lambda opt: functools.partial(opt.step, grads(1, dtypes=mixed)),
+        dtypes=mixed,
+        amsgrad=True,
+        state_dtype="int8",
+    )
     yield scenario("step that splits rows", lambda opt: functools.partial(opt.step, [grads(1)[0], None, None]))
     yield scenario(
         "step with odd gradients",

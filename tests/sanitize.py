@@ -93,6 +93,16 @@ def harness(folder: Path, compiler: str, flags: str) -> Path:
     return program
 
 
+def compact(folder: Path, compiler: str, flags: str) -> Path:
+    """Build the harness of compact formats; return its path."""
+    need(compiler)
+    program = folder / f"compact-{compiler}-{abs(hash(flags))}"
+    sources = " ".join(str(path) for path in [*STEP, NATIVE / "compact" / "compact.c"])
+    if not program.exists():
+        run(f"{compiler} {FLAGS} {flags} -I{ROOT / 'cext'} {sources} -o {program} -lm -pthread", folder)
+    return program
+
+
 def plain(folder: Path, length: int) -> None:
     """Compare all bits: threads of OpenMP, callers at once, arrays against the ends of pages."""
     steps = harness(folder, "gcc", "-O3 -fopenmp")
@@ -101,13 +111,16 @@ def plain(folder: Path, length: int) -> None:
     for options in ("", "--threads 8", "--guard --threads 3", "--callers 8 --threads 2 --plans 100", *mixed):
         fewer = "--plans 60" if length == QUICK and options and "--plans" not in options else ""
         run(f"{steps} {options} {fewer}", folder)
+    run(f"{compact(folder, 'gcc', '-O3 -fopenmp')} --threads 3", folder)
     if length == MORE:
         run(f"{steps} --plans 20000 --seed 1 --threads 8 --guard", folder)
 
 
 def undefined(folder: Path, length: int, *, compiler: str) -> None:
     """Look for wrong addresses and undefined behaviour."""
-    steps = harness(folder, compiler, f"-O1 {UNDEFINED} {'-fopenmp' if compiler == 'gcc' else ''}")
+    flags = f"-O1 {UNDEFINED} {'-fopenmp' if compiler == 'gcc' else ''}"
+    steps = harness(folder, compiler, flags)
+    run(f"{compact(folder, compiler, flags + ' -fsanitize=float-cast-overflow')} --threads 3", folder)
     fewer = "--plans 60" if length == QUICK else ""
     run(f"{steps} --threads 8 {fewer}", folder)
     run(f"{steps} --mixed --threads 8 {fewer}", folder)

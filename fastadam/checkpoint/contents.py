@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fastadam.checkpoint.format import PARAM, check_unchanged, stored_shape
+from fastadam.checkpoint.format import PARAM, PRECISION, check_unchanged, stored_shape
 from fastadam.groups.contents import Contents
 from fastadam.groups.group import Group
-from fastadam.memory.arrays import Array
+from fastadam.memory.arrays import ALL_DTYPES, Array
 from fastadam.step import hyperparameters
+from fastadam.step.hyperparameters import DEFAULTS
 from fastadam.step.plan import KEPT
 
 NOTE = "lr is null where it was a function, which a file cannot hold"
@@ -98,13 +99,15 @@ class Collected:
                     if reals.itemsize == size:
                         group, index = self._places[place]
                         member = group.members[index]
-                        yield f"{kind}/{self._keys[place]}", reals, stored_shape(member.shape, member.dtype)
+                        kept = None if kind == PARAM else group.kept[member.buffer_key][kind]
+                        shape = stored_shape(member.shape, ALL_DTYPES[member.dtype], kept)
+                        yield f"{kind}/{self._keys[place]}", reals, shape
 
     def _having(self, kind: str) -> Iterator[int]:
         """Yield the places of the parameters of which there is such a tensor, by name."""
         for place in self._by_key:
             group, index = self._places[place]
-            if self._params if kind == PARAM else kind in group.moments and group.step_of(index):
+            if self._params if kind == PARAM else group.has(kind, index) and group.step_of(index):
                 yield place
 
     def _reals(self, kind: str, place: int) -> Array:
@@ -119,7 +122,8 @@ class Collected:
 
 def _group(group: Group) -> str:
     options = group.accepted()
-    kept = {name: options[name] for name in hyperparameters.KEYS}
+    is_plain = all(options[name] == getattr(DEFAULTS, name) for name in PRECISION)
+    kept = {name: options[name] for name in hyperparameters.KEYS if not (is_plain and name in PRECISION)}
     kept["lr"] = None if callable(kept["lr"]) else kept["lr"]
     members = (
         json.dumps(

@@ -9,25 +9,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from fastadam.checkpoint.format import (
+    CODES,
     FORMAT,
-    NAMES,
     PARAM,
+    PRECISION,
     SIZES,
     VERSION,
     check_unchanged,
     stored_shape,
 )
 from fastadam.checkpoint.reading import Source
+from fastadam.groups.converting import Fill, Incoming
 from fastadam.groups.group import Group
-from fastadam.groups.loading import Fill, Incoming
 from fastadam.groups.matching import Described, match, raise_for
 from fastadam.groups.members import Member
-from fastadam.memory.arrays import ALL_DTYPES, Array
+from fastadam.memory.arrays import Array
 from fastadam.memory.devices import check_parameter
-from fastadam.memory.structs import AVERAGE
+from fastadam.memory.formats import ELEMENTS
+from fastadam.memory.structs import AVERAGE, SCALES
 from fastadam.memory.words import counted
 from fastadam.step import hyperparameters
+from fastadam.step.hyperparameters import DEFAULTS
 from fastadam.step.plan import KEPT, MOMENTS
+from fastadam.step.precision import Kept, kept_of
 
 
 class Checkpoint:
@@ -84,18 +88,22 @@ class Checkpoint:
         ]
         self.state: dict[str, Any] = {"state": {}, "param_groups": []}
         fill = source.fill
-        for i, (key, entry) in enumerate(zip(keys, entries, strict=True)):
+        dtypes = {i: member.dtype for member, i in matched}
+        kept_by = [_kept(group, entry) for group in saved for entry in group["params"]]
+        for i, (key, entry, kept) in enumerate(zip(keys, entries, kept_by, strict=True)):
             if entry["step"]:
                 self.state["state"][i] = {"step": entry["step"]}
-                shape, dtype = tuple(entry["shape"]), NAMES[entry["dtype"]]
+                reals = ELEMENTS[entry["dtype"]].reals
                 for name in KEPT:
                     tensor = source.tensors.get(f"{name}/{key}")
                     if tensor is not None:
+                        shape = kept[name].shape(tuple(entry["shape"]), reals)
+                        dtype = kept[name].stored or dtypes[i]
                         self.state["state"][i][name] = Incoming(shape, dtype, functools.partial(fill, tensor))
         rest = iter(matched)
         for group, saved_group, schedule in zip(groups, saved, schedules, strict=True):
             positions = [next(rest)[1] for _ in group.members]
-            options = {name: saved_group[name] for name in hyperparameters.KEYS}
+            options = {name: saved_group.get(name, getattr(DEFAULTS, name)) for name in hyperparameters.KEYS}
             if schedule is not None:
                 options["lr"] = schedule
             elif options["lr"] is None:
@@ -105,7 +113,8 @@ class Checkpoint:
                         f"{group.where}lr was a function, which the file does not hold; set lr of the optimizer "
                         f"to that function, then load"
                     )
-            group.checked(options, group.where or "param_groups[0]: ")
+            own = {name: getattr(group.hyper, name) for name in hyperparameters.STAYING}
+            group.checked({**options, **own}, group.where or "param_groups[0]: ")
             # The matching is done: by position here, whatever names there are.
             self.state["param_groups"].append({**options, "params": positions})
         for member, _ in matched:
@@ -137,8 +146,15 @@ def _check_groups(saved: Any) -> None:
         raise ValueError("'param_groups' in its metadata is missing or no list of groups")
     names = []
     for i, group in enumerate(saved):
-        if not isinstance(group, dict) or group.keys() != {*hyperparameters.KEYS, "params"}:
+        known = {*hyperparameters.KEYS, "params"}
+        if not isinstance(group, dict) or group.keys() not in (known, known - {*PRECISION}):
             raise ValueError(f"param_groups[{i}] in its metadata has not the keys that fastadam.save writes")
+        try:
+            hyperparameters.check(
+                {**DEFAULTS._asdict(), **{name: group[name] for name in PRECISION if name in group}}
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"param_groups[{i}] in its metadata: {error}") from error
         if not isinstance(group["params"], list) or not group["params"]:
             raise ValueError(f"param_groups[{i}] in its metadata lists no parameters")
         for entry in group["params"]:
@@ -148,7 +164,7 @@ def _check_groups(saved: Any) -> None:
                 raise ValueError(f"param_groups[{i}] in its metadata has the name {entry['name']!r:.100}")
             if type(entry["step"]) is not int or not 0 <= entry["step"] < 2**62:
                 raise ValueError(f"param_groups[{i}] in its metadata has the step {entry['step']!r:.100}")
-            if not isinstance(entry["dtype"], str) or entry["dtype"] not in NAMES:
+            if not isinstance(entry["dtype"], str) or entry["dtype"] not in ELEMENTS:
                 raise ValueError(f"param_groups[{i}] in its metadata has the dtype {entry['dtype']!r:.100}")
             shape = entry["shape"]
             if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
@@ -231,14 +247,20 @@ def _promised(
     rest = iter(keys)
     for group in saved:
         for entry in group["params"]:
-            key, dtype = next(rest), NAMES[entry["dtype"]]
-            kind = ALL_DTYPES[dtype].format.safetensors, tuple(stored_shape(entry["shape"], dtype))
+            key, element = next(rest), ELEMENTS[entry["dtype"]]
             if has_params:
+                kind = element.format.safetensors, tuple(stored_shape(entry["shape"], element))
                 yield f"{PARAM}/{key}", True, kind
-            if entry["step"]:
-                yield f"{MOMENTS[0]}/{key}", True, kind
-                yield f"{MOMENTS[1]}/{key}", True, kind
-                # A third moment stays where amsgrad has been switched off.
-                yield f"{MOMENTS[2]}/{key}", group["amsgrad"] is True, kind
-                if has_averages:
-                    yield f"{AVERAGE}/{key}", True, kind
+            for name, kept in _kept(group, entry).items() if entry["step"] else ():
+                if name != AVERAGE or has_averages:
+                    # A third moment stays where amsgrad has been switched off.
+                    is_needed = name not in (MOMENTS[2], SCALES[MOMENTS[2]]) or group["amsgrad"] is True
+                    shape = tuple(stored_shape(entry["shape"], element, kept))
+                    yield f"{name}/{key}", is_needed, (CODES[kept.stored or element.real], shape)
+
+
+def _kept(group: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Kept]:
+    """Return how a parameter's state lies, by what the metadata say."""
+    hyper = DEFAULTS._replace(**{name: group[name] for name in PRECISION if name in group})
+    element = ELEMENTS[entry["dtype"]]
+    return {**kept_of(hyper, element), AVERAGE: Kept(element.format, None, 1)}

@@ -9,15 +9,24 @@ from typing import Any
 import numpy as np
 
 from fastadam.groups.members import Member
-from fastadam.memory.arrays import ALL_DTYPES
+from fastadam.memory.formats import ELEMENTS, INT8, ROOT8, Element
+from fastadam.step import hyperparameters
+from fastadam.step.precision import Kept
 
 FORMAT, VERSION = "fastadam", "1"
-# The format's names of dtypes, their sizes in bytes, and the names that our metadata give to dtypes.
-CODES = {element.real: element.format.safetensors for element in ALL_DTYPES.values()}
+# The format's names of dtypes (16 bits without a sign are those of a bfloat16), and their sizes in bytes.
+CODES = {
+    **{element.real: element.format.safetensors for element in ELEMENTS.values()},
+    **{each.stored: each.safetensors for each in (INT8, ROOT8)},
+    np.dtype(np.int16): "I16",
+}
 SIZES = {code: dtype.itemsize for dtype, code in CODES.items()}
 # The same dtypes as they lie in files.
 DTYPES = {code: dtype.newbyteorder("<") for dtype, code in CODES.items()}
-NAMES = {element.name: dtype for dtype, element in ALL_DTYPES.items()}
+# The options of a group that are saved where one of them is not the default, which older versions do not know.
+PRECISION = tuple(
+    name for name in hyperparameters.KEYS if name in ("state_dtype", "master_weights", "rounding", "seed")
+)
 # What can be in front of the first "/" in a tensor's name; all behind it is the parameter's name or position.
 PARAM = "param"
 CHUNK = 4 << 20  # bytes copied at a time
@@ -48,9 +57,21 @@ def check_unchanged(member: Member) -> None:
     member.check_unchanged()
 
 
-def stored_shape(shape: Sequence[int], dtype: np.dtype[Any]) -> list[int]:
-    """Return the shape that a parameter's tensors have in a file, which has no complex dtypes."""
-    return [*shape, 2] if dtype.kind == "c" else list(shape)
+def stored_shape(shape: Sequence[int], element: Element, kept: Kept | None = None) -> list[int]:
+    """Return the shape that a parameter's tensors have in a file, which has no complex dtypes.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        The parameter's.
+    element : Element
+        What its elements are.
+    kept : Kept, optional
+        How the tensor lies in memory; by default as the parameter.
+    """
+    if kept is not None and kept.stored is not None:
+        return list(kept.shape(tuple(shape), element.reals))
+    return [*shape, 2] if element.reals > 1 else list(shape)
 
 
 def again(fd: int, name: str) -> str:

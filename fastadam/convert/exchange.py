@@ -10,14 +10,14 @@ import numpy as np
 
 from fastadam.adam import Adam
 from fastadam.groups.contents import Contents
-from fastadam.groups.loading import Incoming, copy_calls
+from fastadam.groups.converting import Incoming, copy_calls
 from fastadam.groups.matching import Described, match
 from fastadam.groups.members import Member
 from fastadam.memory.arrays import Array
 from fastadam.memory.devices import on_host
 from fastadam.memory.words import counted
 from fastadam.step.backend import Call
-from fastadam.step.hyperparameters import KEYS
+from fastadam.step.hyperparameters import KEYS, STAYING
 
 # dtype -> those whose every number it holds exactly.
 EXACT = {
@@ -170,7 +170,8 @@ def common_options(what: str, current: Mapping[str, Any]) -> Mapping[str, Any]:
     first, *others = current["param_groups"]
     for i, group in enumerate(others, 1):
         for key in KEYS:
-            if group[key] != first[key]:
+            # How the state is kept, and with which random bits, is nothing that the target could take up.
+            if key not in (*STAYING, "seed") and group[key] != first[key]:
                 raise ValueError(
                     f"{what}: {key} is {first[key]!r} in param_groups[0] and {group[key]!r} in "
                     f"param_groups[{i}], but there are no groups in the target; make them the same"
@@ -201,4 +202,9 @@ def common_step(what: str, current: Mapping[str, Any], members: Sequence[Member]
 def moment_of(current: Mapping[str, Any], position: int, name: str, member: Member) -> Array:
     """Return a copy of a moment on the host; zeros where the parameter was never stepped."""
     entry = current["state"].get(position)
-    return np.zeros(member.shape, member.dtype) if entry is None else on_host(entry[name]).copy()
+    if entry is None:
+        return np.zeros(member.shape, member.dtype)
+    found: Array = on_host(entry[name])
+    # Compact state is decoded to float32, and goes to a parameter of float64 without a loss.
+    is_wider = found.dtype.kind == member.dtype.kind and found.dtype.itemsize < member.dtype.itemsize
+    return found.astype(member.dtype if is_wider else found.dtype)

@@ -94,7 +94,7 @@ def from_keras(source: Any, opt: Adam) -> None:
     """
     check_optimizer(opt)
     with opt._exclusive("from_keras") as contents:
-        members, current = contents.members, contents.saved(copy=False)
+        members, current = contents.members, contents.saved(copy=False, decode=True)
         options: dict[str, Any] = {}
         amsgrad = {group["amsgrad"] for group in current["param_groups"]}
         if hasattr(source, "save_own_variables"):
@@ -167,7 +167,7 @@ def to_keras(opt: Adam, optimizer: Any) -> dict[str, Array]:
         raise TypeError(f"to_keras: optimizer must be Keras' Adam or AdamW, got {type(optimizer).__name__}")
     theirs = _options(optimizer, "to_keras")
     with opt._exclusive("to_keras") as contents:
-        members, current = contents.members, contents.saved(copy=False)
+        members, current = contents.members, contents.saved(copy=False, decode=True)
         ours = common_options("to_keras", current)
         if not ours["weight_decay"]:  # then it does not matter of which kind it is
             theirs["decoupled_weight_decay"] = ours["decoupled_weight_decay"]

@@ -98,7 +98,7 @@ def from_optax(source: Any, opt: Adam) -> None:
             target *= bias_correction(*log_of(options["betas"][1]), count)
 
     with opt._exclusive("from_optax") as contents:
-        current = contents.saved(copy=False)
+        current = contents.saved(copy=False, decode=True)
         _check_amsgrad(found, current, "from_optax", "make opt with amsgrad={}")
         if found.scheduled and not all(callable(group["lr"]) for group in current["param_groups"]):
             raise ValueError(
@@ -163,7 +163,7 @@ def to_optax(opt: Adam, state: Any) -> Any:
     found = Found(state, "to_optax")
     second = found.leaves[1]  # mu can have a dtype of its own
     with opt._exclusive("to_optax") as contents:
-        members, current = contents.members, contents.saved(copy=False)
+        members, current = contents.members, contents.saved(copy=False, decode=True)
         targets = [
             Described(name, label, [describe(leaf)])
             for name, label, leaf in zip(found.names_like(members), found.labels, second, strict=True)

@@ -6,14 +6,19 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fastadam.adam import Adam
 from fastadam.convert.exchange import Source, check_optimizer, describe, pair, take_over
 from fastadam.groups.loading import TORCH_ONLY
 from fastadam.groups.matching import Described
 from fastadam.memory.arrays import Array
 from fastadam.memory.devices import on_host
+from fastadam.memory.formats import INT8, ROOT8
+from fastadam.memory.structs import AVERAGE, SCALE_BLOCK, SCALES
 from fastadam.memory.words import counted
-from fastadam.step.hyperparameters import KEYS
+from fastadam.step.compact_arrays import decode
+from fastadam.step.hyperparameters import KEYS, STAYING
 from fastadam.step.plan import KEPT, MOMENTS
 
 if TYPE_CHECKING:
@@ -149,6 +154,9 @@ def to_torch(opt: Adam, optimizer: Optimizer | None = None) -> dict[str, Any]:
     torch casts moments to the dtype of its parameter when it loads them; with `optimizer`, a dtype that
     would lose digits is refused.
 
+    Compact state is decoded to float32; codes, scales and masters stay here. Masters are lost: torch goes on from
+    the weights. State of 8 bits that comes back is encoded anew, to nearest.
+
     Examples
     --------
     >>> import numpy as np, torch, fastadam
@@ -167,7 +175,7 @@ def to_torch(opt: Adam, optimizer: Optimizer | None = None) -> dict[str, Any]:
     targets = [None] * len(opt.param_groups) if optimizer is None else _targets(optimizer, len(opt.param_groups))
     result: dict[str, Any] = {"state": {}, "param_groups": []}
     with opt._exclusive("to_torch") as contents:
-        members, current = contents.members, contents.saved(copy=False)
+        members, current = contents.members, contents.saved(copy=False, decode=True)
         start = 0
         for i, (group, target) in enumerate(zip(current["param_groups"], targets, strict=True)):
             if callable(group["lr"]):
@@ -185,7 +193,7 @@ def to_torch(opt: Adam, optimizer: Optimizer | None = None) -> dict[str, Any]:
                     )
                 ours = [members[position] for position in positions]
                 positions = [positions[k] for k in pair("to_torch", ours, _describe_group(target, start))]
-                options = {**target, **{key: group[key] for key in KEYS}}
+                options = {**target, **{key: group[key] for key in KEYS if key not in STAYING}}
             for k, position in enumerate(positions, start):
                 if position in current["state"]:
                     result["state"][k] = _entry(current["state"][position], torch)
@@ -280,7 +288,35 @@ def _source(entry: Any, name: str | None, key: int) -> Source:
             )
         if not has_its_memory(value):
             raise RuntimeError(f"source, {label}: {kind} has a storage that was freed or shrunk; restore it first")
-    return Source(name, label, _plain(entry["step"]), moments)
+    return Source(name, label, _plain(entry["step"]), _numbers(moments, label))
+
+
+def _numbers(moments: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """Return numbers for codes of 8 bits, as `fastadam.torch` saves them, and leave masters out."""
+    import torch
+
+    found = {name: value for name, value in moments.items() if name in (*MOMENTS, AVERAGE)}
+    for name, beside in SCALES.items():
+        has_codes = name in found and found[name].dtype in (torch.int8, torch.uint8)
+        if not has_codes and beside not in moments:
+            continue
+        number_format = INT8 if name == MOMENTS[0] else ROOT8
+        codes, scale = found.get(name), moments.get(beside)
+        if codes is None or scale is None:
+            raise ValueError(
+                f"source, {label}: {name} and {beside} belong together, and one is missing; load the state dict "
+                f"as fastadam.torch made it"
+            )
+        stored, scales = (on_host(each.detach().cpu().numpy()) for each in (codes, scale))
+        blocks = -(-stored.size // SCALE_BLOCK)
+        if stored.dtype != number_format.stored or scales.dtype != np.float32 or scales.shape != (blocks,):
+            raise ValueError(
+                f"source, {label}: {name} must have codes of {number_format.stored}, and {beside} {blocks} "
+                f"numbers of float32 in one row, got {stored.dtype}, and {scales.dtype} of shape {scales.shape}; "
+                f"load the state dict as fastadam.torch made it"
+            )
+        found[name] = torch.from_numpy(decode(stored, scales, number_format))
+    return found
 
 
 def _plain(value: Any) -> Any:
@@ -313,5 +349,7 @@ def _entry(entry: Mapping[str, Any], torch: Any) -> dict[str, Any]:
     """Return the state of one parameter as torch has it, in memory of its own."""
     step = int(entry["step"])
     dtype = torch.float32 if step < MOST_IN_FLOAT32 else torch.float64
-    moments = {name: torch.from_numpy(on_host(entry[name]).copy()) for name in KEPT if name in entry}
+    moments = {
+        name: torch.from_numpy(on_host(entry[name]).copy()) for name in (*MOMENTS, AVERAGE) if name in entry
+    }
     return {"step": torch.tensor(float(step), dtype=dtype), **moments}

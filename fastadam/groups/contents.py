@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fastadam.groups.converting import Fill
 from fastadam.groups.group import Group
 from fastadam.groups.groups import Groups
-from fastadam.groups.loading import Fill, Loaded
+from fastadam.groups.loading import Loaded
 from fastadam.groups.members import Member
 from fastadam.groups.saved import state_dict
 from fastadam.memory.arrays import Array
@@ -45,13 +46,15 @@ class Contents:
         """The parameters of all groups, in order."""
         return self._groups.members
 
-    def saved(self, *, copy: bool) -> dict[str, Any]:
+    def saved(self, *, copy: bool, decode: bool = False) -> dict[str, Any]:
         """Return the state dict (see `fastadam.Adam.state_dict`), after taking up what was edited.
 
         Parameters
         ----------
         copy : bool
             Whether to copy the moments; without it, those in the dict are the live ones.
+        decode : bool, default False
+            Whether numbers are to take the place of compact state, as in ``optimizer.state``.
 
         Raises
         ------
@@ -59,7 +62,7 @@ class Contents:
             If an option has been edited to something that it cannot be.
         """
         self.catch_up()
-        return state_dict(self._groups, copy=copy)
+        return state_dict(self._groups, copy=copy, decode=decode)
 
     def catch_up(self) -> None:
         """Take up what was edited in the options.
@@ -78,7 +81,7 @@ class Contents:
         Parameters
         ----------
         saved : mapping
-            As `fastadam.Adam.load_state_dict` takes it; a moment can be an `fastadam.groups.loading.Incoming`.
+            As `fastadam.Adam.load_state_dict` takes it; a moment can be an `fastadam.groups.converting.Incoming`.
         params : sequence of (array, callable)
             Parameters to be set, too, and what fills them, as `fill` of an `Incoming` does.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from fastadam.groups.converting import Fill, Incoming, copy_calls, fitted
 from fastadam.groups.group import Group
 from fastadam.groups.groups import Groups
 from fastadam.groups.members import Member
@@ -18,7 +18,6 @@ from fastadam.memory.structs import AVERAGE
 from fastadam.memory.words import a_name_of, counted, shown
 from fastadam.memory.written import Written
 from fastadam.step import hyperparameters
-from fastadam.step.backend import Call
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import in_one_go
 from fastadam.step.plan import KEPT, MOMENTS
@@ -36,28 +35,6 @@ TORCH_ONLY = (
     "max_momentum",
     "swa_lr",
 )
-
-
-# ``fill(array)``, see `Incoming`.
-Fill = Callable[[Array], list[Call]]
-
-
-class Incoming(NamedTuple):
-    """A moment that is to be taken over, wherever its numbers are by now: in an array, in a file.
-
-    Attributes
-    ----------
-    shape : tuple of int
-    dtype : dtype
-        Those that its numbers will have.
-    fill : callable
-        Returns native calls that copy them into the array that it is given, of this shape and dtype. Called
-        once, or not at all. Whatever can fail has been done when it returns.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    fill: Fill
 
 
 class Loaded:
@@ -118,10 +95,12 @@ class Loaded:
         # From here on no foreign code runs: what has been read, and the parameters, stay as they are found now.
         groups.check_unchanged()
         written = groups.written()
-        for group, hyper, keys, found in zip(groups, self._hypers, all_keys, read, strict=True):
+        each_group = zip(groups, saved_groups, self._hypers, all_keys, read, strict=True)
+        for group, saved_group, hyper, keys, found in each_group:
             where = f"state dict, {group.where or 'param_groups[0]: '}"
+            may_differ = saved_group.get("state_dtype") is not None
             entries = [
-                (0, {}) if entry is None else _check_entry(entry, member, written)
+                (0, {}) if entry is None else _check_entry(entry, member, group, written, may_differ)
                 for entry, member in zip(found, group.members, strict=True)
             ]
             self._steps.append(np.array([step for step, _ in entries], np.int64))
@@ -166,6 +145,8 @@ class Loaded:
             calls += group.steps_calls(steps)
             for index, entry in enumerate(moments):
                 for name in group.moments:
+                    if not group.has(name, index):
+                        continue
                     target = group.moment(name, index)
                     if name in entry:
                         calls += entry[name].fill(target)
@@ -190,7 +171,9 @@ def _check_options(saved: Any, group: Group, where: str) -> Hyperparameters:
     for key in ("lr", "betas", "eps", "weight_decay"):
         if key not in options:
             raise ValueError(f"{where}the option {key!r} is missing")
-    return group.checked({**group.hyper._asdict(), **options}, where)
+    hyper = hyperparameters.check({**group.hyper._asdict(), **options}, where)
+    own = {name: getattr(group.hyper, name) for name in hyperparameters.STAYING}
+    return group.checked({**hyper._asdict(), **own}, where)
 
 
 def _match(saved: Mapping[str, Any], group: Group, where: str) -> list[Any]:
@@ -253,47 +236,22 @@ def _read_moment(moment: Any, label: str) -> Array:
     return base_view(array)
 
 
-def _check_entry(entry: dict[str, Any], member: Member, written: Written) -> tuple[int, dict[str, Incoming]]:
-    """Return the saved step and moments of one parameter; moments that are live memory are copied."""
+def _check_entry(
+    entry: dict[str, Any], member: Member, group: Group, written: Written, may_differ: bool
+) -> tuple[int, dict[str, Incoming]]:
+    """Return the saved step of one parameter, and what its group keeps, of which live memory is copied."""
     where = f"state dict, {member.label}: "
     step = entry["step"]
     if step.size != 1 or step.dtype.kind not in "iuf" or not 0 <= step < 2**62 or step != np.floor(step):
         raise ValueError(f"{where}step must be a whole number of at least 0, got {entry['given']!r}")
     moments = {name: _incoming(entry[name], written) for name in KEPT if name in entry}
-    for name, moment in moments.items():
-        if moment.shape != member.shape:
-            raise ValueError(
-                f"{where}{name} has shape {moment.shape}, the parameter has {member.shape}; load the state of an "
-                f"optimizer over parameters of the same shapes"
-            )
-        if moment.dtype != member.dtype:
-            raise TypeError(
-                f"{where}{name} has dtype {moment.dtype}, the parameter has {member.dtype}; "
-                f"{_remedy_for_dtypes(entry['key'], moments, member)}"
-            )
-    return int(step.reshape(())), moments
-
-
-def _remedy_for_dtypes(key: int, moments: Mapping[str, Incoming], member: Member) -> str:
-    """Say what to do about moments of another dtype than their parameter's."""
-    if not all(np.can_cast(moment.dtype, member.dtype, "same_kind") for moment in moments.values()):
-        return "load a state of that dtype, or make the optimizer over a parameter of the state's"
-    names = tuple(name for name, moment in moments.items() if moment.dtype != member.dtype)
-    entry = f"state_dict['state'][{key}]"
-    return (
-        f"convert what is saved of it, and load that: "
-        f"{entry}.update({{name: np.asarray({entry}[name], np.{member.dtype}) for name in {names}}})"
-    )
+    kept = group.kept[member.buffer_key]
+    found = fitted(moments, member, kept, where, entry["key"], may_differ=may_differ)
+    return int(step.reshape(())), found
 
 
 def _incoming(array: Array | Incoming, written: Written) -> Incoming:
     if isinstance(array, Incoming):
         return array
     # A view of its own: what foreign code does to the array's shape and dtype from now on does not matter.
-    array = array.copy() if written.owner(array) is not None else array[...]
-    return Incoming(array.shape, array.dtype, functools.partial(copy_calls, array))
-
-
-def copy_calls(numbers: Array, target: Array) -> list[Call]:
-    """Return native calls that copy numbers, on the host or beside it, into an array of their shape and dtype."""
-    return device_of(target).copy_calls(target, numbers)
+    return Incoming.of(array.copy() if written.owner(array) is not None else array[...])

@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from fastadam.groups.group import Group
 from fastadam.groups.groups import Groups
-from fastadam.memory.devices import is_array
+from fastadam.memory.devices import is_array, on_host
 from fastadam.memory.nesting import MOST_LISTED
 from fastadam.memory.parameter import Parameter
+from fastadam.memory.structs import MASTER, SCALES
 from fastadam.memory.words import shown
+from fastadam.step.compact_arrays import decode
 
 
 class State(Mapping[Any, Mapping[str, Any]]):
@@ -23,6 +26,10 @@ class State(Mapping[Any, Mapping[str, Any]]):
     its parameter too. A value is a read-only mapping with ``step`` (int64) and live views, in the
     parameter's shape, of ``exp_avg``, ``exp_avg_sq`` and, with amsgrad, ``max_exp_avg_sq`` and, with averages,
     ``ema``: writing to a view changes the state.
+
+    What lies in other formats than the parameter's (`state_dtype`, `master_weights`) cannot be viewed: of that,
+    the values are read-only copies of the numbers, in float32 (complex64), and ``master_param`` is among them. To
+    change such state, load one: `fastadam.Adam.load_state_dict` takes plain arrays, too.
     """
 
     def __init__(self, groups: Groups) -> None:
@@ -33,7 +40,7 @@ class State(Mapping[Any, Mapping[str, Any]]):
         if position is not None:
             group, index = self._groups.where[position]
             if group.step_of(index):
-                return MappingProxyType(group.entry(index))
+                return MappingProxyType(decoded(group, index))
             raise KeyError(f"{shown(key)}: this parameter has not been stepped yet, so that it has no state")
         raise KeyError(missing(self._groups, key))
 
@@ -46,6 +53,27 @@ class State(Mapping[Any, Mapping[str, Any]]):
 
     def __repr__(self) -> str:
         return repr({key: dict(value) for key, value in self.items()})
+
+
+def decoded(group: Group, index: int) -> dict[str, Any]:
+    """Return a member's entry with numbers in place of codes: read-only copies, the others are live views."""
+    entry, member = group.entry(index), group.members[index]
+    found = {}
+    for name, value in entry.items():
+        if name == "step" or not group.is_compact(name, index):
+            found[name] = value
+        elif name not in SCALES.values():
+            number_format = group.kept[member.buffer_key][name].format
+            stored, beside = value, entry.get(SCALES.get(name, ""))
+            if name == MASTER:
+                stored, beside = on_host(member.array).view(np.uint16), value
+            numbers = decode(on_host(stored), None if beside is None else on_host(beside), number_format)
+            numbers = np.array(numbers)  # a copy, also of what was float32 already
+            if member.dtype.kind == "c":
+                numbers = numbers.view(np.complex64).reshape(member.shape)
+            numbers.flags.writeable = False
+            found[name] = numbers
+    return found
 
 
 def missing(groups: Groups, key: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,8 +45,9 @@ def base_view(array: Array) -> Array:
 
 
 def as_reals(array: Array) -> Array:
-    """Return a 1-D view of a contiguous array; complex numbers become pairs of reals."""
-    return base_view(array).reshape(-1).view(ALL_DTYPES[array.dtype].real)
+    """Return a 1-D view of a contiguous array; complex numbers become pairs of reals, and bfloat16 bits."""
+    flat = base_view(array).reshape(-1)
+    return flat.view(ALL_DTYPES[array.dtype].real) if array.dtype in ALL_DTYPES else flat
 
 
 def check_array(value: Any, label: str, dtypes: Dtypes = ALL_DTYPES, use: Use = COPIED) -> Array:
@@ -139,17 +141,23 @@ def names_of(dtypes: Dtypes) -> str:
     return SUPPORTED if dtypes is ALL_DTYPES else ", ".join(each.name for each in dtypes.values())
 
 
-def dtype_of_gradient(value: Any, param: Array) -> np.dtype[Any]:
-    """Return the dtype of the gradient `value`; the parameter's own for what `check_gradient` would refuse."""
+def dtype_of_gradient(value: Any, own: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of a gradient; of what `check_gradient` would refuse, its parameter's, `own`."""
     if issubclass(type(value), np.ndarray):
         dtype = base_view(value).dtype
     elif issubclass(type(value), np.generic):
         dtype = np.asarray(value).dtype
     else:
-        return param.dtype
-    is_taken = dtype != param.dtype and dtype in ALL_DTYPES and takes(ALL_DTYPES[param.dtype], ALL_DTYPES[dtype])
+        return own
+    return _taken(dtype, own)
+
+
+@functools.lru_cache(maxsize=64)
+def _taken(dtype: np.dtype[Any], own: np.dtype[Any]) -> np.dtype[Any]:
+    """Return a dtype, where a parameter of the dtype `own` takes gradients of it, else `own`."""
+    is_taken = dtype != own and dtype in ALL_DTYPES and takes(ALL_DTYPES[own], ALL_DTYPES[dtype])
     # NumPy's one object of this dtype, by which native code knows it.
-    return np.dtype(dtype.type) if is_taken else param.dtype
+    return np.dtype(dtype.type) if is_taken else own
 
 
 def check_gradient(value: Any, param: Array, label: str) -> Array:
@@ -186,7 +194,7 @@ def check_gradient(value: Any, param: Array, label: str) -> Array:
     if lost is not None:
         raise TypeError(f"{label} {lost}")
     grad = base_view(grad)
-    if grad.dtype != param.dtype and dtype_of_gradient(grad, param) != grad.dtype:
+    if grad.dtype != param.dtype and dtype_of_gradient(grad, param.dtype) != grad.dtype:
         own = ALL_DTYPES[param.dtype]
         taken = [each.name for each in ELEMENTS.values() if takes(own, each)]
         listed = f", which takes gradients of {', '.join(taken)}" if len(taken) > 1 else ""

@@ -96,6 +96,8 @@ class Device(abc.ABC):
         What messages call an array there, as in "it is ONE", and several of them.
     DTYPES : mapping
         The dtypes of arrays, as in `fastadam.memory.arrays.DTYPES`.
+    MIXES : bool
+        Whether gradients may have other dtypes than their parameters.
     NATIVE : bool
         Whether native code can look at arrays by itself before a step, where a backend has such code.
     number : int
@@ -106,6 +108,7 @@ class Device(abc.ABC):
     ONE: ClassVar[str]
     MANY: ClassVar[str]
     DTYPES: ClassVar[Dtypes]
+    MIXES: ClassVar[bool]
     NATIVE: ClassVar[bool]
 
     def __init__(self, number: int) -> None:
@@ -150,8 +153,8 @@ class Device(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def dtype_of_gradient(cls, value: Any, param: Array) -> np.dtype[Any]:
-        """Return the dtype of what `check_gradient` will return; of what it will refuse, that of `param`."""
+    def dtype_of_gradient(cls, value: Any, own: np.dtype[Any]) -> np.dtype[Any]:
+        """Return the dtype of what `check_gradient` will return; for what it will refuse, its parameter's."""
 
     @classmethod
     @abc.abstractmethod

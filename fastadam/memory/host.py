@@ -27,6 +27,7 @@ class Host(Device):
     NAME = "cpu"
     ONE, MANY = "a NumPy array", "NumPy arrays"
     DTYPES = arrays.ALL_DTYPES
+    MIXES = True
     NATIVE = True
 
     def __repr__(self) -> str:
@@ -63,12 +64,12 @@ class Host(Device):
         return arrays.check_gradient(value, param, label)
 
     @classmethod
-    def dtype_of_gradient(cls, value: Any, param: Array) -> np.dtype[Any]:
+    def dtype_of_gradient(cls, value: Any, own: np.dtype[Any]) -> np.dtype[Any]:
         """Return the dtype of `value`, or of a view of a JAX array."""
-        if is_jax_array(value):
+        if not isinstance(value, np.ndarray) and is_jax_array(value):
             dtype = getattr(value, "dtype", None)  # tracers and keys have others than NumPy's
-            value = np.empty(0, dtype if isinstance(dtype, np.dtype) else param.dtype)
-        return arrays.dtype_of_gradient(value, param)
+            value = np.empty(0, dtype if isinstance(dtype, np.dtype) else own)
+        return arrays.dtype_of_gradient(value, own)
 
     @classmethod
     def check_fillable(cls, value: Any, label: str) -> None:

@@ -8,7 +8,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Number: TypeAlias = np.float32 | np.float64 | np.complex64 | np.complex128
+# (To checkers, an array of the bfloat16 of ml_dtypes is of an unknown dtype.)
+Number: TypeAlias = np.float32 | np.float64 | np.float16 | np.complex64 | np.complex128
 
 
 class CudaArrayLike(Protocol):

@@ -170,9 +170,9 @@ def pack(params: Packable, *, device: str | None = None) -> Packed:
     Parameters
     ----------
     params : mapping, iterable, or nested containers of ndarray
-        Arrays of one dtype (float32, float64, complex64 or complex128), of any shapes and strides, in a list, a
-        mapping, a named tuple, ``(name, array)`` pairs, or containers of these to any depth. They are
-        copied and not changed. They can be on a CUDA device, where they are C-contiguous and can be float16 too.
+        Arrays of one dtype that can be stepped, of any shapes and strides, in a list, a mapping, a named tuple,
+        ``(name, array)`` pairs, or containers of these to any depth. They are copied and not changed. They can be
+        on a CUDA device, where they are C-contiguous and of any of these dtypes but bfloat16.
     device : str, optional
         Where the buffers are to be: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. The default is where the first array
         is. On a device the views are `fastadam.memory.cuda.arrays.CudaArray`, which CuPy, torch and Numba wrap

@@ -19,15 +19,16 @@ class Parameter:
     Parameters
     ----------
     data : ndarray or array on a CUDA device
-        float32, float64, complex64 or complex128 (on CUDA devices float16 too), any shape, C-contiguous and
-        writable. It is not copied: the optimizer updates it in place.
+        float32, float64, bfloat16 (of ml_dtypes, on the host), float16, complex64 or complex128, any shape,
+        C-contiguous and writable. It is not copied: the optimizer updates it in place.
 
     Attributes
     ----------
     data : ndarray
         The values. Write to its elements (``p.data[...] = x``); the array itself cannot be exchanged.
     grad : ndarray or None
-        The gradient, of the same shape and dtype; None (at first) means that a step skips this parameter.
+        The gradient, of the same shape and a dtype that `fastadam.Adam.step` takes; None (at first) means that a
+        step skips this parameter.
 
     Raises
     ------

@@ -28,6 +28,7 @@ the two differ by. Beside a float16 lies all of the float32, which counts as lon
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -52,6 +53,8 @@ MOST = {INT8: 127, ROOT8: 255}
 MOST_MARKED = {INT8: 126, ROOT8: 253}
 # The bits of 2**-100. A block with no number of this size becomes zero: its factor would be too large.
 LEAST_SIZE = 0x0D800000
+# The bits of infinity: those of larger sizes are NaNs.
+INFINITE_BITS = 0x7F800000
 # What codes stand for in blocks with numbers that are not finite.
 NAN_CODE = {INT8: -128, ROOT8: 255}
 INFINITE_CODE = {INT8: 127, ROOT8: 254}
@@ -74,13 +77,19 @@ class Random(NamedTuple):
     start: Function
 
 
-def make_random(uint64: Function) -> Random:
+def _as_it_is(function: Function) -> Function:
+    return function
+
+
+def make_random(uint64: Function, compiled: Function = _as_it_is) -> Random:
     """Return the functions that hash.
 
     Parameters
     ----------
     uint64 : callable
         Turns a whole number into an unsigned one of 64 bits, without those above.
+    compiled : callable, optional
+        Makes a function one that compiled functions can call.
 
     Notes
     -----
@@ -88,6 +97,7 @@ def make_random(uint64: Function) -> Random:
     Generators", OOPSLA 2014.
     """
 
+    @compiled
     def mix(x):
         x = uint64(uint64(x ^ (x >> uint64(30))) * uint64(0xBF58476D1CE4E5B9))
         x = uint64(uint64(x ^ (x >> uint64(27))) * uint64(0x94D049BB133111EB))
@@ -248,3 +258,81 @@ def make_encode(int32: Function, truncated: Function, select: Function, number_f
         return select(code > int32(1), code, int32(1))
 
     return encode_int8 if number_format is INT8 else encode_root8
+
+
+def make_special(int32: Function, float32: Function, select: Function, number_format: Format) -> Function:
+    """Return ``special(number)``: the code of an infinite number or a NaN, or of such a root.
+
+    Parameters
+    ----------
+    int32, select, number_format
+        See `make_encode`.
+    float32 : callable
+        Turns a Python float into a float32.
+    """
+    zero = float32(0.0)
+    infinite, nan = int32(INFINITE_CODE[number_format]), int32(NAN_CODE[number_format])
+    negative = int32(-INFINITE_CODE[INT8])
+
+    def special_int8(number):
+        return select(number != number, nan, select(number > zero, infinite, negative))
+
+    def special_root8(root):
+        return select(root > zero, infinite, nan)
+
+    return special_int8 if number_format is INT8 else special_root8
+
+
+def make_scale(
+    uint32: Function, float32: Function, float_of: Function, select: Function, number_format: Format
+) -> Function:
+    """Return ``scale(largest, marked)``: the scale of a block, and the factor that its numbers are multiplied by.
+
+    Parameters
+    ----------
+    uint32, float32, float_of, select : callable
+        See `fastadam.step.rounding.make_narrow_float16`.
+    number_format : Format
+        `INT8` or `ROOT8`. `largest` has the 32 bits of the largest finite size, and `marked` says whether there
+        are numbers that are not finite.
+    """
+    least, none, zero = uint32(LEAST_SIZE), uint32(0), float32(0.0)
+    most, most_marked = float32(float(MOST[number_format])), float32(float(MOST_MARKED[number_format]))
+    top, top_marked = float32(factor_of(MOST[number_format])), float32(factor_of(MOST_MARKED[number_format]))
+
+    def scale_and_factor(largest, marked):
+        size = float_of(select(largest >= least, largest, none))
+        factor = select(size > zero, select(marked, top_marked, top) / size, zero)
+        scale = size / select(marked, most_marked, most)
+        return select(marked, -scale, scale), factor
+
+    return scale_and_factor
+
+
+def make_decode(int32: Function, float32: Function, select: Function, number_format: Format) -> Function:
+    """Return ``decode(code, size, marked)``: what a code stands for.
+
+    Parameters
+    ----------
+    int32, select, number_format
+        See `make_encode`.
+    float32 : callable
+        Turns a whole number or a Python float into a float32. `size` is that of the block's scale, and `marked`
+        its sign: whether codes at the ends stand for infinity and NaN.
+    """
+    infinite, nan = int32(INFINITE_CODE[number_format]), int32(NAN_CODE[number_format])
+    negative = int32(-INFINITE_CODE[INT8])
+    infinity, minus_infinity, not_a_number = float32(math.inf), float32(-math.inf), float32(math.nan)
+
+    def decode_int8(code, size, marked):
+        number = float32(code) * size
+        number = select(marked & (code == infinite), infinity, number)
+        number = select(marked & (code == negative), minus_infinity, number)
+        return select(marked & (code == nan), not_a_number, number)
+
+    def decode_root8(code, size, marked):
+        root = float32(code) * size
+        number = select(marked & (code == infinite), infinity, root * root)
+        return select(marked & (code == nan), not_a_number, number)
+
+    return decode_int8 if number_format is INT8 else decode_root8

@@ -24,7 +24,7 @@ from fastadam.memory.formats import (
 )
 from fastadam.memory.structs import SCALE_BLOCK
 from fastadam.step import compact, rounding
-from fastadam.step.compact import INFINITE_CODE, LEAST_SIZE, MIDDLE, MOST, MOST_MARKED, NAN_CODE
+from fastadam.step.compact import INFINITE_BITS, MIDDLE
 
 _FLOAT32 = np.dtype(np.float32)
 
@@ -43,11 +43,15 @@ def _float_of(bits: Array) -> Array:
 
 
 _uint16, _uint32, _int16, _int32 = map(_as, (np.uint16, np.uint32, np.int16, np.int32))
+_float32 = _as(_FLOAT32)
 _widen_bfloat16 = rounding.make_widen_bfloat16(_uint32, _float_of)
 _narrow_bfloat16 = rounding.make_narrow_bfloat16(_uint16, _uint32, _bits_of, np.where)
 _part_master = compact.make_part_master(_uint16, _int16, _uint32, _bits_of, np.where)
 _join_master = compact.make_join_master(_uint32, _int32, _float_of, np.where)
 _encode = {each: compact.make_encode(_int32, _int32, np.where, each) for each in (INT8, ROOT8)}
+_special = {each: compact.make_special(_int32, _float32, np.where, each) for each in (INT8, ROOT8)}
+_scale = {each: compact.make_scale(_uint32, _float32, _float_of, np.where, each) for each in (INT8, ROOT8)}
+_decode = {each: compact.make_decode(_int32, _float32, np.where, each) for each in (INT8, ROOT8)}
 
 
 def decode(stored: Array, beside: Array | None, number_format: Format) -> Array:
@@ -80,17 +84,8 @@ def decode(stored: Array, beside: Array | None, number_format: Format) -> Array:
 def _decode_blocks(codes: Array, scales: Any, number_format: Format) -> Array:
     flat: Array = codes.reshape(-1)
     scale = np.repeat(scales, SCALE_BLOCK)[: flat.size]
-    with np.errstate(over="ignore"):
-        numbers: Array = flat.astype(_FLOAT32) * np.abs(scale)
-        if number_format == ROOT8:
-            numbers *= numbers
-    marked = np.signbit(scale)
-    if marked.any():
-        numbers[marked & (flat == NAN_CODE[number_format])] = np.nan
-        infinite = marked & (flat == INFINITE_CODE[number_format])
-        numbers[infinite] = np.inf
-        if number_format == INT8:
-            numbers[marked & (flat == -INFINITE_CODE[INT8])] = -np.inf
+    with np.errstate(over="ignore", invalid="ignore"):
+        numbers: Array = _decode[number_format](_int32(flat), np.abs(scale), np.signbit(scale))
     return numbers
 
 
@@ -132,18 +127,13 @@ def _encode_blocks(numbers: Array, number_format: Format) -> tuple[Array, Array]
     blocks = np.zeros((-(-n // SCALE_BLOCK), SCALE_BLOCK), _FLOAT32)
     blocks.reshape(-1)[:n] = rooted.reshape(-1)
     sizes = _bits_of(np.abs(blocks))
-    is_finite = sizes < 0x7F800000
-    largest = np.where(is_finite, sizes, 0).max(axis=1, initial=0)
-    size = _float_of(np.where(largest >= LEAST_SIZE, largest, 0))
-    marked = ~is_finite.all(axis=1)
-    most = np.where(marked, MOST_MARKED[number_format], MOST[number_format]).astype(_FLOAT32)
-    factors = most * _FLOAT32.type(65536) - _FLOAT32.type(4)
-    factor = np.divide(factors, size, out=np.zeros_like(size), where=size > 0)
+    is_finite = sizes < INFINITE_BITS
+    marked = ~is_finite.all(axis=1, keepdims=True)
+    largest = np.where(is_finite, sizes, _uint32(0)).max(axis=1, initial=0, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scales, factors = _scale[number_format](largest, marked)
     finite = np.where(is_finite, blocks, _FLOAT32.type(0))
-    codes = _encode[number_format](finite, factor[:, np.newaxis], np.int32(MIDDLE >> 16))
-    codes = np.where(is_finite, codes, np.where(blocks > 0, INFINITE_CODE[number_format], NAN_CODE[number_format]))
-    if number_format == INT8:
-        codes = np.where(np.isneginf(blocks), -INFINITE_CODE[INT8], codes)
-    scales = np.where(marked, -(size / most), size / most)
+    usual = _encode[number_format](finite, factors, np.int32(MIDDLE >> 16))
+    codes: Any = np.where(is_finite, usual, _special[number_format](blocks))
     stored = codes.astype(number_format.stored).reshape(-1)[:n].reshape(numbers.shape)
-    return stored, scales.astype(_FLOAT32)
+    return stored, scales.reshape(-1)

@@ -70,6 +70,8 @@ KEYS = Hyperparameters._fields
 # The options by which the state lies in memory: those of a group are fixed, and those of a state dict do not
 # count.
 FIXED = ("state_dtype", "master_weights")
+# Those that stay as they are where a state is loaded.
+STAYING = (*FIXED, "rounding")
 STATE_DTYPES = None, "float32", "bfloat16", "int8"
 ROUNDINGS = get_args(Rounding)
 

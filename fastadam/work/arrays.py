@@ -93,7 +93,8 @@ class WorkList:
         slots = StepSlots(groups, in_pieces, active, after.averages, leaves_out, grad_dtypes)
         self.in_pieces, self.active, self.leaves_out = in_pieces, active, leaves_out
         columns = slots.columns
-        self.grad_dtypes = tuple(columns.dtypes if grad_dtypes is None else grad_dtypes)
+        self._devices, self._dtypes = columns.devices, tuple(columns.dtypes)  # as they were taken
+        self.grad_dtypes = self._dtypes if grad_dtypes is None else tuple(grad_dtypes)
         self.owners, self.arrays, self.labels = columns.owners, columns.arrays, columns.labels
         self.grad_sources = tuple(columns.grad_sources)
         self._rows, self._n_stepped = slots.rows, slots.n_stepped
@@ -133,6 +134,7 @@ class WorkList:
         # For Python, where that is not enough.
         self._watches = self._watch(slots, devices, backends)
         self._native = all(device.NATIVE for device in set(devices))
+        self._mixes = any(device.MIXES for device in set(devices))
         self._settled = False  # whether the plan has the gradients that are found in their own places
         self.at_home = not any(source is None or isinstance(source, Parameter) for source in self.grad_sources)
         self._homeless = next(
@@ -178,9 +180,20 @@ class WorkList:
 
     def dtypes_of(self, grads: Sequence[Any]) -> tuple[np.dtype[Any], ...]:
         """Return the dtypes of gradients, as far as they are taken; where there is none, what the plan is for."""
+        if not self._mixes:
+            return self.grad_dtypes
         return tuple(
-            known if grad is None else device_of(array).dtype_of_gradient(grad, array)
-            for grad, array, known in zip(grads, self.arrays, self.grad_dtypes, strict=True)
+            known
+            if grad is None or (type(grad) is np.ndarray and grad.dtype is known)
+            else device.dtype_of_gradient(grad, own)
+            for grad, device, own, known in zip(grads, self._devices, self._dtypes, self.grad_dtypes, strict=True)
+        )
+
+    def is_for(self, grad: Any, slot: int) -> bool:
+        """Whether the plan is for gradients like one of a slot."""
+        return (
+            self._mixes
+            and self._devices[slot].dtype_of_gradient(grad, self._dtypes[slot]) == self.grad_dtypes[slot]
         )
 
     def write_options(self) -> None:
@@ -220,15 +233,13 @@ class WorkList:
         self._grad_objects[0] = id(grads) + TUPLE_ITEMS
         return self.plan.attempt()
 
-    def step_with_care(self, grads: Sequence[Any], unplain: int) -> int:
-        """Take and count a step in which native code found something that Python has to look at.
+    def step_with_care(self, grads: Sequence[Any]) -> int:
+        """Take and count a step in which native code found something that `make_few_plain` has not helped with.
 
         Parameters
         ----------
         grads : sequence
-            One for each slot; none of them is None.
-        unplain : int
-            The slot that `try_step` has returned for them.
+            One for each slot, of the dtypes that the plan is for; none of them is None.
 
         Returns
         -------
@@ -241,10 +252,6 @@ class WorkList:
             If a gradient is not what it must be, or a parameter cannot be updated in place any more; nothing has
             been written then.
         """
-        if self._native:
-            grads, outcome = self._make_few_plain(grads, unplain)
-            if outcome < 0:
-                return outcome
         # Many of them, a parameter that was tampered with, or no native code to look at them.
         kept = None
         if not (self._settled and grads is self.grad_sources):
@@ -257,15 +264,13 @@ class WorkList:
         del kept
         return taken
 
-    def step_in_part(self, grads: Sequence[Any], unplain: int) -> int:
-        """Take and count a step that leaves out what has no gradient, where not all of the others are plain.
+    def step_in_part(self, grads: Sequence[Any]) -> int:
+        """Take and count a step that leaves out what has no gradient, where many of the others are not plain.
 
         Parameters
         ----------
         grads : sequence
             One for each slot, or None.
-        unplain : int
-            The slot that `try_step` has returned for them.
 
         Returns
         -------
@@ -277,34 +282,46 @@ class WorkList:
         TypeError, ValueError
             If a gradient is not what it must be; nothing has been written then.
         """
-        if unplain >= len(grads) or grads[unplain] is None:
-            return unplain
-        grads, outcome = self._make_few_plain(grads, unplain)
-        if outcome >= 0:
-            views = with_views(grads, self.arrays, self.labels)
-            outcome = self.try_step(
-                tuple(
-                    None if grad is None else self._check_gradient(grad, array, f"the gradient of {label}")
-                    for grad, array, label in zip(views, self.arrays, self.labels, strict=True)
-                )
+        views = with_views(grads, self.arrays, self.labels)
+        return self.try_step(
+            tuple(
+                None if grad is None else self._check_gradient(grad, array, f"the gradient of {label}")
+                for grad, array, label in zip(views, self.arrays, self.labels, strict=True)
             )
-        return outcome
+        )
 
-    def _make_few_plain(self, grads: Sequence[Any], unplain: int) -> tuple[Sequence[Any], int]:
-        """Make a few gradients plain that are right, but not plain, one by one.
+    def make_few_plain(self, grads: Sequence[Any], unplain: int) -> tuple[Sequence[Any], int]:
+        """Take and count the step after making a few gradients plain, one by one, that are right, but not plain.
+
+        Parameters
+        ----------
+        grads : sequence
+            One for each slot, or None.
+        unplain : int
+            What `try_step` has returned for them.
 
         Returns
         -------
         grads : sequence
         int
-            What `try_step` has returned for them.
+            What `try_step` has returned for them: still a slot where there are many, or one has another dtype than
+            the plan is for.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient is not what it must be; nothing has been written then.
         """
+        if not self._native or not 0 <= unplain < len(grads) or grads[unplain] is None:
+            return grads, unplain
         ready = list(grads)
-        for _ in range(MOST_ODD if unplain < len(ready) else 0):
+        for _ in range(MOST_ODD):
             views = with_views(ready, self.arrays, self.labels) if is_jax_array(ready[unplain]) else ready
             if views is ready:
                 label = f"the gradient of {self.labels[unplain]}"
                 ready[unplain] = self._check_gradient(ready[unplain], self.arrays[unplain], label)
+                if ready[unplain].dtype != self.grad_dtypes[unplain]:
+                    break
             before, unplain = unplain, self.try_step(tuple(views))
             if unplain < 0 or (unplain == before and views is ready) or unplain >= len(ready):
                 break

@@ -53,19 +53,19 @@ def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], out
                 work.call_schedules()
                 outcome = work.try_step(grads)
             if outcome >= 0 and work.leaves_out:
-                work, outcome = _for_gradients(planner, work, grads, outcome)
-                if outcome >= 0:
-                    outcome = work.step_in_part(grads, outcome)
+                work, ready, outcome = _make_plain(planner, work, grads, outcome)
+                if 0 <= outcome < len(grads) and grads[outcome] is not None:
+                    outcome = work.step_in_part(ready)
             if outcome >= 0:
                 dtypes = work.dtypes_of(grads)
                 work = planner.pattern(work is planner.in_pieces, np.array(active, bool), dtypes)
                 work.call_schedules()
                 grads = tuple(grad for grad in grads if grad is not None)
                 outcome = work.try_step(grads)
-        else:
-            work, outcome = _for_gradients(planner, work, grads, outcome)
     if outcome >= 0:
-        outcome = work.step_with_care(grads, outcome)
+        work, ready, outcome = _make_plain(planner, work, grads, outcome)
+        if outcome >= 0:
+            outcome = work.step_with_care(ready)
     if outcome == SKIPPED:
         # What is not finite would be added to the gradients that come next.
         zeroed = [(device_of(grad), grad) for grad in grads if planner.after.zeroes and grad is not None]
@@ -78,13 +78,39 @@ def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], out
         _refuse(work.labels, grads)
 
 
-def _for_gradients(planner: Planner, work: WorkList, grads: tuple[Any, ...], outcome: int) -> tuple[WorkList, int]:
-    """Return the work list for gradients of these dtypes, and what `try_step` has returned for it."""
-    found = planner.for_gradients(work, grads)
-    if found is not work:
-        found.call_schedules()
-        outcome = found.try_step(grads)
-    return found, outcome
+def _make_plain(
+    planner: Planner, work: WorkList, grads: Sequence[Any], outcome: int
+) -> tuple[WorkList, Sequence[Any], int]:
+    """Try a step again after making a few gradients plain, or with a plan for their dtypes.
+
+    Plans that are kept are tried before anybody looks at all gradients: dtypes that take turns cost little.
+
+    Returns
+    -------
+    WorkList
+        That of the plan.
+    sequence
+        The gradients, some of them plain now.
+    int
+        What `WorkList.try_step` has returned for them.
+    """
+    ready, outcome = work.make_few_plain(grads, outcome)
+    if outcome >= 0:
+        given = tuple(ready)
+        known = planner.kept_for(work, outcome, given[outcome]) if outcome < len(given) else []
+        for found in known:
+            found.call_schedules()
+            tried = found.try_step(given)
+            if tried < 0:
+                planner.put_first(found, work)
+                return found, ready, tried
+        found = planner.for_gradients(work, ready)
+        if found is not work:
+            planner.put_first(found, work)
+            work = found
+            work.call_schedules()
+            ready, outcome = work.make_few_plain(ready, work.try_step(given))
+    return work, ready, outcome
 
 
 def _refuse(labels: Sequence[str], grads: Sequence[Any]) -> None:

@@ -131,13 +131,10 @@ class Planner:
     def for_gradients(self, work: WorkList, grads: Sequence[Any]) -> WorkList:
         """Return the work list of the same slots for gradients of the dtypes that these have.
 
-        From now on it is `in_pieces` or `by_member`, if `work` is, so that it is tried first; what it takes the
-        place of is kept, for dtypes that take turns.
-
         Parameters
         ----------
         work : WorkList
-            One of those two, or `pattern` has returned it for gradients of these dtypes.
+            `in_pieces` or `by_member`, or `pattern` has returned it for gradients of these dtypes.
         grads : sequence
             One for each of its slots, or None.
         """
@@ -145,15 +142,30 @@ class Planner:
         if dtypes == work.grad_dtypes or work.active is not None:
             return work
         self._patterns.find(_key(work.in_pieces, None, work.grad_dtypes), lambda: work)
-        found = self._patterns.find(
+        return self._patterns.find(
             _key(work.in_pieces, None, dtypes),
             lambda: self._work_list(work.in_pieces, None, work.leaves_out, dtypes),
         )
+
+    def kept_for(self, work: WorkList, slot: int, grad: Any) -> list[WorkList]:
+        """Return work lists that are kept, of the same slots, and for gradients like `grad` at one of them."""
+        if work.active is not None:
+            return []
+        return [
+            each
+            for each in self._patterns
+            if each.active is None
+            and each.in_pieces == work.in_pieces
+            and each is not work
+            and each.is_for(grad, slot)
+        ]
+
+    def put_first(self, found: WorkList, work: WorkList) -> None:
+        """Let a work list for other gradients be tried first from now on, if `work` was."""
         if work is self.in_pieces:
             self.in_pieces = found
         if work is self.by_member:
             self.by_member = found
-        return found
 
     def use_one_plan(self, work: WorkList) -> bool:
         """Have native code leave out what has no gradient from now on, if that pays, and it can.

@@ -190,6 +190,48 @@ def test_missing_gradients_of_ever_other_dtypes(backend: str) -> None:
         assert_same(param, other)
 
 
+LAYOUTS: dict[str, Any] = {
+    "plain": lambda grad: grad,
+    "reversed": lambda grad: grad[::-1].copy()[::-1] if grad.ndim else grad,
+    "by columns": lambda grad: np.array(grad, order="F"),
+    "every other": lambda grad: np.repeat(grad, 2, axis=0)[::2] if grad.ndim else grad,
+    "a subclass": lambda grad: grad.view(type("Own", (np.ndarray,), {})),
+    "missing": lambda grad: None,
+}
+
+
+@pytest.mark.parametrize("n", [5, 50])  # a few, and so many that Python looks at all of them
+def test_other_dtypes_in_other_layouts(n: int, backend: str) -> None:
+    rng = np.random.default_rng(n)
+    each = [[(3, 4), (5,), ()][i % 3] for i in range(n)]
+    params = [numbers([shape], MIXED[i % 3], i)[0] for i, shape in enumerate(each)]
+    expected = Rounded(params)
+    optimizer = fastadam.Adam(params, backend=backend)
+    for step in range(2 * MOST_PATTERNS + 3):
+        layouts = list(LAYOUTS)[: len(LAYOUTS) - step % 2]  # in every other step, none is missing
+        grads = [
+            LAYOUTS[layouts[rng.integers(len(layouts))]](numbers([shape], MIXED[rng.integers(3)], step + i)[0])
+            for i, shape in enumerate(each)
+        ]
+        optimizer.step(grads)
+        expected.step(grads)
+    for param, other in zip(params, expected.weights(), strict=True):
+        assert_same(param, other)
+
+
+@pytest.mark.skipif(array_offsets() is None, reason="native code cannot read arrays here")
+def test_one_odd_gradient_has_nobody_look_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = [np.ones((2, 3), np.float32) for _ in range(5)]
+    optimizer = fastadam.Adam(params, backend="c")
+    work = optimizer._planner.by_member
+    monkeypatch.setattr(type(work), "dtypes_of", lambda *given: pytest.fail("all were looked at"))
+    for place in range(5):
+        grads = [np.ones((2, 3), np.float32) for _ in range(5)]
+        grads[place] = np.asfortranarray(grads[place])
+        optimizer.step(grads)
+    assert optimizer.state[0]["step"] == 5
+
+
 @pytest.mark.parametrize("dtype", MIXED, ids=str)
 def test_steps_that_are_not_finite(dtype: Any, backend: str) -> None:
     params = made([dtype])

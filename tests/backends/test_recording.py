@@ -10,15 +10,18 @@ import pytest
 
 from fastadam.backends import load
 from fastadam.backends.numpy import CHUNK, formulas
+from fastadam.backends.numpy.codecs import beside
 from fastadam.backends.numpy.formulas import program_of
+from fastadam.backends.numpy.recording import LARGEST_OF_ROWS
 from fastadam.memory.arrays import address
 from fastadam.memory.formats import FORMATS
-from fastadam.memory.structs import ROLES, ROW, SPAN
+from fastadam.memory.structs import ROLES, ROW, SPAN, TAKEN
 from fastadam.step.coefficients import Coefficients, varying
 from fastadam.step.counters import counters_in
 from fastadam.step.plan import Plan
 from fastadam.step.variants import flags_of, variant_of, variants_of
 from tests.platforms import golden
+from tests.support.compact_memory import BY_NAME, COMBINATIONS, Memory, compare
 from tests.support.eager import step_span
 from tests.support.plans import HYPERS, bits_of, numbers
 
@@ -39,6 +42,40 @@ def test_programs_are_ufuncs_and_assignments_in_few_rooms(number_format: Any, hy
     written = {call.output.which for call in program.calls if call.output.kind == "array"}
     assert written == set(ROLES) - {"grad"} - (set() if hyper.amsgrad else {"max_exp_avg_sq"})
     assert sum(program.rooms) <= 40  # bytes for each number of a chunk
+
+
+@pytest.mark.parametrize("formats", COMBINATIONS.values(), ids=COMBINATIONS)
+@pytest.mark.parametrize("hyper", HYPERS.values(), ids=HYPERS)
+@pytest.mark.parametrize("flushes", [False, True])
+def test_programs_of_compact_formats_are_native_calls(formats: str, hyper: Any, flushes: bool) -> None:
+    chosen = [BY_NAME[name] for name in formats.split()]
+    number = int(variants_of([[each.code] for each in chosen], flags_of(hyper))[0])
+    program = program_of(number, flushes)
+    native = (np.ufunc, type(LARGEST_OF_ROWS))
+    assert all(call.function is None or isinstance(call.function, native) for call in program.calls)
+    assert LARGEST_OF_ROWS.func == np.maximum.reduce
+    written = {call.output.which for call in program.calls if call.output.kind == "array"}
+    roles = [role for role in ROLES if hyper.amsgrad or role != "max_exp_avg_sq"]
+    expected = {role for role in roles if role != "grad"}
+    for role, each in zip(roles, chosen, strict=False):
+        along = beside(role, each)
+        expected |= {along[0]} if along is not None else set()
+    assert written == expected
+    assert sum(program.rooms) <= 80  # bytes for each number of a chunk
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS)
+def test_compact_arrays_that_moved_are_found(combination: str) -> None:
+    """Chunks are kept from step to step, and follow each array, scale and master to other memory."""
+    hyper = HYPERS["amsgrad"]
+    ours, theirs = (Memory(combination, [200, CHUNK + 70]) for _ in range(2))
+    plan = ours.plan("numpy", hyper)
+    for step in (6, 7, 8):
+        assert plan.take() == TAKEN
+        theirs.oracle(hyper, plan.rows[0], step)
+        compare(ours, theirs, f"step {step}")
+        ours.params = [[kept.copy() for kept in each] for each in ours.params]
+        plan.spans[...] = ours.spans()
 
 
 @pytest.mark.parametrize("number_format", FORMATS, ids=[each.name for each in FORMATS])

@@ -85,6 +85,18 @@ def test_jax_arrays_in_each_form(jax: Any, backend: str) -> None:
     assert_same_bits(np.asarray(grad), values)
 
 
+@pytest.mark.parametrize("grad_dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_jax_gradients_in_16_bits(jax: Any, dtype: str, grad_dtype: str, backend: str) -> None:
+    params, expected = (np.ones(3, jax.numpy.dtype(dtype)) for _ in range(2))
+    one, other = (fastadam.Adam(each, lr=0.1, backend=backend) for each in (params, expected))
+    for _ in range(2):
+        one.step([jax.numpy.arange(3, dtype=grad_dtype)])
+        other.step([np.arange(3, dtype=np.float32)])
+    assert params.tobytes() == expected.tobytes()
+    assert params[0] == 1 > params[1]
+
+
 def test_a_jax_array_on_the_cpu_is_not_copied(jax: Any) -> None:
     grad = jax.numpy.arange(1000.0) * 2
     seen = view_on_host(grad, "the gradient")

@@ -92,6 +92,7 @@ static const fastadam_row rows[N_ROWS] = {
 };
 
 static const fastadam_after nothing_after;
+static const int64_t random_keys[N_ROWS]; /* nothing is rounded at random */
 
 /* A page-aligned or an exact piece of memory. */
 typedef struct {
@@ -326,6 +327,7 @@ static work *make(uint64_t seed, const work *lender)
     }
     made->plan.spans = address(made->spans), made->plan.rows = address(rows);
     made->plan.row_inputs = address(made->inputs); /* none is in use */
+    made->plan.random_keys = address(random_keys);
     made->plan.batches = address(made->batches), made->plan.n_batches = n_batches;
     made->plan.slots = address(made->slots), made->plan.grad_objects = address(made->grad_objects);
     made->plan.offsets = (fastadam_array_offsets){

@@ -2,102 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
-from fastadam import backends
-from fastadam.memory.arrays import address
-from fastadam.memory.formats import ALL_FORMATS
-from fastadam.memory.structs import MASTER, MOMENT_STREAM, PARAM_STREAM, ROLES, SCALES, SPAN, TAKEN
-from fastadam.step.coefficients import Coefficients, Row
-from fastadam.step.counters import counters_in
-from fastadam.step.element import make_element
+from fastadam.backends.numpy import CHUNK
+from fastadam.memory.structs import BLOCK, SCALE_BLOCK, TAKEN
+from fastadam.step.after import After, Averaging, weight_at
 from fastadam.step.hyperparameters import Hyperparameters
-from fastadam.step.plan import Plan
-from fastadam.step.rounding import make_flush, make_maximum
-from fastadam.step.variants import flags_of, variants_of
-from tests.support.compact import Kept, random_bits
-from tests.support.plans import HYPERS
+from tests.support.compact_memory import COMBINATIONS, Memory, compare
+from tests.support.plans import HYPERS, bits_of
 
 SIZES = [1, 0, 63, 64, 65, 1200, 3000]
-BY_NAME = {each.name: each for each in ALL_FORMATS}
-# Of the roles, by what they are for.
-COMBINATIONS = {
-    "bfloat16 state": "float32 float32 bfloat16_stochastic bfloat16_stochastic bfloat16",
-    "int8 state": "float32 float32 int8 root8 root8",
-    "int8 state of float64": "float64 float64 int8 root8 root8",
-    "bfloat16 state of float64": "float64 float64 bfloat16_stochastic bfloat16_stochastic bfloat16",
-    "float32 state of float64": "float64 float64 float32 float32 float32",
-    "float32 with bfloat16 gradients": "float32 bfloat16 int8 root8 root8",
-    "stochastic bfloat16": "bfloat16_stochastic bfloat16 bfloat16_stochastic bfloat16_stochastic bfloat16",
-    "stochastic float16": "float16_stochastic float16 float32 float32 float32",
-    "stochastic bfloat16 with float32 gradients": "bfloat16_stochastic float32 int8 root8 root8",
-    "bfloat16 with masters": "bfloat16_master bfloat16 int8 root8 root8",
-    "bfloat16 with masters and float32 state": "bfloat16_master float32 float32 float32 float32",
-    "float16 with masters": "float16_master float16 bfloat16_stochastic bfloat16_stochastic bfloat16",
-}
-
-
-class Memory:
-    """Some parameters in memory, in one combination of formats."""
-
-    def __init__(self, combination: str, sizes: list[int], scale: float = 1.0) -> None:
-        rng = np.random.default_rng(7)
-        self.formats = [BY_NAME[name] for name in COMBINATIONS[combination].split()]
-        self.params = []
-        for size in sizes:
-            numbers = [rng.standard_normal(size) * scale for _ in ROLES]
-            for positive in numbers[3:]:
-                np.square(positive, out=positive)
-            compute = self.formats[0].compute
-            self.params.append(
-                [Kept.of(each, one.astype(compute)) for each, one in zip(self.formats, numbers, strict=True)]
-            )
-
-    def spans(self) -> np.ndarray:
-        """Return where they are."""
-        spans = np.zeros(len(self.params), SPAN.dtype)
-        for i, (span, kept) in enumerate(zip(spans, self.params, strict=True)):
-            for role, each in zip(ROLES, kept, strict=True):
-                span[role] = address(each.stored)
-                if each.beside is not None:
-                    span[MASTER if role == "param" else SCALES[role]] = address(each.beside)
-            span["size"], span["position"] = kept[0].stored.size, 3 + i
-        return spans
-
-    def oracle(self, hyper: Hyperparameters, row: Any, step: int) -> None:
-        """Take a step, with the scalars of a row."""
-        compute = self.formats[0].compute
-        row = Row._make(compute.type(scalar) for scalar in row.tolist())
-        row = row._replace(tiny=row.tiny * np.finfo(compute).smallest_normal)
-        flags = {"l2_on": hyper.l2_on, "decoupled_on": hyper.decoupled_on, "amsgrad_on": hyper.amsgrad}
-        choices = make_maximum(np.where), make_flush(np.where, np.abs, compute.type(0))
-        element = make_element(np.multiply, np.add, np.subtract, np.divide, np.sqrt, *choices, **flags)
-        n_roles = len(ROLES) - (not hyper.amsgrad)
-        for i, kept in enumerate(self.params):
-            size = kept[0].stored.size
-            old = [each.read().astype(compute) for each in kept[:n_roles]]
-            with np.errstate(all="ignore"):
-                new = element(*old, *[None] * (len(ROLES) - n_roles), row)
-                for role, numbers in zip([0, 2, 3, 4][: n_roles - 1], new, strict=False):
-                    stream = PARAM_STREAM if role == 0 else MOMENT_STREAM
-                    bits = random_bits(hyper.seed, step, 3 + i, stream, size)
-                    kept[role].write(numbers, np.full(size, 0x8000) if role == 4 else bits)
-
-
-def compare(ours: Memory, theirs: Memory, what: str) -> None:
-    """Fail unless both have the same bits."""
-    for i, (mine, other) in enumerate(zip(ours.params, theirs.params, strict=True)):
-        for role, one, two in zip(ROLES, mine, other, strict=True):
-            np.testing.assert_array_equal(one.stored, two.stored, f"{what}, {role} {i}")
-            if one.beside is not None:
-                np.testing.assert_array_equal(
-                    one.beside.view(f"u{one.beside.itemsize}"),
-                    two.beside.view(f"u{two.beside.itemsize}"),
-                    f"{what}, beside {role} {i}",
-                )
+# Around the borders of blocks, shares and chunks.
+AROUND = [0, 1, 63, 64, 65, 127, 128, 129, 511, 512, 513, 1023, 1024, 1025, 5000]
+BORDERS = [*(CHUNK + each for each in (-1, 0, 1, SCALE_BLOCK, SCALE_BLOCK + 3)), 2 * CHUNK + BLOCK + 7]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -108,20 +26,62 @@ def test_every_backend_gives_the_bits_of_the_oracle(
 ) -> None:
     hyper = hyper._replace(seed=11)
     ours, theirs = Memory(combination, SIZES), Memory(combination, SIZES)
-    steps = np.array([5])
-    counters = counters_in(steps)
-    codes = np.repeat([[each.code] for each in ours.formats], len(SIZES), axis=1)
-    plan = Plan(
-        ours.spans(),
-        variants_of(codes, flags_of(hyper)),
-        counters,
-        counters,
-        [backends.load(backend)],
-        threads,
-        True,
-    )
-    plan.write_options([Coefficients(hyper)])
+    plan = ours.plan(backend, hyper, threads=threads)
     for step in (6, 7, 8):
         assert plan.take() == TAKEN
         theirs.oracle(hyper, plan.rows[0], step)
         compare(ours, theirs, f"step {step}")
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS)
+def test_sizes_around_the_borders_of_chunks(backend: str, combination: str, small_shares: None) -> None:
+    hyper = HYPERS["amsgrad decoupled"]._replace(seed=2**62)
+    ours, theirs = Memory(combination, BORDERS), Memory(combination, BORDERS)
+    plan = ours.plan(backend, hyper, threads=2)
+    assert plan.take() == TAKEN
+    theirs.oracle(hyper, plan.rows[0], 6)
+    compare(ours, theirs, "step 6")
+
+
+@pytest.mark.parametrize("hyper", ["plain", "amsgrad"])
+@pytest.mark.parametrize("combination", COMBINATIONS)
+def test_gradients_that_are_huge_tiny_or_not_finite(backend: str, combination: str, hyper: str) -> None:
+    """Blocks with such numbers are marked, and read again in the next steps."""
+    chosen = HYPERS[hyper]._replace(seed=5)
+    ours, theirs = Memory(combination, SIZES, odd=True), Memory(combination, SIZES, odd=True)
+    plan = ours.plan(backend, chosen)
+    for step in (6, 7, 8):
+        assert plan.take() == TAKEN
+        theirs.oracle(chosen, plan.rows[0], step)
+        compare(ours, theirs, f"step {step}")
+
+
+@pytest.mark.parametrize("hyper", HYPERS.values(), ids=HYPERS)
+@pytest.mark.parametrize("combination", COMBINATIONS)
+def test_hard_cases_in_every_instruction_set(
+    instruction_set: str, combination: str, hyper: Hyperparameters, small_shares: None
+) -> None:
+    """Infinity and NaN of any bits, denormal numbers, zeros, and one huge number among tiny ones."""
+    chosen = hyper._replace(seed=11)
+    ours, theirs = Memory(combination, AROUND, hard=True), Memory(combination, AROUND, hard=True)
+    plan = ours.plan("c", chosen, threads=3)
+    for step in (6, 7, 8):
+        assert plan.take() == TAKEN
+        theirs.oracle(chosen, plan.rows[0], step)
+        compare(ours, theirs, f"step {step}")
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS)
+def test_averages_follow_the_masters(backend: str, combination: str, small_shares: None) -> None:
+    """They are of the masters where there are any, else of the parameters as they were rounded."""
+    hyper, after = HYPERS["plain"], After(Averaging(0.9))
+    ours, theirs = Memory(combination, [*SIZES, CHUNK + 70]), Memory(combination, [*SIZES, CHUNK + 70])
+    plan = ours.plan(backend, hyper, threads=2, after=after)
+    for step in (6, 7):
+        assert plan.take() == TAKEN
+        theirs.oracle(hyper, plan.rows[0], step)
+        compare(ours, theirs, f"step {step}")
+        for kept, mine, ema in zip(theirs.params, ours.emas, theirs.emas, strict=True):
+            real = ema.dtype.type
+            ema += real(weight_at(step, 0.9, False)) * (kept[0].read() - ema)
+            np.testing.assert_array_equal(bits_of(mine, real.__name__), bits_of(ema, real.__name__))

@@ -5,6 +5,10 @@ one launch too: its kernel reads a table of the spans and the rows of coefficien
 copied there from pinned host memory, which is used again only after the launch that reads it is done, so that the
 host never has to wait for the device; the table is copied only when addresses have changed.
 
+Spans whose arrays are in several formats, or in compact ones, go by a table of their own, whose kernels step any
+formats (`general_kernels`); those of arrays in one format know nothing of them. The random bits that they round
+with come from a key for each row, which is copied with the coefficients.
+
 Where gradients are clipped, two more launches before those of the step compute their norm and what they are
 multiplied by, which the step's kernels read from device memory: the host does not wait for it. It does where the
 norm decides whether a step is taken, and where a step is taken on the host or on other devices too.
@@ -32,6 +36,7 @@ from fastadam.step.counters import Counting
 from fastadam.step.interrupts import in_one_go
 from fastadam.step.prepared import take
 from fastadam.step.reduce import write_rows
+from fastadam.step.variants import variant_of
 
 LEAVES_OUT = False
 _CALL = methodcaller("__call__")
@@ -150,8 +155,6 @@ class On:
 
         Raises
         ------
-        ValueError
-            If a span has arrays in several formats, for which there are no kernels.
         MemoryError
             If the device has not enough memory.
         """
@@ -159,6 +162,7 @@ class On:
 
     def _bind_calls(self, part: PartOfPlan, clipping: Any = None) -> Prepare:
         from fastadam.backends.cuda.flat import Flat
+        from fastadam.backends.cuda.general_kernels import is_general
         from fastadam.backends.cuda.table import Tables
         from fastadam.backends.cuda.zeros import Zeros
 
@@ -166,16 +170,20 @@ class On:
         launched: list[Any] = [clipping] if clipping is not None else []
         scales = clipping.scales if clipping is not None else {}
         tabled: list[tuple[int, int, int]] = []
+        general: list[tuple[int, int, int]] = []
         for variant, first, count in part.batches[["variant", "first", "count"]].tolist():
-            if count == 1 and not part.after.averages:
+            if is_general(variant_of(variant)):
+                general.append((variant, first, count))
+            elif count == 1 and not part.after.averages:
                 launched.append(Flat(self._gpu, variant, spans, first, rows, scales))
             else:
                 tabled.append((variant, first, count))
-        if tabled:  # only these spans: others may be a host's, and move more often
-            low, high = tabled[0][1], tabled[-1][1] + tabled[-1][2]
-            own = [(variant, first - low, count) for variant, first, count in tabled]
-            weights = part.ema_weights if part.after.averages else None
-            launched.append(Tables(self._gpu, spans[low:high], rows, own, scales, weights))
+        weights = part.ema_weights if part.after.averages else None
+        for batches, keys in ((tabled, None), (general, part.random_keys)):
+            if batches:  # only these spans: others may be a host's, and move more often
+                low, high = batches[0][1], batches[-1][1] + batches[-1][2]
+                own = [(variant, first - low, count) for variant, first, count in batches]
+                launched.append(Tables(self._gpu, spans[low:high], rows, own, scales, weights, keys))
 
         counting, after = Counting(part), part.after
         zeros = functools.cache(functools.partial(Zeros, self._gpu, part))  # made when a step asks for it

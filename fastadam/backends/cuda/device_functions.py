@@ -67,6 +67,7 @@ if SIMULATED:
         return number.view(kind)
 
     FLOAT32, FLOAT64, WORD, HALF, PAIR = np.float32, np.float64, np.int64, np.uint16, np.uint32
+    BYTE, SIGNED_BYTE, SIGNED_HALF, SIGNED_PAIR, LONG = np.uint8, np.int8, np.int16, np.int32, np.uint64
 
     def widen_float16(half):
         """Return the float32 of the same value as these 16 bits."""
@@ -89,19 +90,25 @@ else:
         Where a kernel has many calls, that saves most of the time of compilation; in the end NVVM inlines them.
         """
         signature = result(*arguments)
+        function = getattr(function, "py_func", function)
 
         def codegen(context, builder, _, given):
             return context.compile_internal(builder, function, signature, given)
 
-        @intrinsic
-        def call_with_one(typing_context, first):
+        # The arguments of intrinsics have to be written out.
+        def with_one(typing_context, a):
             return signature, codegen
 
-        @intrinsic
-        def call_with_two(typing_context, first, second):
+        def with_two(typing_context, a, b):
             return signature, codegen
 
-        return call_with_one if len(arguments) == 1 else call_with_two
+        def with_three(typing_context, a, b, c):
+            return signature, codegen
+
+        def with_four(typing_context, a, b, c, d):
+            return signature, codegen
+
+        return intrinsic((with_one, with_two, with_three, with_four)[len(arguments) - 1])
 
     # Each rounded on its own: the compiler may fuse plain operators to multiply-adds, but not these.
     SINGLE = (libdevice.fmul_rn, libdevice.fadd_rn, libdevice.fsub_rn, libdevice.fdiv_rn, libdevice.fsqrt_rn)
@@ -184,6 +191,8 @@ else:
         return kind.dtype(number, kind), codegen
 
     FLOAT32, FLOAT64, WORD, HALF, PAIR = types.float32, types.float64, types.int64, types.uint16, types.uint32
+    BYTE, SIGNED_BYTE, SIGNED_HALF, SIGNED_PAIR = types.uint8, types.int8, types.int16, types.int32
+    LONG = types.uint64
 
     @on_device
     def widen_float16(half):
@@ -206,6 +215,12 @@ def float_of(bits):
 def bits_of(number):
     """Return the 32 bits of a float32."""
     return reinterpret(number, PAIR)
+
+
+@on_device
+def truncated(number):
+    """Return the whole part of a float32 that 32 bits can hold."""
+    return SIGNED_PAIR(number)
 
 
 chosen = on_device(select)

@@ -65,12 +65,12 @@ def format_of(variant: Variant) -> Format:
     Raises
     ------
     ValueError
-        If there are several, for which there are no kernels here.
+        If there are several: those are for `fastadam.backends.cuda.general_kernels`.
     """
     found = variant.common_format
     if found is None:
         names = ", ".join(f"{role} in {each.name}" for role, each in zip(ROLES, variant.formats, strict=True))
-        raise ValueError(f"the CUDA backend steps spans whose arrays are in one format, got {names}")
+        raise ValueError(f"these kernels step spans whose arrays are in one format, got {names}")
     return found
 
 
@@ -79,7 +79,7 @@ def width(number_format: Format) -> int:
     return VECTOR_BYTES // number_format.stored.itemsize
 
 
-def _make_lanes(element: Any, count: int) -> Any:
+def make_lanes(element: Any, count: int) -> Any:
     """Return a function that steps tuples of `count` numbers and returns the new ones; count is a power of two."""
     if count == 1:
 
@@ -90,7 +90,7 @@ def _make_lanes(element: Any, count: int) -> Any:
 
         return one
     half = count // 2
-    lanes = _make_lanes(element, half)
+    lanes = make_lanes(element, half)
 
     @on_device
     def both(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, row):
@@ -101,7 +101,7 @@ def _make_lanes(element: Any, count: int) -> Any:
     return both
 
 
-def _make_element(variant: Variant) -> Any:
+def make_element_of(variant: Variant) -> Any:
     """Return a function of five numbers and a row of coefficients, which returns four new numbers."""
     single = variant.compute == np.float32
     operations = SINGLE if single else DOUBLE
@@ -122,17 +122,65 @@ def _make_element(variant: Variant) -> Any:
     )
 
 
-def _make_averages(average: Any, count: int) -> Any:
+def row_layout(compute: np.dtype[Any], averages: bool) -> tuple[int, int]:
+    """Return where the weight of averages is in a row of coefficients, if they are kept, and how long a row is."""
+    weight_at = compute.itemsize * N_COEFFICIENTS
+    return weight_at, weight_at + compute.itemsize * averages
+
+
+def make_scaled(compute: np.dtype[Any]) -> Any:
+    """Return ``scaled(grad_scale, scale)``: what gradients are multiplied by, a part of which is at an address."""
+    single = compute == np.float32
+    mul, load_scalar = (SINGLE if single else DOUBLE)[0], make_load(FLOAT32 if single else FLOAT64, 1)
+
+    @on_device
+    def scaled(grad_scale, scale):
+        if scale != WORD(0):  # else the host knew all of it
+            grad_scale = mul(grad_scale, load_scalar(scale)[0])
+        return grad_scale
+
+    return scaled
+
+
+def make_read_row(compute: np.dtype[Any]) -> Any:
+    """Return ``read_row(scalars, scale)``: the coefficients at an address, as kernels compute with them."""
+    single, itemsize = compute == np.float32, compute.itemsize
+    mul, load_scalar = (SINGLE if single else DOUBLE)[0], make_load(FLOAT32 if single else FLOAT64, 1)
+    scaled, smallest_normal = make_scaled(compute), SMALLEST_NORMAL[compute]
+    at = Row(*(itemsize * i for i in range(N_COEFFICIENTS)))
+
+    @on_device
+    def read_row(scalars, scale):
+        return Row(
+            step_size=load_scalar(scalars + at.step_size)[0],
+            inv_sqrt_bias_correction2=load_scalar(scalars + at.inv_sqrt_bias_correction2)[0],
+            decay_rate=load_scalar(scalars + at.decay_rate)[0],
+            tiny=mul(load_scalar(scalars + at.tiny)[0], smallest_normal),
+            beta1=load_scalar(scalars + at.beta1)[0],
+            one_minus_beta1=load_scalar(scalars + at.one_minus_beta1)[0],
+            beta2=load_scalar(scalars + at.beta2)[0],
+            one_minus_beta2=load_scalar(scalars + at.one_minus_beta2)[0],
+            eps=load_scalar(scalars + at.eps)[0],
+            l2=load_scalar(scalars + at.l2)[0],
+            grad_scale=scaled(load_scalar(scalars + at.grad_scale)[0], scale),
+        )
+
+    return read_row
+
+
+def make_averages(compute: np.dtype[Any], count: int) -> Any:
     """Return a function that moves tuples of `count` averages; count is a power of two."""
     if count == 1:
+        mul, add, sub, *_ = SINGLE if compute == np.float32 else DOUBLE
+        moved, begins = on_device(make_average(add, sub, mul)), compute.type(1)
 
         @on_device
         def one(emas, params, weight):
-            return (average(emas[0], params[0], weight),)
+            return (chosen(weight == begins, params[0], moved(emas[0], params[0], weight)),)
 
         return one
     half = count // 2
-    averages = _make_averages(average, half)
+    averages = make_averages(compute, half)
 
     @on_device
     def both(emas, params, weight):
@@ -147,8 +195,6 @@ def _make_move(number_format: Format) -> Any:
     It reads the parameters as they are stored by then.
     """
     single, real = number_format.compute == np.float32, number_format.compute.itemsize
-    mul, add, sub, *_ = SINGLE if single else DOUBLE
-    moved, begins = on_device(make_average(add, sub, mul)), number_format.compute.type(1)
     access, kind = Access(number_format), FLOAT32 if single else FLOAT64
     load_one, load_many, itemsize = access.load_one, access.load_many, number_format.stored.itemsize
     lanes, at_once = width(number_format), VECTOR_BYTES // real
@@ -158,11 +204,7 @@ def _make_move(number_format: Format) -> Any:
         *(make_load(kind, 1), make_store(kind, 1)),
     )
 
-    @on_device
-    def average(ema, param, weight):
-        return chosen(weight == begins, param, moved(ema, param, weight))
-
-    averages_of_many, average_of_one = _make_averages(average, at_once), _make_averages(average, 1)
+    averages_of_many, average_of_one = (make_averages(number_format.compute, n) for n in (at_once, 1))
 
     @on_device
     def move(param, ema, size, vectors, thread, weight):
@@ -208,7 +250,7 @@ def make_kernels(number: int, averages: bool = False) -> tuple[Callable[..., Non
     itemsize = number_format.stored.itemsize
     lanes = width(number_format)
     single = variant.compute == np.float32
-    element = _make_element(variant)
+    element = make_element_of(variant)
     access = Access(number_format)
     load_one, store_one, load_many, store_many = (
         access.load_one,
@@ -216,22 +258,14 @@ def make_kernels(number: int, averages: bool = False) -> tuple[Callable[..., Non
         access.load_many,
         access.store_many,
     )
-    step_one, step_many = _make_lanes(element, 1), _make_lanes(element, lanes)
+    step_one, step_many = make_lanes(element, 1), make_lanes(element, lanes)
     idle, move = variant.idle, _make_move(number_format)
     load_word = make_load(WORD, 1)
     load_scalar = make_load(FLOAT32 if single else FLOAT64, 1)
-    scalar_at = Row(*(variant.compute.itemsize * i for i in range(N_COEFFICIENTS)))
     mul, smallest_normal = (SINGLE if single else DOUBLE)[0], SMALLEST_NORMAL[variant.compute]
-    weight_at = variant.compute.itemsize * N_COEFFICIENTS
-    row_bytes = weight_at + variant.compute.itemsize * averages
+    scaled, read_row = make_scaled(variant.compute), make_read_row(variant.compute)
+    weight_at, row_bytes = row_layout(variant.compute, averages)
     find = make_find((AVERAGES_TABLE if averages else TABLE).itemsize, AT.first_block)
-
-    @on_device
-    def scaled(grad_scale, scale):
-        """Return what gradients are multiplied by, where a part of it is known to the device alone."""
-        if scale != WORD(0):
-            grad_scale = mul(grad_scale, load_scalar(scale)[0])
-        return grad_scale
 
     @on_device
     def step(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, size, vectors, thread, row):
@@ -303,19 +337,7 @@ def make_kernels(number: int, averages: bool = False) -> tuple[Callable[..., Non
         span = find(spans, n_spans, block)
         thread = (block - load_word(span + AT.first_block)[0]) * WORD(BLOCK) + WORD(cuda.threadIdx.x)
         scalars = rows + load_word(span + AT.row)[0] * row_bytes
-        row = Row(
-            step_size=load_scalar(scalars + scalar_at.step_size)[0],
-            inv_sqrt_bias_correction2=load_scalar(scalars + scalar_at.inv_sqrt_bias_correction2)[0],
-            decay_rate=load_scalar(scalars + scalar_at.decay_rate)[0],
-            tiny=mul(load_scalar(scalars + scalar_at.tiny)[0], smallest_normal),
-            beta1=load_scalar(scalars + scalar_at.beta1)[0],
-            one_minus_beta1=load_scalar(scalars + scalar_at.one_minus_beta1)[0],
-            beta2=load_scalar(scalars + scalar_at.beta2)[0],
-            one_minus_beta2=load_scalar(scalars + scalar_at.one_minus_beta2)[0],
-            eps=load_scalar(scalars + scalar_at.eps)[0],
-            l2=load_scalar(scalars + scalar_at.l2)[0],
-            grad_scale=scaled(load_scalar(scalars + scalar_at.grad_scale)[0], scale),
-        )
+        row = read_row(scalars, scale)
         if not idle:
             step(
                 load_word(span + AT.param)[0],

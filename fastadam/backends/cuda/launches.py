@@ -12,6 +12,8 @@ import numpy as np
 from numba import cuda
 
 from fastadam.backends.cuda import norm_kernels, zero_kernel
+from fastadam.backends.cuda.general_kernels import N_WORDS as N_GENERAL_WORDS
+from fastadam.backends.cuda.general_kernels import is_general, make_general
 from fastadam.backends.cuda.kernels import BLOCK, N_COEFFICIENTS, N_WORDS, make_kernels, signatures
 from fastadam.memory.arrays import address
 from fastadam.memory.cuda.driver import SIMULATED, Gpu
@@ -19,7 +21,8 @@ from fastadam.step.quiet import Quiet
 from fastadam.step.variants import variant_of
 
 # The two kernels of a variant, in the order of make_kernels; that of a format's squares; the one of roots, whose
-# number is 0; that of a table which moves averages; the one of zeros, whose number is 0.
+# number is 0; that of a table which moves averages; the one of zeros, whose number is 0. Variants that are for the
+# general kernels have those of tables alone.
 FLAT, TABLE, SQUARES, ROOT, AVERAGES, ZEROS = range(6)
 
 _compiling = threading.Lock()
@@ -73,7 +76,7 @@ class Arguments:
 def arguments_of(variant: int, which: int) -> Arguments:
     """Return room for the arguments of a kernel."""
     if which in (TABLE, AVERAGES):
-        return Arguments(4, "")
+        return Arguments(N_GENERAL_WORDS if is_general(variant_of(variant)) else 4, "")
     if which == ZEROS:
         return Arguments(2, "")
     if which == SQUARES:
@@ -89,10 +92,12 @@ def _function_of(number: int, which: int) -> Callable[..., None]:
         return norm_kernels.make_squares(number)
     if which == ROOT:
         return norm_kernels.make_root()
-    if which == AVERAGES:
-        return make_kernels(number, averages=True)[TABLE]
     if which == ZEROS:
         return zero_kernel.zeros
+    if is_general(variant_of(number)):
+        return make_general(number, averages=which == AVERAGES)
+    if which == AVERAGES:
+        return make_kernels(number, averages=True)[TABLE]
     return make_kernels(number)[which]
 
 
@@ -104,6 +109,8 @@ def _signature_of(number: int, which: int) -> Any:
         return norm_kernels.signature(words=3, reals=2)
     if which == ZEROS:
         return norm_kernels.signature(words=2, reals=0)
+    if is_general(variant_of(number)):
+        return norm_kernels.signature(words=N_GENERAL_WORDS, reals=0)
     return signatures(number)[TABLE if which == AVERAGES else which]
 
 

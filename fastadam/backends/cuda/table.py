@@ -1,4 +1,7 @@
-"""Batches of several spans: a table in device memory describes them, beside the rows of coefficients."""
+"""Batches of several spans: a table in device memory describes them, beside the rows of coefficients.
+
+Spans for the general kernels go by a table, too, however few they are; their entries say more.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from fastadam.backends.cuda.general_kernels import GENERAL_TABLE
 from fastadam.backends.cuda.kernels import AVERAGES_TABLE, N_COEFFICIENTS
 from fastadam.backends.cuda.kernels import TABLE as ENTRY
 from fastadam.backends.cuda.launches import AVERAGES, TABLE, arguments_of, launcher
 from fastadam.backends.cuda.layout import Layout
 from fastadam.backends.cuda.staging import Staging
 from fastadam.memory.arrays import Array
-from fastadam.memory.structs import AVERAGE, ROLES
+from fastadam.memory.structs import AVERAGE
 from fastadam.step.backend import Call
 from fastadam.step.quiet import Quiet
 
@@ -30,11 +34,13 @@ class Tables:
         Theirs alone; looked at in each launch.
     rows : ndarray of ROW
     batches : list of (int, int, int)
-        Variant, first span and number of spans of each.
+        Variant, first span and number of spans of each. Either all are for the general kernels, or none.
     scales : mapping of dtype to int
         See `fastadam.backends.cuda.flat.Flat`.
     weights : ndarray of float64, optional
         How far the averages of each row's spans move; by default there are none.
+    keys : ndarray of int64, optional
+        What the random bits of each row's spans come from, for the general kernels.
     """
 
     def __init__(
@@ -45,21 +51,24 @@ class Tables:
         batches: list[tuple[int, int, int]],
         scales: Mapping[Any, int],
         weights: Array | None = None,
+        keys: Array | None = None,
     ) -> None:
         self._device, self._spans, self._rows, self._scales = device, spans, rows, scales
         self._launcher = launcher(device)
         self._quiet = Quiet()
         self._noted: Array | None = None
         self._version = self._n_rows = 0
-        self._weights = weights
+        self._weights, self._keys = weights, keys
         which, entry, columns = TABLE, ENTRY, N_COEFFICIENTS
         if weights is not None:
             which, entry, columns = AVERAGES, AVERAGES_TABLE, N_COEFFICIENTS + 1
+        if keys is not None:
+            entry = GENERAL_TABLE
         self._batches = []
         self._table = np.zeros(len(spans), entry)
-        # The coefficients come first: they are copied for every step, the table is not.
+        # What is for each row comes first: it is copied for every step, the table is not.
         self._sections: dict[np.dtype[Any], int] = {}
-        end = 0
+        end = 0 if keys is None else keys.nbytes
         for variant, first, count in batches:
             layout = Layout(variant)
             if layout.real not in self._sections:
@@ -88,6 +97,11 @@ class Tables:
         for real, at in self._sections.items():
             section = slot.pinned[at : at + values.size * real.itemsize].view(real)
             self._quiet.do(operator.setitem, section, ..., values)  # too large for a float32: infinite
+        copied = [(at, values.size * real.itemsize) for real, at in self._sections.items()]
+        if self._keys is not None:
+            keys = self._keys[: self._n_rows]
+            slot.pinned[: keys.nbytes] = keys.view(np.uint8)
+            copied.append((0, keys.nbytes))
         if slot.version != self._version:
             slot.pinned[self._table_at :] = self._table.view(np.uint8)
             calls = [
@@ -95,16 +109,14 @@ class Tables:
                 functools.partial(setattr, slot, "version", self._version),
             ]
         else:
-            calls = [
-                device.copy_call(slot.target + at, slot.source + at, values.size * real.itemsize, stream)
-                for real, at in self._sections.items()
-            ]
+            calls = [device.copy_call(slot.target + at, slot.source + at, nbytes, stream) for at, nbytes in copied]
         for batch in self._batches:
             if batch.blocks:
                 spans = slot.target + self._table_at + batch.where.start * self._table.itemsize
                 count = batch.where.stop - batch.where.start
                 rows = slot.target + self._sections[batch.layout.real]
-                batch.arguments.write(spans, count, rows, self._scales.get(batch.layout.real, 0))
+                words = spans, count, rows, self._scales.get(batch.layout.real, 0)
+                batch.arguments.write(*words, *(() if self._keys is None else (slot.target,)))
                 calls.append(self._launcher.launch_call(batch.kernel, batch.blocks, stream, batch.arguments))
         return [*calls, device.record_call(slot.event, stream)]
 
@@ -116,14 +128,13 @@ class Tables:
         self._noted = words.copy()
         self._n_rows = int(self._spans["row"].max()) + 1  # there may be room for many more
         averages = () if self._weights is None else (AVERAGE,)
-        for name in (*ROLES, *averages, "size", "row"):
-            self._table[name] = self._spans[name]
+        for name in self._table.dtype.names or ():
+            if name not in ("vectors", "first_block"):
+                self._table[name] = self._spans[name]
         for batch in self._batches:
             layout, part = batch.layout, self._table[batch.where]
-            names = (*layout.roles, *averages)
-            aligned = np.bitwise_or.reduce([part[name] for name in names]) % layout.vector_bytes == 0
-            part["vectors"] = np.where(aligned, part["size"] // layout.lanes, 0)
-            threads = part["size"] - part["vectors"] * (layout.lanes - 1)
+            part["vectors"] = layout.vectors(part, averages)
+            threads = layout.threads(part["size"], part["vectors"])
             ends = np.cumsum(-(-threads // layout.block))
             part["first_block"] = ends - (-(-threads // layout.block))
             batch.blocks = int(ends[-1])

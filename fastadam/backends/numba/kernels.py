@@ -13,7 +13,7 @@ from typing import Any
 from numba import prange, types
 from numba.extending import register_jitable
 
-from fastadam.backends.numba import inspect, norm
+from fastadam.backends.numba import compact, inspect, norm
 from fastadam.backends.numba.after import average_strip, set_weight, zero, zero_all, zeroes_at_once
 from fastadam.backends.numba.codecs import CHUNK_BYTES, load, rooms, select, store
 from fastadam.backends.numba.inspect import BATCH_DTYPE, FORMAT_MASK, SPAN_DTYPE
@@ -53,14 +53,19 @@ flushes_at = register_jitable(coefficients.flushes_at)
 PLAN_DTYPE, ROW_DTYPE, ROW_INPUTS_DTYPE, COUNTER_DTYPE = PLAN.dtype, ROW.dtype, ROW_INPUTS.dtype, COUNTER.dtype
 NORM_DTYPE, AFTER_DTYPE, BATCH_BYTES = NORM.dtype, AFTER.dtype, BATCH_DTYPE.itemsize
 PARAM, GRAD, EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ = range(len(ROLES))
-# The kernel of any formats that are computed with in float32.
-ANY = formats.BFLOAT16
+# The kernels of any formats that users have and that are computed with in float32, and of all that only a step
+# writes, beside float32 and float64.
+ANY, COMPACT = formats.BFLOAT16, formats.INT8
 
 
 def kernel_variant(number: int) -> int:
-    """Return the variant whose kernel steps a variant: one for all formats that have to be widened."""
+    """Return the variant whose kernel steps a variant: one or two for all formats that have to be widened."""
     variant = variant_of(number)
     plain = variant.common_format
+    if variant.is_compact or (plain is None and variant.compute == formats.FLOAT64.stored):
+        own = formats.FLOAT64 if variant.compute == formats.FLOAT64.stored else formats.FLOAT32
+        codes = [own.code] * EXP_AVG + [COMPACT.code] * (len(ROLES) - EXP_AVG)
+        return int(variants_of([[code] for code in codes], variant.flags)[0])
     if plain is None or plain.stored != variant.compute:
         plain = ANY
     return int(variants_of(plain.code, variant.flags))
@@ -78,7 +83,7 @@ def next_step(counter):
 
 @register_jitable
 def is_like(inputs, other):
-    """Whether the varying scalars of two rows, for the same step, are the same."""
+    """Whether the varying scalars of two rows, for the same step, are the same, and their random bits."""
     return (
         inputs.lr == other.lr
         and inputs.log_beta1_high == other.log_beta1_high
@@ -88,12 +93,13 @@ def is_like(inputs, other):
         and inputs.weight_decay == other.weight_decay
         and inputs.tiny == other.tiny
         and inputs.sign == other.sign
+        and inputs.seed == other.seed
     )
 
 
 @register_jitable
 def copy_varying(plan, i, other):
-    """Let a row have what varies of another one, and its weight."""
+    """Let a row have what varies of another one, its weight and its key."""
     row, known = record(plan.rows, i, ROW_DTYPE), record(plan.rows, other, ROW_DTYPE)
     row.step_size = known.step_size
     row.inv_sqrt_bias_correction2 = known.inv_sqrt_bias_correction2
@@ -102,6 +108,8 @@ def copy_varying(plan, i, other):
     row.grad_scale = known.grad_scale
     weights = numbers(plan.ema_weights, plan.n_row_inputs, types.float64)
     weights[i] = weights[other]
+    keys = numbers(plan.random_keys, plan.n_row_inputs, types.int64)
+    keys[i] = keys[other]
 
 
 @register_jitable
@@ -127,6 +135,8 @@ def reduce(plan):
         row.tiny = inputs.tiny if flushes_at(step) else 0.0
         row.grad_scale = inputs.sign * wanted.scale
         set_weight(plan, i, step)
+        key = compact.random_key(inputs.seed, types.int64(step))
+        numbers(plan.random_keys, plan.n_row_inputs, types.int64)[i] = types.int64(key)
 
 
 @register_jitable
@@ -173,7 +183,9 @@ def make_kernel(number: int, parallel: bool, measures: bool = False) -> Callable
     real = variant.compute.type
     smallest_normal = SMALLEST_NORMAL[variant.compute]
     itemsize = variant.compute.itemsize
+    is_compact, in_double = variant.is_compact, variant.compute == formats.FLOAT64.stored
     needs_room = variant.formats[0] is ANY
+    average = compact.average_master_strip if is_compact else average_strip
 
     # Numba looks a kernel up in its cache by a pickle of what it closes over. That must come out the same in every
     # process, so closures hold plain functions and numbers only (an intrinsic's pickle is always another).
@@ -238,6 +250,8 @@ def make_kernel(number: int, parallel: bool, measures: bool = False) -> Callable
         @named
         def step(plan, codes, span, first, last, room):
             """Do nothing with elements that have no gradient."""
+    elif is_compact:
+        step = compact.make_step(elements, row_of, amsgrad_on, in_double, named)
     elif needs_room:
 
         @register_jitable
@@ -290,7 +304,7 @@ def make_kernel(number: int, parallel: bool, measures: bool = False) -> Callable
             end = min(first + strip, last)
             step(plan, codes, span, first, end, room)
             if after.averages:
-                average_strip(codes[PARAM], span, first, end, weight, room)
+                average(codes[PARAM], span, first, end, weight, room)
             if zeroes:
                 zero(codes[GRAD], span.grad, first, end)
             first = end
@@ -336,7 +350,7 @@ def make_kernel(number: int, parallel: bool, measures: bool = False) -> Callable
                 size, elements = share_size(batch), batch.elements
                 batch.next_share = 0
                 for _ in prange(batch.threads):  # to which Numba hands numbers, not records
-                    room = rooms() if needs_room else 0
+                    room = compact.rooms() if is_compact else rooms() if needs_room else 0
                     low = take(next_share) * size
                     while low < elements:
                         share(address, b, low, low + size, room)
@@ -361,7 +375,8 @@ def make_kernel(number: int, parallel: bool, measures: bool = False) -> Callable
                 reduce(plan)
             if stages & APPLY:
                 batch = record(plan.batches, b, BATCH_DTYPE)
-                share(address, b, 0, batch.elements, rooms() if needs_room else 0)
+                room = compact.rooms() if is_compact else rooms() if needs_room else 0
+                share(address, b, 0, batch.elements, room)
                 count(plan, b)
             return TAKEN
 

@@ -10,11 +10,11 @@ from types import ModuleType
 from typing import Any
 
 from fastadam.memory import formats, native, structs
-from fastadam.step import after, bias_correction, coefficients, element, norm, rounding, totals
+from fastadam.step import after, bias_correction, coefficients, compact, element, norm, rounding, totals
 
 _SHARED: tuple[ModuleType, ...] = (
     *(formats, native, structs),
-    *(after, bias_correction, coefficients, element, norm, rounding, totals),
+    *(after, bias_correction, coefficients, compact, element, norm, rounding, totals),
 )
 
 

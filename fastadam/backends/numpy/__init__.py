@@ -15,25 +15,49 @@ from typing import Any
 
 import numpy as np
 
+from fastadam.backends.numpy import chunks
+from fastadam.backends.numpy.chunks import CHUNK as CHUNK
+from fastadam.backends.numpy.codecs import IN_BLOCKS, WEYL, beside, start_of
 from fastadam.backends.numpy.formulas import average_of, program_of
 from fastadam.backends.numpy.measure import bind_measure as bind_measure
 from fastadam.backends.numpy.recording import Constant, Place, Program
 from fastadam.memory.arrays import Array, array_at
-from fastadam.memory.structs import AVERAGE, ROLES, SPAN
+from fastadam.memory.structs import (
+    AVERAGE,
+    MASTER,
+    MOMENT_STREAM,
+    PARAM_STREAM,
+    ROLES,
+    SCALE_BLOCK,
+    SCALES,
+    SPAN,
+)
 from fastadam.step.backend import PartOfPlan, Prepare, Prepared
 from fastadam.step.coefficients import SMALLEST_NORMAL, Row
+from fastadam.step.compact import AT_RANDOM, GOLDEN_32, make_random
 from fastadam.step.counters import Counting
 from fastadam.step.quiet import Quiet
 from fastadam.step.variants import variant_of
 
 LEAVES_OUT = False
-# Elements per chunk: what is computed on the way stays in the cache and never reaches the size of the parameters.
-CHUNK = 8192
 # Where the words of a span are.
 _FIELDS = SPAN.dtype.names or ()
-_AT = {role: _FIELDS.index(role) for role in (*ROLES, AVERAGE)}
-_SIZE, _ROW = _FIELDS.index("size"), _FIELDS.index("row")
+_AT = {role: _FIELDS.index(role) for role in (*ROLES, AVERAGE, MASTER, *SCALES.values())}
+_SIZE, _ROW, _POSITION = (_FIELDS.index(name) for name in ("size", "row", "position"))
 _TINY = Row._fields.index("tiny")
+
+
+def _uint64(number: Any) -> Array:
+    return np.asarray(number).astype(np.uint64)
+
+
+_random_start = make_random(_uint64).start
+
+
+@functools.cache
+def _multiples(n: int) -> Array:
+    """Return how far the random bits of `n` numbers are from those of the first one."""
+    return (np.arange(n, dtype=np.uint64) * np.uint64(GOLDEN_32)).astype(np.uint32)
 
 
 def why_missing() -> str | None:
@@ -91,6 +115,11 @@ class _Batch:
         self._compute, self._smallest_normal = variant.compute, SMALLEST_NORMAL[variant.compute]
         self._stored = dict(zip(ROLES, (each.stored for each in variant.formats), strict=True))
         self._stored[AVERAGE] = variant.compute
+        along = map(beside, ROLES, variant.formats)
+        self._stored.update(each for each in along if each is not None)
+        self._in_blocks = any(each in IN_BLOCKS for each in variant.formats)
+        self._at_random = any(each in AT_RANDOM for each in variant.formats)
+        self._random_keys = part.random_keys.view(np.uint64)
         self._weights = part.ema_weights
         self._spans = part.spans[where].view(np.int64).reshape(-1, len(_FIELDS))
         self._rows = part.rows.view(np.float64).reshape(len(part.rows), -1)
@@ -103,7 +132,12 @@ class _Batch:
         """Return the native call that steps all chunks."""
         self._look()
         scalars, flushes = self._scalars()
-        return self._replay(self._programs[flushes], lambda of: scalars(Row._fields.index(of.which), of.dtype))
+        starts = self._starts() if self._at_random else {}
+
+        def scalar(of: Place) -> Iterable[Any]:
+            return starts[of.which] if of.which in starts else scalars(Row._fields.index(of.which), of.dtype)
+
+        return self._replay(self._programs[flushes], scalar)
 
     def average_call(self) -> Callable[[], object]:
         """Return the native call that moves the averages of all chunks."""
@@ -138,7 +172,7 @@ class _Batch:
         if not same[:, _SIZE].all():
             self._columns.clear()
             self._lengths = [
-                min(CHUNK, size - low) for size in words[:, _SIZE].tolist() for low in range(0, size, CHUNK)
+                length for size in words[:, _SIZE].tolist() for length in chunks.lengths_of(size, self._in_blocks)
             ]
             longest = max(self._lengths, default=0)
             programs = [*self._programs, *self._averages]
@@ -147,15 +181,15 @@ class _Batch:
         changed = {role for role, at in _AT.items() if not same[:, at].all()}
         for place in [place for place in self._columns if place.which in changed]:
             del self._columns[place]
-        chunks = -(-words[:, _SIZE] // CHUNK)
-        self._chunk_rows = np.repeat(words[:, _ROW], chunks.astype(np.intp))  # 32 bits where pointers have them
+        self._chunk_rows = np.repeat(words[:, _ROW], chunks.numbers_of(words[:, _SIZE], self._in_blocks))
         self._known = words.copy()
 
     def _column(self, place: Place) -> list[Array]:
-        """Return the arrays over all chunks of a role's memory, or of scratch memory."""
+        """Return the arrays over all chunks of a role's memory, of scratch memory, or of what never changes."""
         found = self._columns.get(place)
         if found is None:
-            found = self._columns[place] = self._room(place) if place.kind == "room" else self._chunks(place)
+            make = {"array": self._chunks, "room": self._room, "fixed": self._fixed}[place.kind]
+            found = self._columns[place] = make(place)
         return found
 
     def _chunks(self, place: Place) -> list[Array]:
@@ -164,17 +198,43 @@ class _Batch:
             return [each.view(place.dtype) for each in self._column(stored)]
         found: list[Array] = []
         for where, size in self._known[:, [_AT[place.which], _SIZE]].tolist():
-            array = array_at(where, size, place.dtype)
-            whole = size // CHUNK * CHUNK
-            found.extend(array[:whole].reshape(-1, CHUNK))
-            if whole < size:
-                found.append(array[whole:])
+            if place.by_block:
+                scales = array_at(where, -(-size // SCALE_BLOCK), place.dtype)
+                found.extend(chunks.cut_scales(scales, size))
+            else:
+                found.extend(chunks.cut(array_at(where, size, place.dtype), self._in_blocks))
         return found
 
     def _room(self, place: Place) -> list[Array]:
         room = self._memory[place.which].view(place.dtype)
-        parts = {length: room[:length] for length in set(self._lengths)}
+        per = SCALE_BLOCK if place.by_block else 1
+        return self._same(lambda length: room[: -(-length // per)], place.by_block)
+
+    def _fixed(self, place: Place) -> list[Array]:
+        assert place.which == WEYL
+        numbers = _multiples(CHUNK)
+        return self._same(lambda length: numbers[:length])
+
+    def _same(self, part: Callable[[int], Array], by_block: bool = False) -> list[Array]:
+        """Return the same memory for all chunks of a length."""
+        parts = {}
+        for length in set(self._lengths):
+            numbers = part(length)
+            parts[length] = numbers.reshape(-1, 1) if by_block else chunks.shaped(numbers, self._in_blocks)
         return [parts[length] for length in self._lengths]
+
+    def _starts(self) -> dict[str, Array]:
+        """Return where the random bits of each stream begin in each chunk."""
+        words = self._known
+        keys, sizes = self._random_keys[words[:, _ROW]], words[:, _SIZE]
+        firsts = (chunks.firsts_of(sizes, self._in_blocks) * GOLDEN_32).astype(np.uint32)
+        return {
+            start_of(stream): firsts
+            + np.repeat(
+                _random_start(keys, words[:, _POSITION], stream), chunks.numbers_of(sizes, self._in_blocks)
+            ).astype(np.uint32)
+            for stream in (MOMENT_STREAM, PARAM_STREAM)
+        }
 
     def _scalars(self) -> tuple[Callable[[int, np.dtype[Any]], Iterable[Any]], bool]:
         """Return the function from a field of the rows, and how it is seen, to its number in each chunk.

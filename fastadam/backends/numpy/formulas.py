@@ -7,48 +7,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fastadam.backends.numpy.recording import FLOAT32, UINT16, UINT32, Constant, Program, Recorder, Value
-from fastadam.memory.formats import BFLOAT16, Format
+from fastadam.backends.numpy.codecs import Storing, load
+from fastadam.backends.numpy.recording import FLOAT32, Constant, Program, Recorder, Value
 from fastadam.memory.structs import AVERAGE, ROLES
 from fastadam.step.after import make_average
 from fastadam.step.coefficients import Row
 from fastadam.step.element import make_element
-from fastadam.step.rounding import keep, make_maximum, make_narrow_bfloat16, make_widen_bfloat16
+from fastadam.step.rounding import keep, make_maximum
 from fastadam.step.variants import variant_of
 
 FLOAT64 = np.dtype(np.float64)
-
-
-def _uint32(number: Value | int) -> Value | Constant:
-    return number.converted(UINT32) if isinstance(number, Value) else Constant(np.array(number, UINT32))
-
-
-def _uint16(number: Value) -> Value:
-    return number.converted(UINT16)
-
-
-def _float_of(bits: Value) -> Value:
-    return bits.seen_as(FLOAT32)
-
-
-def _bits_of(number: Value) -> Value:
-    return number.seen_as(UINT32)
-
-
-def _widen(stored: Value, number_format: Format) -> Value:
-    """Return a number in the dtype that is computed in."""
-    if number_format is BFLOAT16:
-        found: Value = make_widen_bfloat16(_uint32, _float_of)(stored)
-        return found
-    return stored.converted(number_format.compute)
-
-
-def _narrow(computed: Value, number_format: Format) -> Value:
-    """Return a number as it lies in memory."""
-    if number_format is BFLOAT16:
-        found: Value = make_narrow_bfloat16(_uint16, _uint32, _bits_of, computed.recorder.select)(computed)
-        return found
-    return computed.converted(number_format.stored)
 
 
 def _flush(number: Value, tiny: Value) -> Value:
@@ -82,16 +50,16 @@ def _root(recorder: Recorder) -> Callable[[Value], Value]:
 def average_of(number: int, begins: bool) -> Program:
     """Return what moves the averages of a chunk in a variant, some of which may begin.
 
-    Its arrays are `AVERAGE` and ``"param"``.
+    Its arrays are `AVERAGE` and ``"param"``, with that of masters where there are any.
     """
-    number_format, recorder = variant_of(number).formats[0], Recorder()
-    param = _widen(recorder.take_in("array", ROLES[0], number_format.stored), number_format)
-    ema = recorder.take_in("array", AVERAGE, number_format.compute)
-    weight = recorder.take_in("scalar", AVERAGE, number_format.compute)
+    variant, recorder = variant_of(number), Recorder()
+    param = load(recorder, ROLES[0], variant.formats[0], variant.compute)
+    ema = recorder.take_in("array", AVERAGE, variant.compute)
+    weight = recorder.take_in("scalar", AVERAGE, variant.compute)
     add, sub, mul = map(recorder.operation, (np.add, np.subtract, np.multiply))
     moved = make_average(add, sub, mul)(ema, param, weight)
     if begins:
-        stays = weight >= Constant(number_format.compute.type(1))
+        stays = weight >= Constant(variant.compute.type(1))
         moved = recorder.select(stays, param, moved)
     return Program(recorder, {AVERAGE: moved})
 
@@ -100,7 +68,8 @@ def average_of(number: int, begins: bool) -> Program:
 def program_of(number: int, flushes: bool) -> Program:
     """Return what steps a chunk in a variant (see `fastadam.step.variants`), and may set small moments to zero.
 
-    Its arrays have the names of `ROLES`; the running maximum is among them with amsgrad only.
+    Its arrays have the names of `ROLES`; the running maximum is among them with amsgrad only. Beside them are
+    those that their formats need.
     """
     variant = variant_of(number)
     recorder = Recorder()
@@ -110,10 +79,11 @@ def program_of(number: int, flushes: bool) -> Program:
     element = make_element(mul, add, sub, div, _root(recorder), maximum, _flush if flushes else keep, **flags)
     roles = ROLES if variant.amsgrad_on else ROLES[:-1]
     formats = dict(zip(roles, variant.formats, strict=False))
-    old = [_widen(recorder.take_in("array", role, formats[role].stored), formats[role]) for role in roles]
+    old = [load(recorder, role, formats[role], variant.compute) for role in roles]
     row = Row._make(recorder.take_in("scalar", name, variant.compute) for name in Row._fields)
     new = element(*old, *[None] * (len(ROLES) - len(old)), row)
-    written = [role for role in roles if role != "grad"]
-    return Program(
-        recorder, {role: _narrow(value, formats[role]) for role, value in zip(written, new, strict=False)}
-    )
+    storing, written = Storing(recorder, _root(recorder)), [role for role in roles if role != "grad"]
+    results: dict[str, Value] = {}
+    for role, value in zip(written, new, strict=False):
+        results.update(storing.store(role, value, formats[role]))
+    return Program(recorder, results)

@@ -99,7 +99,9 @@ class CudaArray:
 
     def as_reals(self) -> CudaArray:
         """Return a 1-D view in which complex numbers are pairs of reals."""
-        real, count, *_ = ALL_DTYPES[self.dtype]
+        real, count = self.dtype, 1
+        if self.dtype in ALL_DTYPES:
+            real, count, *_ = ALL_DTYPES[self.dtype]
         return CudaArray(self._owner, self.address, (self.size * count,), real, self.device)
 
     def __getitem__(self, key: Any) -> CudaArray:

@@ -40,6 +40,7 @@ class CudaDevice(Device):
     NAME = "cuda"
     ONE, MANY = "on a CUDA device", "arrays on CUDA devices"
     DTYPES = DTYPES
+    MIXES = False
     NATIVE = False
 
     @classmethod
@@ -103,10 +104,9 @@ class CudaDevice(Device):
         return grad
 
     @classmethod
-    def dtype_of_gradient(cls, value: Any, param: Any) -> np.dtype[Any]:
-        """Return the dtype of `param`, which alone is taken."""
-        dtype: np.dtype[Any] = param.dtype
-        return dtype
+    def dtype_of_gradient(cls, value: Any, own: np.dtype[Any]) -> np.dtype[Any]:
+        """Return the parameter's dtype, which alone is taken."""
+        return own
 
     @classmethod
     def check_fillable(cls, value: Any, label: str) -> None:

@@ -39,6 +39,7 @@ def environments(folder: Path) -> dict[str, Callable[[], dict[str, str]]]:
         "test_simulated.py": simulator,
         "test_simulated_after.py": simulator,
         "test_simulated_api.py": simulator,
+        "test_simulated_compact.py": simulator,
         "test_simulated_norm.py": simulator,
         "test_simulated_torch.py": simulator,
         "test_stand_in.py": functools.partial(stand_in, folder / "stand_in"),

@@ -1,6 +1,7 @@
 """What tests with a stand-in for the CUDA driver share: what it has noted, and the answers to launches.
 
-A launch is answered by the reference's arithmetic. `conftest.py` builds the driver from ``stand_in_driver.c``, and
+A launch is answered by the reference's arithmetic, or where arrays are in several formats, by the C kernels.
+`conftest.py` builds the driver from ``stand_in_driver.c``, and
 runs such tests in a process that finds it.
 """
 
@@ -14,12 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastadam import backends
+from fastadam.backends.cuda import general_kernels, launches, norm_kernels, zero_kernel
 from fastadam.backends.cuda import kernels as cuda_kernels
-from fastadam.backends.cuda import launches, norm_kernels, zero_kernel
+from fastadam.backends.cuda.eights import EIGHT
 from fastadam.memory.formats import FORMATS
-from fastadam.memory.structs import AVERAGE, BLOCK, MEASURES, ROLES, ROW, TOTAL
+from fastadam.memory.structs import AVERAGE, BLOCK, MEASURES, ROLES, ROW, SPAN, TAKEN, TOTAL
+from fastadam.step.after import After, Averaging
+from fastadam.step.counters import counters_in
 from fastadam.step.norm import Norm, add_blocks
-from fastadam.step.plan import MOMENTS
+from fastadam.step.plan import MOMENTS, Plan
 from fastadam.step.variants import variant_of
 from tests.support import eager as reference
 
@@ -82,6 +87,32 @@ def move_averages(number_format: Any, span: dict[str, Any], weight: float) -> No
     emas[...] = params if narrowed == 1 else emas + narrowed * (params - emas)
 
 
+def answer_general(
+    number: int, which: int, blocks: int, place: int, n: int, rows: int, scale: int, keys: int
+) -> None:
+    real, averages = variant_of(number).compute, which == launches.AVERAGES
+    table = at(place, n, general_kernels.GENERAL_TABLE)
+    spans = np.zeros(n, SPAN.dtype)
+    for name in set(table.dtype.names or ()) & set(SPAN.dtype.names or ()):
+        spans[name] = table[name]
+    of_block = cuda_kernels.BLOCK * EIGHT
+    assert table["first_block"].tolist() == [0, *np.cumsum(-(-table["size"] // of_block)).tolist()[:-1]]
+    assert blocks == (-(-table["size"] // of_block)).sum()
+    n_rows, columns = int(spans["row"].max()) + 1, cuda_kernels.N_COEFFICIENTS + averages
+    steps = np.zeros(n_rows, np.int64)
+    choices = counters_in(steps), counters_in(steps[:0]), [backends.load("c")], 1, True
+    after = After(Averaging(0.5 if averages else None))
+    plan = Plan(spans, np.full(n, number), *choices, after=after)  # whose rows are taken as they are
+    scalars = at(rows, n_rows * columns, real).reshape(n_rows, columns).astype(np.float64)
+    plan.rows.view(np.float64).reshape(n_rows, -1)[...] = scalars[:, : cuda_kernels.N_COEFFICIENTS]
+    if scale:
+        plan.rows["grad_scale"] = plan.rows["grad_scale"].astype(real) * at(scale, 1, real)[0]
+    if averages:
+        plan.ema_weights[...] = scalars[:, -1]
+    plan.random_keys[...] = at(keys, n_rows, np.dtype(np.int64))
+    assert plan.take() == TAKEN
+
+
 KERNELS: dict[bytes, tuple[int, int]] = {}  # the variant of each kernel by its name
 
 
@@ -98,6 +129,9 @@ def launch(name: bytes, blocks: int, threads: int, pointers: Any) -> None:
         answer_zeros(blocks, *values(pointers, [ctypes.c_int64] * 2))
         return
     variant = variant_of(number)
+    if general_kernels.is_general(variant):
+        answer_general(number, which, blocks, *values(pointers, [ctypes.c_int64] * general_kernels.N_WORDS))
+        return
     number_format = cuda_kernels.format_of(variant)
     real: Any = ctypes.c_float if variant.compute == np.float32 else ctypes.c_double
     if which == launches.FLAT:

@@ -12,6 +12,7 @@ import fastadam
 from fastadam import backends
 from tests.conftest import AVAILABLE, STATES
 from tests.support.bits import assert_same_bits, random_arrays
+from tests.support.compact_memory import COMBINATIONS, Memory
 from tests.support.plans import HYPERS, bits_of
 
 pytestmark = [
@@ -107,6 +108,72 @@ def test_bits_of_halves(number_format: str, name: str, split: bool) -> None:
         np.testing.assert_array_equal(
             bits_of(device.copy_to_host().view(each.stored), number_format), bits_of(host, number_format)
         )
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS)
+@pytest.mark.parametrize("name", ["plain", "amsgrad decoupled"])
+def test_bits_of_compact_formats(combination: str, name: str) -> None:
+    """Plans over copies in device memory of what plans over the host's step."""
+    from fastadam.memory.cuda.arrays import zeros
+    from fastadam.memory.structs import MASTER, ROLES, SCALES
+    from fastadam.step.coefficients import Coefficients
+    from fastadam.step.counters import counters_in
+    from fastadam.step.plan import Plan
+    from fastadam.step.variants import flags_of, variants_of
+
+    hyper = HYPERS[name]._replace(seed=11)
+    memory = Memory(combination, [SIZE // 10, 1, 0, 63, 65, SIZE // 10 - 5])
+    tables, copies = [memory.spans(), memory.spans()], []
+    for span, kept in zip(tables[1], memory.params, strict=True):
+        for role, each in zip(ROLES, kept, strict=True):
+            places = {role: each.stored, MASTER if role == "param" else SCALES.get(role): each.beside}
+            for field, host in places.items():
+                if field is not None and host is not None:
+                    device = zeros(host.size, host.dtype, 0)
+                    device[...] = host
+                    span[field] = device.address
+                    copies.append((device, host))
+    codes = np.repeat([[each.code] for each in memory.formats], len(memory.params), axis=1)
+    variants = variants_of(codes, flags_of(hyper))
+    for table, place in zip(tables, (backends.load("c"), backends.load("cuda").on_device(0)), strict=True):
+        steps = np.zeros(1, np.int64)
+        counters = counters_in(steps)
+        plan = Plan(table, variants, counters, counters, [place], 1, False)
+        plan.write_options([Coefficients(hyper)])
+        for _ in range(5):
+            plan.take()
+    for device, host in copies:
+        assert_same_bits(device.copy_to_host(), host)
+
+
+@pytest.mark.parametrize("layout", ["packed", "in place"])
+@pytest.mark.parametrize("state_dtype", ["int8", "bfloat16"])
+@pytest.mark.parametrize("dtype", [np.float32, np.complex128])
+def test_bits_of_compact_state(dtype: Any, state_dtype: str, layout: str) -> None:
+    arrays = random_arrays(RAGGED, dtype, 0)
+    flat = fastadam.pack(arrays, device="cuda")
+    settings: Any = {"lr": 0.1, "weight_decay": 0.1, "state_dtype": state_dtype, "max_grad_norm": 1.0}
+    settings |= {"skip_nonfinite": True, "ema_decay": 0.9, "seed": 3}
+    ours = fastadam.Adam(flat if layout == "packed" else flat.params, **settings)
+    theirs = fastadam.Adam(arrays, **settings)
+    for seed in range(5):
+        grads: Any = list(random_arrays(RAGGED, dtype, 100 + seed))
+        if seed == 1:
+            grads[1][7] = np.inf
+        for view, grad in zip(flat.grads, grads, strict=True):
+            view[...] = grad
+        given: Any = flat.grad if layout == "packed" else list(flat.grads)
+        if seed == 2 and layout == "in place":
+            given[1] = grads[1] = None
+        ours.step(given)
+        theirs.step(grads)
+    assert ours.skipped_steps == 1
+    for view, array in zip(flat.params, arrays, strict=True):
+        assert_same_bits(view.copy_to_host(), array)
+    saved = ours.state_dict()["state"]
+    for key, entry in theirs.state_dict()["state"].items():
+        for moment, value in entry.items():
+            assert_same_bits(np.asarray(saved[key][moment]), np.asarray(value), f"{moment} of {key}")
 
 
 @pytest.mark.parametrize("layout", ["packed", "in place"])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
 import pytest
 
-from fastadam.memory.formats import BFLOAT16, FLOAT32, FORMATS
-from fastadam.memory.structs import AMSGRAD, DECOUPLED, IDLE, L2
+from fastadam.memory.formats import ALL_FORMATS, BFLOAT16, FLOAT32, FORMATS, INT8, ROOT8
+from fastadam.memory.structs import AMSGRAD, DECOUPLED, IDLE, L2, ROLES
 from fastadam.step.variants import variant_of, variants_of
+from tests.support.compact_memory import COMBINATIONS
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 kernels = pytest.importorskip("fastadam.backends.cuda.kernels", exc_type=ImportError)
@@ -93,6 +95,47 @@ def test_the_kernels_of_the_norm(number: int, which: int, capability: tuple[int,
     assert bool(adding) == (which == launches.SQUARES)
     assert not [each for each in found if "local" in each or each.startswith("call") or ".ftz" in each]
     launches.link(ptx, capability)
+
+
+def check_general(combination: str, flags: int, which: int, capability: tuple[int, int]) -> None:
+    """No operation of the formula, and none of the codecs, can be fused with another one."""
+    each = [next(each for each in ALL_FORMATS if each.name == name) for name in COMBINATIONS[combination].split()]
+    number = int(variants_of([[one.code] for one in each], [flags])[0])
+    ptx, _ = launches.compile_kernel(number, which, capability)
+    instructions = re.findall(r"^\s+(?:@!?%p\d+ )?([a-z][\w.:]*)", ptx, re.MULTILINE)
+    found = set(instructions)
+    assert not [each for each in found if each.startswith(("fma", "mad.rn", "mad.f"))]
+    arithmetic = {each for each in found if re.match(r"(add|sub|div|sqrt).*\.f(16|32|64)", each)}
+    assert not [each for each in arithmetic if ".rn." not in each]
+    assert bool(arithmetic) == (which == launches.AVERAGES or not flags & IDLE)
+    assert not [each for each in found if "local" in each or each.startswith("call") or ".ftz" in each]
+    # Only threads that step numbers of a block tell each other something.
+    in_blocks = any(one in (INT8, ROOT8) for one in each) and not flags & IDLE
+    assert instructions.count("bar.sync") == in_blocks
+    assert any("shared" in each for each in found) == in_blocks
+    assert not [each for each in found if re.match(r"(ld|st)\.(?!global|param|shared)", each)]
+    # By as few loads as there can be, and one for each number where arrays are not aligned.
+    wide = [each for each in instructions if re.match(r"ld\.global\.v[24]", each)]
+    assert len(wide) >= (2 if flags & IDLE else len(ROLES) - 1)
+    launches.link(ptx, capability)
+
+
+def test_the_general_kernels() -> None:
+    check_general("int8 state", DECOUPLED, launches.TABLE, (7, 5))
+    check_general("bfloat16 with masters", IDLE, launches.AVERAGES, (9, 0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("combination", "more"), [*zip(COMBINATIONS, itertools.cycle([False, True]), strict=False)], ids=str
+)
+def test_general_kernels_of_every_combination(combination: str, more: bool) -> None:
+    check_general(
+        combination,
+        AMSGRAD if more else L2,
+        launches.AVERAGES if more else launches.TABLE,
+        CAPABILITIES[-1] if more else CAPABILITIES[0],
+    )
 
 
 def check_averages(number_format: Any, flags: int, capability: tuple[int, int]) -> None:

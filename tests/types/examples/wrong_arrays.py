@@ -8,7 +8,7 @@ from fastadam.schedules import Cosine, Join, Warmup
 
 w = np.ones(3)
 whole = np.arange(3)
-half: NDArray[np.float16] = np.ones(3, np.float16)
+long: NDArray[np.longdouble] = np.ones(3, np.longdouble)
 text: NDArray[np.str_] = np.array(["w"])
 optimizer = fastadam.Adam(w)
 flat = fastadam.pack([w])
@@ -28,7 +28,7 @@ fastadam.Adam({1: w})  # dict-item | reportArgumentType
 fastadam.Adam([("w", 3)])  # list-item | reportArgumentType
 fastadam.Adam(x for x in "abc")  # misc | reportArgumentType
 fastadam.Adam(whole)  # arg-type | reportArgumentType
-fastadam.Adam(half)  # arg-type | reportArgumentType
+fastadam.Adam(long)  # arg-type | reportArgumentType
 fastadam.Adam(text)  # arg-type | reportArgumentType
 fastadam.Adam([whole])  # list-item | reportArgumentType
 fastadam.Adam({"w": whole})  # dict-item | reportArgumentType

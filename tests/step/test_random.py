@@ -1,0 +1,46 @@
+"""Random bits: where they come from is the same in C, Numba and Python, for odd seeds and steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fastadam.memory.structs import MOMENT_STREAM, PARAM_STREAM, TAKEN
+from fastadam.step.compact import random_key, random_start
+from tests.support.compact import random_bits
+from tests.support.compact_memory import Memory, compare
+from tests.support.plans import HYPERS
+
+SEEDS = [0, 1, 2**32, 2**53, 2**53 + 1, 2**63 - 2, 2**63 - 1]
+STEPS = [0, 1, 2**24, 2**32 + 1, 2**53 - 2]
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_keys_and_what_is_rounded_with_them(backend: str, seed: int, steps: int) -> None:
+    """With positions near the largest, too; the bits of a bfloat16 moment show where its sequence began."""
+    hyper = HYPERS["plain"]._replace(seed=seed)
+    ours, theirs = (Memory("stochastic bfloat16", [3, 70], first=2**62) for _ in range(2))
+    ours.steps[...] = steps
+    plan = ours.plan(backend, hyper)
+    assert plan.take() == TAKEN
+    assert plan.random_keys.view(np.uint64).tolist() == [random_key(seed, steps + 1)]
+    theirs.oracle(hyper, plan.rows[0], steps + 1)
+    compare(ours, theirs, f"seed {seed}, step {steps + 1}")
+
+
+@pytest.mark.parametrize("position", [0, 1, 2**31, 2**63 - 1])
+@pytest.mark.parametrize("stream", [MOMENT_STREAM, PARAM_STREAM])
+def test_starts_are_those_of_the_oracle(position: int, stream: int) -> None:
+    for seed in SEEDS:
+        start = random_start(random_key(seed, 7), position, stream)
+        assert [start >> 16] == random_bits(seed, 7, position, stream, 1).tolist()
+
+
+def test_rows_that_are_alike_but_for_their_seeds_have_keys_of_their_own(backend: str) -> None:
+    hypers = [HYPERS["plain"]._replace(seed=seed) for seed in (3, 3, 4)]
+    memory = Memory("bfloat16 state", [20, 30, 40])
+    plan = memory.plan(backend, *hypers)
+    assert plan.take() == TAKEN
+    expected = [random_key(each.seed, 6) for each in hypers]
+    assert plan.random_keys.view(np.uint64).tolist() == expected
