@@ -139,6 +139,7 @@ def test_blocks_are_found_and_promises_checked(monkeypatch: pytest.MonkeyPatch) 
 
 def test_pages_have_code_that_runs() -> None:
     guides = ("doors", "parameters", "whole-step", "averages", "checkpoints", "convert", "pytorch", "types")
+    guides += ("low-precision",)
     assert {"index.md", *(f"guides/{name}.md" for name in guides)} <= set(WITH_CODE)
 
 
