@@ -4,10 +4,10 @@
 
 #include "tensors.h"
 
-/* Return the address of a tensor's numbers, or -1 if it is not of this dtype and size in bytes, is not on the device,
- * does not lie in memory as the cached parameter says, is not what memory holds (but negated or conjugated), or has
- * a storage that was freed or shrunk. Nothing is waited for: the address of a tensor on a CUDA device is known on
- * the host. */
+/* Return the address of a tensor's numbers, or -1 if it is not of this dtype and size in bytes, is not on the
+ * device, does not lie in memory as the cached parameter says, is not what memory holds (but negated or
+ * conjugated), or has a storage that was freed or shrunk. Nothing is waited for: the address of a tensor on a CUDA
+ * device is known on the host. */
 int64_t fastadam_read_tensor(const fastadam_tensor_cache *cache, const fastadam_cached_param *param,
                              int64_t object, int64_t wanted_dtype, int64_t nbytes);
 

@@ -18,7 +18,8 @@ static inline int64_t owner_bytes(const fastadam_tensor_offsets *at)
 }
 
 /* One of several fingerprints, of which the first is at an address. */
-static inline const fastadam_fingerprint *fingerprint_at(const fastadam_tensor_offsets *at, int64_t first, int which)
+static inline const fastadam_fingerprint *fingerprint_at(const fastadam_tensor_offsets *at, int64_t first,
+                                                         int which)
 {
     const int64_t size = (int64_t)sizeof(fastadam_fingerprint) + own_bytes(at) + owner_bytes(at);
     return MEMORY(const fastadam_fingerprint, first + which * size);

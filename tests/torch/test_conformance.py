@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 import fastadam.torch  # noqa: E402
 from fastadam.step.after import Averaging  # noqa: E402
 from fastadam.step.gradient_settings import Choices  # noqa: E402
+from fastadam.torch.options import PRECISION  # noqa: E402
 from tests.support.torch_cases import (  # noqa: E402
     DTYPES,
     FEW,
@@ -43,7 +44,7 @@ def both(name: str) -> tuple[Any, Any]:
 @pytest.mark.parametrize("name", NAMES)
 def test_signature(name: str) -> None:
     ours, theirs = (inspect.signature(adam) for adam in both(name))
-    extras = Choices._fields + Averaging._fields
+    extras = (*Choices._fields, *Averaging._fields, *PRECISION)
     assert list(ours.parameters) == [*theirs.parameters, *extras]
     for key in extras:
         assert ours.parameters[key].kind is inspect.Parameter.KEYWORD_ONLY

@@ -50,3 +50,7 @@ arrays = fastadam.Adam(tensor.detach().numpy())
 convert.from_torch(optimizer, arrays)
 convert.from_torch(optimizer.state_dict(), arrays)
 optimizer.load_state_dict(convert.to_torch(arrays, optimizer))
+compact = fastadam.torch.AdamW([tensor], state_dtype="int8", master_weights=True, rounding="stochastic", seed=3)
+decoded: dict[str, Any] = compact.decoded_state(tensor)
+compact.seed = 4
+rounding: str = compact.rounding

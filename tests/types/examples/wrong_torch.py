@@ -31,3 +31,5 @@ def closure() -> torch.Tensor:
 
 text: str = optimizer.step(closure)  # assignment | reportAssignmentType
 loss: float = optimizer.step()  # assignment | reportAssignmentType
+fastadam.torch.Adam([tensor], state_dtype="int4")  # arg-type | reportArgumentType
+fastadam.torch.Adam([tensor], seed="one")  # arg-type | reportArgumentType
