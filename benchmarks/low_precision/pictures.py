@@ -61,7 +61,7 @@ ROOTS = {
 PPO = Panel("ppo", "PPO on CartPole: return", 0, 520)
 DIGITS = Panel("digits", "Digits: training loss", 0.02, 2, log=True)
 TRANSFORMER = Panel("transformer", "Transformer: loss, held out", 1.4, 2.3)
-LONG = Panel("failures", "Digits, longer: training loss", 2e-3, 2, log=True)
+LONG = Panel("failures", "Digits, longer: training loss", 2e-3, 0.5, log=True)
 EXPLODES = Panel("failures", "The same: each seed", 1e-3, None, log=True, apart=True)
 
 PICTURES: dict[str, list[tuple[Panel, dict[str, Line]]]] = {
@@ -79,7 +79,7 @@ def draw(runs: dict[str, Any], folder: Path) -> None:
         for ax, (panel, lines) in zip(axes, panels, strict=True):
             _draw_one(ax, runs[panel.task], panel, lines)
             if name == "failures":
-                ax.legend(fontsize=8)
+                ax.legend(fontsize=8, loc=(0.4, 0.14) if panel.apart else "upper right")  # where no line is
         if name != "failures":
             handles, labels = axes[0].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8.5)

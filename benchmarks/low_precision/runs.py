@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-DIGITS = 6  # of the numbers that are kept
+DIGITS, CURVE_DIGITS = 6, 4  # of the numbers that are kept
 
 
 class Job(NamedTuple):
@@ -41,12 +41,12 @@ def do(job: Job) -> dict[str, Any]:
     """Train once."""
     task = importlib.import_module(f"benchmarks.low_precision.{job.task}")
     run = task.train(task.SETTINGS[job.setting], job.seed)
-    return {"final": _short(run.final), "curve": [_short(each) for each in run.curve]}
+    return {"final": _short(run.final, DIGITS), "curve": [_short(each, CURVE_DIGITS) for each in run.curve]}
 
 
-def _short(number: float) -> float | None:
+def _short(number: float, digits: int) -> float | None:
     """Return a number with some digits; JSON has none that are not finite."""
-    return float(f"{number:.{DIGITS}g}") if abs(number) < float("inf") else None
+    return float(f"{number:.{digits}g}") if abs(number) < float("inf") else None
 
 
 def train_all(jobs: Iterable[Job], path: Path, at_once: int, say: Callable[[str], object]) -> None:
