@@ -103,6 +103,7 @@ class Adam(Attributes, closed=True):
     param_groups : list of dict
         The groups with their options, which can be edited between steps and are checked when used.
     lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay
+    state_dtype, master_weights, rounding, seed
         The options of all groups: assigned, ``optimizer.lr = 1e-4``, they are checked and set in each of them, and
         in `defaults`; read, they are what the groups agree in, else AttributeError points to `param_groups`.
     defaults : dict

@@ -8,7 +8,7 @@ from typing import TypeAlias, TypedDict
 from fastadam.memory.forms import Iterated, Leaf, Listed, Tree
 from fastadam.memory.packed import Packed
 from fastadam.step.backend import BackendName
-from fastadam.step.hyperparameters import LearningRate, Real
+from fastadam.step.hyperparameters import LearningRate, Real, Rounding, StateDtype
 
 Alone: TypeAlias = Leaf | Packed | Mapping[str, Tree] | ItemsView[str, Leaf]
 Item: TypeAlias = Tree | tuple[str, Leaf]
@@ -25,6 +25,10 @@ class GroupOptions(TypedDict, total=False):
     amsgrad: bool | Mapping[str, bool]
     maximize: bool | Mapping[str, bool]
     decoupled_weight_decay: bool | Mapping[str, bool]
+    state_dtype: StateDtype | Mapping[str, StateDtype]
+    master_weights: bool | Mapping[str, bool]
+    rounding: Rounding | Mapping[str, Rounding]
+    seed: int | Mapping[str, int]
 
 
 class ParamGroup(GroupOptions):
@@ -43,6 +47,10 @@ class Options(TypedDict, total=False):
     amsgrad: bool
     maximize: bool
     decoupled_weight_decay: bool
+    state_dtype: StateDtype
+    master_weights: bool
+    rounding: Rounding
+    seed: int
     max_grad_norm: Real | None
     skip_nonfinite: bool
     error_if_nonfinite: bool

@@ -9,7 +9,7 @@ from fastadam.groups.options import Option, assign
 from fastadam.groups.state import State
 from fastadam.step.backend import BackendName
 from fastadam.step.gradient_settings import GradientSettings, Setting
-from fastadam.step.hyperparameters import LearningRate, Real
+from fastadam.step.hyperparameters import LearningRate, Real, Rounding, StateDtype
 from fastadam.step.interrupts import in_one_go
 from fastadam.step.locks import Guard
 from fastadam.step.threads import check_limit
@@ -61,6 +61,10 @@ class Attributes:
     amsgrad = Option[bool]()
     maximize = Option[bool]()
     decoupled_weight_decay = Option[bool]()
+    state_dtype = Option[StateDtype]()
+    master_weights = Option[bool]()
+    rounding = Option[Rounding]()
+    seed = Option[int]()
 
     max_grad_norm = Setting()
     skip_nonfinite = Setting()

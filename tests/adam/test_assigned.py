@@ -15,7 +15,7 @@ import pytest
 
 import fastadam
 from fastadam.backends import HOST
-from fastadam.step.hyperparameters import KEYS
+from fastadam.step.hyperparameters import FIXED, KEYS
 from tests.support.bits import assert_same_bits, assert_same_state, random_arrays, snapshot
 from tests.support.processes import LONG
 
@@ -29,6 +29,10 @@ GOOD: dict[str, Any] = {
     "amsgrad": True,
     "maximize": True,
     "decoupled_weight_decay": True,
+    "state_dtype": "int8",
+    "master_weights": True,
+    "rounding": "stochastic",
+    "seed": 5,
 }
 BAD: dict[str, list[Any]] = {
     "lr": [-1.0, math.nan, math.inf, "0.1", None, {"w": 0.1}],
@@ -38,7 +42,13 @@ BAD: dict[str, list[Any]] = {
     "amsgrad": [1, None, "yes"],
     "maximize": [0, None],
     "decoupled_weight_decay": [1.0, None],
+    "state_dtype": ["int4", 8, np.float32],
+    "master_weights": [1, None],
+    "rounding": ["up", None, 1],
+    "seed": [-1, 2**63, 1.5, "0", None, True],
 }
+# Those that can be assigned to groups that are there.
+ASSIGNED = [name for name in KEYS if name not in FIXED]
 
 
 def make(layout: str, options: list[dict[str, Any]], **more: Any) -> tuple[fastadam.Adam, list[np.ndarray]]:
@@ -61,7 +71,7 @@ def test_every_option_is_tried() -> None:
     assert set(GOOD) == set(BAD) == set(KEYS)
 
 
-@pytest.mark.parametrize("name", KEYS)
+@pytest.mark.parametrize("name", ASSIGNED)
 @pytest.mark.parametrize("layout", ["in place", "packed"])
 def test_an_option_that_is_assigned_is_that_of_all_groups(layout: str, name: str, backend: str) -> None:
     """Steps are those of an optimizer whose groups were edited one by one, and of one made so at the beginning."""
@@ -85,7 +95,25 @@ def test_an_option_that_is_assigned_is_that_of_all_groups(layout: str, name: str
     assert_same_state(snapshot(early), snapshot(late))
 
 
-@pytest.mark.parametrize("name", KEYS)
+@pytest.mark.parametrize("name", FIXED)
+def test_an_option_by_which_the_state_lies_in_memory_cannot_be_assigned_but_loaded_into(name: str) -> None:
+    optimizer, arrays = make("in place", [{}])
+    step(optimizer, 2)
+    before = snapshot(optimizer)
+    with pytest.raises(ValueError, match=r"make a new optimizer with it, and load the state into that"):
+        setattr(optimizer, name, GOOD[name])
+    optimizer.param_groups[0][name] = GOOD[name]
+    with pytest.raises(ValueError, match=rf"{name} was .* when the group was made"):
+        step(optimizer, 3)
+    optimizer.param_groups[0][name] = getattr(optimizer._groups[0].hyper, name)
+    assert_same_state(snapshot(optimizer), before)
+    new = fastadam.Adam(arrays, **{name: GOOD[name]})
+    new.load_state_dict(optimizer.state_dict())
+    assert getattr(new, name) == GOOD[name]
+    step(new, 3)
+
+
+@pytest.mark.parametrize("name", ASSIGNED)
 def test_groups_that_are_added_later_have_what_was_assigned(name: str) -> None:
     optimizer, _ = make("in place", [{}])
     setattr(optimizer, name, GOOD[name])

@@ -129,4 +129,9 @@ def test_defaults_are_torchs() -> None:
         "amsgrad": False,
         "maximize": False,
         "decoupled_weight_decay": False,
+        # Not torch's: all is kept and rounded as there.
+        "state_dtype": None,
+        "master_weights": False,
+        "rounding": "nearest",
+        "seed": 0,
     }
