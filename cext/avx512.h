@@ -49,10 +49,10 @@ AVX512 __m512i rounded_16(const float *numbers, __m512i random)
     return with_one_nan(_mm512_add_epi32(_mm512_castps_si512(loaded), random), loaded);
 }
 
-AVX512 void store_32_bfloat16_stochastic(uint16_t *stored, const float *numbers, uint32_t random)
+AVX512 void store_32_bfloat16_stochastic(uint16_t *stored, const float *numbers, uint32_t random, uint32_t stride)
 {
-    const __m512i first = rounded_16(numbers, random_words(random, GOLDEN_32, 0));
-    const __m512i second = rounded_16(numbers + 16, random_words(random, GOLDEN_32, 16));
+    const __m512i first = rounded_16(numbers, random_words(random, stride, 0));
+    const __m512i second = rounded_16(numbers + 16, random_words(random, stride, 16));
     _mm512_storeu_si512(stored, _mm512_permutex2var_epi16(first, UPPER_WORDS, second));
 }
 

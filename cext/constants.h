@@ -103,13 +103,6 @@ enum {
     FASTADAM_SCALE_BLOCK = 64,
 };
 
-/* The streams of random bits (fastadam/step/compact.py): those that round moments, and those that round the
- * parameter. */
-enum {
-    FASTADAM_MOMENT_STREAM = 0,
-    FASTADAM_PARAM_STREAM = 1,
-};
-
 /* Elements that are stepped at a time where more is done with each of them afterwards (see the struct after),
  * while they are in the second-level cache: the longer they are, the better memory is read ahead. */
 enum {

@@ -3,10 +3,9 @@
 #ifndef FASTADAM_RANDOM_H
 #define FASTADAM_RANDOM_H
 
-#include "structs.h"
+#include "variants.h"
 
-/* The whole number nearest to 2^32 divided by the golden ratio, and that of 2^64, both odd. */
-#define GOLDEN_32 UINT32_C(0x9e3779b9)
+/* The odd whole number nearest to 2^64 divided by the golden ratio. */
 #define GOLDEN_64 UINT64_C(0x9e3779b97f4a7c15)
 
 /* The finalizer of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014). */
@@ -23,11 +22,25 @@ static FASTADAM_INLINE uint64_t random_key(int64_t seed, double step)
     return mix64(mix64((uint64_t)seed + GOLDEN_64) ^ (uint64_t)step);
 }
 
-/* Where the sequence of a parameter's elements begins; element i is rounded with the upper 16 bits of the start
- * plus i * GOLDEN_32. */
-static FASTADAM_INLINE uint32_t random_start(uint64_t key, int64_t position, int stream)
+/* The random bits of an array: element i is rounded with the upper 16 bits of start + i * stride. */
+typedef struct {
+    uint32_t start, stride;
+} fastadam_sequence;
+
+static FASTADAM_INLINE fastadam_sequence random_sequence(uint64_t key, int64_t position, int role)
 {
-    return (uint32_t)(mix64(key + (2 * (uint64_t)position + (uint64_t)stream + 1) * GOLDEN_64) >> 32);
+    const uint64_t number = N_ROLES * (uint64_t)position + (uint64_t)role + 1;
+    const uint64_t hash = mix64(key + number * GOLDEN_64);
+    return (fastadam_sequence){(uint32_t)(hash >> 32), (uint32_t)hash | 1};
+}
+
+/* Those of the arrays of a parameter that are rounded at random; a running maximum is not, with which it would not
+ * stay what it is: it is rounded to nearest. */
+static FASTADAM_INLINE void find_sequences(fastadam_sequence *sequences, uint64_t key, int64_t position)
+{
+    for (int role = 0; role < N_ROLES; role++)
+        sequences[role] = random_sequence(key, position, role);
+    sequences[MAX_EXP_AVG_SQ] = (fastadam_sequence){UINT32_C(0x80000000), 0};
 }
 
 #endif

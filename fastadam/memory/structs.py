@@ -92,12 +92,6 @@ AMSGRAD, L2, DECOUPLED, IDLE, COMPUTE_AT, FORMATS_AT, FORMAT_BITS = constants(
     "parameter. A divisor of CHUNK.",
     SCALE_BLOCK=64,
 )
-MOMENT_STREAM, PARAM_STREAM = constants(
-    "The streams of random bits (fastadam/step/compact.py): those that round moments, and those that round the "
-    "parameter.",
-    MOMENT_STREAM=0,
-    PARAM_STREAM=1,
-)
 (STRIP,) = constants(
     "Elements that are stepped at a time where more is done with each of them afterwards (see the struct after), "
     "while they are in the second-level cache: the longer they are, the better memory is read ahead.",

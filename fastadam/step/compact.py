@@ -3,11 +3,13 @@
 Like `fastadam.step.rounding`, all of it is written once, over what each backend hands in: its types, its ways to
 see a number's bits and to choose between two. cext/compact.h and cext/random.h are the same in C.
 
-**Random bits.** Element i of a parameter is rounded with the upper 16 bits of ``start + i * GOLDEN_32``, a number
-of 32 bits. The start is a hash of the seed, the number of the parameter's step, its position in the optimizer and
-the stream, so that bits depend on neither threads nor layout, and go on the same after a checkpoint. From step to
-step, the bits of an element are independent; within a step, those of neighbours are spread evenly (Weyl's
-sequence, which costs one addition), so that errors cancel sooner than those of independent bits.
+**Random bits.** Element i of a parameter is rounded with the upper 16 bits of ``start + i * stride``, a number of
+32 bits. Start and stride, which is odd, are a hash of the seed, the number of the parameter's step, its position
+in the optimizer and the role of the array, so that bits depend on neither threads nor layout, and go on the same
+after a checkpoint. From step to step, the bits of an element are independent; within a step, those of any two
+elements are so in pairs, over all strides, and the next one costs an addition. (With the same stride in all steps,
+elements that are some way apart would be rounded alike for good. With the same bits for ``exp_avg`` and the root
+of ``exp_avg_sq``, their errors would go together, and parameters would drift.)
 
 **Rounding at random** takes a number up with the probability of how far it is on its way there: what is expected
 is the number itself. With rounding to nearest, ``exp_avg_sq`` in bfloat16, which changes by a thousandth in a
@@ -39,11 +41,11 @@ from fastadam.memory.formats import (
     ROOT8,
     Format,
 )
+from fastadam.memory.structs import ROLES
 
 Function = Callable[..., Any]
 
-# The odd whole numbers nearest to 2**32 and 2**64, divided by the golden ratio.
-GOLDEN_32 = 0x9E3779B9
+# The odd whole number nearest to 2**64, divided by the golden ratio.
 GOLDEN_64 = 0x9E3779B97F4A7C15
 # In place of a number of 32 bits whose upper 16 are random: rounding to nearest.
 MIDDLE = 0x80000000
@@ -69,12 +71,13 @@ class Random(NamedTuple):
     ----------
     key : callable
         ``key(seed, step)``: what those of a row come from in the 1-based step, 64 bits.
-    start : callable
-        ``start(key, position, stream)``: where the sequence of a parameter begins, 32 bits.
+    sequence : callable
+        ``sequence(key, position, role)``: where the sequence of an array of a parameter begins, in the upper 32
+        bits, and its stride, in the lower ones; `role` is a number in `fastadam.memory.structs.ROLES`.
     """
 
     key: Function
-    start: Function
+    sequence: Function
 
 
 def _as_it_is(function: Function) -> Function:
@@ -106,14 +109,14 @@ def make_random(uint64: Function, compiled: Function = _as_it_is) -> Random:
     def key(seed, step):
         return mix(uint64(mix(uint64(uint64(seed) + uint64(GOLDEN_64))) ^ uint64(step)))
 
-    def start(key, position, stream):
-        number = uint64(uint64(uint64(position) * uint64(2)) + uint64(stream) + uint64(1))
-        return mix(uint64(uint64(key) + uint64(number * uint64(GOLDEN_64)))) >> uint64(32)
+    def sequence(key, position, role):
+        number = uint64(uint64(uint64(position) * uint64(len(ROLES))) + uint64(role) + uint64(1))
+        return uint64(mix(uint64(uint64(key) + uint64(number * uint64(GOLDEN_64)))) | uint64(1))
 
-    return Random(key, start)
+    return Random(key, sequence)
 
 
-random_key, random_start = make_random(lambda number: int(number) & 0xFFFFFFFFFFFFFFFF)
+random_key, random_sequence = make_random(lambda number: int(number) & 0xFFFFFFFFFFFFFFFF)
 
 
 def make_narrow_bfloat16_stochastic(

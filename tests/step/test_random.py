@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastadam.memory.structs import MOMENT_STREAM, PARAM_STREAM, TAKEN
-from fastadam.step.compact import random_key, random_start
+from fastadam.memory.structs import TAKEN
+from fastadam.step.compact import random_key, random_sequence
 from tests.support.compact import random_bits
 from tests.support.compact_memory import Memory, compare
 from tests.support.plans import HYPERS
@@ -30,11 +30,14 @@ def test_keys_and_what_is_rounded_with_them(backend: str, seed: int, steps: int)
 
 
 @pytest.mark.parametrize("position", [0, 1, 2**31, 2**63 - 1])
-@pytest.mark.parametrize("stream", [MOMENT_STREAM, PARAM_STREAM])
-def test_starts_are_those_of_the_oracle(position: int, stream: int) -> None:
+@pytest.mark.parametrize("role", [0, 2, 3])
+def test_sequences_are_those_of_the_oracle(position: int, role: int) -> None:
     for seed in SEEDS:
-        start = random_start(random_key(seed, 7), position, stream)
-        assert [start >> 16] == random_bits(seed, 7, position, stream, 1).tolist()
+        sequence = random_sequence(random_key(seed, 7), position, role)
+        start, stride = sequence >> 32, sequence & 0xFFFFFFFF
+        assert stride % 2
+        expected = [(start + i * stride) % 2**32 >> 16 for i in range(3)]
+        assert expected == random_bits(seed, 7, position, role, 3).tolist()
 
 
 def test_rows_that_are_alike_but_for_their_seeds_have_keys_of_their_own(backend: str) -> None:

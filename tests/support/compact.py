@@ -23,12 +23,13 @@ def mix(x: int) -> int:
     return x ^ (x >> 31)
 
 
-def random_bits(seed: int, step: int, position: int, stream: int, size: int) -> np.ndarray:
+def random_bits(seed: int, step: int, position: int, role: int, size: int) -> np.ndarray:
     """Return the 16 random bits of each element of a parameter, as int64."""
     golden = 0x9E3779B97F4A7C15
     key = mix(mix((seed + golden) & MASK) ^ step)
-    start = mix((key + (2 * position + stream + 1) * golden) & MASK) >> 32
-    return (start + np.arange(size, dtype=np.int64) * 0x9E3779B9 % 2**32) % 2**32 >> 16
+    found = mix((key + (5 * position + role + 1) * golden) & MASK)
+    start, stride = found >> 32, found % 2**32 | 1
+    return (start + np.arange(size, dtype=np.int64) * stride % 2**32) % 2**32 >> 16
 
 
 class Kept:

@@ -12,8 +12,6 @@ from fastadam.memory.formats import ALL_FORMATS
 from fastadam.memory.structs import (
     AVERAGE,
     MASTER,
-    MOMENT_STREAM,
-    PARAM_STREAM,
     ROLES,
     SCALE_BLOCK,
     SCALES,
@@ -160,8 +158,7 @@ class Memory:
             with np.errstate(all="ignore"):
                 new = element(*old, *[None] * (len(ROLES) - n_roles), row)
                 for role, numbers in zip([0, 2, 3, 4][: n_roles - 1], new, strict=False):
-                    stream = PARAM_STREAM if role == 0 else MOMENT_STREAM
-                    bits = random_bits(hyper.seed, step, self.first + i, stream, size)
+                    bits = random_bits(hyper.seed, step, self.first + i, role, size)
                     kept[role].write(numbers, np.full(size, 0x8000) if role == 4 else bits)
 
 

@@ -26,7 +26,7 @@ DECAYS: dict[str, dict[str, Any]] = {
 }
 
 STOCHASTIC = {BFLOAT16: BFLOAT16_STOCHASTIC, FLOAT16: FLOAT16_STOCHASTIC}
-PARAM_STREAM = 1
+PARAM = 0  # the role
 
 
 def numbers(shapes: Any, dtype: Any, seed: int, scale: float = 1.0) -> list[np.ndarray]:
@@ -96,7 +96,7 @@ class Rounded:
     def _round(self, array: np.ndarray, dtype: Any, step: int, position: int) -> None:
         number_format = STOCHASTIC[dtype]
         kept = Kept(number_format, np.zeros(array.size, number_format.stored))
-        kept.write(array.reshape(-1), random_bits(self.seed, step, position, PARAM_STREAM, array.size))
+        kept.write(array.reshape(-1), random_bits(self.seed, step, position, PARAM, array.size))
         array[...] = kept.read().reshape(array.shape)
 
     def weights(self) -> list[np.ndarray]:

@@ -11,7 +11,6 @@ torch = pytest.importorskip("torch")
 
 import fastadam  # noqa: E402 - it needs torch
 import fastadam.torch  # noqa: E402
-from fastadam.memory.structs import PARAM_STREAM  # noqa: E402
 from fastadam.torch import careful, shards  # noqa: E402
 from tests.support.compact import BY_NAME, Kept, random_bits  # noqa: E402
 from tests.support.torch_cases import assert_same_bits, bits, draw, params, take_care  # noqa: E402
@@ -215,7 +214,7 @@ def test_weights_are_rounded_with_the_bits_of_their_position(dtype: Any, backend
     for position, (long, param) in enumerate(zip(exact._params, ours._params, strict=True)):
         numbers = long.detach().numpy().reshape(-1)
         kept = Kept.of(number_format, numbers)
-        kept.write(numbers, random_bits(5, 1, position, PARAM_STREAM, numbers.size))
+        kept.write(numbers, random_bits(5, 1, position, 0, numbers.size))
         assert np.array_equal(bits(param).numpy().view(np.uint16), kept.stored.view(np.uint16))
 
 

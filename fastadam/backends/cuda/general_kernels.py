@@ -40,9 +40,9 @@ from fastadam.backends.cuda.kernels import (
     make_read_row,
     row_layout,
 )
-from fastadam.backends.cuda.randoms import middles, random_start, randoms_at
+from fastadam.backends.cuda.randoms import middles, random_sequence, randoms_at
 from fastadam.memory.formats import FORMATS
-from fastadam.memory.structs import MASTER, MOMENT_STREAM, PARAM_STREAM, ROLES, SCALES
+from fastadam.memory.structs import MASTER, ROLES, SCALES
 from fastadam.step.coefficients import Row
 from fastadam.step.compact import AT_RANDOM
 from fastadam.step.variants import Variant, variant_of
@@ -116,8 +116,7 @@ def _make_step(variant: Variant) -> Any:
     load_exp_avg_sq, settle_exp_avg_sq, word_of_exp_avg_sq, store_exp_avg_sq = codecs[3]
     load_max, settle_max, word_of_max, store_max = codecs[4]
     at_random = [each in AT_RANDOM for each in variant.formats]
-    randoms_of_param = _make_randoms(PARAM_STREAM, at_random[0])
-    randoms_of_moments = _make_randoms(MOMENT_STREAM, at_random[2] or at_random[3])
+    randoms_of_param, _, randoms_of_avg, randoms_of_sq, *_ = map(_make_randoms, range(len(ROLES)), at_random)
     in_blocks = any(each in BLOCKS for each in variant.formats)
     share = _make_share(variant) if in_blocks else _share_nothing
     step_eight, amsgrad_on = _make_step_eight(variant), variant.amsgrad_on
@@ -139,10 +138,9 @@ def _make_step(variant: Variant) -> Any:
         new_sq = settle_exp_avg_sq(computed[2], n)
         new_max = settle_max(computed[3], n) if amsgrad_on else new_sq
         word, word_sq, word_max = share(word_of_exp_avg(new_avg), word_of_exp_avg_sq(new_sq), word_of_max(new_max))
-        randoms = randoms_of_moments(key, position, first)
         store_param(params, new, randoms_of_param(key, position, first), PAIR(0))
-        store_exp_avg(exp_avgs, new_avg, randoms, word)
-        store_exp_avg_sq(exp_avg_sqs, new_sq, randoms, word_sq)
+        store_exp_avg(exp_avgs, new_avg, randoms_of_avg(key, position, first), word)
+        store_exp_avg_sq(exp_avg_sqs, new_sq, randoms_of_sq(key, position, first), word_sq)
         if amsgrad_on:  # a running maximum stays what it is
             store_max(maxima, new_max, middles(), word_max)
 
@@ -166,8 +164,8 @@ def _make_step_eight(variant: Variant) -> Any:
     return compiled_apart(step_eight, types.UniTuple(numbers, 4), types.UniTuple(numbers, len(ROLES)), row)
 
 
-def _make_randoms(stream: int, needed: bool) -> Any:
-    """Return ``randoms(key, position, first)``: the random bits of eight elements in a stream."""
+def _make_randoms(role: int, needed: bool) -> Any:
+    """Return ``randoms(key, position, first)``: the random bits of eight elements of a role."""
     if not needed:
 
         @on_device
@@ -178,7 +176,7 @@ def _make_randoms(stream: int, needed: bool) -> Any:
 
     @on_device
     def randoms(key, position, first):
-        return randoms_at(PAIR(random_start(key, position, stream)), first)
+        return randoms_at(random_sequence(key, position, role), first)
 
     return randoms
 

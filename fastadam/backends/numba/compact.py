@@ -17,9 +17,9 @@ from fastadam.backends.numba.codecs import bits_of, float32, float_of, select, u
 from fastadam.backends.numba.memory import make_room, numbers, word
 from fastadam.backends.numba.sources import name_for_cache
 from fastadam.memory import formats
-from fastadam.memory.structs import CHUNK, MOMENT_STREAM, PARAM_STREAM, ROLES, SCALE_BLOCK
+from fastadam.memory.structs import CHUNK, ROLES, SCALE_BLOCK
 from fastadam.step import compact
-from fastadam.step.compact import GOLDEN_32, INFINITE_BITS, MIDDLE
+from fastadam.step.compact import INFINITE_BITS, MIDDLE
 
 FLOAT32, FLOAT64 = formats.FLOAT32.code, formats.FLOAT64.code
 BFLOAT16, FLOAT16 = formats.BFLOAT16.code, formats.FLOAT16.code
@@ -36,7 +36,7 @@ SIZE_BITS, NAN_BITS = 0x7FFFFFFF, 0x7FC00000
 int16, int32, uint64 = types.int16, types.int32, types.uint64
 
 random = compact.make_random(uint64, register_jitable)
-random_key, random_start = register_jitable(random.key), register_jitable(random.start)
+random_key, random_sequence = register_jitable(random.key), register_jitable(random.sequence)
 narrow_bfloat16_stochastic = register_jitable(
     compact.make_narrow_bfloat16_stochastic(uint16, uint32, bits_of, select)
 )
@@ -165,14 +165,13 @@ def load_float32(code, span, role, first, n, room):
 
 
 @register_jitable
-def store_float32(code, span, role, first, found, starts):
+def store_float32(code, span, role, first, found, sequences):
     """Round numbers to the format of a role, and put them back; of exp_avg_sq in 8 bits, they are roots."""
     array, n = address_in(span, role), found.size
     start, stride = uint32(MIDDLE), uint32(0)
     if role != LARGEST:  # a running maximum is rounded to nearest
-        start = starts[PARAM_STREAM] if role == 0 else starts[MOMENT_STREAM]
-        stride = uint32(GOLDEN_32)
-        start = uint32(start + uint32(first) * stride)
+        stride = uint32(sequences[role])
+        start = uint32(uint32(sequences[role] >> uint64(32)) + uint32(first) * stride)
     if code == INT8:
         store_int8(array + first, scales_in(span, role, first), found, start, stride)
     elif code == ROOT8:
@@ -223,7 +222,7 @@ def store_float64(code, span, role, first, found, starts, floats):
         narrow = numbers(floats, found.size, types.float32)
     for i in range(found.size):
         narrow[i] = types.float32(found[i])
-    store_float32(code, span, role, first, narrow, starts)
+    store_float32(code, span, role, first, narrow, sequences)
 
 
 @register_jitable
@@ -276,16 +275,18 @@ def make_step(elements, row_of, amsgrad_on, in_double, named):
         if in_double:
             store_float64(code, span, role, first, found, starts, room + FLOATS)
         else:
-            store_float32(code, span, role, first, found, starts)
+            store_float32(code, span, role, first, found, sequences)
 
     @register_jitable
     @named
     def step(plan, codes, span, first, last, room):
         row, places = row_of(plan, span), numbers(room + PLACES, len(ROLES), types.int64)
         key = uint64(word(plan.random_keys + 8 * span.row))
-        starts = (
-            uint32(random_start(key, span.position, MOMENT_STREAM)),
-            uint32(random_start(key, span.position, PARAM_STREAM)),
+        sequences = (
+            random_sequence(key, span.position, 0),
+            random_sequence(key, span.position, 1),
+            random_sequence(key, span.position, 2),
+            random_sequence(key, span.position, 3),
         )
         for at in range(first, last, CHUNK):
             n = min(CHUNK, last - at)
@@ -302,6 +303,6 @@ def make_step(elements, row_of, amsgrad_on, in_double, named):
             )
             for role in range(n_roles):
                 if role != 1:  # that of the gradient
-                    store(codes[role], span, role, at, numbers(places[role], n, real), starts, room)
+                    store(codes[role], span, role, at, numbers(places[role], n, real), sequences, room)
 
     return step

@@ -17,7 +17,7 @@ import numpy as np
 
 from fastadam.backends.numpy import chunks
 from fastadam.backends.numpy.chunks import CHUNK as CHUNK
-from fastadam.backends.numpy.codecs import IN_BLOCKS, WEYL, beside, start_of
+from fastadam.backends.numpy.codecs import IN_BLOCKS, INDEX, beside, start_of, stride_of
 from fastadam.backends.numpy.formulas import average_of, program_of
 from fastadam.backends.numpy.measure import bind_measure as bind_measure
 from fastadam.backends.numpy.recording import Constant, Place, Program
@@ -25,8 +25,6 @@ from fastadam.memory.arrays import Array, array_at
 from fastadam.memory.structs import (
     AVERAGE,
     MASTER,
-    MOMENT_STREAM,
-    PARAM_STREAM,
     ROLES,
     SCALE_BLOCK,
     SCALES,
@@ -34,7 +32,7 @@ from fastadam.memory.structs import (
 )
 from fastadam.step.backend import PartOfPlan, Prepare, Prepared
 from fastadam.step.coefficients import SMALLEST_NORMAL, Row
-from fastadam.step.compact import AT_RANDOM, GOLDEN_32, make_random
+from fastadam.step.compact import AT_RANDOM, make_random
 from fastadam.step.counters import Counting
 from fastadam.step.quiet import Quiet
 from fastadam.step.variants import variant_of
@@ -51,13 +49,13 @@ def _uint64(number: Any) -> Array:
     return np.asarray(number).astype(np.uint64)
 
 
-_random_start = make_random(_uint64).start
+_random_sequence = make_random(_uint64).sequence
 
 
 @functools.cache
-def _multiples(n: int) -> Array:
-    """Return how far the random bits of `n` numbers are from those of the first one."""
-    return (np.arange(n, dtype=np.uint64) * np.uint64(GOLDEN_32)).astype(np.uint32)
+def _indices(n: int) -> Array:
+    """Return the numbers of the elements of a chunk."""
+    return np.arange(n, dtype=np.uint32)
 
 
 def why_missing() -> str | None:
@@ -118,7 +116,9 @@ class _Batch:
         along = map(beside, ROLES, variant.formats)
         self._stored.update(each for each in along if each is not None)
         self._in_blocks = any(each in IN_BLOCKS for each in variant.formats)
-        self._at_random = any(each in AT_RANDOM for each in variant.formats)
+        self._stored_at_random = {
+            role: each in AT_RANDOM for role, each in zip(ROLES[:-1], variant.formats, strict=False)
+        }
         self._random_keys = part.random_keys.view(np.uint64)
         self._weights = part.ema_weights
         self._spans = part.spans[where].view(np.int64).reshape(-1, len(_FIELDS))
@@ -132,10 +132,12 @@ class _Batch:
         """Return the native call that steps all chunks."""
         self._look()
         scalars, flushes = self._scalars()
-        starts = self._starts() if self._at_random else {}
+        sequences = self._sequences()
 
         def scalar(of: Place) -> Iterable[Any]:
-            return starts[of.which] if of.which in starts else scalars(Row._fields.index(of.which), of.dtype)
+            if of.which in sequences:
+                return sequences[of.which]
+            return scalars(Row._fields.index(of.which), of.dtype)
 
         return self._replay(self._programs[flushes], scalar)
 
@@ -211,8 +213,8 @@ class _Batch:
         return self._same(lambda length: room[: -(-length // per)], place.by_block)
 
     def _fixed(self, place: Place) -> list[Array]:
-        assert place.which == WEYL
-        numbers = _multiples(CHUNK)
+        assert place.which == INDEX
+        numbers = _indices(CHUNK)
         return self._same(lambda length: numbers[:length])
 
     def _same(self, part: Callable[[int], Array], by_block: bool = False) -> list[Array]:
@@ -223,18 +225,19 @@ class _Batch:
             parts[length] = numbers.reshape(-1, 1) if by_block else chunks.shaped(numbers, self._in_blocks)
         return [parts[length] for length in self._lengths]
 
-    def _starts(self) -> dict[str, Array]:
-        """Return where the random bits of each stream begin in each chunk."""
-        words = self._known
+    def _sequences(self) -> dict[str, Array]:
+        """Return where the random bits of each role begin in each chunk, and their strides."""
+        words, found = self._known, {}
         keys, sizes = self._random_keys[words[:, _ROW]], words[:, _SIZE]
-        firsts = (chunks.firsts_of(sizes, self._in_blocks) * GOLDEN_32).astype(np.uint32)
-        return {
-            start_of(stream): firsts
-            + np.repeat(
-                _random_start(keys, words[:, _POSITION], stream), chunks.numbers_of(sizes, self._in_blocks)
-            ).astype(np.uint32)
-            for stream in (MOMENT_STREAM, PARAM_STREAM)
-        }
+        firsts = chunks.firsts_of(sizes, self._in_blocks).astype(np.uint32)
+        repeats = chunks.numbers_of(sizes, self._in_blocks)
+        for number, role in enumerate(ROLES):
+            if self._stored_at_random.get(role):
+                sequence = np.repeat(_random_sequence(keys, words[:, _POSITION], number), repeats)
+                stride = sequence.astype(np.uint32)
+                found[stride_of(role)] = stride
+                found[start_of(role)] = (sequence >> np.uint64(32)).astype(np.uint32) + firsts * stride
+        return found
 
     def _scalars(self) -> tuple[Callable[[int, np.dtype[Any]], Iterable[Any]], bool]:
         """Return the function from a field of the rows, and how it is seen, to its number in each chunk.

@@ -23,14 +23,14 @@ from fastadam.memory.formats import (
     ROOT8,
     Format,
 )
-from fastadam.memory.structs import MASTER, MOMENT_STREAM, PARAM_STREAM, ROLES, SCALES
+from fastadam.memory.structs import MASTER, ROLES, SCALES
 from fastadam.step import compact, rounding
 from fastadam.step.compact import INFINITE_BITS, MIDDLE
 
 INT16, INT32 = np.dtype(np.int16), np.dtype(np.int32)
 IN_BLOCKS = (INT8, ROOT8)
-# What is added to the start of a chunk's random bits for each of its numbers.
-WEYL = "weyl"
+# The numbers of the elements of a chunk.
+INDEX = "index"
 _SIZE_BITS = Constant(UINT32.type(0x7FFFFFFF))
 _INFINITE = Constant(UINT32.type(INFINITE_BITS))
 
@@ -109,7 +109,7 @@ class Storing:
 
     def __init__(self, recorder: Recorder, root: Callable[[Value], Value]) -> None:
         self._recorder, self._root = recorder, root
-        self._streams = functools.cache(self._stream)
+        self._index = functools.cache(lambda: recorder.take_in("fixed", INDEX, UINT32))
 
     def store(self, role: str, number: Value, number_format: Format) -> dict[str, Value]:
         """Return what is written to which array."""
@@ -138,12 +138,9 @@ class Storing:
         """Return the 16 bits that a role is rounded with; a running maximum is so to nearest."""
         if role == ROLES[-1]:
             return Constant(UINT32.type(MIDDLE >> 16))
-        return self._streams(PARAM_STREAM if role == ROLES[0] else MOMENT_STREAM)
-
-    def _stream(self, stream: int) -> Value:
-        numbers = self._recorder.take_in("fixed", WEYL, UINT32)
-        start = self._recorder.take_in("scalar", start_of(stream), UINT32)
-        return (numbers + start) >> Constant(UINT32.type(16))
+        index = self._index()
+        start, stride = (self._recorder.take_in("scalar", name(role), UINT32) for name in (start_of, stride_of))
+        return (index * stride + start) >> Constant(UINT32.type(16))
 
     def _blocks(self, number: Value, number_format: Format, random: Value | Constant) -> tuple[Value, Value]:
         """Return codes and scales."""
@@ -166,6 +163,11 @@ def _truncated(number: Value) -> Value:
     return number.converted(INT32).seen_as(UINT32)
 
 
-def start_of(stream: int) -> str:
-    """Return the name of the scalar that has where the random bits of a stream begin in a chunk."""
-    return f"start of stream {stream}"
+def start_of(role: str) -> str:
+    """Return the name of the scalar that has where the random bits of a role begin in a chunk."""
+    return f"start of {role}"
+
+
+def stride_of(role: str) -> str:
+    """Return the name of the scalar that has by how much they go on from one element to the next."""
+    return f"stride of {role}"
