@@ -212,7 +212,7 @@ def load_float64(code, span, role, first, n, room, floats):
 
 
 @register_jitable
-def store_float64(code, span, role, first, found, starts, floats):
+def store_float64(code, span, role, first, found, sequences, floats):
     """Round numbers to the format of a role, and put them back, unless they lie there already."""
     if code == FLOAT64:
         return
@@ -268,12 +268,12 @@ def make_step(elements, row_of, amsgrad_on, in_double, named):
 
     @register_jitable
     @named
-    def store(code, span, role, first, found, starts, room):
+    def store(code, span, role, first, found, sequences, room):
         if code == ROOT8:
             for i in range(found.size):
                 found[i] = math.sqrt(found[i])
         if in_double:
-            store_float64(code, span, role, first, found, starts, room + FLOATS)
+            store_float64(code, span, role, first, found, sequences, room + FLOATS)
         else:
             store_float32(code, span, role, first, found, sequences)
 
