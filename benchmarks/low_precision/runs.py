@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
 import platform
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 DIGITS, CURVE_DIGITS = 6, 4  # of the numbers that are kept
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Job(NamedTuple):
@@ -49,14 +51,27 @@ def _short(number: float, digits: int) -> float | None:
     return float(f"{number:.{digits}g}") if abs(number) < float("inf") else None
 
 
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Have the libraries that new processes import take one thread: models this small gain nothing by more."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def train_all(jobs: Iterable[Job], path: Path, at_once: int, say: Callable[[str], object]) -> None:
     """Train what is not in the file yet, and write each result into it when it is there."""
     results = load(path)
     trained: dict[str, Any] = results.setdefault("runs", {})
     missing = [each for each in jobs if str(each.seed) not in trained.get(each.task, {}).get(each.setting, {})]
-    # For the libraries that the processes import: models this small gain nothing by threads.
-    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
-    with ProcessPoolExecutor(at_once, get_context("spawn")) as pool:
+    with _one_thread_each(), ProcessPoolExecutor(at_once, get_context("spawn")) as pool:
         running = {pool.submit(do, job): job for job in missing}
         for done, future in enumerate(as_completed(running), 1):
             job, found = running[future], future.result()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,9 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     path, said = tmp_path / "results.json", list[str]()
     digits = {"float32": {"0": {"final": 1.0, "curve": [2.0, 1.0]}}}
     runs.save({"runs": {"digits": digits}, "memory": {}}, path)
+    before = dict(os.environ)
     runs.train_all([runs.Job("digits", name, 0) for name in ("float32", "int8 state")], path, 1, said.append)
+    assert dict(os.environ) == before
     found = runs.load(path)
     assert found["memory"] == {}
     assert found["runs"]["digits"]["float32"] == digits["float32"]

@@ -53,13 +53,6 @@ EACH: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(params=["c"])
-def backend(request: pytest.FixtureRequest) -> str:
-    if request.param not in fastadam.available_backends():
-        pytest.skip(f"{request.param} is not available")
-    return str(request.param)
-
-
 def new(members: Any, backend: str, **options: Any) -> Any:
     optimizer = fastadam.torch.Adam(members, **options)
     optimizer.backend = backend
@@ -186,7 +179,7 @@ def test_masters_are_the_weights_of_the_float32_run(dtype: Any, state_dtype: Any
     start = [param.to(dtype) for param in params((40, 5), (13,))]
     exact = new([torch.nn.Parameter(each.float()) for each in start], backend, state_dtype=state_dtype)
     short = new(list(map(torch.nn.Parameter, start)), backend, master_weights=True, state_dtype=state_dtype)
-    for seed in range(1000):
+    for seed in range(1000 if backend == "c" else 50):  # the others take long
         for i, (long, param) in enumerate(zip(exact._params, short._params, strict=True)):
             param.grad = draw(param.shape, torch.float32, 10 * seed + i).to(dtype)
             long.grad = param.grad.float()
