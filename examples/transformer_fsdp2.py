@@ -119,6 +119,7 @@ def main() -> None:
     loss = train(given.steps, given.checkpoint)
     if distributed.get_rank() == 0:
         print(f"loss of the last steps: {loss:.3f}")
+    distributed.barrier()  # so that none is gone while others still hear from it
     distributed.destroy_process_group()
 
 

@@ -26,9 +26,12 @@ def loss(processes: int, *arguments: str) -> float:
         timeout=LONG,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    (found,) = re.findall(r"loss of the last steps: ([\d.]+)", done.stdout)
-    return float(found)
+    found = re.findall(r"loss of the last steps: ([\d.]+)", done.stdout)
+    # Once in some twenty runs, a thread of PyTorch's own asks for the interpreter when that is already gone, and ends
+    # a process that has done all its work.
+    is_done = len(found) == 1 and "terminate called without an active exception" in done.stderr
+    assert done.returncode == 0 or is_done, done.stderr
+    return float(found[0])
 
 
 @pytest.mark.slow
