@@ -27,8 +27,8 @@ def loss(processes: int, *arguments: str) -> float:
         check=False,
     )
     found = re.findall(r"loss of the last steps: ([\d.]+)", done.stdout)
-    # Once in some twenty runs, a thread of PyTorch's own asks for the interpreter when that is already gone, and ends
-    # a process that has done all its work.
+    # Once in some twenty runs, a thread of PyTorch's own asks for the interpreter when that is already gone, and
+    # ends a process that has done all its work.
     is_done = len(found) == 1 and "terminate called without an active exception" in done.stderr
     assert done.returncode == 0 or is_done, done.stderr
     return float(found[0])
