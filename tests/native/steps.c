@@ -321,7 +321,7 @@ static work *make(uint64_t seed, const work *lender)
             describe(&each->param_object, &each->arrays[PARAM], size, ndim);
             describe(&each->grad_object, &each->arrays[GRAD], size, ndim);
             each->grad_object.flags &= ~0x400; /* gradients may be read-only */
-            made->slots[made->n] = (fastadam_slot){address(&each->param_object), DTYPE, size};
+            made->slots[made->n] = (fastadam_slot){address(&each->param_object), DTYPE, size, DTYPE};
             made->grad_objects[made->n] = address(&each->grad_object);
         }
     }
