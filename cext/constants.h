@@ -138,6 +138,6 @@ enum {
 };
 
 /* Bytes of a number in each of the formats. */
-#define FASTADAM_ITEMSIZES {4, 8, 2, 2}
+#define FASTADAM_ITEMSIZES {4, 8, 2, 2, 1, 1, 2, 2, 2, 2}
 
 #endif

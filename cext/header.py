@@ -49,7 +49,7 @@ def constants() -> Iterator[str]:
     for each in native.CONSTANTS:
         lines = [f"    FASTADAM_{name} = {value}," for name, value in each.values.items()]
         yield "\n".join([comment(each.says), "enum {", *lines, "};"])
-    itemsizes = ", ".join(str(each.stored.itemsize) for each in formats.FORMATS)
+    itemsizes = ", ".join(str(each.stored.itemsize) for each in formats.ALL_FORMATS)
     yield f"{comment('Bytes of a number in each of the formats.')}\n#define FASTADAM_ITEMSIZES {{{itemsizes}}}"
 
 

@@ -63,8 +63,7 @@ static FASTADAM_INLINE float *scales_in(const fastadam_span *span, int role, int
 enum { BLOCKS_AHEAD = 16 };
 static FASTADAM_INLINE void fetch_ahead(int64_t array, int64_t element, int format)
 {
-    static const int itemsizes[] = {4, 8, 2, 2, 1, 1, 2, 2, 2, 2};
-    const int64_t itemsize = itemsizes[format];
+    const int64_t itemsize = itemsize_of(format);
     const int64_t at = array + (element + BLOCKS_AHEAD * FASTADAM_SCALE_BLOCK) * itemsize;
     for (int64_t byte = 0; byte < FASTADAM_SCALE_BLOCK * itemsize; byte += 64)
         FETCH(at + byte);

@@ -19,11 +19,14 @@ static FASTADAM_INLINE int computes_in_double(int64_t variant)
     return ((variant >> FASTADAM_COMPUTE_AT) & ((1 << FASTADAM_FORMAT_BITS) - 1)) == FASTADAM_FLOAT64;
 }
 
-/* Bytes of a number of the gradients that a variant reads. */
-static FASTADAM_INLINE int64_t grad_itemsize(int64_t variant)
+/* Bytes of a number in a format. */
+static FASTADAM_INLINE int64_t itemsize_of(int format)
 {
     static const int64_t itemsizes[] = FASTADAM_ITEMSIZES;
-    return itemsizes[format_in(variant, GRAD)];
+    return itemsizes[format];
 }
+
+/* Those of the gradients that a variant reads. */
+static FASTADAM_INLINE int64_t grad_itemsize(int64_t variant) { return itemsize_of(format_in(variant, GRAD)); }
 
 #endif

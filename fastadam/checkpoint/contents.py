@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fastadam.checkpoint.format import PARAM, PRECISION, check_unchanged, stored_shape
+from fastadam.checkpoint.format import PARAM, check_unchanged, stored_shape
 from fastadam.groups.contents import Contents
 from fastadam.groups.group import Group
 from fastadam.memory.arrays import ALL_DTYPES, Array
+from fastadam.memory.structs import KEPT
 from fastadam.step import hyperparameters
-from fastadam.step.hyperparameters import DEFAULTS
-from fastadam.step.plan import KEPT
+from fastadam.step.hyperparameters import PRECISION
 
 NOTE = "lr is null where it was a function, which a file cannot hold"
 
@@ -122,7 +122,8 @@ class Collected:
 
 def _group(group: Group) -> str:
     options = group.accepted()
-    is_plain = all(options[name] == getattr(DEFAULTS, name) for name in PRECISION)
+    # Left out where they are not used: older versions do not know them.
+    is_plain = all(options[name] == default for name, default in PRECISION.items())
     kept = {name: options[name] for name in hyperparameters.KEYS if not (is_plain and name in PRECISION)}
     kept["lr"] = None if callable(kept["lr"]) else kept["lr"]
     members = (

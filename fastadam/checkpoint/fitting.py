@@ -12,7 +12,6 @@ from fastadam.checkpoint.format import (
     CODES,
     FORMAT,
     PARAM,
-    PRECISION,
     SIZES,
     VERSION,
     check_unchanged,
@@ -26,11 +25,10 @@ from fastadam.groups.members import Member
 from fastadam.memory.arrays import Array
 from fastadam.memory.devices import check_parameter
 from fastadam.memory.formats import ELEMENTS
-from fastadam.memory.structs import AVERAGE, SCALES
+from fastadam.memory.structs import AVERAGE, KEPT, MOMENTS, SCALES
 from fastadam.memory.words import counted
 from fastadam.step import hyperparameters
-from fastadam.step.hyperparameters import DEFAULTS
-from fastadam.step.plan import KEPT, MOMENTS
+from fastadam.step.hyperparameters import DEFAULTS, PRECISION
 from fastadam.step.precision import Kept, kept_of
 
 
@@ -103,7 +101,7 @@ class Checkpoint:
         rest = iter(matched)
         for group, saved_group, schedule in zip(groups, saved, schedules, strict=True):
             positions = [next(rest)[1] for _ in group.members]
-            options = {name: saved_group.get(name, getattr(DEFAULTS, name)) for name in hyperparameters.KEYS}
+            options = {name: saved_group.get(name, PRECISION.get(name)) for name in hyperparameters.KEYS}
             if schedule is not None:
                 options["lr"] = schedule
             elif options["lr"] is None:
@@ -147,7 +145,7 @@ def _check_groups(saved: Any) -> None:
     names = []
     for i, group in enumerate(saved):
         known = {*hyperparameters.KEYS, "params"}
-        if not isinstance(group, dict) or group.keys() not in (known, known - {*PRECISION}):
+        if not isinstance(group, dict) or group.keys() not in (known, known - PRECISION.keys()):
             raise ValueError(f"param_groups[{i}] in its metadata has not the keys that fastadam.save writes")
         try:
             hyperparameters.check(
@@ -259,8 +257,7 @@ def _promised(
                     yield f"{name}/{key}", is_needed, (CODES[kept.stored or element.real], shape)
 
 
-def _kept(group: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Kept]:
+def _kept(group: Mapping[str, Any], entry: Mapping[str, Any]) -> Mapping[str, Kept]:
     """Return how a parameter's state lies, by what the metadata say."""
     hyper = DEFAULTS._replace(**{name: group[name] for name in PRECISION if name in group})
-    element = ELEMENTS[entry["dtype"]]
-    return {**kept_of(hyper, element), AVERAGE: Kept(element.format, None, 1)}
+    return kept_of(hyper, ELEMENTS[entry["dtype"]])

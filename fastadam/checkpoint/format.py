@@ -10,7 +10,6 @@ import numpy as np
 
 from fastadam.groups.members import Member
 from fastadam.memory.formats import ELEMENTS, INT8, ROOT8, Element
-from fastadam.step import hyperparameters
 from fastadam.step.precision import Kept
 
 FORMAT, VERSION = "fastadam", "1"
@@ -23,10 +22,6 @@ CODES = {
 SIZES = {code: dtype.itemsize for dtype, code in CODES.items()}
 # The same dtypes as they lie in files.
 DTYPES = {code: dtype.newbyteorder("<") for dtype, code in CODES.items()}
-# The options of a group that are saved where one of them is not the default, which older versions do not know.
-PRECISION = tuple(
-    name for name in hyperparameters.KEYS if name in ("state_dtype", "master_weights", "rounding", "seed")
-)
 # What can be in front of the first "/" in a tensor's name; all behind it is the parameter's name or position.
 PARAM = "param"
 CHUNK = 4 << 20  # bytes copied at a time

@@ -22,7 +22,7 @@ from fastadam.convert.exchange import (
 from fastadam.groups.matching import Described
 from fastadam.groups.members import Member
 from fastadam.memory.arrays import Array
-from fastadam.step.plan import MOMENTS
+from fastadam.memory.structs import MOMENTS
 
 MOST_STEPS = 2**31 - 1  # Keras counts in int32 on some of its backends
 # Keras' names of the moments, in the order of ours.

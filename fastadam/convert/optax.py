@@ -22,8 +22,8 @@ from fastadam.convert.exchange import (
 from fastadam.convert.optax_states import Found, rebuild
 from fastadam.groups.matching import Described
 from fastadam.memory.arrays import Array
+from fastadam.memory.structs import MOMENTS
 from fastadam.step.bias_correction import bias_correction, log_of
-from fastadam.step.plan import MOMENTS
 
 MOST_STEPS = 2**31 - 1  # optax counts in int32
 # What inject_hyperparams shows, under optax's names and ours.

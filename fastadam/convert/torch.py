@@ -14,12 +14,12 @@ from fastadam.groups.loading import TORCH_ONLY
 from fastadam.groups.matching import Described
 from fastadam.memory.arrays import Array
 from fastadam.memory.devices import on_host
-from fastadam.memory.formats import INT8, ROOT8
-from fastadam.memory.structs import AVERAGE, SCALE_BLOCK, SCALES
+from fastadam.memory.structs import AVERAGE, KEPT, MOMENTS, SCALES
 from fastadam.memory.words import counted
+from fastadam.step.compact import count_blocks
 from fastadam.step.compact_arrays import decode
 from fastadam.step.hyperparameters import KEYS, STAYING
-from fastadam.step.plan import KEPT, MOMENTS
+from fastadam.step.precision import CODES
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -300,7 +300,7 @@ def _numbers(moments: Mapping[str, Any], label: str) -> dict[str, Any]:
         has_codes = name in found and found[name].dtype in (torch.int8, torch.uint8)
         if not has_codes and beside not in moments:
             continue
-        number_format = INT8 if name == MOMENTS[0] else ROOT8
+        number_format = CODES[name]
         codes, scale = found.get(name), moments.get(beside)
         if codes is None or scale is None:
             raise ValueError(
@@ -308,7 +308,7 @@ def _numbers(moments: Mapping[str, Any], label: str) -> dict[str, Any]:
                 f"as fastadam.torch made it"
             )
         stored, scales = (on_host(each.detach().cpu().numpy()) for each in (codes, scale))
-        blocks = -(-stored.size // SCALE_BLOCK)
+        blocks = count_blocks(stored.size)
         if stored.dtype != number_format.stored or scales.dtype != np.float32 or scales.shape != (blocks,):
             raise ValueError(
                 f"source, {label}: {name} must have codes of {number_format.stored}, and {beside} {blocks} "

@@ -7,6 +7,7 @@ is plain in float64 and stays so keeps its digits), and are rounded to nearest.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,13 +16,13 @@ import numpy as np
 from fastadam.groups.members import Member
 from fastadam.memory.arrays import ALL_DTYPES, Array
 from fastadam.memory.devices import device_of
-from fastadam.memory.formats import BFLOAT16, BFLOAT16_STOCHASTIC, FLOAT32, FLOAT64, INT8, ROOT8, Element, Format
-from fastadam.memory.structs import AVERAGE, MASTER, SCALE_BLOCK, SCALES
+from fastadam.memory.formats import BFLOAT16, FLOAT32, INT8, ROOT8, Format
+from fastadam.memory.structs import AVERAGE, MASTER, MOMENTS, SCALE_BLOCK, SCALES
 from fastadam.step.backend import Call
+from fastadam.step.compact import count_blocks
 from fastadam.step.compact_arrays import decode, encode
 from fastadam.step.interrupts import in_one_go
-from fastadam.step.plan import MOMENTS
-from fastadam.step.precision import Kept
+from fastadam.step.precision import CODES, Kept
 
 # ``fill(array)``, see `Incoming`.
 Fill = Callable[[Array], list[Call]]
@@ -146,7 +147,7 @@ def _moment(
 def _format_of(name: str, moment: Incoming, has_scale: bool, label: str) -> Format | None:
     """Return the format of what was saved, None where it is none."""
     dtype = moment.dtype
-    codes = INT8 if name == MOMENTS[0] else ROOT8
+    codes = CODES[name]
     if has_scale or dtype in (INT8.stored, ROOT8.stored):
         if not has_scale:
             raise ValueError(f"{label}{name} has codes of 8 bits, and {SCALES[name]} is missing; load it, too")
@@ -162,7 +163,7 @@ def _format_of(name: str, moment: Incoming, has_scale: bool, label: str) -> Form
 
 
 def _check_scale(scale: Incoming, codes: Incoming, name: str, label: str) -> None:
-    blocks = -(-int(np.prod(codes.shape, dtype=np.int64)) // SCALE_BLOCK)
+    blocks = count_blocks(math.prod(codes.shape))
     if scale.dtype != FLOAT32.stored or scale.shape != (blocks,):
         raise ValueError(
             f"{label}{name} is {scale.dtype} of shape {scale.shape}, and must be float32 of shape ({blocks},), "
@@ -197,22 +198,14 @@ def _converted(
         numbers = decode(moment.view(np.uint16), None, BFLOAT16)
     else:
         numbers = moment.reshape(-1).view(ALL_DTYPES[moment.dtype].real)
+    shape = (*member.shape, element.reals) if element.reals > 1 else member.shape
+    stored, beside = encode(numbers.reshape(shape), kept.format)
     if kept.stored is None:
-        made = _as_own(numbers.reshape(-1), element).view(member.dtype).reshape(member.shape)
-        return {name: Incoming.of(made)}
-    stored, beside = encode(numbers.reshape(kept.shape(member.shape, element.reals)), kept.format)
-    made_of = {name: Incoming.of(np.ascontiguousarray(stored))}
+        stored = stored.reshape(-1).view(member.dtype).reshape(member.shape)
+    made = {name: Incoming.of(np.ascontiguousarray(stored))}
     if beside is not None:
-        made_of[SCALES[name]] = Incoming.of(beside)
-    return made_of
-
-
-def _as_own(numbers: Array, element: Element) -> Array:
-    """Return reals in the format of the parameter's own."""
-    if element.format == BFLOAT16:
-        return encode(numbers, BFLOAT16_STOCHASTIC)[0]
-    with np.errstate(over="ignore"):
-        return numbers.astype(element.real if element.format == FLOAT64 else element.format.stored)
+        made[SCALES[name]] = Incoming.of(beside)
+    return made
 
 
 def _remedy_for_dtypes(key: Any, moments: Mapping[str, Incoming], member: Member) -> str:

@@ -11,13 +11,13 @@ import numpy as np
 from fastadam.groups.given import Given
 from fastadam.groups.members import BufferKey, Member, members_of
 from fastadam.memory.arrays import ALL_DTYPES, Array
-from fastadam.memory.structs import AVERAGE, SCALE_BLOCK, SCALES
+from fastadam.memory.structs import AVERAGE, KEPT, MOMENTS, SCALES
 from fastadam.step import hyperparameters
 from fastadam.step.backend import Call
 from fastadam.step.coefficients import Coefficients
+from fastadam.step.compact import count_blocks
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import in_one_go
-from fastadam.step.plan import KEPT, MOMENTS
 from fastadam.step.precision import Kept, formats_of, is_for_one, kept_of
 
 
@@ -107,20 +107,19 @@ class Group:
 
     def _lay_out(self) -> None:
         """Decide where in the flat moments each member lies: tightly, in order, one buffer for each key."""
-        self.kept: dict[BufferKey, dict[str, Kept]] = {}
+        self.kept: dict[BufferKey, Mapping[str, Kept]] = {}
         self.totals: dict[BufferKey, int] = {}
         self._blocks: dict[BufferKey, int] = {}
         self.offsets, self._block_offsets = [], []
         for member in self.members:
             key = member.buffer_key
             if key not in self.kept:
-                element = ALL_DTYPES[member.dtype]
-                self.kept[key] = {**kept_of(self.hyper, element), AVERAGE: Kept(element.format, None, 1)}
+                self.kept[key] = kept_of(self.hyper, ALL_DTYPES[member.dtype])
                 self.totals[key] = self._blocks[key] = 0
             self.offsets.append(self.totals[key])
             self._block_offsets.append(self._blocks[key])
             self.totals[key] += member.size
-            self._blocks[key] += -(-member.size * ALL_DTYPES[member.dtype].reals // SCALE_BLOCK)
+            self._blocks[key] += count_blocks(member.size * ALL_DTYPES[member.dtype].reals)
 
     def _zeros(self, name: str) -> dict[BufferKey, Array]:
         """Return buffers for what is kept under a name of every member that has it."""
@@ -135,14 +134,13 @@ class Group:
                 buffers[dtype, device] = device.zeros(total, stored or dtype, name)
         return buffers
 
-    def places(self, name: str) -> list[int]:
-        """Return where what is kept of each member under a name begins, in numbers of its buffer."""
-        found = []
-        for member, offset, block_offset in zip(self.members, self.offsets, self._block_offsets, strict=True):
-            kept = self.kept[member.buffer_key].get(name)
-            reals = 1 if kept is None or kept.stored is None else ALL_DTYPES[member.dtype].reals
-            found.append(block_offset if kept is not None and kept.block > 1 else offset * reals)
-        return found
+    def place(self, name: str, index: int) -> int:
+        """Return where what is kept of a member under a name begins, in numbers of its buffer."""
+        member = self.members[index]
+        kept = self.kept[member.buffer_key][name]
+        if kept.block > 1:
+            return self._block_offsets[index]
+        return self.offsets[index] * (1 if kept.stored is None else ALL_DTYPES[member.dtype].reals)
 
     def new_averages(self) -> dict[BufferKey, Array]:
         """Return averages that begin as the parameters are; `average_calls` enter them.
@@ -211,9 +209,7 @@ class Group:
         member = self.members[index]
         key, reals = member.buffer_key, ALL_DTYPES[member.dtype].reals
         kept = self.kept[key][name]
-        offset = self.offsets[index] * (1 if kept.stored is None else reals)
-        if kept.block > 1:
-            offset = self._block_offsets[index]
+        offset = self.place(name, index)
         view = self.moments[name][key][offset : offset + kept.length(member.size, reals)]
         return view.reshape(kept.shape(member.shape, reals))
 

@@ -14,13 +14,12 @@ from fastadam.groups.members import Member
 from fastadam.memory.arrays import Array, base_view
 from fastadam.memory.devices import device_of, is_array, on_host
 from fastadam.memory.remedies import COPIED, lost_meaning
-from fastadam.memory.structs import AVERAGE
+from fastadam.memory.structs import AVERAGE, KEPT, MOMENTS
 from fastadam.memory.words import a_name_of, counted, shown
 from fastadam.memory.written import Written
 from fastadam.step import hyperparameters
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import in_one_go
-from fastadam.step.plan import KEPT, MOMENTS
 
 # What is in torch's groups beside the options of Adam: choices among implementations, notes of schedulers.
 TORCH_ONLY = (

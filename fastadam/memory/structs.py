@@ -182,12 +182,15 @@ ROW_INPUTS = Struct(
 
 # The arrays that a step goes through side by side.
 ROLES = ("param", "grad", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+MOMENTS = ROLES[2:]
 # The average of a parameter over the steps, which lies in the dtype that is computed in.
 AVERAGE = "ema"
 # What a parameter of 16 bits lacks of the one in float32; and, for each moment of 8 bits, the scales of its
 # blocks.
 MASTER = "master_param"
-SCALES = {name: f"{name}_scale" for name in ROLES[2:]}
+SCALES = {name: f"{name}_scale" for name in MOMENTS}
+# What the state of a parameter can have, beside its step counter.
+KEPT = (*MOMENTS, AVERAGE, MASTER, *SCALES.values())
 SPAN = Struct(
     "span",
     "A contiguous run of real numbers that shares one row: addresses, a length, the row, and the caller's slot. "

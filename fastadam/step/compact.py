@@ -41,7 +41,7 @@ from fastadam.memory.formats import (
     ROOT8,
     Format,
 )
-from fastadam.memory.structs import ROLES
+from fastadam.memory.structs import ROLES, SCALE_BLOCK
 
 Function = Callable[..., Any]
 
@@ -231,6 +231,11 @@ def make_join_float16_master(narrow_float16: Function, widen_float16: Function, 
         return select(narrow_float16(master) == weight, master, widen_float16(weight))
 
     return join_float16_master
+
+
+def count_blocks(n: int) -> int:
+    """Return how many blocks so many numbers of a parameter take; the last one may be short."""
+    return -(-n // SCALE_BLOCK)
 
 
 def factor_of(most: int) -> float:

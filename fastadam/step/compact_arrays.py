@@ -124,7 +124,7 @@ def encode(numbers: Array, number_format: Format) -> tuple[Array, Array | None]:
 def _encode_blocks(numbers: Array, number_format: Format) -> tuple[Array, Array]:
     n = numbers.size
     rooted = np.sqrt(numbers) if number_format == ROOT8 else numbers
-    blocks = np.zeros((-(-n // SCALE_BLOCK), SCALE_BLOCK), _FLOAT32)
+    blocks = np.zeros((compact.count_blocks(n), SCALE_BLOCK), _FLOAT32)
     blocks.reshape(-1)[:n] = rooted.reshape(-1)
     sizes = _bits_of(np.abs(blocks))
     is_finite = sizes < INFINITE_BITS

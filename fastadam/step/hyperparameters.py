@@ -67,8 +67,9 @@ class Hyperparameters(NamedTuple):
 
 DEFAULTS = Hyperparameters()
 KEYS = Hyperparameters._fields
-# The options by which the state lies in memory: those of a group are fixed, and those of a state dict do not
-# count.
+# The options that say how state and weights lie in memory and are rounded, with their defaults.
+PRECISION = {name: getattr(DEFAULTS, name) for name in KEYS[KEYS.index("state_dtype") :]}
+# Those by which the state lies in memory: those of a group are fixed, and those of a state dict do not count.
 FIXED = ("state_dtype", "master_weights")
 # Those that stay as they are where a state is loaded.
 STAYING = (*FIXED, "rounding")

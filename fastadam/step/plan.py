@@ -18,19 +18,15 @@ from fastadam.memory.arrays import Array
 from fastadam.memory.native import Block
 from fastadam.memory.structs import (
     APPLY,
-    AVERAGE,
     BATCH,
     IDLE,
     INSPECT,
-    MASTER,
     MEASURE,
     MEASURES,
     PLAN,
     REDUCE,
-    ROLES,
     ROW,
     ROW_INPUTS,
-    SCALES,
     Constant,
     Rates,
 )
@@ -42,10 +38,6 @@ from fastadam.step.counters import Counting
 from fastadam.step.norm import Norm
 from fastadam.step.prepared import run_of
 from fastadam.step.reduce import reduce
-
-MOMENTS = ROLES[2:]
-# What the state of a parameter can have, beside its step counter.
-KEPT = (*MOMENTS, AVERAGE, MASTER, *SCALES.values())
 
 
 class Plan:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +22,9 @@ from fastadam.memory.formats import (
     Element,
     Format,
 )
-from fastadam.memory.structs import MASTER, ROLES, SCALE_BLOCK, SCALES
+from fastadam.memory.structs import AVERAGE, MASTER, MOMENTS, SCALE_BLOCK, SCALES
 from fastadam.step.compact import AT_RANDOM
-from fastadam.step.hyperparameters import Hyperparameters
-
-MOMENTS = ROLES[2:]
+from fastadam.step.hyperparameters import DEFAULTS, Hyperparameters, StateDtype
 
 # What `state_dtype` stands for: the formats of `MOMENTS`. A running maximum is not rounded at random, with which
 # it would not stay what it is.
@@ -32,6 +33,8 @@ STATE_FORMATS: dict[str, tuple[Format, ...]] = {
     "bfloat16": (BFLOAT16_STOCHASTIC, BFLOAT16_STOCHASTIC, BFLOAT16),
     "int8": (INT8, ROOT8, ROOT8),
 }
+# Of each moment, where its numbers are codes.
+CODES = dict(zip(MOMENTS, STATE_FORMATS["int8"], strict=True))
 _WITH_MASTER = {BFLOAT16: BFLOAT16_MASTER, FLOAT16: FLOAT16_MASTER}
 _STOCHASTIC = {BFLOAT16: BFLOAT16_STOCHASTIC, FLOAT16: FLOAT16_STOCHASTIC}
 # What lies beside a weight that has a master.
@@ -91,8 +94,8 @@ def formats_of(hyper: Hyperparameters, element: Element, grad: Format | None = N
     return param, grad or own, *moments
 
 
-def kept_of(hyper: Hyperparameters, element: Element) -> dict[str, Kept]:
-    """Return the arrays of a parameter's state by name, but for averages, with those that amsgrad needs.
+def kept_of(hyper: Hyperparameters, element: Element) -> Mapping[str, Kept]:
+    """Return the arrays of a parameter's state by name, with those that amsgrad and averages need.
 
     Parameters
     ----------
@@ -101,17 +104,24 @@ def kept_of(hyper: Hyperparameters, element: Element) -> dict[str, Kept]:
     element : Element
         What its elements are.
     """
+    return _kept_of(hyper.state_dtype, hyper.master_weights, element)
+
+
+@functools.lru_cache(maxsize=256)  # checkpoints ask for it for each of very many parameters
+def _kept_of(state_dtype: StateDtype, master_weights: bool, element: Element) -> Mapping[str, Kept]:
+    hyper = DEFAULTS._replace(state_dtype=state_dtype, master_weights=master_weights)
     param, _, *moments = formats_of(hyper, element)
     kept = {}
     for name, number_format in zip(MOMENTS, moments, strict=True):
         # State that was asked for in bfloat16 lies in the same dtype throughout, whatever the parameter has.
-        is_own = number_format == element.format and hyper.state_dtype != BFLOAT16.name
+        is_own = number_format == element.format and state_dtype != BFLOAT16.name
         kept[name] = Kept(number_format, None if is_own else number_format.stored, 1)
         if number_format in (INT8, ROOT8):
             kept[SCALES[name]] = Kept(FLOAT32, FLOAT32.stored, SCALE_BLOCK)
     if param in _RESTS:
         kept[MASTER] = Kept(param, _RESTS[param], 1)
-    return kept
+    kept[AVERAGE] = Kept(element.format, None, 1)
+    return MappingProxyType(kept)
 
 
 def is_for_one(formats: tuple[Format, ...]) -> bool:

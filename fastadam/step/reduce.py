@@ -52,16 +52,16 @@ def write_rows(part: PartOfPlan, scale: float) -> None:
     n = part.memory["n_row_inputs"].item()
     if n:
         inputs_of = part.row_inputs[:n].tolist()
+        steps = [read(*inputs[_N_RATES]) + 1 for inputs in inputs_of]
         # The fields that move come first.
         part.rows.view(np.float64).reshape(len(part.rows), -1)[:n, :_N_VARYING] = [
-            varying(Rates._make(inputs[:_N_RATES]), read(*inputs[_N_RATES]) + 1, scale) for inputs in inputs_of
+            varying(Rates._make(inputs[:_N_RATES]), step, scale)
+            for inputs, step in zip(inputs_of, steps, strict=True)
         ]
         part.random_keys.view(np.uint64)[:n] = [
-            random_key(seed, int(read(*inputs[_N_RATES]) + 1))
-            for inputs, seed in zip(inputs_of, part.row_inputs["seed"][:n].tolist(), strict=True)
+            random_key(seed, int(step))
+            for seed, step in zip(part.row_inputs["seed"][:n].tolist(), steps, strict=True)
         ]
         if part.after.averages:
             decay, warms_up = part.after.block["decay"].item(), part.after.block["warms_up"].item()
-            part.ema_weights[:n] = [
-                weight_at(read(*inputs[_N_RATES]) + 1, decay, warms_up) for inputs in inputs_of
-            ]
+            part.ema_weights[:n] = [weight_at(step, decay, warms_up) for step in steps]

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastadam.memory.arrays import Array
 from fastadam.memory.native import Block
-from fastadam.memory.structs import AVERAGE, COUNTER, COUNTER_FLOAT32, COUNTER_FLOAT64, IDLE, SPAN
+from fastadam.memory.structs import AVERAGE, COUNTER, COUNTER_FLOAT32, COUNTER_FLOAT64, IDLE, MOMENTS, SPAN
 from fastadam.memory.tensor_structs import ACTIVE_PLAN
 from fastadam.step import threads
 from fastadam.step.backend import Backend
@@ -17,7 +17,7 @@ from fastadam.step.coefficients import Coefficients
 from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.norm import Norm
-from fastadam.step.plan import MOMENTS, Plan
+from fastadam.step.plan import Plan
 from fastadam.step.variants import flags_of, variants_of
 from fastadam.torch.averages import Averages
 from fastadam.torch.cache import TensorCache

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from fastadam.groups.options import Option, Value, agreed, assign_calls
-from fastadam.step.hyperparameters import FIXED
+from fastadam.step.hyperparameters import FIXED, PRECISION
 from fastadam.step.interrupts import in_one_go
 from fastadam.torch import originals
-from fastadam.torch.options import PRECISION, checked_precision
+from fastadam.torch.options import checked_precision
 from fastadam.torch.refused import refuse_arguments
 
 # Those whose values torch's constructor looks at together with others.

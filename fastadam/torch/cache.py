@@ -20,9 +20,8 @@ from torch import Tensor
 
 from fastadam.memory.arrays import Array, address
 from fastadam.memory.native import Block
-from fastadam.memory.structs import ROLES
+from fastadam.memory.structs import MOMENTS, ROLES
 from fastadam.memory.tensor_structs import CACHED_PARAM, GROUP_LIST, TENSOR_CACHE, TensorOffsets
-from fastadam.step.plan import MOMENTS
 from fastadam.torch.compact import BESIDE
 from fastadam.torch.devices import dlpack_device
 from fastadam.torch.fingerprints import Fingerprints

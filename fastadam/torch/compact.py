@@ -26,10 +26,10 @@ from fastadam.memory.formats import (
     ROOT8,
     Format,
 )
-from fastadam.memory.structs import MASTER, SCALE_BLOCK, SCALES
+from fastadam.memory.structs import MASTER, MOMENTS, SCALE_BLOCK, SCALES
+from fastadam.step.compact import count_blocks
 from fastadam.step.compact_arrays import decode, encode
 from fastadam.step.hyperparameters import DEFAULTS, Hyperparameters
-from fastadam.step.plan import MOMENTS
 from fastadam.step.precision import Kept, formats_of, kept_of
 from fastadam.torch.tensors import DTYPES
 
@@ -142,7 +142,7 @@ def decoded_moment(name: str, entry: Mapping[str, Any], label: str) -> Tensor:
         dtype = reals.dtype if reals.dtype == torch.float64 else torch.float32
         return reals.to(dtype, copy=True, memory_format=torch.contiguous_format)
     scale = entry.get(SCALES[name])
-    if not isinstance(scale, Tensor) or scale.numel() != -(-moment.numel() // SCALE_BLOCK):
+    if not isinstance(scale, Tensor) or scale.numel() != count_blocks(moment.numel()):
         raise ValueError(
             f"{label}: {name} has the codes of blocks of {SCALE_BLOCK}, and {SCALES[name]} must have a scale for "
             f"each; load the state with all of its entries"

@@ -16,8 +16,8 @@ import numpy as np
 from torch import Tensor
 
 from fastadam.memory.arrays import Array, address
+from fastadam.memory.structs import MOMENTS
 from fastadam.memory.tensor_structs import FINGERPRINT, TensorOffsets
-from fastadam.step.plan import MOMENTS
 from fastadam.torch.tensors import lies_like, same_layout
 
 WORD = 8

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
+from fastadam.memory.structs import MOMENTS
 from fastadam.step.gradient_settings import GradientSettings, not_finite
-from fastadam.step.plan import MOMENTS
 from fastadam.torch import originals
 from fastadam.torch.tensors import has_own_dispatch
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fastadam.step.hyperparameters import DEFAULTS
-from fastadam.step.plan import MOMENTS
+from fastadam.memory.structs import MOMENTS
+from fastadam.step.hyperparameters import DEFAULTS, PRECISION
 from fastadam.torch import options
 from fastadam.torch.compact import BESIDE, converted, layout_of
 from fastadam.torch.saving import keys_of
@@ -47,16 +47,16 @@ def carried(groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any]) 
     if len(saved_groups) != len(groups) or len(keys) != len(params):
         return state_dict  # torch refuses it
     state = dict(state_dict["state"])
-    has_options = any(name in group for group in (*groups, *saved_groups) for name in options.PRECISION)
+    has_options = any(name in group for group in (*groups, *saved_groups) for name in PRECISION)
     if not (has_options or any(_has_more(state.get(key)) for key in keys)):
         return state_dict
     new_groups = []
     for saved, group in zip(saved_groups, groups, strict=True):
-        rest = {name: value for name, value in saved.items() if name not in options.PRECISION}
+        rest = {name: value for name, value in saved.items() if name not in PRECISION}
         new_groups.append({**rest, **options.loaded(saved, group)})
     numbers = iter(keys)
     for saved, new, group in zip(saved_groups, new_groups, groups, strict=True):
-        hyper = DEFAULTS._replace(**{name: new[name] for name in options.PRECISION if name in new})
+        hyper = DEFAULTS._replace(**{name: new[name] for name in PRECISION if name in new})
         for param, key in zip(group["params"], numbers, strict=False):  # the numbers go on
             entry = state.get(key)
             if not isinstance(entry, dict) or param.dtype not in DTYPES:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastadam.groups.edits import Edits
 from fastadam.step import hyperparameters
-from fastadam.step.hyperparameters import DEFAULTS, Hyperparameters
+from fastadam.step.hyperparameters import DEFAULTS, PRECISION, Hyperparameters
 from fastadam.torch.compact import layout_of
 from fastadam.torch.tensors import DTYPES
 
@@ -19,8 +19,7 @@ from fastadam.torch.tensors import DTYPES
 _TORCHS_OWN = ("differentiable", "capturable")
 # The options of a group that a step looks at, as a tuple to compare: torch's own, and those that are not there
 # unless they are given.
-_KEYS = hyperparameters.KEYS[: hyperparameters.KEYS.index("state_dtype")]
-PRECISION = {name: getattr(DEFAULTS, name) for name in hyperparameters.KEYS[len(_KEYS) :]}
+_KEYS = tuple(name for name in hyperparameters.KEYS if name not in PRECISION)
 _read_torchs = operator.itemgetter(*_KEYS, *_TORCHS_OWN)
 
 

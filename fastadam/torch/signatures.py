@@ -8,7 +8,7 @@ from typing import Any
 
 from fastadam.step.after import Averaging
 from fastadam.step.gradient_settings import Choices
-from fastadam.torch.options import PRECISION
+from fastadam.step.hyperparameters import PRECISION
 
 
 def with_choices(torchs: Callable[..., Any]) -> inspect.Signature:

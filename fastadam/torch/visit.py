@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
-from fastadam.memory.structs import MASTER, SCALES
+from fastadam.memory.structs import MASTER, MOMENTS, SCALES
 from fastadam.step.backend import Call
 from fastadam.step.hyperparameters import Hyperparameters
-from fastadam.step.plan import MOMENTS
 from fastadam.torch.compact import Layout, Stored, layout_of
 from fastadam.torch.devices import counters_on_devices
 from fastadam.torch.part import Part

@@ -101,12 +101,10 @@ class GroupSlots:
         self.spans["position"] = np.arange(group.start, group.start + len(sizes))
         for name, buffers in group.moments.items():
             bases = {key: (device_of(each).address(each), each.dtype.itemsize) for key, each in buffers.items()}
-            keys = zip(columns.dtypes, columns.devices, strict=True)
-            found = [bases.get(key, (0, 0)) for key in keys]
-            places = [0] if one_piece else group.places(name)
-            self.spans[name] = [
-                base + place * itemsize for (base, itemsize), place in zip(found, places, strict=True)
-            ]
+            for i, key in enumerate(zip(columns.dtypes, columns.devices, strict=True)):
+                if key in bases:
+                    base, itemsize = bases[key]
+                    self.spans[name][i] = base + (0 if one_piece else group.place(name, i) * itemsize)
 
     def formats(self, hyper: Hyperparameters) -> Array:
         """Return the codes of the formats of each span's arrays, of shape (5, spans), by the group's options."""

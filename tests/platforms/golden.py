@@ -24,11 +24,11 @@ from fastadam import backends
 from fastadam.backends import c
 from fastadam.memory.arrays import address
 from fastadam.memory.formats import FORMATS
-from fastadam.memory.structs import SPAN
+from fastadam.memory.structs import MOMENTS, SPAN
 from fastadam.step.coefficients import Coefficients, varying
 from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
-from fastadam.step.plan import MOMENTS, Plan
+from fastadam.step.plan import Plan
 from fastadam.step.variants import flags_of, variants_of
 from tests.support.bits import bits
 

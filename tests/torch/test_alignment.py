@@ -10,8 +10,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastadam.torch  # noqa: E402
+from fastadam.memory.structs import MOMENTS  # noqa: E402
 from fastadam.step.backend import Prepared  # noqa: E402
-from fastadam.step.plan import MOMENTS, Plan  # noqa: E402
+from fastadam.step.plan import Plan  # noqa: E402
 from fastadam.torch import attempts, python_attempt, staging  # noqa: E402
 
 NUMBERS = 300

@@ -32,7 +32,7 @@ from fastadam.memory.structs import (
 )
 from fastadam.step.backend import PartOfPlan, Prepare, Prepared
 from fastadam.step.coefficients import SMALLEST_NORMAL, Row
-from fastadam.step.compact import AT_RANDOM, make_random
+from fastadam.step.compact import AT_RANDOM, count_blocks, make_random
 from fastadam.step.counters import Counting
 from fastadam.step.quiet import Quiet
 from fastadam.step.variants import variant_of
@@ -201,7 +201,7 @@ class _Batch:
         found: list[Array] = []
         for where, size in self._known[:, [_AT[place.which], _SIZE]].tolist():
             if place.by_block:
-                scales = array_at(where, -(-size // SCALE_BLOCK), place.dtype)
+                scales = array_at(where, count_blocks(size), place.dtype)
                 found.extend(chunks.cut_scales(scales, size))
             else:
                 found.extend(chunks.cut(array_at(where, size, place.dtype), self._in_blocks))

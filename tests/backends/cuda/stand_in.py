@@ -20,11 +20,11 @@ from fastadam.backends.cuda import general_kernels, launches, norm_kernels, zero
 from fastadam.backends.cuda import kernels as cuda_kernels
 from fastadam.backends.cuda.eights import EIGHT
 from fastadam.memory.formats import FORMATS
-from fastadam.memory.structs import AVERAGE, BLOCK, MEASURES, ROLES, ROW, SPAN, TAKEN, TOTAL
+from fastadam.memory.structs import AVERAGE, BLOCK, MEASURES, MOMENTS, ROLES, ROW, SPAN, TAKEN, TOTAL
 from fastadam.step.after import After, Averaging
 from fastadam.step.counters import counters_in
 from fastadam.step.norm import Norm, add_blocks
-from fastadam.step.plan import MOMENTS, Plan
+from fastadam.step.plan import Plan
 from fastadam.step.variants import variant_of
 from tests.support import eager as reference
 
