@@ -34,12 +34,20 @@ static FASTADAM_INLINE fastadam_sequence random_sequence(uint64_t key, int64_t p
     return (fastadam_sequence){(uint32_t)(hash >> 32), (uint32_t)hash | 1};
 }
 
+static FASTADAM_INLINE int is_rounded_at_random(int format)
+{
+    return format == FASTADAM_INT8 || format == FASTADAM_ROOT8 || format == FASTADAM_BFLOAT16_STOCHASTIC ||
+           format == FASTADAM_FLOAT16_STOCHASTIC;
+}
+
 /* Those of the arrays of a parameter that are rounded at random; a running maximum is not, with which it would not
  * stay what it is: it is rounded to nearest. */
-static FASTADAM_INLINE void find_sequences(fastadam_sequence *sequences, uint64_t key, int64_t position)
+static FASTADAM_INLINE void find_sequences(fastadam_sequence *sequences, int64_t variant, uint64_t key,
+                                           int64_t position)
 {
-    for (int role = 0; role < N_ROLES; role++)
-        sequences[role] = random_sequence(key, position, role);
+    for (int role = 0; role < MAX_EXP_AVG_SQ; role++)
+        sequences[role] = is_rounded_at_random(format_in(variant, role)) ? random_sequence(key, position, role)
+                                                                         : (fastadam_sequence){0, 0};
     sequences[MAX_EXP_AVG_SQ] = (fastadam_sequence){UINT32_C(0x80000000), 0};
 }
 
