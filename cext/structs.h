@@ -51,8 +51,8 @@ typedef struct {
  * n_starts is 0; else n_starts of them, one after another, and starts is the address of where each begins, as
  * int64 counted from the span's first element. ema is that of the average, in the dtype that is computed in, where
  * averages are kept. master_param and the scales are addresses, too, where formats of the variant need them; such
- * spans, and those that are rounded at random, are one parameter each, and position is the number of it in the
- * optimizer. */
+ * spans, and those that are rounded at random, are one parameter each, position is the number of it in the
+ * optimizer, and first the number of the span's first element in it. */
 typedef struct {
     int64_t param;
     int64_t grad;
@@ -71,6 +71,7 @@ typedef struct {
     int64_t exp_avg_sq_scale;
     int64_t max_exp_avg_sq_scale;
     int64_t position;
+    int64_t first;
 } fastadam_span;
 
 /* Consecutive spans that one compiled variant steps, on so many threads: most_threads where no span is left out.

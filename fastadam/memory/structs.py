@@ -199,7 +199,7 @@ SPAN = Struct(
     "of where each begins, as int64 counted from the span's first element. ema is that of the average, in the "
     "dtype that is computed in, where averages are kept. master_param and the scales are addresses, too, where "
     "formats of the variant need them; such spans, and those that are rounded at random, are one parameter each, "
-    "and position is the number of it in the optimizer.",
+    "position is the number of it in the optimizer, and first the number of the span's first element in it.",
     *ROLES,
     "size",
     "row",
@@ -211,6 +211,7 @@ SPAN = Struct(
     MASTER,
     *SCALES.values(),
     "position",
+    "first",
 )
 
 BATCH = Struct(

@@ -72,8 +72,9 @@ class Random(NamedTuple):
     key : callable
         ``key(seed, step)``: what those of a row come from in the 1-based step, 64 bits.
     sequence : callable
-        ``sequence(key, position, role)``: where the sequence of an array of a parameter begins, in the upper 32
-        bits, and its stride, in the lower ones; `role` is a number in `fastadam.memory.structs.ROLES`.
+        ``sequence(key, position, role, first)``: where the sequence of an array of a parameter is at its element
+        `first`, in the upper 32 bits, and its stride, in the lower ones; `role` is a number in
+        `fastadam.memory.structs.ROLES`.
     """
 
     key: Function
@@ -109,9 +110,11 @@ def make_random(uint64: Function, compiled: Function = _as_it_is) -> Random:
     def key(seed, step):
         return mix(uint64(mix(uint64(uint64(seed) + uint64(GOLDEN_64))) ^ uint64(step)))
 
-    def sequence(key, position, role):
+    def sequence(key, position, role, first):
         number = uint64(uint64(uint64(position) * uint64(len(ROLES))) + uint64(role) + uint64(1))
-        return uint64(mix(uint64(uint64(key) + uint64(number * uint64(GOLDEN_64)))) | uint64(1))
+        from_zero = uint64(mix(uint64(uint64(key) + uint64(number * uint64(GOLDEN_64)))) | uint64(1))
+        steps = uint64(uint64(first) * uint64(from_zero & uint64(0xFFFFFFFF)))
+        return uint64(from_zero + uint64(steps << uint64(32)))
 
     return Random(key, sequence)
 

@@ -132,11 +132,34 @@ class Memory:
             span["size"], span["position"] = kept[0].stored.size, self.first + i
         return spans
 
-    def plan(self, backend: str, *hypers: Hyperparameters, threads: int = 1, after: After | None = None) -> Plan:
+    def pieces(self, length: int) -> np.ndarray:
+        """Return spans of so many elements of a parameter each, and of what is left of it."""
+        found = []
+        for span, kept in zip(self.spans(), self.params, strict=True):
+            for first in range(0, int(span["size"]), length):
+                piece = span.copy()
+                piece["first"], piece["size"] = first, min(length, span["size"] - first)
+                for role, each in zip(ROLES, kept, strict=True):
+                    piece[role] += first * each.stored.itemsize
+                    if role == "param" and each.beside is not None:
+                        piece[MASTER] += first * each.beside.itemsize
+                    elif each.beside is not None:
+                        piece[SCALES[role]] += first // SCALE_BLOCK * each.beside.itemsize
+                found.append(piece)
+        return np.array(found, SPAN.dtype)
+
+    def plan(
+        self,
+        backend: str,
+        *hypers: Hyperparameters,
+        threads: int = 1,
+        after: After | None = None,
+        spans: np.ndarray | None = None,
+    ) -> Plan:
         """Return the plan of their steps on a backend; the options, and the rows, are for one after the other."""
-        codes = np.repeat([[each.code] for each in self.formats], len(self.params), axis=1)
+        spans = self.spans() if spans is None else spans
+        codes = np.repeat([[each.code] for each in self.formats], len(spans), axis=1)
         counters = np.repeat(counters_in(self.steps), len(hypers))
-        spans = self.spans()
         spans["row"] = np.arange(len(spans)) % len(hypers)
         variants = variants_of(codes, flags_of(hypers[0]))
         plan = Plan(spans, variants, counters, counters[:1], [backends.load(backend)], threads, True, after=after)

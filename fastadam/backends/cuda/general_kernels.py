@@ -49,7 +49,7 @@ from fastadam.step.variants import Variant, variant_of
 
 # A row of the table.
 GENERAL_TABLE = np.dtype(
-    [*AVERAGES_TABLE.descr, *((name, np.int64) for name in (MASTER, *SCALES.values(), "position"))]
+    [*AVERAGES_TABLE.descr, *((name, np.int64) for name in (MASTER, *SCALES.values(), "position", "first"))]
 )
 _namedtuple: Any = collections.namedtuple
 AT = _namedtuple("AT", GENERAL_TABLE.names)(*(GENERAL_TABLE.fields[name][1] for name in GENERAL_TABLE.names))
@@ -127,7 +127,7 @@ def _make_step(variant: Variant) -> Any:
         exp_avgs = place(span + AT.exp_avg, span + AT.exp_avg_scale, first, n)
         exp_avg_sqs = place(span + AT.exp_avg_sq, span + AT.exp_avg_sq_scale, first, n)
         maxima = place(span + AT.max_exp_avg_sq, span + AT.max_exp_avg_sq_scale, first, n)
-        position = load_word(span + AT.position)[0]
+        position, before = load_word(span + AT.position)[0], load_word(span + AT.first)[0]
 
         old = load_param(params)
         grad, old_avg = load_grad(place(span + AT.grad, span + AT.grad, first, n)), load_exp_avg(exp_avgs)
@@ -138,9 +138,9 @@ def _make_step(variant: Variant) -> Any:
         new_sq = settle_exp_avg_sq(computed[2], n)
         new_max = settle_max(computed[3], n) if amsgrad_on else new_sq
         word, word_sq, word_max = share(word_of_exp_avg(new_avg), word_of_exp_avg_sq(new_sq), word_of_max(new_max))
-        store_param(params, new, randoms_of_param(key, position, first), PAIR(0))
-        store_exp_avg(exp_avgs, new_avg, randoms_of_avg(key, position, first), word)
-        store_exp_avg_sq(exp_avg_sqs, new_sq, randoms_of_sq(key, position, first), word_sq)
+        store_param(params, new, randoms_of_param(key, position, before, first), PAIR(0))
+        store_exp_avg(exp_avgs, new_avg, randoms_of_avg(key, position, before, first), word)
+        store_exp_avg_sq(exp_avg_sqs, new_sq, randoms_of_sq(key, position, before, first), word_sq)
         if amsgrad_on:  # a running maximum stays what it is
             store_max(maxima, new_max, middles(), word_max)
 
@@ -165,18 +165,18 @@ def _make_step_eight(variant: Variant) -> Any:
 
 
 def _make_randoms(role: int, needed: bool) -> Any:
-    """Return ``randoms(key, position, first)``: the random bits of eight elements of a role."""
+    """Return ``randoms(key, position, before, first)``: the random bits of eight elements of a role."""
     if not needed:
 
         @on_device
-        def nothing(key, position, first):
+        def nothing(key, position, before, first):
             return middles()
 
         return nothing
 
     @on_device
-    def randoms(key, position, first):
-        return randoms_at(random_sequence(key, position, role), first)
+    def randoms(key, position, before, first):
+        return randoms_at(random_sequence(key, position, role, before), first)
 
     return randoms
 

@@ -283,10 +283,10 @@ def make_step(elements, row_of, amsgrad_on, in_double, named):
         row, places = row_of(plan, span), numbers(room + PLACES, len(ROLES), types.int64)
         key = uint64(word(plan.random_keys + 8 * span.row))
         sequences = (
-            random_sequence(key, span.position, 0),
-            random_sequence(key, span.position, 1),
-            random_sequence(key, span.position, 2),
-            random_sequence(key, span.position, 3),
+            random_sequence(key, span.position, 0, span.first),
+            random_sequence(key, span.position, 1, span.first),
+            random_sequence(key, span.position, 2, span.first),
+            random_sequence(key, span.position, 3, span.first),
         )
         for at in range(first, last, CHUNK):
             n = min(CHUNK, last - at)

@@ -41,7 +41,7 @@ LEAVES_OUT = False
 # Where the words of a span are.
 _FIELDS = SPAN.dtype.names or ()
 _AT = {role: _FIELDS.index(role) for role in (*ROLES, AVERAGE, MASTER, *SCALES.values())}
-_SIZE, _ROW, _POSITION = (_FIELDS.index(name) for name in ("size", "row", "position"))
+_SIZE, _ROW, _POSITION, _FIRST = (_FIELDS.index(name) for name in ("size", "row", "position", "first"))
 _TINY = Row._fields.index("tiny")
 
 
@@ -233,7 +233,8 @@ class _Batch:
         repeats = chunks.numbers_of(sizes, self._in_blocks)
         for number, role in enumerate(ROLES):
             if self._stored_at_random.get(role):
-                sequence = np.repeat(_random_sequence(keys, words[:, _POSITION], number), repeats)
+                begins = _random_sequence(keys, words[:, _POSITION], number, words[:, _FIRST])
+                sequence = np.repeat(begins, repeats)
                 stride = sequence.astype(np.uint32)
                 found[stride_of(role)] = stride
                 found[start_of(role)] = (sequence >> np.uint64(32)).astype(np.uint32) + firsts * stride

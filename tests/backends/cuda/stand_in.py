@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -174,8 +175,22 @@ def launch(name: bytes, blocks: int, threads: int, pointers: Any) -> None:
 
 
 @contextlib.contextmanager
+def no_garbage() -> Iterator[None]:
+    """Collect what there is of it now, and none meanwhile."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@contextlib.contextmanager
 def answered() -> Iterator[None]:
-    """Answer launches meanwhile; the driver is as it was at first, before and after."""
+    """Answer launches meanwhile; the driver is as it was at first, before and after.
+
+    What other tests have left is freed before, and what this one leaves only after it: freeing calls the driver.
+    """
     compiled = launches.compile_kernel
 
     def noted(number: int, which: int, capability: tuple[int, int]) -> tuple[str, str]:
@@ -183,7 +198,7 @@ def answered() -> Iterator[None]:
         KERNELS[name.encode()] = number, which
         return ptx, name
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, no_garbage():
         patch.setattr(launches, "compile_kernel", noted)
         driver.stand_in_set_callback(launch)
         driver.stand_in_set_pending(0)
