@@ -53,11 +53,20 @@ BAD_GRADS = ("dtype", "shape", "masked", "param", "moment", "list", "byte order"
 backends = st.sampled_from(AVAILABLE)
 layouts = st.sampled_from(LAYOUTS)
 groups = st.tuples(
-    layouts, st.lists(st.sampled_from(SHAPES), min_size=1, max_size=3), st.sampled_from(strategies.DTYPES)
+    layouts,
+    st.lists(st.sampled_from(SHAPES), min_size=1, max_size=3),
+    st.sampled_from(strategies.DTYPES),
+    st.sampled_from([None, None, "float32", "bfloat16", "int8"]),  # of the state
 )
 
-# What is edited at random here: the options that `strategies.options` draws.
-EDITED = [key for key in hyperparameters.KEYS if key not in (*hyperparameters.STAYING, "seed")]
+# What is edited at random here: the options that `options` draws.
+EDITED = [key for key in hyperparameters.KEYS if key not in hyperparameters.STAYING]
+
+
+@st.composite
+def options(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw the options of a group, but for those that stay."""
+    return {**draw(strategies.options()), "seed": draw(st.sampled_from([0, 7, 2**40]))}
 
 
 class Array(np.ndarray):
@@ -122,7 +131,7 @@ class Machine(RuleBasedStateMachine):
 
     rules_run = 0  # by all machines of this process
 
-    @initialize(backend=backends, first=groups, more=st.lists(groups, max_size=1), options=strategies.options())
+    @initialize(backend=backends, first=groups, more=st.lists(groups, max_size=1), options=options())
     def make(self, backend: str, first: Any, more: Any, options: Any) -> None:
         self.backend = backend
         self.layouts: list[str] = []
@@ -138,19 +147,21 @@ class Machine(RuleBasedStateMachine):
             "max_grad_norm": None,
             "skip_nonfinite": False,
         }
-        given = [{"params": self._enter(*each, options, seed)} for seed, each in enumerate([first, *more])]
+        given = [self._enter(*each, options, seed) for seed, each in enumerate([first, *more])]
         self.opt = fastadam.Adam(given, backend=backend, **options)
 
-    def _enter(self, layout: str, shapes: Any, dtype: Any, options: Any, seed: int) -> Any:
+    def _enter(
+        self, layout: str, shapes: Any, dtype: Any, state_dtype: str | None, options: Any, seed: int
+    ) -> dict[str, Any]:
         values = [numbers(shape, dtype, seed + i) for i, shape in enumerate(shapes)]
         given, arrays = hold(layout, values)
         self.layouts.append(layout)
         self.arrays.append(arrays)
-        self.models.append([Model(value) for value in values])
+        self.models.append([Model(value, state_dtype) for value in values])
         if self.settings["ema_decay"] is not None:
             self._begin_averages(self.models[-1])
-        self.options.append(dict(options))
-        return given
+        self.options.append({**options, "state_dtype": state_dtype})
+        return {"params": given, "state_dtype": state_dtype}
 
     def _all(self) -> list[tuple[Model, np.ndarray, dict[str, Any]]]:
         return [
@@ -181,9 +192,9 @@ class Machine(RuleBasedStateMachine):
             norm = fastadam.clip_grad_norm(present, math.inf) / divisor
             assert self.opt.grad_norm == norm or math.isnan(norm)
             coefficient = scale_of(norm, limit)
-        for (model, _, options), grad in zip(self._all(), grads, strict=True):
+        for position, ((model, _, options), grad) in enumerate(zip(self._all(), grads, strict=True)):
             if grad is not None:
-                model.step(np.asarray(grad), options, coefficient / divisor)
+                model.step(np.asarray(grad), options, coefficient / divisor, position)
             if self.settings["ema_decay"] is not None:
                 model.average(self.settings["ema_decay"], self.settings["ema_warmup"], grad is not None)
 
@@ -264,7 +275,11 @@ class Machine(RuleBasedStateMachine):
             "shape": lambda: np.zeros((*right.shape, 2), right.dtype),
             "masked": lambda: np.ma.masked_array(right),
             "param": lambda: array if array.size else 3,
-            "moment": lambda: self.opt.state[which]["exp_avg"] if model.steps and array.size else 3,
+            "moment": lambda: (
+                self.opt.state[which]["exp_avg"]
+                if model.steps and array.size and model.state_dtype is None  # else it is a copy
+                else 3
+            ),
             "list": lambda: right.tolist() if right.shape else "1",
             "byte order": lambda: right.astype(right.dtype.newbyteorder()),
             "object": lambda: right.astype(object),
@@ -280,7 +295,7 @@ class Machine(RuleBasedStateMachine):
             return
         raise AssertionError("this should have been refused")
 
-    @rule(which=st.integers(0, 9), new=strategies.options(), key=st.sampled_from(EDITED))
+    @rule(which=st.integers(0, 9), new=options(), key=st.sampled_from(EDITED))
     def edit(self, which: int, new: dict[str, Any], key: str) -> None:
         which %= len(self.options)
         self.opt.param_groups[which][key] = self.options[which][key] = new[key]
@@ -346,10 +361,10 @@ class Machine(RuleBasedStateMachine):
             self._refused(lambda: self.opt.step([*grads[:-1], Failing()]), (TypeError, FaultError))
 
     @precondition(lambda self: len(self.options) < 4)
-    @rule(group=groups, options=strategies.options())
+    @rule(group=groups, options=options())
     def add_group(self, group: Any, options: Any) -> None:
         given = self._enter(*group, {**self.defaults, **options}, 11)
-        self.opt.add_param_group({"params": given, **options})
+        self.opt.add_param_group({**given, **options})
 
     @rule(kind=st.sampled_from(["shared", "empty", "name", "option", "number", "read-only"]))
     def add_a_wrong_group(self, kind: str) -> None:
@@ -457,8 +472,10 @@ class Machine(RuleBasedStateMachine):
         for i, models in enumerate(self.models):
             held, self.arrays[i] = hold(layout, [np.ones_like(model.param) for model in models])
             self.layouts[i] = layout
-            given.append({"params": held})
-        self.opt = fastadam.Adam(given, backend=backend, **self.settings)
+            given.append({"params": held, "state_dtype": self.options[i]["state_dtype"]})
+        settings = dict(self.settings)
+        settings["ema_warmup"] &= settings["ema_decay"] is not None  # a new one refuses it
+        self.opt = fastadam.Adam(given, backend=backend, **settings)
         self.skipped = 0
 
     @rule(backend=backends, layout=layouts)

@@ -11,7 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from fastadam.memory.formats import BFLOAT16, BFLOAT16_STOCHASTIC, FLOAT32, INT8, ROOT8
+from fastadam.memory.structs import ROLES
 from fastadam.step.bias_correction import bias_correction, log_of
+from tests.support.compact import Kept, random_bits
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+STATE_FORMATS = {
+    "float32": (FLOAT32, FLOAT32, FLOAT32),
+    "bfloat16": (BFLOAT16_STOCHASTIC, BFLOAT16_STOCHASTIC, BFLOAT16),
+    "int8": (INT8, ROOT8, ROOT8),
+}
+MIDDLE = 0x8000  # in place of random bits: rounding to nearest
 
 
 class Model:
@@ -21,27 +32,33 @@ class Model:
     ----------
     param : ndarray
         Copied.
+    state_dtype : str, optional
+        Of the moments, which are here as the numbers that they stand for.
     """
 
-    def __init__(self, param: np.ndarray) -> None:
+    def __init__(self, param: np.ndarray, state_dtype: str | None = None) -> None:
         self.param = param.copy()
+        self.state_dtype = state_dtype
         self.ema: np.ndarray | None = None  # while averages are kept
         self.clear()
 
     def clear(self) -> None:
         """Start anew, from the parameter as it is."""
-        self.exp_avg, self.exp_avg_sq, self.max_exp_avg_sq = (np.zeros_like(self.param) for _ in range(3))
+        dtype = self.param.dtype
+        if self.state_dtype is not None:
+            dtype = np.dtype(np.complex64 if dtype.kind == "c" else np.float32)
+        self.exp_avg, self.exp_avg_sq, self.max_exp_avg_sq = (np.zeros(self.param.shape, dtype) for _ in MOMENTS)
         self.steps = 0
 
     def copy(self) -> Model:
         """Return a model of the same numbers."""
-        other = Model(self.param)
+        other = Model(self.param, self.state_dtype)
         other.take_state(self)
         return other
 
     def take_state(self, other: Model) -> None:
         """Take over moments and counter of another one, not the parameter."""
-        for name in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"):
+        for name in MOMENTS:
             setattr(self, name, getattr(other, name).copy())
         self.steps = other.steps
         self.ema = None if other.ema is None else other.ema.copy()
@@ -58,8 +75,8 @@ class Model:
                     if ema.flags.writeable:  # a real number has an imaginary part that is not
                         ema[...] = ema + weight * (param - ema)
 
-    def step(self, grad: np.ndarray, options: Mapping[str, Any], scale: float = 1.0) -> None:
-        """Take one step with a gradient that is multiplied by `scale`."""
+    def step(self, grad: np.ndarray, options: Mapping[str, Any], scale: float = 1.0, position: int = 0) -> None:
+        """Take one step with a gradient that is multiplied by `scale`, as the parameter at a position."""
         self.steps += 1
         real = self.param.real.dtype.type
         beta1, beta2 = options["betas"]
@@ -67,10 +84,11 @@ class Model:
         decay = options["weight_decay"]
         decoupled = options["decoupled_weight_decay"]
         correction1, correction2 = (bias_correction(*log_of(b), self.steps) for b in (beta1, beta2))
-        p, m, v, v_max = (
-            np.atleast_1d(each).reshape(-1).view(real)
+        p, *kept = (
+            np.atleast_1d(each).reshape(-1).view(each.real.dtype)
             for each in (self.param, self.exp_avg, self.exp_avg_sq, self.max_exp_avg_sq)
         )
+        m, v, v_max = (each.astype(real) for each in kept)
         with np.errstate(all="ignore"):
             g = np.array(grad, order="C").reshape(-1).view(real) * real(-scale if options["maximize"] else scale)
             if decay and not decoupled:
@@ -90,3 +108,18 @@ class Model:
             if decay and decoupled:
                 update = update + real(lr * decay) * p
             p[:] = p - update
+        stepped = MOMENTS if options["amsgrad"] or self.state_dtype is None else MOMENTS[:2]
+        for name, numbers, moment in zip(stepped, (m, v, v_max), kept, strict=False):
+            moment[:] = self._rounded(numbers, name, options.get("seed", 0), position)
+
+    def _rounded(self, numbers: np.ndarray, name: str, seed: int, position: int) -> np.ndarray:
+        """Return what a moment is once it is kept."""
+        if self.state_dtype is None:
+            return numbers
+        bits = np.full(numbers.size, MIDDLE)
+        if name != MOMENTS[2]:
+            bits = random_bits(seed, self.steps, position, ROLES.index(name), numbers.size)
+        kept = Kept.of(STATE_FORMATS[self.state_dtype][MOMENTS.index(name)], np.zeros(numbers.size, np.float32))
+        with np.errstate(all="ignore"):
+            kept.write(numbers, bits)
+            return kept.read()
