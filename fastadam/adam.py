@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
 from fastadam.groups.clearing import clear_gradients
 from fastadam.groups.contents import Contents
 from fastadam.groups.copies import shallow_copy, with_witnesses
 from fastadam.groups.given import split_groups
+from fastadam.groups.group import Group
 from fastadam.groups.groups import Groups
 from fastadam.groups.state import State
 from fastadam.memory.structs import TAKEN
@@ -215,7 +216,7 @@ class Adam(Attributes, closed=True):
         self._gradient_settings = GradientSettings(Choices(max_grad_norm, skip_nonfinite, error_if_nonfinite))
         self._choice = Choice(backend)
         self._guard = Guard()
-        self._groups = Groups()
+        self._groups = self._no_groups()
         self._state = State(self._groups)
         self._averages = Averages(self._groups, self._guard, kept := After(asked_for(ema_decay, ema_warmup)))
         self._planner = Planner(self._groups, self._choice.in_use, threads, self._gradient_settings, kept)
@@ -380,15 +381,23 @@ class Adam(Attributes, closed=True):
     def __setstate__(self, state: dict[str, Any]) -> None:
         made_again(self, state, Adam.__init__)
 
+    def _no_groups(self) -> Groups:
+        """Return what the groups are entered into."""
+        return Groups()
+
     def _add(self, given: Iterable[Mapping[str, Any]]) -> None:
         """Add the groups that these dicts describe, or none if one is refused."""
         given = list(given)
         new, trees = self._groups.make(given, self.defaults)
-        self._averages.begin(new)
         chosen = self._choice.choose(member for group in new for member in group.members)
+        self._admit(new)
+        self._averages.begin(new)
         entering = self._groups.add_calls(new, trees, self.param_groups)
         watching = self._planner.containers.enter_calls(given)
         in_one_go([*self._choice.add_calls(chosen), *entering, *watching])
+
+    def _admit(self, new: Sequence[Group]) -> None:
+        """Look at groups that are about to be added."""
 
     @contextlib.contextmanager
     def _exclusive(self, what: str) -> Iterator[Contents]:

@@ -89,8 +89,10 @@ class Source:
         except Exception as error:  # the library's own errors are of no common class but this one
             raise ValueError(f"it is no whole safetensors file: {error}") from error
 
-    def fill(self, tensor: Stored, target: Array) -> list[Call]:
+    def fill(self, tensor: Stored, target: Array, first: int = 0) -> list[Call]:
         """Return native calls that copy a tensor, which has been found to fit, into a contiguous array.
+
+        Or, of a larger tensor, a run of its numbers, from the one with the number `first` on.
 
         Raises
         ------
@@ -100,6 +102,7 @@ class Source:
         device = device_of(target)
         reals = device.as_reals(target)
         (dtype, _), low = tensor
+        low += first * target.dtype.itemsize
         found = self._bytes[low : low + reals.nbytes]
         if found.size != reals.nbytes:
             raise ValueError(f"a tensor has {found.size} bytes in the file, its array has {reals.nbytes}")

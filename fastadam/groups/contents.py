@@ -14,6 +14,25 @@ from fastadam.groups.saved import state_dict
 from fastadam.memory.arrays import Array
 
 
+class Alone:
+    """The processes among which an optimizer's state is shared out, where it is not: there is one.
+
+    Attributes
+    ----------
+    rank : int
+        Which of them this is.
+    """
+
+    rank = 0
+
+    def agree(self, topics: Mapping[str, bytes] | None = None) -> None:
+        """Wait for all others; raise where one of them has failed, or has another value under a topic."""
+
+    def tell(self, text: str) -> str:
+        """Return what the first of them says, after they have agreed."""
+        return text
+
+
 class Contents:
     """The way into an optimizer for those who save it or fill it, while nobody else uses it.
 
@@ -24,16 +43,23 @@ class Contents:
     groups : Groups
     param_groups : sequence of dict
         As the user may have edited them.
+    peers : Alone, optional
+        Those among whom the state is shared out.
 
     Attributes
     ----------
+    peers : Alone
+        As given.
     groups : sequence of Group
         With the parameters, and the options in use: what the user has edited since the last step is not in
         them before `saved` or `take_over`.
     """
 
-    def __init__(self, groups: Groups, param_groups: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self, groups: Groups, param_groups: Sequence[Mapping[str, Any]], peers: Alone | None = None
+    ) -> None:
         self._groups = groups
+        self.peers = peers or Alone()
         self._param_groups = param_groups
 
     @property
@@ -90,4 +116,6 @@ class Contents:
         TypeError, ValueError, MemoryError
             If it does not fit, or there is not enough memory; nothing has been changed then.
         """
-        Loaded(saved, self._groups).take_over(params)
+        loaded = Loaded(saved, self._groups)
+        self.peers.agree()
+        loaded.take_over(params)

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastadam.groups.members import Member
 from fastadam.memory.arrays import ALL_DTYPES, Array
-from fastadam.memory.devices import device_of
+from fastadam.memory.devices import device_of, on_host
 from fastadam.memory.formats import BFLOAT16, FLOAT32, INT8, ROOT8, Format
 from fastadam.memory.structs import AVERAGE, MASTER, MOMENTS, SCALE_BLOCK, SCALES
 from fastadam.step.backend import Call
@@ -24,8 +24,8 @@ from fastadam.step.compact_arrays import decode, encode
 from fastadam.step.interrupts import in_one_go
 from fastadam.step.precision import CODES, Kept
 
-# ``fill(array)``, see `Incoming`.
-Fill = Callable[[Array], list[Call]]
+# ``fill(array, first)``, see `Incoming`.
+Fill = Callable[..., list[Call]]
 
 
 class Incoming(NamedTuple):
@@ -37,7 +37,8 @@ class Incoming(NamedTuple):
     dtype : dtype
         Those that its numbers will have.
     fill : callable
-        Returns native calls that copy them into the array that it is given, of this shape and dtype. Called
+        ``fill(array)`` returns native calls that copy them into an array of this shape and dtype, and
+        ``fill(array, first)`` those that copy a run of them, from that number on, into one of any shape. Called
         once, or not at all. Whatever can fail has been done when it returns.
     """
 
@@ -57,8 +58,13 @@ class Incoming(NamedTuple):
         return found
 
 
-def copy_calls(numbers: Array, target: Array) -> list[Call]:
-    """Return native calls that copy numbers, on the host or beside it, into an array of their shape and dtype."""
+def copy_calls(numbers: Array, target: Array, first: int | None = None) -> list[Call]:
+    """Return native calls that copy numbers, on the host or beside it, into an array of their shape and dtype.
+
+    Or, where `first` is given, a run of them from there on.
+    """
+    if first is not None:
+        numbers = on_host(numbers).reshape(-1)[first : first + target.size].reshape(target.shape)
     return device_of(target).copy_calls(target, numbers)
 
 

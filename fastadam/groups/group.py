@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,16 @@ import numpy as np
 from fastadam.groups.given import Given
 from fastadam.groups.members import BufferKey, Member, members_of
 from fastadam.memory.arrays import ALL_DTYPES, Array
-from fastadam.memory.structs import AVERAGE, KEPT, MOMENTS, SCALES
+from fastadam.memory.structs import AVERAGE, KEPT, MOMENTS
 from fastadam.step import hyperparameters
 from fastadam.step.backend import Call
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.compact import count_blocks
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import in_one_go
-from fastadam.step.precision import Kept, formats_of, is_for_one, kept_of
+from fastadam.step.precision import OF_MAXIMUM, Kept, formats_of, is_for_one, kept_of
+
+ShareOut = Callable[[list[Member], Hyperparameters], list[Member]]
 
 
 class Group:
@@ -34,10 +36,13 @@ class Group:
         Position of its first member in the optimizer.
     where : str
         Prefix of error messages.
+    share_out : callable, optional
+        ``share_out(members, hyper)`` returns what this process keeps of its members, where it is not all of them.
 
     Attributes
     ----------
     members : list of Member
+        Or of `Piece`, whose parameter is ``member.whole``.
     packed : Packed or None
     whole : Member or None
         All of the packed buffer.
@@ -69,7 +74,9 @@ class Group:
         If a member is not what it must be, or an option does not go with it.
     """
 
-    def __init__(self, given: Given, hyper: Hyperparameters, start: int, where: str) -> None:
+    def __init__(
+        self, given: Given, hyper: Hyperparameters, start: int, where: str, share_out: ShareOut | None = None
+    ) -> None:
         self.where = where
         self.start = start
         self.hyper = hyper
@@ -85,6 +92,8 @@ class Group:
         if self.packed is not None:
             label = f"the packed {self.members[0].label} and its group"
             self.whole = Member(self.packed.param, None, label, self.packed.grad)
+        if share_out is not None:
+            self.members, self.whole = share_out(self.members, hyper), None
         self.params = tuple(member.given for member in self.members)
         self.options: dict[str, Any] = {"params": self.params}
         if self.members[0].name is not None:
@@ -96,14 +105,11 @@ class Group:
         self.row_steps: Array
         self.row_of: Array
         self._lay_out()
-        later = () if self.hyper.amsgrad else self._of_maximum
+        later = () if self.hyper.amsgrad else OF_MAXIMUM
         for name in KEPT:
             if name != AVERAGE and name not in later and any(name in kept for kept in self.kept.values()):
                 self.moments[name] = self._zeros(name)
         self.set_steps(np.zeros(len(self.members), np.int64))
-
-    # What amsgrad needs beside the other moments.
-    _of_maximum = MOMENTS[2], SCALES[MOMENTS[2]]
 
     def _lay_out(self) -> None:
         """Decide where in the flat moments each member lies: tightly, in order, one buffer for each key."""
@@ -141,6 +147,14 @@ class Group:
         if kept.block > 1:
             return self._block_offsets[index]
         return self.offsets[index] * (1 if kept.stored is None else ALL_DTYPES[member.dtype].reals)
+
+    def first_of(self, name: str, index: int) -> tuple[int, ...]:
+        """Return where what is kept here of a member begins in all of the same of its parameter; () for all."""
+        member = self.members[index]
+        if member.whole is member:
+            return ()
+        kept, reals = self.kept[member.buffer_key][name], ALL_DTYPES[member.dtype].reals
+        return (member.first if kept.stored is None else member.first * reals // kept.block,)
 
     def new_averages(self) -> dict[BufferKey, Array]:
         """Return averages that begin as the parameters are; `average_calls` enter them.
@@ -188,7 +202,7 @@ class Group:
         without = [group for group in groups if MOMENTS[2] not in group.moments]
         for group in without:
             group.check_unchanged()
-        reserved = [(group, {name: group._zeros(name) for name in group._of_maximum}) for group in without]
+        reserved = [(group, {name: group._zeros(name) for name in OF_MAXIMUM}) for group in without]
         for group, found in reserved:
             group.moments.update({name: buffers for name, buffers in found.items() if buffers})
 
@@ -321,7 +335,7 @@ class Group:
     @property
     def one_piece(self) -> bool:
         """Whether the group can be stepped as one contiguous array."""
-        if self.packed is None or len(self.row_steps) > 1:
+        if self.whole is None or len(self.row_steps) > 1:
             return False
         return not any(is_for_one(formats_of(self.hyper, ALL_DTYPES[dtype])) for dtype, _ in self.kept)
 
@@ -332,4 +346,4 @@ class Group:
             for name, buffers in self.moments.items()
             for buffer in buffers.values()
         ]
-        return [(member.array, member.label) for member in self.members] + moments
+        return [(member.whole.array, member.label) for member in self.members] + moments

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from fastadam.groups.edits import Edits
 from fastadam.groups.given import read_group
-from fastadam.groups.group import Group
+from fastadam.groups.group import Group, ShareOut
 from fastadam.groups.members import Member
+from fastadam.groups.shares import Share, loads_of
 from fastadam.memory.nesting import Nesting
 from fastadam.memory.words import counted
 from fastadam.memory.written import Written
@@ -37,6 +38,11 @@ class Tree(NamedTuple):
 class Groups(Sequence[Group]):
     """The groups of one optimizer, in order.
 
+    Parameters
+    ----------
+    share : Share, optional
+        Which of several processes this is, where each keeps the state of a part of each parameter.
+
     Attributes
     ----------
     edits : Edits
@@ -53,7 +59,8 @@ class Groups(Sequence[Group]):
         Grows with each change of groups or rows, before which `renew` is called.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, share: Share | None = None) -> None:
+        self._share = share
         self._groups: list[Group] = []
         self._position_of: dict[int, int] = {}  # by the identity of what the user gave, which members keep alive
         self._written: Written
@@ -129,7 +136,8 @@ class Groups(Sequence[Group]):
             positions = [0] * len(read.values)
             for hyper, places in shares:
                 where = f"param_groups[{len(self) + len(new)}]: " if where else ""
-                new.append(Group(read if len(shares) == 1 else read.at(places), hyper, start, where))
+                own = read if len(shares) == 1 else read.at(places)
+                new.append(Group(own, hyper, start, where, self._share_out([*self, *new])))
                 for position, place in enumerate(places, start):
                     positions[place] = position
                 start += len(places)
@@ -148,6 +156,13 @@ class Groups(Sequence[Group]):
                 raise ValueError(f"{member.label} is the same array as {same}; give it once")
             seen[id(member.owner)] = member.label
         return new, trees
+
+    def _share_out(self, others: Sequence[Group]) -> ShareOut | None:
+        """Return what cuts the members of a new group, by what processes have of the others; None without cuts."""
+        if self._share is None:
+            return None
+        loads = loads_of(((each.members, each.hyper) for each in others), self._share.size)
+        return functools.partial(self._share.pieces, loads=loads)
 
     def _member(self, position: int) -> Member:
         group, index = self.where[position]

@@ -86,7 +86,7 @@ class Loaded:
                     raise ValueError(f"{where}the entry {key} appears twice in 'params'")
                 used.add(key)
             each = zip(keys, group.members, strict=True)
-            read.append([_read_entry(state[key], key, member) if key in state else None for key, member in each])
+            read.append([_read_entry(state[key], key, member.whole) if key in state else None for key, member in each])
             all_keys.append(keys)
         extra = [key for key in state if key not in used]
         if extra:
@@ -99,7 +99,7 @@ class Loaded:
             where = f"state dict, {group.where or 'param_groups[0]: '}"
             may_differ = saved_group.get("state_dtype") is not None
             entries = [
-                (0, {}) if entry is None else _check_entry(entry, member, group, written, may_differ)
+                (0, {}) if entry is None else _check_entry(entry, member.whole, group, written, may_differ)
                 for entry, member in zip(found, group.members, strict=True)
             ]
             self._steps.append(np.array([step for step, _ in entries], np.int64))
@@ -148,7 +148,7 @@ class Loaded:
                         continue
                     target = group.moment(name, index)
                     if name in entry:
-                        calls += entry[name].fill(target)
+                        calls += entry[name].fill(target, *group.first_of(name, index))
                     elif name == AVERAGE:  # it begins as the parameter is by then
                         calls += copy_calls(group.members[index].array, target)
                     else:

@@ -49,6 +49,8 @@ class Member:
         ``grad``; None for a plain array, which has no such place.
     """
 
+    first = 0  # number, in the parameter, of the first element that is kept here
+
     __slots__ = (
         "_guard",
         "address",
@@ -100,9 +102,60 @@ class Member:
             )
 
     @property
+    def whole(self) -> Member:
+        """The parameter, where this is a `Piece` of one."""
+        return self
+
+    @property
     def buffer_key(self) -> BufferKey:
         """Which of the group's flat buffers its moments are in."""
         return self.dtype, self.device
+
+
+class Piece(Member):
+    """What this process keeps of a parameter: a run of its elements, and their state.
+
+    Parameters
+    ----------
+    whole : Member
+        The parameter.
+    bounds : ndarray of int64
+        Those of all processes: one's elements are from a number to the next (see `fastadam.groups.shares`).
+    rank : int
+        Which process this is.
+
+    Attributes
+    ----------
+    first : int
+        Number of the first element in the parameter.
+    bounds : ndarray of int64
+        As given.
+    """
+
+    __slots__ = ("_whole", "bounds", "first")
+
+    def __init__(self, whole: Member, bounds: Array, rank: int) -> None:
+        self._whole, self.bounds = whole, bounds
+        self.first, stop = bounds[rank : rank + 2].tolist()
+        self.given, self.name, self.label, self.grad_source = (
+            whole.given,
+            whole.name,
+            whole.label,
+            whole.grad_source,
+        )
+        self.owner = self.array = whole.array.reshape(-1)[self.first : stop]
+        self.device, self.dtype = whole.device, whole.dtype
+        self.shape, self.size = self.array.shape, self.array.size
+        self.address = self.device.address(self.array)
+
+    @property
+    def whole(self) -> Member:
+        """The parameter."""
+        return self._whole
+
+    def check_unchanged(self) -> None:
+        """Refuse a parameter that was changed in place (see `Member.check_unchanged`)."""
+        self._whole.check_unchanged()
 
 
 def members_of(given: Given, start: int) -> list[Member]:

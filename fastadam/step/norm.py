@@ -43,7 +43,7 @@ from fastadam.memory.structs import (
     TOTAL_LOWEST,
     TOTAL_WORDS,
 )
-from fastadam.step.totals import WORD_BITS
+from fastadam.step.totals import WORD_BITS, WORD_MASK
 
 # What a block has as the norm before one was computed, and where it has to be fetched from a device.
 NONE, ON_DEVICE = -1.0, -2.0
@@ -251,3 +251,39 @@ def add_blocks(total: Array, blocks: Array) -> None:
         total["is_infinite"] |= np.isinf(numbers).any()
     add_to_total(total, sums[finite], exponents[finite])
     add_to_total(total, rests[finite], exponents[finite])
+
+
+def total_of(totals: Array) -> Array:
+    """Return the sum of totals, with 32 bits in each word but the last, so that sums of many can be added up.
+
+    Parameters
+    ----------
+    totals : ndarray of TOTAL
+
+    Returns
+    -------
+    ndarray of int64, shape (TOTAL_WORDS + 2,)
+        The words, then how many have met a NaN, and how many an infinity. `take_total` takes it.
+    """
+    found: Array = np.zeros(TOTAL_WORDS + 2, np.int64)
+    found[:TOTAL_WORDS] = carried(totals["words"].astype(object).sum(axis=0).tolist())
+    found[TOTAL_WORDS:] = totals["is_nan"].sum(), totals["is_infinite"].sum()
+    return found
+
+
+def take_total(totals: Array, found: Array) -> None:
+    """Let totals be, all together, what `total_of` has returned, or the sum of several of these."""
+    clear_totals(totals)
+    totals["words"][0] = carried(found[:TOTAL_WORDS].tolist())
+    totals["is_nan"][0], totals["is_infinite"][0] = (found[TOTAL_WORDS:] > 0).tolist()
+    totals["first"][0], totals["end"][0] = 0, TOTAL_WORDS
+
+
+def carried(words: Sequence[int]) -> list[int]:
+    """Return the words of a total with 32 bits in each but the last."""
+    found, over = [], 0
+    for word in words:
+        over += word
+        found.append(over & WORD_MASK)
+        over >>= WORD_BITS
+    return found

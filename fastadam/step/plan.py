@@ -201,7 +201,15 @@ class Plan:
     def _set_run(self, run: Run, prepare: Prepare | None = None) -> None:
         self._run, self._prepare = run, prepare
         self.attempt = functools.partial(run, INSPECT | MEASURE | REDUCE | APPLY)
+        # The same in parts, for who adds other squares in between.
+        self.inspect, self.add_up_squares = functools.partial(run, INSPECT), functools.partial(run, MEASURE)
+        self.finish = functools.partial(run, REDUCE | APPLY)
         self.take = functools.partial(run, MEASURE | REDUCE | APPLY)
+
+    @property
+    def totals(self) -> Array:
+        """What `add_up_squares` has added up in, ndarray of TOTAL."""
+        return self.norm.totals[: self.batches["threads"].max(initial=1)]
 
     def set_written(self, starts: Array, ends: Array) -> None:
         """Set the memory that the step writes, as sorted intervals of addresses that do not meet."""

@@ -35,6 +35,8 @@ STATE_FORMATS: dict[str, tuple[Format, ...]] = {
 }
 # Of each moment, where its numbers are codes.
 CODES = dict(zip(MOMENTS, STATE_FORMATS["int8"], strict=True))
+# What amsgrad needs beside the other moments.
+OF_MAXIMUM = MOMENTS[2], SCALES[MOMENTS[2]]
 _WITH_MASTER = {BFLOAT16: BFLOAT16_MASTER, FLOAT16: FLOAT16_MASTER}
 _STOCHASTIC = {BFLOAT16: BFLOAT16_STOCHASTIC, FLOAT16: FLOAT16_STOCHASTIC}
 # What lies beside a weight that has a master.

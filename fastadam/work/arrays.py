@@ -19,6 +19,7 @@ from fastadam.memory.device import Device, Slots, Watch
 from fastadam.memory.devices import device_of
 from fastadam.memory.jax_arrays import is_jax_array, with_views
 from fastadam.memory.parameter import Parameter
+from fastadam.memory.structs import TAKEN
 from fastadam.memory.written import Written
 from fastadam.step import threads
 from fastadam.step.after import After
@@ -232,6 +233,20 @@ class WorkList:
         """
         self._grad_objects[0] = id(grads) + TUPLE_ITEMS
         return self.plan.attempt()
+
+    def look_at(self, grads: tuple[Any, ...]) -> None:
+        """Note where gradients are for `Plan.add_up_squares` and `Plan.finish`, by which a step is taken in parts.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient is not what it must be, or a parameter cannot be updated in place any more.
+        """
+        self._grad_objects[0] = id(grads) + TUPLE_ITEMS
+        if self.plan.inspect() != TAKEN:
+            self._look(grads)
+            for watch, _ in self._watches:
+                watch.prepare()
 
     def step_with_care(self, grads: Sequence[Any]) -> int:
         """Take and count a step in which native code found something that `make_few_plain` has not helped with.

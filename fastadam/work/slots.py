@@ -98,6 +98,8 @@ class GroupSlots:
             self.spans["starts"], self.spans["n_starts"] = address(self.starts), len(self.starts)
         self.spans["param"] = [member.address for member in members]
         self.moments = list(group.moments.values())
+        reals = [element.reals for element in elements]
+        self.spans["first"] = [member.first * each for member, each in zip(members, reals, strict=True)]
         self.spans["position"] = np.arange(group.start, group.start + len(sizes))
         for name, buffers in group.moments.items():
             bases = {key: (device_of(each).address(each), each.dtype.itemsize) for key, each in buffers.items()}
