@@ -65,7 +65,7 @@ __all__ = [
 
 def __dir__() -> list[str]:
     """Show the public names, and the public modules that have been imported."""
-    modules = {"backends", "convert", "scipy", "sklearn", "thinc", "torch"}
+    modules = {"backends", "convert", "mpi", "scipy", "sklearn", "thinc", "torch"}
     return sorted(
         name for name in {*globals(), *__all__} if name in modules or name in __all__ or name.startswith("__")
     )

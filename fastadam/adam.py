@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
 from fastadam.groups.clearing import clear_gradients
 from fastadam.groups.contents import Contents
 from fastadam.groups.copies import shallow_copy, with_witnesses
 from fastadam.groups.given import split_groups
-from fastadam.groups.group import Group
-from fastadam.groups.groups import Groups
 from fastadam.groups.state import State
 from fastadam.memory.structs import TAKEN
 from fastadam.step import after, gradient_settings, hyperparameters
@@ -381,10 +379,6 @@ class Adam(Attributes, closed=True):
     def __setstate__(self, state: dict[str, Any]) -> None:
         made_again(self, state, Adam.__init__)
 
-    def _no_groups(self) -> Groups:
-        """Return what the groups are entered into."""
-        return Groups()
-
     def _add(self, given: Iterable[Mapping[str, Any]]) -> None:
         """Add the groups that these dicts describe, or none if one is refused."""
         given = list(given)
@@ -395,9 +389,6 @@ class Adam(Attributes, closed=True):
         entering = self._groups.add_calls(new, trees, self.param_groups)
         watching = self._planner.containers.enter_calls(given)
         in_one_go([*self._choice.add_calls(chosen), *entering, *watching])
-
-    def _admit(self, new: Sequence[Group]) -> None:
-        """Look at groups that are about to be added."""
 
     @contextlib.contextmanager
     def _exclusive(self, what: str) -> Iterator[Contents]:

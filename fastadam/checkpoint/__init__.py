@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -85,18 +86,18 @@ def save(
     >>> folder.cleanup()
     """
     _check_optimizer(opt)
-    target = os.path.realpath(_check_path(path))
-    if not isinstance(params, bool | np.bool_):
-        raise TypeError(f"params must be True or False, got {params!r}")
-    metadata = {"format": FORMAT, "format_version": VERSION}
-    if extra is not None:
-        metadata["extra"] = encode_extra(extra)
-    safe_open = import_safetensors()
-    if os.path.isdir(target):
-        raise IsADirectoryError(f"path {os.fspath(path)!r} is a directory; name a file in it")
-    if os.path.exists(target) and not os.path.isfile(target):
-        raise ValueError(f"path {os.fspath(path)!r} is no regular file, which a checkpoint would replace")
     with opt._exclusive("save") as contents:
+        target = os.path.realpath(_check_path(path))
+        if not isinstance(params, bool | np.bool_):
+            raise TypeError(f"params must be True or False, got {params!r}")
+        metadata = {"format": FORMAT, "format_version": VERSION}
+        if extra is not None:
+            metadata["extra"] = encode_extra(extra)
+        safe_open = import_safetensors()
+        if os.path.isdir(target):
+            raise IsADirectoryError(f"path {os.fspath(path)!r} is a directory; name a file in it")
+        if os.path.exists(target) and not os.path.isfile(target):
+            raise ValueError(f"path {os.fspath(path)!r} is no regular file, which a checkpoint would replace")
         collected = Collected(contents, bool(params))
         metadata["param_groups"] = collected.groups()
         schedules = [definition_of(group.options["lr"]) for group in contents.groups]
@@ -107,7 +108,10 @@ def save(
             metadata["note"] = NOTE
         header, nbytes = make_header(collected, metadata)
         with bar(progress, nbytes, "saving") as advance:
-            write(target, header, collected, metadata, safe_open, advance)
+            with header.getbuffer() as described:
+                digest = hashlib.blake2b(described).digest()
+            contents.peers.agree({"the path": os.fsencode(target), "extra, or in what is to be saved": digest})
+            write(target, header, collected, metadata, safe_open, advance, contents.peers)
 
 
 def load(path: str | os.PathLike[str], opt: Adam, *, progress: bool = False) -> dict[str, Any]:
@@ -155,19 +159,20 @@ def load(path: str | os.PathLike[str], opt: Adam, *, progress: bool = False) -> 
     with the old one. An interrupt (Ctrl-C) that arrives once numbers are being read waits until all are.
     """
     _check_optimizer(opt)
-    name = os.path.realpath(_check_path(path))
-    safe_open = import_safetensors()
-    if os.path.exists(name) and not os.path.isdir(name) and not os.path.isfile(name):
-        raise ValueError(f"path {os.fspath(path)!r} is no regular file")  # opening a pipe would wait forever
-    with open(name, "rb") as file, opt._exclusive("load") as contents:
-        try:
-            source = Source(file.fileno(), name, safe_open)
-            checkpoint = Checkpoint(source, contents.groups)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"cannot load {os.fspath(path)!r}: {error}") from error
-        with bar_of_its_own(progress, checkpoint.nbytes, "loading") as source.tell:
-            contents.take_over(checkpoint.state, checkpoint.params)
-        extra: dict[str, Any] = checkpoint.extra
+    with opt._exclusive("load") as contents:
+        name = os.path.realpath(_check_path(path))
+        safe_open = import_safetensors()
+        if os.path.exists(name) and not os.path.isdir(name) and not os.path.isfile(name):
+            raise ValueError(f"path {os.fspath(path)!r} is no regular file")  # opening a pipe would wait forever
+        with open(name, "rb") as file:
+            try:
+                source = Source(file.fileno(), name, safe_open)
+                checkpoint = Checkpoint(source, contents.groups)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"cannot load {os.fspath(path)!r}: {error}") from error
+            with bar_of_its_own(progress, checkpoint.nbytes, "loading") as source.tell:
+                contents.take_over(checkpoint.state, checkpoint.params)
+    extra: dict[str, Any] = checkpoint.extra
     return extra
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastadam.checkpoint.format import PARAM, check_unchanged, stored_shape
 from fastadam.groups.contents import Contents
@@ -53,6 +54,29 @@ def encode_extra(extra: Any) -> str:
     return text
 
 
+class Tensor(NamedTuple):
+    """A tensor to be saved, or the part of one that this process has.
+
+    Attributes
+    ----------
+    name : str
+    reals : ndarray
+        Live, 1-D.
+    shape : list of int
+        That of all of it.
+    first : int
+        Where the part begins in it, in bytes.
+    nbytes : int
+        How many all of it has.
+    """
+
+    name: str
+    reals: Array
+    shape: list[int]
+    first: int
+    nbytes: int
+
+
 class Collected:
     """What is saved of an optimizer, looked up each time it is asked for: a list of all would take much memory.
 
@@ -75,7 +99,7 @@ class Collected:
         self._groups, self._params = contents.groups, params
         self._keys: list[str] = []
         for member in contents.members:
-            check_unchanged(member)
+            check_unchanged(member.whole)
             key = str(len(self._keys)) if member.name is None else member.name
             try:
                 key.encode()
@@ -87,8 +111,8 @@ class Collected:
         found = {self._reals(kind, place).itemsize for kind in (PARAM, *KEPT) for place in self._having(kind)}
         self._sizes = sorted(found, reverse=True)
 
-    def tensors(self) -> Iterator[tuple[str, Array, list[int]]]:
-        """Yield the tensors: name, live 1-D reals, and the shape to save.
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield the tensors.
 
         In the library's own order: wide numbers first, so that all of them are aligned in the file, then by name.
         """
@@ -100,8 +124,10 @@ class Collected:
                         group, index = self._places[place]
                         member = group.members[index]
                         kept = None if kind == PARAM else group.kept[member.buffer_key][kind]
-                        shape = stored_shape(member.shape, ALL_DTYPES[member.dtype], kept)
-                        yield f"{kind}/{self._keys[place]}", reals, shape
+                        shape = stored_shape(member.whole.shape, ALL_DTYPES[member.dtype], kept)
+                        first = self._first(kind, group, index) * reals.itemsize
+                        nbytes = math.prod(shape) * reals.itemsize
+                        yield Tensor(f"{kind}/{self._keys[place]}", reals, shape, first, nbytes)
 
     def _having(self, kind: str) -> Iterator[int]:
         """Yield the places of the parameters of which there is such a tensor, by name."""
@@ -114,6 +140,15 @@ class Collected:
         group, index = self._places[place]
         member = group.members[index]
         return member.device.as_reals(member.array if kind == PARAM else group.moment(kind, index))
+
+    def _first(self, kind: str, group: Group, index: int) -> int:
+        """Return the number of the first real number that is kept here, of all that are in the tensor."""
+        member = group.members[index]
+        reals = ALL_DTYPES[member.dtype].reals
+        if kind == PARAM:
+            return member.first * reals
+        (first,) = group.first_of(kind, index) or (0,)
+        return first if group.is_compact(kind, index) else first * reals
 
     def groups(self) -> str:
         """Return what the metadata say of groups, as JSON."""
@@ -130,7 +165,7 @@ def _group(group: Group) -> str:
         json.dumps(
             {
                 "name": member.name,
-                "shape": list(member.shape),
+                "shape": list(member.whole.shape),
                 "dtype": member.dtype.name,
                 "step": int(group.step_of(index)),
             }

@@ -207,7 +207,9 @@ def _match(saved: list[dict[str, Any]], groups: Sequence[Group], keys: list[str]
         for saved_group in saved
     ]
     try:
-        return match(zip(described, ([m.whole for m in group.members] for group in groups), strict=True), "in the file")
+        return match(
+            zip(described, ([m.whole for m in group.members] for group in groups), strict=True), "in the file"
+        )
     except ValueError as error:
         raise ValueError(
             f"{error}; make the optimizer over parameters of the names, shapes and dtypes in the file, and load "

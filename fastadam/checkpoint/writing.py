@@ -15,6 +15,7 @@ from typing import Any
 
 from fastadam.checkpoint.contents import Collected
 from fastadam.checkpoint.format import CHUNK, CODES, Advance, again
+from fastadam.groups.contents import Alone
 from fastadam.memory.devices import on_host
 
 fcntl: Any = None  # a system without it keeps what killed saves left behind
@@ -40,10 +41,11 @@ def make_header(collected: Collected, metadata: Mapping[str, str]) -> tuple[io.B
     header = io.BytesIO()
     header.write(bytes(8) + b'{"__metadata__":' + encode(dict(metadata)).encode())
     end = 0
-    for name, reals, shape in collected.tensors():
-        start, end = end, end + reals.nbytes
-        described = {"dtype": CODES[reals.dtype], "shape": shape, "data_offsets": [start, end]}
-        header.write(f",{encode(name)}:{encode(described)}".encode())
+    for tensor in collected.tensors():
+        start, end = end, end + tensor.nbytes
+        kind = CODES[tensor.reals.dtype]
+        described = {"dtype": kind, "shape": tensor.shape, "data_offsets": [start, end]}
+        header.write(f",{encode(tensor.name)}:{encode(described)}".encode())
     header.write(b"}")
     header.write(b" " * (-header.tell() % 8))
     length = header.tell() - 8
@@ -64,28 +66,33 @@ def write(
     metadata: Mapping[str, str],
     safe_open: Any,
     advance: Advance,
+    peers: Alone,
 ) -> None:
-    """Write the file under another name and let it take the place of `target`."""
+    """Write the file under another name and let it take the place of `target`.
+
+    Where several processes have parts of it, each writes its own. The first of them does all the rest.
+    """
+    if peers.rank:
+        _write_part(peers.tell(""), header, collected, advance)
+        peers.agree()  # all is written
+        peers.agree()  # it is in its place
+        return
     remove_left_behind(target)
     fd, temporary = open_temporary(target)
     try:
         with open(fd, "wb") as file:
             file.write(header.getvalue())
+            peers.tell(temporary)
+            _write_tensors(file, header, collected, advance)
             header.close()  # its memory is needed by what reads the file back
-            for _, reals, _ in collected.tensors():
-                step = CHUNK // reals.itemsize
-                for start in range(0, reals.size, step):
-                    piece = on_host(reals[start : start + step])
-                    # The format is little-endian; on nearly all machines this copies nothing.
-                    file.write(piece.astype(piece.dtype.newbyteorder("<"), copy=False).data)
-                    advance(piece.nbytes)
             file.flush()
             os.fsync(file.fileno())
+            peers.agree()
             try:
                 with safe_open(again(file.fileno(), temporary), framework="np") as written:
                     same = written.metadata() == metadata
                     names = set(written.keys())
-                same = same and names == {name for name, _, _ in collected.tensors()}
+                same = same and names == {tensor.name for tensor in collected.tensors()}
             except Exception as error:  # the library's own errors are of no common class but this one
                 raise OSError(f"{temporary!r} cannot be read back: {error}") from error
             if not same:
@@ -104,6 +111,38 @@ def write(
             os.fsync(folder)
         finally:
             os.close(folder)
+    peers.agree()
+
+
+def _write_part(temporary: str, header: io.BytesIO, collected: Collected, advance: Advance) -> None:
+    """Write what this process has into the file that another one has begun."""
+    try:
+        file = open(temporary, "r+b")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{temporary!r}, which another process has begun, is not to be found here; save to a folder on a file "
+            f"system that all of them share"
+        ) from error
+    with file:
+        _write_tensors(file, header, collected, advance)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_tensors(file: io.BufferedWriter, header: io.BytesIO, collected: Collected, advance: Advance) -> None:
+    """Write what this process has of the tensors, each number where it belongs."""
+    place = header.getbuffer().nbytes
+    for tensor in collected.tensors():
+        reals = tensor.reals
+        if reals.size and file.tell() != place + tensor.first:
+            file.seek(place + tensor.first)
+        place += tensor.nbytes
+        step = CHUNK // reals.itemsize
+        for start in range(0, reals.size, step):
+            piece = on_host(reals[start : start + step])
+            # The format is little-endian; on nearly all machines this copies nothing.
+            file.write(piece.astype(piece.dtype.newbyteorder("<"), copy=False).data)
+            advance(piece.nbytes)
 
 
 def mode_of(target: str) -> int | None:

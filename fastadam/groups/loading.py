@@ -86,7 +86,9 @@ class Loaded:
                     raise ValueError(f"{where}the entry {key} appears twice in 'params'")
                 used.add(key)
             each = zip(keys, group.members, strict=True)
-            read.append([_read_entry(state[key], key, member.whole) if key in state else None for key, member in each])
+            read.append(
+                [_read_entry(state[key], key, member.whole) if key in state else None for key, member in each]
+            )
             all_keys.append(keys)
         extra = [key for key in state if key not in used]
         if extra:

@@ -6,7 +6,7 @@ try:
     import mpi4py as mpi4py
 except ImportError as error:
     raise ImportError(
-        "fastadam.mpi needs mpi4py: pip install 'fastadam[mpi]'; and where the machine has no MPI, pip install mpich"
+        "fastadam.mpi needs mpi4py: pip install 'fastadam[mpi]'; and pip install mpich where there is no MPI"
     ) from error
 
 from fastadam.mpi.adam import Adam

@@ -47,7 +47,7 @@ class Adam(AdamOfOneProcess, closed=True):
     lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay, state_dtype, master_weights, rounding
         See `fastadam.Adam`, as for all others. They must be the same on every rank, which is checked in each step.
     seed, max_grad_norm, skip_nonfinite, error_if_nonfinite, ema_decay, ema_warmup, backend, threads
-        See `fastadam.Adam`. The norm is that of the averaged gradients, and has the bits that it has on one process.
+        See `fastadam.Adam`. The norm is that of the mean gradients, and has the bits that it has on one process.
         Where several ranks are on one machine, give each its part of the processors by `threads`.
     comm : mpi4py.MPI.Intracomm, optional
         The ranks; by default all of them, ``MPI.COMM_WORLD``.
@@ -61,16 +61,16 @@ class Adam(AdamOfOneProcess, closed=True):
 
     Notes
     -----
-    The methods that exchange something are called by all ranks, in the same order: the constructor, `step`,
-    `add_param_group`, `state_dict`, `load_state_dict`, `averaged`, and `fastadam.save` and `fastadam.load`. Each of
-    them begins with an agreement: where one rank raises, or ranks differ in what they call, in options or in
-    which gradients are None, every rank raises, before anything is written.
+    What exchanges something is called by all ranks, in the same order: the constructor, `step`, `add_param_group`,
+    `state_dict`, `load_state_dict`, `averaged`, `fastadam.save`, `fastadam.load`. Each begins with an agreement:
+    where one rank raises, or ranks differ in what they call, in options or in which gradients are None, every rank
+    raises, before anything is written.
 
     A rank that never comes, because its process has ended or hangs, makes the others raise `LostRankError` after
     `timeout` seconds. After that, and after an error in the middle of an exchange, nothing more is exchanged, and
     the end of the process ends all others, too (by ``MPI_Abort``), as MPI's own end would wait for ever. Run
-    programs by ``mpiexec -n 4 python -m mpi4py program.py``, and an exception outside of the library ends all ranks
-    at once.
+    programs by ``mpiexec -n 4 python -m mpi4py program.py``, and an exception outside of the library ends all
+    ranks at once.
 
     The mean is the sum in the order of the ranks, in the dtype that is computed in (float32 for numbers of 16
     bits), divided by their number. `state` and `ema` are of this rank's share: their values are 1-D views of the
@@ -254,5 +254,5 @@ class Adam(AdamOfOneProcess, closed=True):
                 f"{what} is for an optimizer of one process; fill one over the same parameters with "
                 f"load_state_dict(optimizer.state_dict()), and hand that in"
             )
-        with self._together(what) as operation, super()._exclusive(what) as contents:
+        with self._together(what) as operation, super()._exclusive(what):
             yield Contents(self._groups, self.param_groups, Peers(self._ranks, operation))

@@ -27,7 +27,9 @@ def numbers(array: Array) -> Array:
     return flat.view(element.real) if element.reals > 1 else flat
 
 
-def _lanes(ranks: Ranks, members: Sequence[Member], dtypes: Sequence[np.dtype[Any]]) -> list[tuple[Lane, list[int]]]:
+def _lanes(
+    ranks: Ranks, members: Sequence[Member], dtypes: Sequence[np.dtype[Any]]
+) -> list[tuple[Lane, list[int]]]:
     """Return a lane for each dtype of real numbers, with the places of the members that are in it."""
     places: dict[np.dtype[Any], list[int]] = {}
     for place, dtype in enumerate(dtypes):

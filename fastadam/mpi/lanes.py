@@ -1,11 +1,11 @@
 """Lanes: the numbers of one dtype that the ranks exchange, in rounds, through buffers of a fixed size.
 
-Each rank has a run of each array, as `fastadam.groups.shares` has cut it; its runs one after another are its *part*
-of the lane. In each round, every rank gets or gives the next numbers of its part. Two rounds are under way at a time:
-while one is exchanged, the other is added up, or copied to where it belongs.
+Each rank has a run of each array, as `fastadam.groups.shares` has cut it; its runs one after another are its
+*part* of the lane. In each round, every rank gets or gives the next numbers of its part. Two rounds are under way
+at a time: while one is exchanged, the other is added up, or copied to where it belongs.
 
-What a rank gives to itself does not go through MPI. Arrays that lie one after another in memory, as those of a packed
-buffer do, are exchanged where they are.
+What a rank gives to itself does not go through MPI. Arrays that lie one after another in memory, as those of a
+packed buffer do, are exchanged where they are.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ class Lane:
             return None
         start = address(arrays[0]) - low
         whole = base.reshape(-1).view(np.uint8)[start : start + int(self._offsets[-1]) * self._raw.itemsize]
-        return whole.view(self._raw)
+        found: Array = whole.view(self._raw)
+        return found
 
     # -------------------- gradients
 
@@ -199,9 +200,7 @@ class Lane:
         parts = [get[rank * length : (rank + 1) * length].view(self._dtype) for rank in range(ranks.size)]
         for at, array, which in self._copies(number, ranks.rank):
             target = mean[low + at.start : low + at.stop]
-            each = [
-                arrays[array][which] if rank == ranks.rank else parts[rank][at] for rank in range(ranks.size)
-            ]
+            each = [arrays[array][which] if rank == ranks.rank else parts[rank][at] for rank in range(ranks.size)]
             _average(each, target)
 
     # -------------------- parameters

@@ -1,8 +1,8 @@
 """The ranks of one optimizer: exchanges that end in time, and operations that all take or all refuse.
 
-Every operation that needs the others begins with a few words of each rank: what it is about to do, whether its checks
-have passed, and digests of what must be the same everywhere. All ranks see the same table, and so come to the same
-decision, before anything is written.
+Every operation that needs the others begins with a few words of each rank: what it is about to do, whether its
+checks have passed, and digests of what must be the same everywhere. All ranks see the same table, and so come to
+the same decision, before anything is written.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from mpi4py import MPI
@@ -96,7 +96,7 @@ class Ranks:
             self.wait(request, "Adam")
             comm.Set_attr(_key(), (self.comm, self._line))
         else:
-            self.comm, self._line = duplicate
+            self.comm, self._line = cast(tuple[MPI.Intracomm, _Line], duplicate)
         self._words: Array = np.zeros(2 + MOST_TOPICS, np.int64)
         self._table: Array = np.zeros((self.size, 2 + MOST_TOPICS), np.int64)
 
@@ -148,7 +148,8 @@ class Ranks:
         """Raise LostRankError if an exchange was left in the middle before."""
         if self._line.why_lost is not None:
             raise LostRankError(
-                f"the ranks have come apart before ({self._line.why_lost}); start all of them again, from a checkpoint"
+                f"the ranks have come apart before ({self._line.why_lost}); start all of them "
+                f"again, from a checkpoint"
             )
 
     def buffer(self, number: int, nbytes: int) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,11 +36,6 @@ class Steps:
     ranks : Ranks
     planner : Planner
         The optimizer's, whose work lists are over this rank's pieces.
-
-    Attributes
-    ----------
-    sent : int
-        How many bytes of gradients and parameters this rank has given to others so far.
     """
 
     def __init__(self, ranks: Ranks, planner: Planner) -> None:
@@ -53,6 +49,7 @@ class Steps:
 
     @property
     def sent(self) -> int:
+        """How many bytes of gradients and parameters this rank has given to others so far."""
         return self._sent + sum(each.sent for each in self._means.values()) + self._parameters.sent
 
     def take(self, operation: Operation, grads: Any, grad_scale: Any, zero_grad: Any) -> Exception | None:
@@ -63,7 +60,7 @@ class Steps:
         RuntimeError or None
             What every rank is to raise, where gradients are not finite and that is to be an error.
         """
-        planner, ranks = self._planner, self._ranks
+        planner = self._planner
         settings, groups = planner.settings, planner.groups
         zeroes = as_flag("zero_grad", zero_grad)
         if grad_scale != settings.divisor:
@@ -83,7 +80,7 @@ class Steps:
         key = bytes(active), dtypes
         means = self._means.get(key)
         if means is None:
-            means = self._new_means(key, [m for m, is_there in zip(self._members, active, strict=True) if is_there])
+            means = self._new_means(key, list(itertools.compress(self._members, active)))
         work = planner.by_member
         if not nothing:
             work = self._work(active, means.arrays)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from fastadam.groups.group import Group
 from fastadam.groups.groups import Groups
 from fastadam.groups.options import Option, assign
 from fastadam.groups.state import State
@@ -98,6 +100,13 @@ class Attributes:
             assign(self._groups, self.defaults, name, value)
         if not is_made or name in self.__dict__:
             self.__dict__[name] = value
+
+    def _no_groups(self) -> Groups:
+        """Return what the groups are entered into: where several processes share out their state, another one."""
+        return Groups()
+
+    def _admit(self, new: Sequence[Group]) -> None:
+        """Look at groups that are about to be added, and that all others have, too."""
 
     def _settings_changed(self) -> None:
         self._planner.version = -1  # what is wanted of the norm may need other plans

@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "adamw": {"adam", "groups", "step"},
     "clipping": {"work", "step", "memory"},
     "torch": {"groups", "backends", "step", "memory"},
+    "mpi": {"adam", "work", "groups", "step", "memory"},
     "checkpoint": {"adam", "groups", "step", "memory", "schedules"},
     "convert": {"adam", "torch", "groups", "step", "memory"},
     "minimizing": {"adam", "groups", "memory"},
@@ -76,6 +77,7 @@ HEAVY: dict[str, set[str]] = {
     "typer": {"cli"},
     "rich": {"cli"},
     "click": {"cli"},
+    "mpi4py": {"mpi"},
     "scipy": {"scipy"},
     "sklearn": {"sklearn"},
     "thinc": {"thinc"},
@@ -142,7 +144,7 @@ def test_no_module_is_too_large() -> None:
 
 def test_dir_shows_the_public_names() -> None:
     shown = {name for name in dir(fastadam) if not name.startswith("__")}
-    modules = {"backends", "convert", "scipy", "sklearn", "thinc", "torch"}  # shown once they are imported
+    modules = {"backends", "convert", "mpi", "scipy", "sklearn", "thinc", "torch"}  # shown once they are imported
     assert {*fastadam.__all__} - {"__version__"} <= shown <= {*fastadam.__all__} | modules
     assert "__version__" in dir(fastadam)
 
