@@ -104,9 +104,9 @@ class Adam(AdamOfOneProcess, closed=True):
         comm: MPI.Intracomm | None = None,
         timeout: Real = DEFAULT_TIMEOUT,
     ) -> None:
-        self._ranks = Ranks(MPI.COMM_WORLD if comm is None else comm)
+        self._ranks = Ranks(MPI.COMM_WORLD if comm is None else comm, timeout)
         with self._together("Adam"):
-            self._ranks.timeout = check_timeout(timeout)
+            check_timeout(timeout)
             super().__init__(
                 *(params, lr, betas, eps, weight_decay, amsgrad),
                 maximize=maximize,

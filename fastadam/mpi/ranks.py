@@ -66,6 +66,8 @@ class Ranks:
     ----------
     comm : mpi4py.MPI.Intracomm
         A communicator; it is duplicated, so that messages of others are kept apart.
+    timeout : object, default 600
+        What is to be the timeout, unless `check_timeout` refuses it.
 
     Raises
     ------
@@ -81,8 +83,10 @@ class Ranks:
     rank, size : int
     """
 
-    def __init__(self, comm: Any) -> None:
+    def __init__(self, comm: Any, timeout: Any = DEFAULT_TIMEOUT) -> None:
         self.timeout = DEFAULT_TIMEOUT
+        with contextlib.suppress(TypeError, ValueError):  # refused once the others can be told
+            self.timeout = check_timeout(timeout)
         if not isinstance(comm, MPI.Intracomm) or comm == MPI.COMM_NULL:
             raise TypeError(
                 f"comm must be an intracommunicator of mpi4py, such as mpi4py.MPI.COMM_WORLD, got {comm!r}"

@@ -94,6 +94,14 @@ def check(folder: Path, module: str, name: str, ranks: int) -> None:
     assert found[name] is None, found[name]
 
 
+def check_all(folder: Path, module: str, ranks: int, at_least: int) -> None:
+    """Fail unless a module has so many checks, and all have passed on so many ranks."""
+    found = _results(folder, module, ranks)
+    failed = {name: said for name, said in found.items() if said is not None}
+    assert not failed, "\n".join(f"{name}:\n{said}" for name, said in failed.items())
+    assert len(found) >= at_least, sorted(found)
+
+
 def _results(folder: Path, module: str, ranks: int) -> dict[str, Any]:
     found = folder / f"mpi-{module}-{ranks}.json"
     if claim(folder / f"mpi-{module}-{ranks}.claimed"):
