@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 from fastadam.checkpoint.contents import Collected
 from fastadam.checkpoint.format import CHUNK, CODES, Advance, again
@@ -116,20 +116,18 @@ def write(
 
 def _write_part(temporary: str, header: io.BytesIO, collected: Collected, advance: Advance) -> None:
     """Write what this process has into the file that another one has begun."""
-    try:
-        file = open(temporary, "r+b")
-    except FileNotFoundError as error:
+    if not os.path.exists(temporary):
         raise FileNotFoundError(
             f"{temporary!r}, which another process has begun, is not to be found here; save to a folder on a file "
             f"system that all of them share"
-        ) from error
-    with file:
+        )
+    with open(temporary, "r+b") as file:
         _write_tensors(file, header, collected, advance)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _write_tensors(file: io.BufferedWriter, header: io.BytesIO, collected: Collected, advance: Advance) -> None:
+def _write_tensors(file: BinaryIO, header: io.BytesIO, collected: Collected, advance: Advance) -> None:
     """Write what this process has of the tensors, each number where it belongs."""
     place = header.getbuffer().nbytes
     for tensor in collected.tensors():

@@ -1,9 +1,9 @@
 """Shares: which part of each parameter's state this process keeps, where several processes share it out.
 
 All elements of a group stand in one row, in the order of the parameters, and are cut into as many runs as there
-are processes, such that all have the same bytes of state, as far as cuts at block borders allow. So a process has one
-run of each parameter at most. A cut is at a multiple of `BLOCK` elements from the start of a parameter, or at its
-end: blocks of the norm and of 8-bit state, and random bits, are what they are on one process.
+are processes, such that all have the same bytes of state, as far as cuts at block borders allow. So a process has
+one run of each parameter at most. A cut is at a multiple of `BLOCK` elements from the start of a parameter, or at
+its end: blocks of the norm and of 8-bit state, and random bits, are what they are on one process.
 """
 
 from __future__ import annotations

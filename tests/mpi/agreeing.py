@@ -135,7 +135,7 @@ FAILING: dict[str, tuple[Any, type, str]] = {
     "grad_scale": (lambda optimizer, given: {"grad_scale": 0.0}, ValueError, "grad_scale must be positive"),
 }
 DIFFERING: dict[str, tuple[Any, str]] = {
-    "None": (_none, "which gradients are None: rank 0 has all gradients, and rank . has no gradient of parameter 'b'"),
+    "None": (_none, "are None: rank 0 has all gradients, and rank . has no gradient of parameter 'b'"),
     "None of all": (_all_none, "which gradients are None"),
     "lr": (_lr, r"the options: rank 0 has lr=0.001 in param_groups\[0\], and rank . has lr=0.5"),
     "clipping": (_clip, "max_grad_norm=None, and rank . has max_grad_norm=1.0"),
@@ -145,7 +145,7 @@ DIFFERING: dict[str, tuple[Any, str]] = {
 
 
 def schedules(folder: Path) -> None:
-    """What schedules return must be the same."""
+    """Compare what schedules return."""
     rate = 0.1 if IS_LAST else 0.2
     params = np.ones(4)
     optimizer = fastadam.mpi.Adam(params, lr=lambda step: rate, timeout=60)
@@ -155,33 +155,31 @@ def schedules(folder: Path) -> None:
 
 
 def other_calls(folder: Path) -> None:
-    """Ranks that call different methods are told so."""
+    """Tell ranks that call different methods so."""
     _, optimizer = make()
+    call = optimizer.state_dict if IS_LAST else functools.partial(optimizer.step, gradients())
     with pytest.raises(RankError, match=r"rank 0 calls step, and rank . calls state_dict"):
-        if IS_LAST:
-            optimizer.state_dict()
-        else:
-            optimizer.step(gradients())
+        call()
 
 
 def other_parameters(folder: Path) -> None:
-    """The constructor and `add_param_group` compare what is stepped, and begin with the numbers of rank 0."""
+    """Compare parameters in the constructor and in `add_param_group`, which begin with the numbers of rank 0."""
     with pytest.raises(
         RankError, match=r"rank 0 has parameter 0 of shape \(3,\).*has parameter 0 of shape \(4,\)"
     ):
         fastadam.mpi.Adam(np.zeros(4 if IS_LAST else 3), timeout=60)
-    with pytest.raises(RankError, match="dtype float64.*dtype float32"):
+    with pytest.raises(RankError, match=r"dtype float64.*dtype float32"):
         fastadam.mpi.Adam(np.zeros(4, "f4" if IS_LAST else "f8"), timeout=60)
-    with pytest.raises(RankError, match="'a'.*'b'"):
+    with pytest.raises(RankError, match=r"'a'.*'b'"):
         fastadam.mpi.Adam({"b" if IS_LAST else "a": np.zeros(4)}, timeout=60)
     with pytest.raises(ValueError if IS_LAST else RankError, match="lr must be"):
         fastadam.mpi.Adam(np.zeros(4), lr=-1 if IS_LAST else 1, timeout=60)
     with pytest.raises(ValueError if IS_LAST else RankError, match="timeout must be a positive"):
         fastadam.mpi.Adam(np.zeros(4), timeout=0 if IS_LAST else 60)
-    params, optimizer = make()
-    with pytest.raises(RankError, match="2 parameters.*1 parameter"):
-        more = {"x": np.zeros(3), "y": np.zeros(3)}
-        optimizer.add_param_group({"params": {"x": more["x"]} if IS_LAST else more})
+    _, optimizer = make()
+    group = {"params": {name: np.zeros(3) for name in ("x" if IS_LAST else "xy")}}
+    with pytest.raises(RankError, match=r"2 parameters.*1 parameter"):
+        optimizer.add_param_group(group)
     assert len(optimizer.param_groups) == 1
     added = np.full(3, float(COMM.rank + 1))
     optimizer.add_param_group({"params": {"x": added}})
@@ -193,12 +191,12 @@ def other_parameters(folder: Path) -> None:
 def other_options(folder: Path) -> None:
     """Options are compared in the first step."""
     _, optimizer = make(amsgrad=bool(IS_LAST))
-    with pytest.raises(RankError, match="amsgrad=False in.*amsgrad=True in"):
+    with pytest.raises(RankError, match=r"amsgrad=False in.*amsgrad=True in"):
         optimizer.step(gradients())
 
 
 def states(folder: Path) -> None:
-    """A state dict that one rank cannot load is loaded by none."""
+    """Load a state dict on no rank if one cannot."""
     _, optimizer = make()
     optimizer.step(gradients())
     saved = optimizer.state_dict()
@@ -229,7 +227,7 @@ def not_finite(folder: Path) -> None:
 
 
 def copies(folder: Path) -> None:
-    """Copies, pickles and conversions are refused."""
+    """Refuse copies, pickles and conversions."""
     _, optimizer = make()
     for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(TypeError, match="cannot be copied or pickled"):
@@ -242,7 +240,7 @@ def copies(folder: Path) -> None:
 
 
 def exchanged(folder: Path) -> None:
-    """A parameter that was exchanged in its dict, or changed in place, is noticed before anything is sent."""
+    """Notice a parameter that was exchanged in its dict, or changed in place, before anything is sent."""
     params, optimizer = make()
     optimizer.step(gradients())
     kept = params["b"]
@@ -271,7 +269,7 @@ def in_a_block(folder: Path) -> None:
 
 
 def members_only(folder: Path) -> None:
-    """What is no communicator is refused; a part of the ranks can have an optimizer of their own."""
+    """Refuse what is no communicator; let a part of the ranks have an optimizer of their own."""
     with pytest.raises(TypeError, match="comm must be an intracommunicator"):
         fastadam.mpi.Adam(np.zeros(3), comm="world")  # type: ignore[arg-type]
     part = COMM.Split(COMM.rank % 2)
@@ -282,12 +280,16 @@ def members_only(folder: Path) -> None:
     assert (np.sign(params - COMM.rank % 2) == (-1 if COMM.rank % 2 else 1)).all()
 
 
+def _call(check: Callable[..., None], arguments: tuple[Any, ...], folder: Path) -> None:
+    check(*arguments)
+
+
 OTHERS = (
     *(schedules, other_calls, other_parameters, other_options, states, not_finite, copies, exchanged),
     *(in_a_block, members_only),
 )
 CHECKS: dict[str, Callable[[Path], None]] = {
-    **{f"one fails: {name}": functools.partial(lambda each, _: one_fails(*each), each) for name, each in FAILING.items()},
-    **{f"they differ: {name}": functools.partial(lambda each, _: they_differ(*each), each) for name, each in DIFFERING.items()},
+    **{f"one fails: {name}": functools.partial(_call, one_fails, each) for name, each in FAILING.items()},
+    **{f"they differ: {name}": functools.partial(_call, they_differ, each) for name, each in DIFFERING.items()},
     **{each.__name__: each for each in OTHERS},
 }  # fmt: skip

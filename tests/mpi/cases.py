@@ -89,7 +89,9 @@ CASES: dict[str, Case] = {
     "zero_grad": Case(step={"zero_grad": True}),
     "zero_grad, packed": Case(layout="packed", step={"zero_grad": True}),
     "None in turns": Case(CLIPPED, missing=lambda step: (step % 4, 6) if step % 3 else ()),
-    "None with averages": Case({"ema_decay": 0.9}, missing=lambda step: tuple(range(8)) if step == 7 else (step % 8,)),
+    "None with averages": Case(
+        {"ema_decay": 0.9}, missing=lambda step: tuple(range(8)) if step == 7 else (step % 8,)
+    ),
     "None everywhere": Case(CLIPPED, missing=lambda step: tuple(range(8)) if step % 2 else ()),
     "float64": Case({"weight_decay": 0.01, **CLIPPED}, kind="AdamW", dtypes="float64"),
     "complex64": Case(CLIPPED, dtypes="complex64"),
@@ -98,7 +100,9 @@ CASES: dict[str, Case] = {
     "float16": Case(CLIPPED, dtypes="float16"),
     "bfloat16, at random": Case({"rounding": "stochastic", "seed": 7}, dtypes="bfloat16"),
     "masters": Case({"master_weights": True}, dtypes="bfloat16 float16", layout="in place"),
-    "masters and int8, packed": Case({"master_weights": True, "state_dtype": "int8"}, dtypes="bfloat16", layout="packed"),
+    "masters and int8, packed": Case(
+        {"master_weights": True, "state_dtype": "int8"}, dtypes="bfloat16", layout="packed"
+    ),
     "gradients of 16 bits": Case(grad_dtype="bfloat16"),
     "gradients of 32 bits": Case({"master_weights": True}, dtypes="bfloat16", grad_dtype="float32"),
     "int8": Case({"state_dtype": "int8", **CLIPPED}),

@@ -1,4 +1,4 @@
-"""Runs the checks of this folder under mpiexec, once for each number of ranks, whoever of the workers asks first."""
+"""Runs the checks of this folder under mpiexec, once for each number of ranks, whichever worker asks first."""
 
 from __future__ import annotations
 
