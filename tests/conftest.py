@@ -128,10 +128,15 @@ def pytest_report_header() -> list[str]:
     """Say which backends are tested, and fail where one that was promised is missing."""
     promised = os.environ.get("FASTADAM_PROMISED_BACKENDS", "").split()
     states = {**STATES, **{name: _installed(name) for name in LIBRARIES}, "gloo": _installed("torch")}
+    states["mpi"] = _installed("mpi4py")
     if "gloo" in promised and states["gloo"] == "available":
         from tests.torch.distributed.launch import why_missing  # imports PyTorch
 
         states["gloo"] = why_missing() or "available"
+    if "mpi" in promised:
+        from tests.mpi.launch import why_missing as why_no_mpi  # starts two ranks
+
+        states["mpi"] = why_no_mpi() or "available"
     broken = {name: states[name] for name in promised if states[name] != "available"}
     if broken:
         pytest.exit(f"promised backends are missing: {broken}", returncode=1)
