@@ -4,8 +4,8 @@ The method, the networks and their gradients are those of ``ppo_cartpole.py``. H
 its own and computes the gradients of its own minibatches; `fastadam.mpi.Adam` averages them, so that all processes
 have the same networks after each step, and shares out the state of the optimizer.
 
-Needs fastadam, gymnasium, matplotlib, mpi4py and tqdm, and an MPI (``pip install mpich``, where there is none). Run
-it with ``mpiexec -n 4 python examples/ppo_cartpole_mpi.py``.
+Needs fastadam, gymnasium, matplotlib, mpi4py and tqdm, and an MPI (``pip install mpich``, where there is none).
+Run it with ``mpiexec -n 4 python examples/ppo_cartpole_mpi.py``.
 """
 
 from __future__ import annotations

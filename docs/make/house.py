@@ -41,9 +41,10 @@ FLOORS: list[list[Room]] = [
         Room(("fastadam",), "the public names", 1 / 2, 1 / 2),
     ],
     [
-        Room(("checkpoint",), "save, load", 0, 1 / 4),
-        Room(("convert",), "other libraries' state", 1 / 4, 1 / 4),
-        Room(("minimizing", "scipy", "sklearn", "thinc", "uncorrected"), "minimize, and the doors", 1 / 2, 1 / 2),
+        Room(("checkpoint",), "save, load", 0, 1 / 5),
+        Room(("mpi",), "many processes", 1 / 5, 1 / 5),
+        Room(("convert",), "other libraries' state", 2 / 5, 1 / 5),
+        Room(("minimizing", "scipy", "sklearn", "thinc", "uncorrected"), "minimize, and the doors", 3 / 5, 2 / 5),
     ],
     [
         Room(("adam", "adamw"), "the face for arrays", 0, 3 / 8),

@@ -84,9 +84,9 @@ class Means:
             lane.reduce(arrays, mean, lane.flat(arrays))
 
     @property
-    def sent(self) -> int:
-        """How many bytes this rank has given to others so far."""
-        return sum(lane.sent for lane, _, _ in self._lanes)
+    def received(self) -> int:
+        """How many bytes this rank has got from others so far."""
+        return sum(lane.received for lane, _, _ in self._lanes)
 
 
 class Parameters:
@@ -110,9 +110,9 @@ class Parameters:
             lane.gather(arrays, flat)
 
     @property
-    def sent(self) -> int:
-        """How many bytes this rank has given to others so far."""
-        return sum(lane.sent for lane, _, _ in self._lanes)
+    def received(self) -> int:
+        """How many bytes this rank has got from others so far."""
+        return sum(lane.received for lane, _, _ in self._lanes)
 
 
 def broadcast(ranks: Ranks, members: Sequence[Member], what: str) -> None:

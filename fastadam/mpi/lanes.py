@@ -61,8 +61,8 @@ class Lane:
         How many of them are this rank's.
     places : ndarray of int64, shape (arrays + 1,)
         Where this rank's run of each array is in its part.
-    sent : int
-        How many bytes this rank has given to others so far.
+    received : int
+        How many bytes this rank has got from others so far.
     """
 
     def __init__(self, ranks: Ranks, bounds: Array, dtype: np.dtype[Any]) -> None:
@@ -81,7 +81,7 @@ class Lane:
         self._offsets = np.concatenate([[0], np.cumsum(bounds[:, -1])])
         self._in_order = _are_in_order(lengths)
         self._known: dict[tuple[int, int], list[Copy]] = {}
-        self.sent = 0
+        self.received = 0
 
     def _copies(self, number: int, rank: int) -> list[Copy]:
         """Return where the numbers are that a rank gets or gives in a round, counted from the round's first."""
@@ -183,8 +183,8 @@ class Lane:
                 start = rank * length
                 for at, array, which in copies:
                     give[start + at.start : start + at.stop] = raw[array][which]
-        self.sent += sum(counts) * self._raw.itemsize
         low, high = self._round(number, ranks.rank)
+        self.received += (high - low) * (ranks.size - 1) * self._raw.itemsize
         own = [0 if rank == ranks.rank else high - low for rank in range(ranks.size)]
         return ranks.comm.Ialltoallv(
             [give if flat is None else flat, counts, displacements, self._type],
@@ -218,7 +218,7 @@ class Lane:
         ranks = self._ranks
         if ranks.size == 1:
             return
-        self.sent += self.own * self._raw.itemsize * (ranks.size - 1)
+        self.received += (int(self._counts.sum()) - self.own) * self._raw.itemsize
         if flat is not None:
             counts = self._counts.tolist()
             displacements = [0, *np.cumsum(self._counts)[:-1].tolist()]

@@ -43,14 +43,14 @@ class Steps:
         self._layout = -1  # of the groups, for which all below is
         self._members: list[Member] = []
         self._means: dict[Any, Means] = {}
-        self._parameters: Parameters
+        self._parameters = Parameters(ranks, ())
         self._options: tuple[Any, str] = None, ""
-        self._sent = 0
+        self._before = 0  # what those have received that are not kept any more
 
     @property
-    def sent(self) -> int:
-        """How many bytes of gradients and parameters this rank has given to others so far."""
-        return self._sent + sum(each.sent for each in self._means.values()) + self._parameters.sent
+    def received(self) -> int:
+        """How many bytes of gradients and parameters this rank has got from others so far."""
+        return self._before + sum(each.received for each in self._means.values()) + self._parameters.received
 
     def take(self, operation: Operation, grads: Any, grad_scale: Any, zero_grad: Any) -> Exception | None:
         """Take a step (see `fastadam.mpi.Adam.step`).
@@ -108,14 +108,14 @@ class Steps:
         members = [member for group in groups for member in group.members]
         if len(members) != len(self._members):
             if self._members:
-                self._sent = self.sent
+                self._before = self.received
             self._parameters = Parameters(self._ranks, members)
             self._members, self._means = members, {}
 
     def _new_means(self, key: Any, members: Sequence[Member]) -> Means:
         if len(self._means) >= MOST_KEPT:
             oldest = self._means.pop(next(iter(self._means)))
-            self._sent += oldest.sent
+            self._before += oldest.received
         self._means[key] = made = Means(self._ranks, members, key[1])
         return made
 

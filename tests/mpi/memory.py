@@ -11,6 +11,7 @@ import numpy as np
 from mpi4py import MPI
 
 import fastadam.mpi
+from benchmarks import mpi_table
 
 COMM = MPI.COMM_WORLD
 SIZES = (200_000, 3, 1_000_001, 70_000, 0)
@@ -40,4 +41,16 @@ def shared_out(name: str, folder: Path) -> None:
     assert max(every) * COMM.size <= 1.02 * alone, every
 
 
-CHECKS = {name: functools.partial(shared_out, name) for name in OPTIONS}
+def arithmetic(folder: Path) -> None:
+    """Count what `benchmarks.mpi_table` computes, to the byte."""
+    numbers = 12 * 1024 * 50  # whose share is whole blocks on one to four ranks
+    params = [np.zeros(numbers // 3, np.float32), np.zeros(2 * numbers // 3, np.float32)]
+    optimizer = fastadam.mpi.Adam(params, timeout=60)
+    assert nbytes(optimizer) == mpi_table.state(numbers, COMM.size)
+    for _ in range(2):
+        before = optimizer._steps.received
+        optimizer.step([np.ones_like(param) for param in params])
+        assert optimizer._steps.received - before == mpi_table.received(numbers, COMM.size)
+
+
+CHECKS = {"arithmetic": arithmetic} | {name: functools.partial(shared_out, name) for name in OPTIONS}

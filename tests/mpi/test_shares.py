@@ -8,9 +8,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import mpi_table
 from fastadam.groups.shares import cut
 from fastadam.memory.structs import BLOCK
-from tests.mpi.launch import check_all
+from tests.mpi.launch import RANKS, ROOT, check_all
 
 SIZES = st.lists(st.integers(0, 5 * BLOCK), min_size=1, max_size=12)
 
@@ -44,7 +45,12 @@ def test_groups_that_come_later_even_out(groups: list[list[int]], ranks: int) ->
     assert loads.max() - loads.min() <= 2 * 64 * BLOCK + ranks
 
 
+def test_the_table_on_the_page() -> None:
+    page = (ROOT / "docs" / "guides" / "more-machines.md").read_text()
+    assert mpi_table.table() in page
+
+
 def test_memory_of_a_rank(folder: Path) -> None:
-    """Each rank has 1/N of the bytes of the state, within 2 %, whatever the formats."""
-    for ranks in (2, 3):
-        check_all(folder, "memory", ranks, at_least=4)
+    """Each rank has 1/N of the bytes of the state, within 2 %, and receives what the table says."""
+    for ranks in RANKS:
+        check_all(folder, "memory", ranks, at_least=5)
