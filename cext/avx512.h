@@ -36,7 +36,7 @@ AVX512 __m512i random_words(uint32_t random, uint32_t stride, uint32_t first)
     return _mm512_srli_epi32(_mm512_add_epi32(strides, _mm512_set1_epi32((int)random)), 16);
 }
 
-AVX512 void load_32_bfloat16(const uint16_t *stored, float *numbers)
+AVX512 void load_32_bfloat16_avx512(const uint16_t *stored, float *numbers)
 {
     const __m512i words = _mm512_loadu_si512(stored);
     _mm512_storeu_si512(numbers, _mm512_maskz_permutexvar_epi16(IN_UPPER, AS_UPPER(0), words));
@@ -49,14 +49,15 @@ AVX512 __m512i rounded_16(const float *numbers, __m512i random)
     return with_one_nan(_mm512_add_epi32(_mm512_castps_si512(loaded), random), loaded);
 }
 
-AVX512 void store_32_bfloat16_stochastic(uint16_t *stored, const float *numbers, uint32_t random, uint32_t stride)
+AVX512 void store_32_bfloat16_stochastic_avx512(uint16_t *stored, const float *numbers, uint32_t random,
+                                                uint32_t stride)
 {
     const __m512i first = rounded_16(numbers, random_words(random, stride, 0));
     const __m512i second = rounded_16(numbers + 16, random_words(random, stride, 16));
     _mm512_storeu_si512(stored, _mm512_permutex2var_epi16(first, UPPER_WORDS, second));
 }
 
-AVX512 void load_32_bfloat16_master(const uint16_t *weights, const int16_t *rests, float *numbers)
+AVX512 void load_32_bfloat16_master_avx512(const uint16_t *weights, const int16_t *rests, float *numbers)
 {
     const __m512i upper = _mm512_loadu_si512(weights), size = _mm512_and_si512(upper, _mm512_set1_epi16(0x7fff));
     const __m512i given = _mm512_loadu_si512(rests);
@@ -69,7 +70,7 @@ AVX512 void load_32_bfloat16_master(const uint16_t *weights, const int16_t *rest
     _mm512_storeu_si512(numbers + 16, _mm512_permutex2var_epi16(rest, AS_HALVES(16), whole));
 }
 
-AVX512 void store_32_bfloat16_master(uint16_t *weights, int16_t *rests, const float *numbers)
+AVX512 void store_32_bfloat16_master_avx512(uint16_t *weights, int16_t *rests, const float *numbers)
 {
     const __m512 one = _mm512_loadu_ps(numbers), two = _mm512_loadu_ps(numbers + 16);
     const __m512i first = with_one_nan(_mm512_castps_si512(one), one);
@@ -85,7 +86,7 @@ AVX512 __m512 whole_16(__m128i codes, int has_sign)
     return _mm512_cvtepi32_ps(has_sign ? _mm512_cvtepi8_epi32(codes) : _mm512_cvtepu8_epi32(codes));
 }
 
-AVX512 void load_64_codes(const void *codes, float scale, float *numbers, int has_sign)
+AVX512 void load_64_codes_avx512(const void *codes, float scale, float *numbers, int has_sign)
 {
     for (int i = 0; i < 64; i += 16) {
         const __m128i part = _mm_loadu_si128((const __m128i *)((const char *)codes + i));
@@ -108,8 +109,8 @@ AVX512 __m512i coded_32(const float *numbers, float factor, uint32_t random, uin
     return _mm512_permutex2var_epi16(one, UPPER_WORDS, two);
 }
 
-AVX512 void store_64_codes(void *codes, const float *numbers, float factor, uint32_t random, uint32_t stride,
-                           int has_sign)
+AVX512 void store_64_codes_avx512(void *codes, const float *numbers, float factor, uint32_t random,
+                                  uint32_t stride, int has_sign)
 {
     const __m512i one = coded_32(numbers, factor, random, stride, 0);
     const __m512i two = coded_32(numbers, factor, random, stride, 32);
@@ -132,7 +133,7 @@ AVX512 __m256i largest_8(const float *numbers)
 
 /* See find_scaling: the scaling of exp_avg is computed in the lower half of a vector, that of exp_avg_sq in the
  * upper one, with one division. */
-AVX512 void find_scaling_at_once(const float *exp_avgs, const float *roots, fastadam_scaling *scaling)
+AVX512 void find_scaling_at_once_avx512(const float *exp_avgs, const float *roots, fastadam_scaling *scaling)
 {
     const __m256i first = largest_8(exp_avgs), second = largest_8(roots);
     __m256i bits = _mm256_max_epi32(_mm256_permute2x128_si256(first, second, 0x20),

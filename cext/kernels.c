@@ -71,7 +71,7 @@ static FASTADAM_INLINE void fetch_ahead(int64_t array, int64_t element, int form
 
 #define TARGET
 #define NAMED(NAME) NAME##_baseline
-#define IN_AVX512 0
+#define AT_ONCE 0 /* whether there are codecs of many numbers at once */
 #include "kernels.inc"
 #define VECTOR fastadam_narrow
 #define VECTOR_LANES FASTADAM_NARROW_LANES
@@ -94,6 +94,9 @@ static FASTADAM_INLINE void fetch_ahead(int64_t array, int64_t element, int form
 
 #define TARGET __attribute__((target("avx2")))
 #define NAMED(NAME) NAME##_avx2
+#undef AT_ONCE
+#define AT_ONCE 1
+#include "avx2.h"
 #include "kernels.inc"
 #include "measure.inc"
 #include "scale.inc"
@@ -102,8 +105,6 @@ static FASTADAM_INLINE void fetch_ahead(int64_t array, int64_t element, int form
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
 #define NAMED(NAME) NAME##_avx512
-#undef IN_AVX512
-#define IN_AVX512 1
 #include "avx512.h"
 #include "kernels.inc"
 #include "measure.inc"

@@ -446,7 +446,7 @@ class Machine(RuleBasedStateMachine):
         elif kind == "shape":
             entry["exp_avg"] = np.zeros((*entry["exp_avg"].shape, 2), entry["exp_avg"].dtype)
         else:
-            entry["exp_avg"] = np.zeros(entry["exp_avg"].shape, np.float16)
+            entry["exp_avg"] = np.zeros(entry["exp_avg"].shape, np.int32)
         self._refused(lambda: self.opt.load_state_dict(saved))
 
     @precondition(lambda self: CAN_SAVE and not any(callable(each["lr"]) for each in self.options))
