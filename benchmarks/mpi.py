@@ -102,7 +102,8 @@ def main() -> None:
                 f"{layout}: {COMM.size} ranks, {given.numbers:,} numbers: step {found['step'] * 1e3:.1f} ms, "
                 f"exchanges alone {found['exchanges'] * 1e3:.1f} (reduce {found['reduce'] * 1e3:.1f}, gather "
                 f"{found['gather'] * 1e3:.1f}): ratio {ratio:.2f}, bar {BAR}; moments of a rank at most "
-                f"{(share - 1) * 100:.2f} % over 1/{COMM.size}, bar 2 %; received {found['received'] / 1e6:.1f} MB",
+                f"{(share - 1) * 100:.2f} % over 1/{COMM.size}, bar 2 %; received {found['received'] / 1e6:.1f} "
+                f"MB",
                 flush=True,
             )
             if (theirs := found.get("MPI's reduce-scatter")) is not None:

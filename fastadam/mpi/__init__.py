@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 try:
-    import mpi4py as mpi4py
-except ImportError as error:
+    from mpi4py import MPI as MPI
+except (ImportError, RuntimeError) as error:  # the latter where mpi4py finds no MPI
     raise ImportError(
-        "fastadam.mpi needs mpi4py: pip install 'fastadam[mpi]'; and pip install mpich where there is no MPI"
+        f"fastadam.mpi needs mpi4py: pip install 'fastadam[mpi]'; and an MPI: pip install mpich, where there is "
+        f"none ({error})"
     ) from error
 
 from fastadam.mpi.adam import Adam

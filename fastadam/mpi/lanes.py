@@ -155,10 +155,10 @@ class Lane:
             give, get = self._buffers(number % 2)
             ready = number, self._scatter(number, raw, flat, give, get), get
             if pending is not None:
-                self._finish(pending, arrays, mean)
+                self._finish(pending, arrays, flat, mean)
             pending = ready
         if pending is not None:
-            self._finish(pending, arrays, mean)
+            self._finish(pending, arrays, flat, mean)
 
     def _buffers(self, which: int) -> tuple[Array, Array]:
         """Return a buffer to give from, and one to get in."""
@@ -191,7 +191,9 @@ class Lane:
             [get, own, [rank * length for rank in range(ranks.size)], self._type],
         )
 
-    def _finish(self, pending: tuple[int, Any, Array], arrays: Sequence[Array], mean: Array) -> None:
+    def _finish(
+        self, pending: tuple[int, Any, Array], arrays: Sequence[Array], flat: Array | None, mean: Array
+    ) -> None:
         """Add up what a round has brought."""
         number, request, get = pending
         ranks, length = self._ranks, self._length

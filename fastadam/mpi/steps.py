@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from fastadam.memory.arrays import Array
 from fastadam.memory.host import HOST
 from fastadam.memory.jax_arrays import with_views
 from fastadam.memory.structs import REFUSED, SKIPPED, TAKEN
+from fastadam.memory.written import Written
 from fastadam.mpi import agreement
 from fastadam.mpi.exchange import Means, Parameters
 from fastadam.mpi.ranks import Operation, Ranks
@@ -23,6 +25,7 @@ from fastadam.step.interrupts import in_one_go
 from fastadam.step.norm import take_total, total_of
 from fastadam.work.arrays import WorkList
 from fastadam.work.gradients import sort_gradients
+from fastadam.work.inspecting import Inspector
 from fastadam.work.planner import Planner
 
 MOST_KEPT = 8  # of the choices of gradients that means are kept for
@@ -44,6 +47,8 @@ class Steps:
         self._members: list[Member] = []
         self._means: dict[Any, Means] = {}
         self._parameters = Parameters(ranks, ())
+        self._written: Written | None = None
+        self._inspector = Inspector((), planner.written)
         self._options: tuple[Any, str] = None, ""
         self._before = 0  # what those have received that are not kept any more
 
@@ -111,6 +116,10 @@ class Steps:
                 self._before = self.received
             self._parameters = Parameters(self._ranks, members)
             self._members, self._means = members, {}
+            self._written = None
+        if self._planner.written is not self._written:  # there are other averages, or moments of amsgrad, too
+            self._written = self._planner.written
+            self._inspector = Inspector([member.whole for member in members], self._written)
 
     def _new_means(self, key: Any, members: Sequence[Member]) -> Means:
         if len(self._means) >= MOST_KEPT:
@@ -127,6 +136,8 @@ class Steps:
         TypeError, ValueError
             If one is not what it must be, or a parameter cannot be updated in place any more.
         """
+        if self._inspector.are_plain(found := tuple(found), zeroes):
+            return list(found)
         wholes = [member.whole for member in self._members]
         for whole in wholes:
             whole.check_unchanged()
@@ -174,7 +185,7 @@ class Steps:
         version = groups.version, settings.choices, after.choices, settings.divisor
         if self._options[0] != version:
             self._options = version, agreement.options(groups, settings, after)
-        names = "; ".join(f"{dtype.name} {place}" for place, dtype in enumerate(dtypes))
+        names = _names(tuple(dtypes))
         rates = work.plan.row_inputs["lr"].tobytes() if schedules else b""
 
         def describe(topic: str) -> str:
@@ -214,3 +225,9 @@ class Steps:
         found: Array = np.array([not np.isfinite(mean).all() for mean in means], np.int64)
         self._ranks.add_up(found, "step")
         return [label for label, count in zip(work.labels, found.tolist(), strict=True) if count]
+
+
+@functools.lru_cache(maxsize=64)
+def _names(dtypes: tuple[np.dtype[Any], ...]) -> str:
+    """Return the names of dtypes, each with its place."""
+    return "; ".join(f"{dtype.name} {place}" for place, dtype in enumerate(dtypes))

@@ -266,7 +266,7 @@ def total_of(totals: Array) -> Array:
         The words, then how many have met a NaN, and how many an infinity. `take_total` takes it.
     """
     found: Array = np.zeros(TOTAL_WORDS + 2, np.int64)
-    found[:TOTAL_WORDS] = carried(totals["words"].astype(object).sum(axis=0).tolist())
+    found[:TOTAL_WORDS] = carried(totals["words"].sum(axis=0))
     found[TOTAL_WORDS:] = totals["is_nan"].sum(), totals["is_infinite"].sum()
     return found
 
@@ -274,16 +274,15 @@ def total_of(totals: Array) -> Array:
 def take_total(totals: Array, found: Array) -> None:
     """Let totals be, all together, what `total_of` has returned, or the sum of several of these."""
     clear_totals(totals)
-    totals["words"][0] = carried(found[:TOTAL_WORDS].tolist())
+    totals["words"][0] = carried(found[:TOTAL_WORDS])
     totals["is_nan"][0], totals["is_infinite"][0] = (found[TOTAL_WORDS:] > 0).tolist()
     totals["first"][0], totals["end"][0] = 0, TOTAL_WORDS
 
 
-def carried(words: Sequence[int]) -> list[int]:
-    """Return the words of a total with 32 bits in each but the last."""
-    found, over = [], 0
-    for word in words:
-        over += word
-        found.append(over & WORD_MASK)
-        over >>= WORD_BITS
+def carried(words: Array) -> Array:
+    """Return the words of a total, int64, with 32 bits in each but the last."""
+    found = words.copy()
+    while (over := found[:-1] >> WORD_BITS).any():
+        found[:-1] &= WORD_MASK
+        found[1:] += over
     return found

@@ -12,7 +12,7 @@ from fastadam.backends import c
 from fastadam.memory.arrays import Array
 from fastadam.memory.structs import TOTAL_WORDS
 from fastadam.step import exact
-from fastadam.step.totals import WORD_BITS, WORD_MASK
+from fastadam.step.norm import carried
 from fastadam.torch.dtensors import dtensor_type, sharing_groups
 from fastadam.torch.tensors import has_its_memory, view_of
 
@@ -82,7 +82,7 @@ class Sharing:
                 _add(totals[groups], grad)
         whole = exact.new_total()
         for groups, total in totals.items():
-            _carry(total)
+            total["words"][0] = carried(total["words"][0])
             for group in groups:
                 _add_up(total, group)
             whole["words"] += total["words"]
@@ -116,17 +116,6 @@ def _add(total: Array, grad: Tensor) -> None:
     )
 
 
-def _carry(total: Array) -> None:
-    """Let each word have 32 bits, so that many can be added up."""
-    words = total["words"][0].tolist()
-    carried = 0
-    for k, word in enumerate(words):
-        carried += word
-        words[k] = carried & WORD_MASK
-        carried >>= WORD_BITS
-    total["words"][0] = words
-
-
 def _add_up(total: Array, group: Any) -> None:
     """Add the totals of all processes of a group, in place; what is not finite anywhere is so everywhere."""
     numbers = torch.zeros(TOTAL_WORDS + 2, dtype=torch.int64, device="cpu")
@@ -135,4 +124,4 @@ def _add_up(total: Array, group: Any) -> None:
     torch.distributed.all_reduce(numbers, group=group)
     total["words"][0] = numbers[:TOTAL_WORDS].numpy()
     total["is_nan"], total["is_infinite"] = (numbers[TOTAL_WORDS:] > 0).tolist()
-    _carry(total)
+    total["words"][0] = carried(total["words"][0])
