@@ -198,12 +198,18 @@ class Lane:
         number, request, get = pending
         ranks, length = self._ranks, self._length
         ranks.wait(request, "step")
-        low, _ = self._round(number, ranks.rank)
-        parts = [get[rank * length : (rank + 1) * length].view(self._dtype) for rank in range(ranks.size)]
-        for at, array, which in self._copies(number, ranks.rank):
-            target = mean[low + at.start : low + at.stop]
-            each = [arrays[array][which] if rank == ranks.rank else parts[rank][at] for rank in range(ranks.size)]
-            _average(each, target)
+        low, high = self._round(number, ranks.rank)
+        parts = [get[rank * length :][: high - low].view(self._dtype) for rank in range(ranks.size)]
+        copies = self._copies(number, ranks.rank)
+        if len(copies) == 1:
+            parts[ranks.rank] = arrays[copies[0].array][copies[0].which]
+        elif flat is not None and copies:
+            start = int(self._offsets[copies[0].array]) + copies[0].which.start
+            parts[ranks.rank] = flat[start:][: high - low].view(self._dtype)
+        else:
+            for at, array, which in copies:
+                parts[ranks.rank][at] = arrays[array][which]
+        _average(parts, mean[low:high])
 
     # -------------------- parameters
 
