@@ -97,7 +97,9 @@ def test_only_the_public_part_of_the_package_is_used() -> None:
     """Beside the C library, whose calls are counted, and the command line, which is the checkout's own."""
     for path in SUITE.glob("*.py"):
         for module in re.findall(r"\b(?:import|from) (fastadam[\w.]*)", path.read_text()):
-            assert module in ("fastadam", "fastadam.torch") or module.startswith("fastadam.cli"), path
+            assert module in ("fastadam", "fastadam.mpi", "fastadam.torch") or module.startswith("fastadam.cli"), (
+                path
+            )
 
 
 def test_calls_are_counted_and_everything_else_is_passed_on() -> None:
