@@ -73,7 +73,7 @@ def write(
     Where several processes have parts of it, each writes its own. The first of them does all the rest.
     """
     if peers.rank:
-        _write_part(peers.tell(""), header, collected, advance)
+        _write_part(peers, header, collected, advance)
         peers.agree()  # all is written
         peers.agree()  # it is in its place
         return
@@ -83,6 +83,7 @@ def write(
         with open(fd, "wb") as file:
             file.write(header.getvalue())
             peers.tell(temporary)
+            peers.agree()  # all have it open, whatever becomes of its name
             _write_tensors(file, header, collected, advance)
             header.close()  # its memory is needed by what reads the file back
             file.flush()
@@ -114,14 +115,16 @@ def write(
     peers.agree()
 
 
-def _write_part(temporary: str, header: io.BytesIO, collected: Collected, advance: Advance) -> None:
-    """Write what this process has into the file that another one has begun."""
+def _write_part(peers: Alone, header: io.BytesIO, collected: Collected, advance: Advance) -> None:
+    """Write what this process has into the file that the first one has begun."""
+    temporary = peers.tell("")
     if not os.path.exists(temporary):
         raise FileNotFoundError(
             f"{temporary!r}, which another process has begun, is not to be found here; save to a folder on a file "
             f"system that all of them share"
         )
     with open(temporary, "r+b") as file:
+        peers.agree()
         _write_tensors(file, header, collected, advance)
         file.flush()
         os.fsync(file.fileno())

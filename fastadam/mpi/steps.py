@@ -43,7 +43,6 @@ class Steps:
 
     def __init__(self, ranks: Ranks, planner: Planner) -> None:
         self._ranks, self._planner = ranks, planner
-        self._layout = -1  # of the groups, for which all below is
         self._members: list[Member] = []
         self._means: dict[Any, Means] = {}
         self._parameters = Parameters(ranks, ())
@@ -137,7 +136,7 @@ class Steps:
             If one is not what it must be, or a parameter cannot be updated in place any more.
         """
         if self._inspector.are_plain(found := tuple(found), zeroes):
-            return list(found)
+            return [arrays.base_view(grad) for grad in found]
         wholes = [member.whole for member in self._members]
         for whole in wholes:
             whole.check_unchanged()

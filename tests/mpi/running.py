@@ -1,9 +1,11 @@
-"""One rank: runs the checks of a module, and the first rank notes what came of them."""
+"""One rank: runs the checks of a module; the first rank notes that they have passed, or the one that fails, how."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -12,23 +14,28 @@ from mpi4py import MPI
 
 
 def main(module: str, found: str, folder: str) -> None:
-    """Run all checks, up to the first that fails: after that the ranks may be at different places."""
+    """Run all checks, up to the first that fails: after that the ranks are at different places, and are ended."""
     comm = MPI.COMM_WORLD
-    results: dict[str, str | None] = {}
+    passed: list[str] = []
     for name, check in importlib.import_module(f"tests.mpi.{module}").CHECKS.items():
-        failed = None
         try:
             check(Path(folder))
         except BaseException:
-            failed = f"rank {comm.rank}:\n{traceback.format_exc()}"
-        said = [each for each in comm.allgather(failed) if each is not None]
-        results[name] = "\n".join(said) or None
-        if said:
-            break
+            _note(found, {**dict.fromkeys(passed), name: f"rank {comm.rank}:\n{traceback.format_exc()}"})
+            comm.Abort(1)
+        passed.append(name)
+    comm.Barrier()
     if comm.rank == 0:
-        new = Path(found).with_suffix(".new")
-        new.write_text(json.dumps(results))
-        new.replace(found)
+        _note(found, dict.fromkeys(passed))
+
+
+def _note(found: str, results: dict[str, str | None]) -> None:
+    """Write the results, unless another rank has."""
+    new = Path(f"{found}.{os.getpid()}.new")
+    new.write_text(json.dumps(results))
+    with contextlib.suppress(FileExistsError):
+        os.link(new, found)
+    new.unlink()
 
 
 if __name__ == "__main__":

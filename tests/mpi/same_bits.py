@@ -90,7 +90,7 @@ def train(name: str, folder: Path) -> None:
         if later is not None and step == 10:
             one.add_param_group(later)
             many.add_param_group(many_later)
-        n = len(one.state_dict()["param_groups"][-1]["params"]) + one.state_dict()["param_groups"][-1]["params"][0]
+        n = len(one._groups.members)
         every = [arrays(case.shapes[:n], grad_dtypes, [1, step, rank]) for rank in range(COMM.size)]
         if step in case.spoiled:
             every[-1][0][5] = np.nan
