@@ -74,7 +74,8 @@ class Adam(AdamOfOneProcess, closed=True):
 
     The mean is the sum in the order of the ranks, in the dtype that is computed in (float32 for numbers of 16
     bits), divided by their number. `state` and `ema` are of this rank's share: their values are 1-D views of the
-    elements ``optimizer.share(key)`` of a parameter. Such optimizers cannot be copied or pickled.
+    elements ``optimizer.share(key)`` of a parameter. One thread at a time may use the optimizers over a
+    communicator. They cannot be copied or pickled.
     """
 
     __slots__ = ("_operation", "_ranks", "_steps")

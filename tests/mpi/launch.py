@@ -19,7 +19,7 @@ from tests.support.processes import only
 ROOT = Path(__file__).parents[2]
 # On how many ranks; ``FASTADAM_RANKS="1 2"`` takes less time.
 RANKS = tuple(map(int, os.environ.get("FASTADAM_RANKS", "1 2 3 4").split()))
-LONG = 300  # seconds, after which ranks that wait for each other are ended
+LONG = 500  # seconds, after which ranks that wait for each other are ended
 
 
 def mpiexec() -> str | None:

@@ -1,4 +1,4 @@
-"""One rank: runs the checks of a module; the first rank notes that they have passed, or the one that fails, how."""
+"""One rank: runs the checks of a module; the first rank notes that they have passed, or one that fails, how."""
 
 from __future__ import annotations
 
