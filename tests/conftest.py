@@ -125,7 +125,14 @@ def _installed(name: str) -> str:
 
 
 def pytest_report_header() -> list[str]:
-    """Say which backends are tested, and fail where one that was promised is missing."""
+    """Say which backends are tested."""
+    return [f"fastadam backends: {STATES}"]
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Fail where a backend that was promised is missing, also where no header is printed (``-q``)."""
+    if hasattr(session.config, "workerinput"):
+        return  # whoever started this worker of pytest-xdist has looked
     promised = os.environ.get("FASTADAM_PROMISED_BACKENDS", "").split()
     states = {**STATES, **{name: _installed(name) for name in LIBRARIES}, "gloo": _installed("torch")}
     states["mpi"] = _installed("mpi4py")
@@ -140,4 +147,3 @@ def pytest_report_header() -> list[str]:
     broken = {name: states[name] for name in promised if states[name] != "available"}
     if broken:
         pytest.exit(f"promised backends are missing: {broken}", returncode=1)
-    return [f"fastadam backends: {STATES}"]
