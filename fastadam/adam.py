@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
@@ -12,6 +13,7 @@ from fastadam.groups.copies import shallow_copy, with_witnesses
 from fastadam.groups.given import split_groups
 from fastadam.groups.groups import Groups
 from fastadam.groups.state import State
+from fastadam.memory.state_file import StateFile, in_memory
 from fastadam.memory.structs import TAKEN
 from fastadam.step import after, gradient_settings, hyperparameters
 from fastadam.step.after import After, asked_for
@@ -97,6 +99,10 @@ class Adam(Attributes, closed=True):
         Upper limit of threads for a step, at least 1; the default is ``FASTADAM_NUM_THREADS``, else
         ``OMP_NUM_THREADS``, else the number of processors. Small steps, and all of a forked child, run on one. The
         bits do not depend on it.
+    state_path : str or path-like, optional
+        A file for the moments and all else that is kept beside parameters, which then takes no memory but 6 MiB
+        while a step goes through it. It is made here, locked, and removed with the optimizer: working memory, no
+        checkpoint. For NumPy arrays, on Linux; such an optimizer cannot be copied (docs/guides/state-on-disk.md).
 
     Attributes
     ----------
@@ -133,6 +139,8 @@ class Adam(Attributes, closed=True):
         If an argument is not what it must be; the message names it and the remedy.
     BackendUnavailableError
         If the backend named cannot be used here.
+    OSError
+        If the file at `state_path` cannot be made, or is in use, or its disk is full.
 
     Notes
     -----
@@ -206,6 +214,7 @@ class Adam(Attributes, closed=True):
         ema_warmup: bool = after.DEFAULTS.ema_warmup,
         backend: BackendName = "auto",
         threads: int | None = None,
+        state_path: str | os.PathLike[str] | None = None,
     ) -> None:
         given = (lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay)
         low = (state_dtype, master_weights, rounding, seed)
@@ -215,7 +224,7 @@ class Adam(Attributes, closed=True):
         self._gradient_settings = GradientSettings(Choices(max_grad_norm, skip_nonfinite, error_if_nonfinite))
         self._choice = Choice(backend)
         self._guard = Guard()
-        self._groups = Groups()
+        self._groups = Groups(None if state_path is None else StateFile(state_path))
         self._state = State(self._groups)
         self._averages = Averages(self._groups, self._guard, kept := After(asked_for(ema_decay, ema_warmup)))
         self._planner = Planner(self._groups, self._choice.in_use, threads, self._gradient_settings, kept)
@@ -282,6 +291,9 @@ class Adam(Attributes, closed=True):
             as before then.
         RuntimeError
             If gradients are not finite, with `error_if_nonfinite`; all is as before then.
+        OSError
+            If the disk of `state_path` is full; all is as before then. If it fails in the middle of the step, the
+            optimizer takes no other.
         """
         loss = None if closure is None else call_closure(closure)
         guard, groups, planner, settings = self._guard, self._groups, self._planner, self._gradient_settings
@@ -395,4 +407,5 @@ class Adam(Attributes, closed=True):
         """Keep steps and changes off while checkpoints and conversions, by way of `what`, use what it holds."""
         with self._guard.lock:
             self._guard.refuse_while_stepping(what)
-            yield Contents(self._groups, self.param_groups)
+            with in_memory(self._groups.file):
+                yield Contents(self._groups, self.param_groups)

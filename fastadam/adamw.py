@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from fastadam.adam import Adam
@@ -50,6 +51,8 @@ class AdamW(Adam, closed=True):
         See `Adam`.
     threads : int, optional
         See `Adam`.
+    state_path : str or path-like, optional
+        See `Adam`.
 
     Notes
     -----
@@ -77,6 +80,7 @@ class AdamW(Adam, closed=True):
         ema_warmup: bool = after.DEFAULTS.ema_warmup,
         backend: BackendName = "auto",
         threads: int | None = None,
+        state_path: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(
             *(params, lr, betas, eps, weight_decay, amsgrad),
@@ -93,4 +97,5 @@ class AdamW(Adam, closed=True):
             ema_warmup=ema_warmup,
             backend=backend,
             threads=threads,
+            state_path=state_path,
         )

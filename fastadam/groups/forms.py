@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import ItemsView, Iterator, Mapping
 from typing import TypeAlias, TypedDict
 
@@ -58,6 +59,7 @@ class Options(TypedDict, total=False):
     ema_warmup: bool
     backend: BackendName
     threads: int | None
+    state_path: str | os.PathLike[str] | None
 
 
 # Not two kinds of lists, one of groups: mypy would not know any more what the items of one are to be.

@@ -12,6 +12,7 @@ from fastadam.groups.given import read_group
 from fastadam.groups.group import Group
 from fastadam.groups.members import Member
 from fastadam.memory.nesting import Nesting
+from fastadam.memory.state_file import StateFile
 from fastadam.memory.words import counted
 from fastadam.memory.written import Written
 from fastadam.step import hyperparameters
@@ -37,8 +38,14 @@ class Tree(NamedTuple):
 class Groups(Sequence[Group]):
     """The groups of one optimizer, in order.
 
+    Parameters
+    ----------
+    file : StateFile, optional
+        Where their state is to lie.
+
     Attributes
     ----------
+    file : StateFile or None
     edits : Edits
         Notices what differs in ``optimizer.param_groups`` from the options in use.
     where : list of (Group, int)
@@ -53,7 +60,8 @@ class Groups(Sequence[Group]):
         Grows with each change of groups or rows, before which `renew` is called.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, file: StateFile | None = None) -> None:
+        self.file = file
         self._groups: list[Group] = []
         self._position_of: dict[int, int] = {}  # by the identity of what the user gave, which members keep alive
         self._written: Written
@@ -129,7 +137,7 @@ class Groups(Sequence[Group]):
             positions = [0] * len(read.values)
             for hyper, places in shares:
                 where = f"param_groups[{len(self) + len(new)}]: " if where else ""
-                new.append(Group(read if len(shares) == 1 else read.at(places), hyper, start, where))
+                new.append(Group(read if len(shares) == 1 else read.at(places), hyper, start, where, self.file))
                 for position, place in enumerate(places, start):
                     positions[place] = position
                 start += len(places)
