@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from fastadam.adam import Adam
+from fastadam.memory.state_file import FilePath
 from fastadam.step import after, gradient_settings
 from fastadam.step.backend import BackendName
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real, Rounding, StateDtype
@@ -80,7 +80,7 @@ class AdamW(Adam, closed=True):
         ema_warmup: bool = after.DEFAULTS.ema_warmup,
         backend: BackendName = "auto",
         threads: int | None = None,
-        state_path: str | os.PathLike[str] | None = None,
+        state_path: FilePath | None = None,
     ) -> None:
         super().__init__(
             *(params, lr, betas, eps, weight_decay, amsgrad),

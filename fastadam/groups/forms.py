@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import ItemsView, Iterator, Mapping
 from typing import TypeAlias, TypedDict
 
 from fastadam.memory.forms import Iterated, Leaf, Listed, Tree
 from fastadam.memory.packed import Packed
+from fastadam.memory.state_file import FilePath
 from fastadam.step.backend import BackendName
 from fastadam.step.hyperparameters import LearningRate, Real, Rounding, StateDtype
 
@@ -59,7 +59,7 @@ class Options(TypedDict, total=False):
     ema_warmup: bool
     backend: BackendName
     threads: int | None
-    state_path: str | os.PathLike[str] | None
+    state_path: FilePath | None
 
 
 # Not two kinds of lists, one of groups: mypy would not know any more what the items of one are to be.

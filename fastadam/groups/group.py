@@ -85,8 +85,8 @@ class Group:
         for member in self.members if file is not None else ():
             if member.device is not HOST:
                 raise TypeError(
-                    f"{member.label} is on {member.device}, and state_path is for NumPy arrays; leave state_path=None "
-                    f"for it, in an optimizer of its own"
+                    f"{member.label} is on {member.device}, and state_path is for NumPy arrays; leave "
+                    f"state_path=None for it, in an optimizer of its own"
                 )
         self._check_eps(self.hyper, where)
         # What an optimizer can be made of again.

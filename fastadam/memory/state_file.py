@@ -14,7 +14,7 @@ import stat
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -30,6 +30,10 @@ MAGIC = (
 )
 # Regions begin at multiples of it, as mappings and huge pages of any system ask for.
 ALIGNMENT = max(1 << 16, mmap.ALLOCATIONGRANULARITY)
+
+
+# What names a file.
+FilePath: TypeAlias = str | os.PathLike[str]
 
 
 class Region(NamedTuple):
@@ -77,7 +81,7 @@ class StateFile:
         FileExistsError where it is somebody's file.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: FilePath) -> None:
         if fcntl is None or not hasattr(os, "preadv") or not hasattr(os, "posix_fallocate"):
             raise OSError(
                 "state_path needs Linux, or another system with flock, preadv and posix_fallocate; leave "
@@ -134,8 +138,15 @@ class StateFile:
                 if self._in_use:
                     self._reserve(offset, room)
                 mapping = mmap.mmap(self.fd, nbytes, offset=offset)
-            except BaseException:
+            except BaseException as error:
                 os.ftruncate(self.fd, offset)
+                if isinstance(error, OSError) and error.filename is None:  # a limit on files, or on mappings
+                    raise OSError(
+                        error.errno,
+                        f"state_path: the file cannot grow to {offset + room} bytes for {role} "
+                        f"({os.strerror(error.errno or 0)}); raise that limit, or take a smaller state_dtype",
+                        self.path,
+                    ) from error
                 raise
             self.size = offset + room
             array = np.frombuffer(mapping, dtype)
@@ -163,7 +174,7 @@ class StateFile:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"state_path: the disk cannot hold {nbytes} bytes of state ({os.strerror(error.errno)}); "
+                f"state_path: the disk cannot hold {nbytes} bytes of state ({os.strerror(error.errno or 0)}); "
                 f"nothing has been changed; make room and go on, or take a path on another disk",
                 self.path,
             ) from error
@@ -181,9 +192,9 @@ class StateFile:
         with self._lock:
             if os.getpid() != self._pid:
                 raise RuntimeError(
-                    f"this optimizer's state lies in {self.path!r}, which belongs to the process that made it, and "
-                    f"this is a forked child of that; make an optimizer with another state_path here, and load a "
-                    f"checkpoint of fastadam.save into it"
+                    f"this optimizer's state lies in {self.path!r}, which belongs to the process that made it, "
+                    f"and this is a forked child of that; make an optimizer with another state_path here, and "
+                    f"load a checkpoint of fastadam.save into it"
                 )
             if self.broken is not None:
                 raise OSError(

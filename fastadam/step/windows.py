@@ -2,12 +2,13 @@
 
 A backend steps a window in memory while the next one is read and the last one is written back, with plain reads
 and writes: each page that is touched through a mapping costs a fault, with which reading and writing ran at half
-the pace (docs/guides/state-on-disk.md). Pieces of parameters begin at multiples of `UNIT` elements, so that blocks of codes
-and random bits are those of the whole.
+the pace (docs/guides/state-on-disk.md). Pieces of parameters begin at multiples of `UNIT` elements, so that blocks
+of codes and random bits are those of the whole.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -94,15 +95,10 @@ class Slots:
 
     def _wait(self) -> None:
         """Wait until no step is under way, however often that is interrupted."""
-        while True:
-            try:
-                self._steps.submit(int).result()
-            except RuntimeError:  # at the interpreter's end, where those that were begun are waited for
-                return
-            except BaseException:
-                continue
-            else:
-                return
+        waits = True
+        while waits:
+            with contextlib.suppress(BaseException):  # the first interrupt is raised when it is over
+                waits = not _is_over(self._steps)
 
     def _run(self, segments: list[list[Segment]], calls: list[list[Call]], count: list[Call]) -> None:
         n, begun = len(segments), False
@@ -126,10 +122,8 @@ class Slots:
                 wait()
         except BaseException as error:
             for wait in (*reads.values(), *writes.values()):
-                try:
+                with contextlib.suppress(OSError):
                     wait()
-                except OSError:
-                    pass
             if begun:
                 self.file.broken = str(error)
             raise
@@ -152,6 +146,16 @@ class Slots:
     def _write(self, segments: list[Segment], slot: int) -> None:
         for offset, nbytes, place in segments:
             self.file.write_from(self.memory[slot][place : place + nbytes], offset)
+
+
+def _is_over(pool: ThreadPoolExecutor) -> bool:
+    """Return True when a pool of one thread has done what it was given."""
+    try:
+        over = pool.submit(int)
+    except RuntimeError:  # at the interpreter's end, where those that were begun are waited for
+        return True
+    over.result()
+    return True
 
 
 class Windowed:

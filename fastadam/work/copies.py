@@ -14,9 +14,9 @@ def described(optimizer: Any) -> dict[str, Any]:
     file = optimizer._groups.file
     if file is not None:
         raise TypeError(
-            f"an optimizer with its state in a file (state_path={file.path!r}) cannot be copied or pickled, as a copy "
-            f"would be as large in memory; fastadam.save(optimizer, path), and fastadam.load that into one that was "
-            f"made with another state_path"
+            f"an optimizer with its state in a file (state_path={file.path!r}) cannot be copied or pickled: "
+            f"a copy would be as large in memory; fastadam.save(path, optimizer), and fastadam.load that into one "
+            f"that was made with another state_path"
         )
     return {
         **optimizer._groups.described(),
