@@ -63,7 +63,9 @@ def main(args: Sequence[str] | None = None) -> list[float]:
                 grads[block] = x
                 optimizer.step(grads)
             losses.append(loss)
-            print(f"pass {number + 1}: loss {loss:.4f}, {time.perf_counter() - begin:.1f} s, at most {peak():.0f} MB")
+            print(
+                f"pass {number + 1}: loss {loss:.4f}, {time.perf_counter() - begin:.1f} s, at most {peak():.0f} MB"
+            )
         return losses
 
 

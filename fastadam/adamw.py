@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastadam.adam import Adam
-from fastadam.memory.state_file import FilePath
 from fastadam.step import after, gradient_settings
 from fastadam.step.backend import BackendName
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real, Rounding, StateDtype
 
 if TYPE_CHECKING:
-    from fastadam.groups.forms import Params
+    from fastadam.groups.forms import FilePath, Params
 
 
 class AdamW(Adam, closed=True):

@@ -7,7 +7,7 @@ from typing import TypeAlias, TypedDict
 
 from fastadam.memory.forms import Iterated, Leaf, Listed, Tree
 from fastadam.memory.packed import Packed
-from fastadam.memory.state_file import FilePath
+from fastadam.memory.state_file import FilePath as FilePath  # for those above, who do not reach down so far
 from fastadam.step.backend import BackendName
 from fastadam.step.hyperparameters import LearningRate, Real, Rounding, StateDtype
 

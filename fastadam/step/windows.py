@@ -316,7 +316,7 @@ def _window(part: PartOfPlan, pieces: list[Piece], slots: Slots, k: int) -> tupl
     batches = np.zeros(len(starts), BATCH.dtype)
     for batch, low, high in zip(batches, starts, [*starts[1:], len(pieces)], strict=True):
         elements = sum(piece.size for piece in pieces[low:high])
-        n = threads.threads_for(elements, pieces[low].most_threads)
+        n = threads.threads_for(elements, max(1, pieces[low].most_threads - 1))  # one is left for the file
         for name, value in {
             "variant": pieces[low].variant,
             "first": low,
