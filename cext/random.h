@@ -22,8 +22,8 @@ static FASTADAM_INLINE uint64_t random_key(int64_t seed, double step)
     return mix64(mix64((uint64_t)seed + GOLDEN_64) ^ (uint64_t)step);
 }
 
-/* The random bits of an array: element i, counted from the first one of a span, is rounded with the upper 16 bits of
- * start + i * stride. */
+/* The random bits of an array: element i, counted from the first one of a span, is rounded with the upper 16 bits
+ * of start + i * stride. */
 typedef struct {
     uint32_t start, stride;
 } fastadam_sequence;

@@ -109,7 +109,7 @@ class Plan:
     ) -> None:
         part_of = np.zeros(len(spans), np.int64) if backend_of is None else backend_of
         self.order = np.lexsort((variants, part_of))
-        self.spans = np.ascontiguousarray(spans[self.order])
+        self.spans = spans[self.order]
         self.spans["length"] = self.spans["size"]
         self.rows = np.zeros(len(step_counters), ROW.dtype)
         self.row_inputs = np.zeros(len(step_counters), ROW_INPUTS.dtype)
@@ -143,14 +143,15 @@ class Plan:
 
     def _batches(self, variants: Array, part_of: Array, limit: int) -> tuple[Array, Array]:
         """Return the batches of sorted spans, and the number of each one's backend."""
-        keys = np.stack([part_of, variants])
-        distinct, first, count = np.unique(keys, axis=1, return_index=True, return_counts=True)
+        begins = (variants[1:] != variants[:-1]) | (part_of[1:] != part_of[:-1])
+        first = np.flatnonzero(np.concatenate([np.ones(min(len(variants), 1), bool), begins]))
         batches = np.zeros(len(first), BATCH.dtype)
-        batches["variant"], batches["first"], batches["count"] = distinct[1], first, count
+        batches["variant"], batches["first"] = variants[first], first
+        batches["count"] = np.diff(first, append=len(variants))
         batches["elements"] = np.add.reduceat(self.spans["size"], first)
         batches["most_threads"] = [threads.threads_for(each, limit) for each in batches["elements"].tolist()]
         batches["threads"] = batches["most_threads"]
-        return batches, distinct[0]
+        return batches, part_of[first]
 
     def _part(self, which: Array) -> PartOfPlan:
         """Return the part of these batches, which stand one after the other; rows and counters are the plan's."""

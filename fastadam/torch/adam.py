@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from fastadam.torch.refused import BY_POSITION, refuse_arguments, refuse_group
 from fastadam.torch.saving import split, with_averages
 from fastadam.torch.settings import Settings
 from fastadam.torch.signatures import as_given, taken, with_choices
+from fastadam.torch.sparse import SparseChoice
 from fastadam.torch.zeroing import zero_calls
 
 if TYPE_CHECKING:
@@ -88,6 +89,10 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
         Of parameters in bfloat16 and float16 that have no masters.
     seed : int, default 0
         Of what is rounded at random.
+    sparse : {None, "lazy"}, optional
+        What to do with sparse gradients in COO format, as of ``nn.Embedding(sparse=True)``. None raises torch's
+        error. "lazy" steps the rows that a gradient has, with all options, and leaves the others, their moments
+        and their decay alone; as in `torch.optim.SparseAdam`, a parameter has one step counter for all rows.
 
     Attributes
     ----------
@@ -108,7 +113,7 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
         Which way the last step went, None before the first: ``"fastadam"``; ``"torch: ..."`` with the reason, if
         it was handed over to torch's own code (see Notes); ``"skipped: found_inf"``; or ``"skipped: gradients are
         not finite"``.
-    max_grad_norm, skip_nonfinite, error_if_nonfinite, ema_decay, ema_warmup
+    max_grad_norm, skip_nonfinite, error_if_nonfinite, ema_decay, ema_warmup, sparse
         As given; can be set between steps. Averages that are switched on begin as the parameters are; None drops
         them.
     ema : AveragesView
@@ -205,6 +210,7 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
             master_weights: bool = False,
             rounding: Rounding = "nearest",
             seed: int = 0,
+            sparse: Literal["lazy"] | None = None,
         ) -> None: ...
 
     else:
@@ -213,6 +219,7 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
             self._equip()
             self._gradient_settings.choose(Choices(**taken(options, Choices)))
             self._averages.choose(asked_for(**taken(options, Averaging)))
+            self._memo.choose_sparse(**taken(options, SparseChoice))
             # (For groups, which are added before `defaults` can be changed.)
             self.__dict__["_precision"] = precision_asked_for(options)
             try:

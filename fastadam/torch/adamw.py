@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ class AdamW(Adam, torch.optim.AdamW):  # type: ignore[misc]
     capturable, differentiable : bool, default False
         True hands the steps over to torch's own code.
     max_grad_norm, skip_nonfinite, error_if_nonfinite, ema_decay, ema_warmup
-    state_dtype, master_weights, rounding, seed
+    state_dtype, master_weights, rounding, seed, sparse
         See `Adam`.
 
     Notes
@@ -71,6 +71,7 @@ class AdamW(Adam, torch.optim.AdamW):  # type: ignore[misc]
             master_weights: bool = False,
             rounding: Rounding = "nearest",
             seed: int = 0,
+            sparse: Literal["lazy"] | None = None,
         ) -> None: ...
 
     else:

@@ -43,7 +43,7 @@ def can_be_kept(groups: Sequence[dict[str, Any]], state: Any, parts: Sequence[Pa
         isinstance(state, dict)
         and all(type(each["params"]) is list for each in groups)
         and all(part.has_memory and part.lies_plainly and part.counts_plainly for part in parts)
-        and not any(part.written[0].is_inference() for part in parts)
+        and not any(part.written[0].is_inference() or part.rows is not None for part in parts)
         and (not averages.are_kept or all(same_layout(averages.of(part.param), part.written[0]) for part in parts))
     )
 

@@ -145,7 +145,7 @@ class CarefulStep:
     def _step_over(self, grads: list[Tensor | None]) -> str:
         memo, groups, hypers = self._memo, self._groups, self._hypers
         settings = memo.gradients
-        visit = Visit(groups, grads, self._optimizer.state, hypers)
+        visit = Visit(groups, grads, self._optimizer.state, hypers, memo.sparse)
         parts = visit.parts
         if not parts:
             settings.note_no_gradient()
@@ -157,7 +157,7 @@ class CarefulStep:
         follow_streams([chosen[each] for each in {part.ordinal for part in parts} - {None}])
         zero = []
         if memo.averages.after.zeroes:
-            check_zero((part.label, part.read) for part in parts)
+            check_zero((part.label, each) for part in parts if (each := grads[part.position]) is not None)
             zero = zero_calls(part.read for part in parts)
         if self._skips:
             in_one_go([*visit.enter_calls(), *self._more(visit), *zero])

@@ -47,6 +47,8 @@ def measure(parts: Sequence[Part], backends: Mapping[int | None, Backend], limit
 def _as_stepped(part: Part) -> Tensor:
     """Return the gradient with its numbers in the order in which those of the parameter are stepped."""
     grad, like = part.read, part.written[0]
+    if part.rows is not None:
+        like = grad  # by itself
     if not part.lies_plainly and not like.is_contiguous():
         like = torch.empty(like.shape, dtype=grad.dtype, device=like.device)
     if is_plain(grad) and is_aligned(grad) and same_layout(grad, like):

@@ -17,6 +17,7 @@ from fastadam.torch import options
 from fastadam.torch.attempts import Attempts
 from fastadam.torch.averages import Averages
 from fastadam.torch.devices import ChosenBackends
+from fastadam.torch.sparse import check_choice
 
 # `last_step` of steps that went our way, and of those that were left out.
 OURS = "fastadam"
@@ -42,10 +43,12 @@ class Memo:
         The fields of `fastadam.step.after.Averaging`.
     averages : mapping of Tensor to Tensor
         Those of parameters, to be copied.
+    sparse : str, optional
+        What is done with sparse gradients (see `fastadam.torch.sparse`).
 
     Attributes
     ----------
-    backend, threads : str, int or None
+    backend, threads, sparse : str, int or None
         What the user asked for; whoever changes them calls `changed`.
     scaling : dict of str to object
         ``"grad_scale"`` and ``"found_inf"``, as far as they were set; see `fastadam.torch.scaling`.
@@ -76,6 +79,7 @@ class Memo:
         "last_step",
         "scaling",
         "shards",
+        "sparse",
         "threads",
         "version",
     )
@@ -88,8 +92,9 @@ class Memo:
         skipped_steps: int = 0,
         averaging: Sequence[Any] = (),
         averages: Mapping[Tensor, Tensor] | None = None,
+        sparse: str | None = None,
     ) -> None:
-        self.backend, self.threads = backend, threads
+        self.backend, self.threads, self.sparse = backend, threads, sparse
         self.gradients = GradientSettings(Choices(*choices))
         self.gradients.skipped_steps = skipped_steps
         self.scaling: dict[str, Any] = {}
@@ -109,11 +114,17 @@ class Memo:
         gradients, averages = self.gradients, self.averages
         return (
             *(self.backend, self.threads, tuple(gradients.choices), gradients.skipped_steps),
-            *(tuple(averages.choices), averages.all()),
+            *(tuple(averages.choices), averages.all(), self.sparse),
         )
 
     def __reduce__(self) -> tuple[type[Memo], tuple[Any, ...]]:
         return Memo, self.settings
+
+    def choose_sparse(self, sparse: str | None = None) -> None:
+        """Take over what is to be done with sparse gradients, once it was checked."""
+        check_choice(sparse)
+        self.sparse = sparse
+        self.changed()
 
     def changed(self) -> None:
         """Tell steps, from any thread, what was changed; one that is under way goes on with what it has read."""

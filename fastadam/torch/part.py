@@ -11,6 +11,7 @@ from torch import Tensor
 from fastadam.memory.structs import COUNTER_FLOAT32, COUNTER_FLOAT64
 from fastadam.torch.compact import Layout
 from fastadam.torch.devices import ordinal_of
+from fastadam.torch.sparse import Rows
 from fastadam.torch.tensors import (
     apart,
     extent,
@@ -53,6 +54,8 @@ class Part:
         How all of them are to lie, by the options of the group.
     label : str
         How error messages call it.
+    rows : Rows, optional
+        Those that are stepped, whose numbers `read` has; by default all are.
 
     Attributes
     ----------
@@ -84,8 +87,9 @@ class Part:
         counter: Tensor,
         layout: Layout,
         label: str,
+        rows: Rows | None = None,
     ) -> None:
-        self.position, self.group, self.label = position, group, label
+        self.position, self.group, self.label, self.rows = position, group, label, rows
         self.param, self.state, self.step, self.names, self.tensors = param, state, step, names, tensors
         self.written, self.read, self.counter = written, read, counter
         self.extents = [extent(tensor) for tensor in written]

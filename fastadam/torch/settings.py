@@ -137,6 +137,15 @@ class Settings:
         self._memo.changed()
 
     @property
+    def sparse(self) -> str | None:
+        """What is done with sparse gradients; as the argument of the constructor."""
+        return self._memo.sparse
+
+    @sparse.setter
+    def sparse(self, choice: str | None) -> None:
+        self._memo.choose_sparse(choice)
+
+    @property
     def last_step(self) -> str | None:
         """Which way the last step went."""
         return self._memo.last_step

@@ -9,14 +9,16 @@ from typing import Any
 from fastadam.step.after import Averaging
 from fastadam.step.gradient_settings import Choices
 from fastadam.step.hyperparameters import PRECISION
+from fastadam.torch.sparse import SparseChoice
 
 
 def with_choices(torchs: Callable[..., Any]) -> inspect.Signature:
     """Return torch's signature of a method with what we take behind its own parameters, to be given by name."""
     signature = inspect.signature(torchs)
+    choices = Choices._field_defaults | Averaging._field_defaults | PRECISION | SparseChoice._field_defaults
     ours = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for name, default in (Choices._field_defaults | Averaging._field_defaults | PRECISION).items()
+        for name, default in choices.items()
     ]
     return signature.replace(parameters=[*signature.parameters.values(), *ours])
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastadam.memory.arrays import Array
-from fastadam.memory.structs import AVERAGE, COUNTER, SPAN
+from fastadam.memory.structs import AVERAGE, COUNTER, IDLE, SPAN
 from fastadam.step.after import After
 from fastadam.step.backend import Backend, Call, Prepared
 from fastadam.step.coefficients import Coefficients
@@ -27,6 +27,7 @@ from fastadam.step.plan import Plan
 from fastadam.step.variants import flags_of, variants_of
 from fastadam.torch.averages import Averages
 from fastadam.torch.part import COUNTERS, Part
+from fastadam.torch.pieces import in_pieces
 from fastadam.torch.tensors import (
     Extents,
     count_reals,
@@ -127,17 +128,18 @@ class Staged:
         spans["row"] = [row_of[key] for key in keys]
         steps = np.array([step for _, step in rows], np.float64)
         codes = np.array([part.formats for part in stepped], np.int64).T
-        variants = variants_of(codes, [flags_of(hypers[part.group]) for part in stepped])
+        flags = np.array([flags_of(hypers[part.group]) for part in stepped])
         used, backend_of = shares([part.ordinal for part in stepped], backends)
+        spans, of, idle = in_pieces(spans, stepped, averages.are_kept)
         plan = Plan(
             spans,
-            variants,
+            np.where(idle, variants_of(codes, IDLE)[of], variants_of(codes, flags)[of]),
             counters_in(steps),
             counters,
             used,
             limit,
             False,
-            backend_of,
+            backend_of[of],
             norm,
             After(averages.choices),
         )
@@ -161,8 +163,12 @@ class Staged:
                 self._after.append(functools.partial(Tensor.copy_, tensor, ready))
             stepped.append(ready)
         grad, like = part.read, stepped[0]
-        plainly = is_plain(grad) and is_aligned(grad) and same_layout(grad, like)
-        if not plainly or writes.meet(*extent(grad)):
+        plainly = is_plain(grad) and is_aligned(grad) and (part.rows is not None or same_layout(grad, like))
+        if part.rows is not None:
+            if not plainly or writes.meet(*extent(grad)):
+                grad = torch.empty_like(grad)
+                self._before.append(functools.partial(Tensor.copy_, grad, part.read))
+        elif not plainly or writes.meet(*extent(grad)):
             grad = like.new_empty_strided(like.shape, like.stride(), dtype=part.read.dtype)
             self._before.append(functools.partial(Tensor.copy_, grad, part.read))
         self._kept += [stepped, grad]

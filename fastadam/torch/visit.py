@@ -16,6 +16,7 @@ from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.torch.compact import Layout, Stored, layout_of
 from fastadam.torch.devices import counters_on_devices
 from fastadam.torch.part import Part
+from fastadam.torch.sparse import LAZY, REFUSED, rows_of
 from fastadam.torch.tensors import DTYPES, check_grad, check_like, check_stepped, has_its_memory, view_of
 
 
@@ -32,6 +33,8 @@ class Visit:
         The optimizer's `state`, which is not written here.
     hypers : sequence of Hyperparameters
         Of each group.
+    sparse : str, optional
+        What is done with sparse gradients (see `fastadam.torch.sparse`); by default they are refused.
 
     Attributes
     ----------
@@ -51,8 +54,10 @@ class Visit:
         grads: Sequence[Tensor | None],
         state: Any,
         hypers: Sequence[Hyperparameters],
+        sparse: str | None = None,
     ) -> None:
         self.parts: list[Part] = []
+        self._sparse = sparse
         self._state = state
         params = [param for group in groups for param in group["params"]]
         if len(params) != len(grads):
@@ -76,12 +81,16 @@ class Visit:
     def _look_at(
         self, param: Tensor, grad: Tensor, position: int, group: int, label: str, hyper: Hyperparameters
     ) -> None:
-        if grad.layout != torch.strided and param.layout == torch.strided:
-            raise RuntimeError("Adam does not support sparse gradients, please consider SparseAdam instead")
+        is_sparse = grad.layout != torch.strided and param.layout == torch.strided
+        if is_sparse and not (self._sparse == LAZY and grad.layout == torch.sparse_coo):
+            raise RuntimeError(REFUSED)
         written = [viewed(param, label)]
-        read = view_of(grad)
-        check_grad(read, written[0], f"the gradient of {label}")
         layout = layout_of(hyper, written[0].dtype)
+        rows, read = None, view_of(grad)
+        if is_sparse:
+            rows, read = rows_of(read, written[0], layout, label)
+        else:
+            check_grad(read, written[0], f"the gradient of {label}")
         names = layout.names(hyper.amsgrad)
         if id(param) not in self._states:
             known = self._state.get(param)
@@ -100,7 +109,7 @@ class Visit:
             written.append(_state_view(tensor, written[0], layout.stored[name], f"the state {name!r} of {label}"))
         step = entry["step"]
         views = (tuple(written), read, view_of(step))
-        self.parts.append(Part(position, group, param, known, step, names, tensors, *views, layout, label))
+        self.parts.append(Part(position, group, param, known, step, names, tensors, *views, layout, label, rows))
 
     def missing(self) -> list[tuple[Tensor, dict[str, Any]]]:
         """Return the parameters that are stepped, each with what its state lacks."""

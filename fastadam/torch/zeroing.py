@@ -26,7 +26,7 @@ def check(grads: Iterable[tuple[str, Tensor]]) -> None:
         If one cannot; the message says what to do.
     """
     for label, grad in grads:
-        why = None
+        why = None if grad.layout == torch.strided else "is sparse"
         if grad.layout == torch.strided and overlaps_itself(grad):
             why = "has several elements in one place of memory"
         elif grad.is_inference() and not torch.is_inference_mode_enabled():

@@ -1,0 +1,183 @@
+"""Sparse gradients: steps over the rows of a parameter that a gradient has numbers for, and over no others.
+
+A *row* is what one index of a gradient in COO format stands for: the elements of the dense dimensions, one after
+the other in a contiguous parameter. Rows that are neighbours are one run, and each run is a span of the plan, with
+the coefficients of its parameter. So a step costs what its rows do, whatever the size of the table.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastadam.memory.arrays import Array
+from fastadam.memory.structs import SCALE_BLOCK, SCALES
+from fastadam.torch.compact import Layout
+from fastadam.torch.tensors import DTYPES, goes_with, has_its_memory, view_of
+
+LAZY = "lazy"
+HALF = 2  # bytes of a number in 16 bits
+REFUSED = (
+    "Adam does not support sparse gradients, please consider SparseAdam instead; or "
+    'fastadam.torch.Adam(..., sparse="lazy"), which steps the rows that a gradient has, beside dense parameters'
+)
+
+
+class SparseChoice(NamedTuple):
+    """What an optimizer is to do with sparse gradients: refuse them, or "lazy"."""
+
+    sparse: str | None = None
+
+
+def check_choice(sparse: Any) -> None:
+    """Check what an optimizer is to do with sparse gradients.
+
+    Raises
+    ------
+    ValueError
+        If it is neither None nor "lazy".
+    """
+    if sparse is not None and (not isinstance(sparse, str) or sparse != LAZY):
+        raise ValueError(
+            f'sparse must be None, which refuses sparse gradients, or "lazy", which steps rows that they have, '
+            f"got {sparse!r}"
+        )
+
+
+class Rows(NamedTuple):
+    """The rows that a gradient has, in order, as runs of neighbours.
+
+    Attributes
+    ----------
+    starts, lengths : ndarray of int64
+        Where each run begins in the parameter, and how long it is, in elements. There is one of length 0 where a
+        gradient has no rows.
+    """
+
+    starts: Array
+    lengths: Array
+
+    def between(self, size: int) -> Rows:
+        """Return the runs of the other elements of a parameter of that size."""
+        ends = self.starts + self.lengths
+        starts, stops = np.concatenate([[0], ends]), np.concatenate([self.starts, [size]])
+        some = stops > starts
+        return Rows(starts[some], (stops - starts)[some])
+
+
+def rows_of(grad: Tensor, param: Tensor, layout: Layout, label: str) -> tuple[Rows, Tensor]:
+    """Return the rows of a sparse gradient, checked, and their numbers in order.
+
+    Parameters
+    ----------
+    grad : Tensor
+        In COO format, coalesced or not: rows that come several times are added in the order in which they come,
+        in float32 where they are of 16 bits.
+    param : Tensor
+        A view of the parameter.
+    layout : Layout
+        How that lies, with its state.
+    label : str
+        How error messages call it.
+
+    Returns
+    -------
+    rows : Rows
+    values : Tensor, of shape (rows, width)
+        Contiguous. It may be the gradient's own memory.
+
+    Raises
+    ------
+    RuntimeError
+        If the gradient does not belong to the parameter, or such steps cannot be taken over it.
+    """
+    label = f"the gradient of {label}"
+    dtype = param.dtype if not goes_with(grad.dtype, param.dtype) else grad.dtype
+    for what, found, wanted in (
+        ("device", grad.device, param.device),
+        ("dtype", grad.dtype, dtype),
+        ("shape", tuple(grad.shape), tuple(param.shape)),
+    ):
+        if found != wanted:
+            raise RuntimeError(
+                f"{label} has {what} {found}, its parameter has {wanted}; make them alike before the step"
+            )
+    if param.device.type != "cpu":
+        raise RuntimeError(f"{label} is sparse and on {param.device}; step with grad.to_dense() there")
+    if not param.is_contiguous():
+        raise RuntimeError(
+            f"{label} is sparse, and its parameter has the strides {param.stride()}, in which rows are in pieces; "
+            f"make it contiguous, or step with grad.to_dense()"
+        )
+    n_sparse = grad.sparse_dim()
+    width = math.prod(param.shape[n_sparse:])
+    if not layout.is_plain and SCALES.keys() & layout.stored.keys() and _splits_blocks(layout, param, width):
+        raise RuntimeError(
+            f"{label} is sparse, and its rows of {width} numbers share blocks of {SCALE_BLOCK} with others; take "
+            f'state_dtype="bfloat16", rows of a multiple of {SCALE_BLOCK} numbers, or step with grad.to_dense()'
+        )
+    indices, values = view_of(grad._indices()), view_of(grad._values())
+    if not (has_its_memory(indices) and has_its_memory(values)):
+        raise RuntimeError(f"{label} has a storage that was freed or shrunk")
+    values = values.resolve_conj().resolve_neg().reshape(indices.shape[1], width)
+    numbers = _numbers(indices.numpy(), tuple(param.shape[:n_sparse]), label)
+    if np.any(numbers[1:] <= numbers[:-1]):
+        numbers, order = _in_order(numbers)
+        values = _added_up(values, order, first := np.append(True, numbers[1:] != numbers[:-1]))
+        numbers = numbers[first]
+    return _runs(numbers, width), values.contiguous()
+
+
+def _splits_blocks(layout: Layout, param: Tensor, width: int) -> bool:
+    blocks = any(layout.stored[name].kept.block > 1 for name in SCALES.values() if name in layout.stored)
+    return blocks and width * DTYPES[param.dtype].reals % SCALE_BLOCK != 0
+
+
+def _numbers(indices: Array, shape: tuple[int, ...], label: str) -> Array:
+    """Return the number of each row, from indices of shape (dimensions, rows)."""
+    if indices.size and (indices.min() < 0 or np.any(indices.max(axis=1) >= shape)):
+        raise RuntimeError(
+            f"{label} has indices from {indices.min(axis=1).tolist()} to {indices.max(axis=1).tolist()}, and its "
+            f"parameter has the rows of shape {shape}; make the gradient under "
+            f"torch.sparse.check_sparse_tensor_invariants, which shows where they come from"
+        )
+    if len(shape) == 1:
+        return np.ascontiguousarray(indices[0])
+    found: Array = np.zeros(indices.shape[1], np.int64)
+    for index, length in zip(indices, shape, strict=True):
+        found = found * length + index
+    return found
+
+
+def _in_order(numbers: Array) -> tuple[Array, Array]:
+    """Return row numbers sorted, and where each was; those that are the same stay in their order."""
+    bits = len(numbers).bit_length()
+    if int(numbers.max()) >> (62 - bits):
+        order = np.argsort(numbers, kind="stable")
+        return numbers[order], order
+    # The places behind the numbers: NumPy sorts numbers ten times as fast as it finds their order.
+    keys: Array = np.sort(numbers << bits | np.arange(len(numbers)))
+    return keys >> bits, keys & ((1 << bits) - 1)
+
+
+def _added_up(values: Tensor, order: Array, first: Array) -> Tensor:
+    """Return one row for those of the same number, which stand together in an order."""
+    # By NumPy, as torch wakes its threads for that. (It has no bfloat16.)
+    each: Array = (values.float() if values.element_size() == HALF else values).numpy()
+    found = each.take(order[first], axis=0)
+    if not first.all():
+        rest = ~first
+        np.add.at(found, (np.cumsum(first) - 1)[rest], each[order[rest]])  # one after the other
+    return torch.from_numpy(found)
+
+
+def _runs(numbers: Array, width: int) -> Rows:
+    """Return the runs of rows, whose numbers rise."""
+    if not (len(numbers) and width):
+        return Rows(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    first = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1] + 1))
+    return Rows(numbers[first] * width, np.diff(first, append=len(numbers)) * width)
