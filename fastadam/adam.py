@@ -11,6 +11,7 @@ from fastadam.groups.contents import Contents
 from fastadam.groups.copies import shallow_copy, with_witnesses
 from fastadam.groups.given import split_groups
 from fastadam.groups.state import State
+from fastadam.memory.state_file import FilePath, StateFile, in_memory
 from fastadam.memory.structs import TAKEN
 from fastadam.step import after, gradient_settings, hyperparameters
 from fastadam.step.after import After, asked_for
@@ -57,8 +58,8 @@ class Adam(Attributes, closed=True):
         Added to the denominator, outside the root and after bias correction. What is zero in the dtype that a
         parameter is computed with must be 0.
     weight_decay : float, default 0
-        Coefficient of the decay: added to the gradient as ``weight_decay * param`` (L2), or, with
-        `decoupled_weight_decay`, taken off the parameter as ``lr * weight_decay * param``.
+        Of the decay: added to the gradient as ``weight_decay * param`` (L2), or, with `decoupled_weight_decay`,
+        taken off the parameter as ``lr * weight_decay * param``.
     amsgrad : bool, default False
         Divide by the running maximum of the second moment.
     maximize : bool, default False
@@ -73,7 +74,7 @@ class Adam(Attributes, closed=True):
         Keep the float32 of each parameter in 16 bits: two bytes more beside bfloat16, four beside float16. Others
         are their own masters.
     rounding : str, default "nearest"
-        Of parameters in 16 bits without masters; ``"stochastic"`` is at random, without bias.
+        Of parameters in 16 bits without masters, or ``"stochastic"``: at random, without bias.
     seed : int, default 0
         Of what is rounded at random: with the same one, the bits are the same everywhere.
     max_grad_norm : float, optional
@@ -84,18 +85,19 @@ class Adam(Attributes, closed=True):
     error_if_nonfinite : bool, default False
         Raise RuntimeError instead, with the names of the parameters.
     ema_decay : float, optional
-        In [0, 1]. Keep an average of each parameter, which each step moves to
-        ``ema + (1 - ema_decay) * (param - ema)``, also without a gradient; it begins as the parameter after its
-        first step. Not of bfloat16 and float16.
+        In [0, 1]. Keep an average of each parameter, which each step moves, also without a gradient, to
+        ``ema + (1 - ema_decay) * (param - ema)``, from what the first step made it. Not of 16-bit parameters.
     ema_warmup : bool, default False
         In a parameter's n-th step, let the decay be at most ``(1 + n) / (10 + n)``. Needs `ema_decay`.
     backend : str, default "auto"
         ``"c"``, ``"numba"``, ``"numpy"`` for NumPy arrays, ``"cuda"`` for arrays on CUDA devices, or ``"auto"``
         for the first that is available, wherever an array is. All give the same bits.
     threads : int, optional
-        Upper limit of threads for a step, at least 1; the default is ``FASTADAM_NUM_THREADS``, else
-        ``OMP_NUM_THREADS``, else the number of processors. Small steps, and all of a forked child, run on one. The
-        bits do not depend on it.
+        Upper limit of threads for a step, by default ``FASTADAM_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the
+        number of processors. Small steps, and all of a forked child, run on one; the bits are the same.
+    state_path : str or path-like, optional
+        A file, locked and removed with the optimizer, that the moments and all else beside parameters lie in
+        instead of memory. For NumPy arrays, on Linux; it cannot be copied (docs/guides/state-on-disk.md).
 
     Attributes
     ----------
@@ -103,8 +105,8 @@ class Adam(Attributes, closed=True):
         The groups with their options, which can be edited between steps and are checked when used.
     lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay
     state_dtype, master_weights, rounding, seed
-        The options of all groups: assigned, ``optimizer.lr = 1e-4``, they are checked and set in each of them, and
-        in `defaults`; read, they are what the groups agree in, else AttributeError points to `param_groups`.
+        The options of all groups: assigned, they are checked and set in each of them, and in `defaults`; read,
+        they are what the groups agree in, else AttributeError points to `param_groups`.
     defaults : dict
         Options of groups that are added later; editing it changes nothing in those that there are.
     state : State
@@ -114,24 +116,21 @@ class Adam(Attributes, closed=True):
     ema : Averages
         Live view of the averages, by position, name or array, or of all in a packed buffer; see `averaged`.
     grad_norm : float or None
-        Norm of the last gradients, after division by `grad_scale` and before clipping, within 2 ulp of exact (see
-        `fastadam.step.norm`); None where neither clipping nor a check asks for it. With
-        ``max_grad_norm=math.inf`` it is computed, and nothing is clipped. Of arrays on a CUDA device it is waited
-        for when it is read.
+        Norm of the last gradients, after division by `grad_scale` and before clipping, within 2 ulp of exact; None
+        where neither clipping nor a check asks for it. With ``max_grad_norm=math.inf`` it is computed, and nothing
+        is clipped. Of arrays on a CUDA device it is waited for when it is read.
     skipped_steps : int
         How many steps `skip_nonfinite` has left out; the first one is logged.
-    backend : str
-        Name of the backend in use; where arrays are on the host and on CUDA devices, such as ``"c+cuda"``. As the
-        next one, it can be set between steps.
-    threads : int or None
-        Upper limit of threads, as given.
+    backend, threads
+        Name of the backend in use, such as ``"c+cuda"`` for arrays in both places, and the upper limit of threads,
+        as given, or None; both can be set between steps.
 
     Raises
     ------
     TypeError, ValueError
         If an argument is not what it must be; the message names it and the remedy.
-    BackendUnavailableError
-        If the backend named cannot be used here.
+    BackendUnavailableError, OSError
+        If the backend named cannot be used here; if the file at `state_path` is in use, or cannot be made.
 
     Notes
     -----
@@ -205,6 +204,7 @@ class Adam(Attributes, closed=True):
         ema_warmup: bool = after.DEFAULTS.ema_warmup,
         backend: BackendName = "auto",
         threads: int | None = None,
+        state_path: FilePath | None = None,
     ) -> None:
         given = (lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay)
         low = (state_dtype, master_weights, rounding, seed)
@@ -214,7 +214,7 @@ class Adam(Attributes, closed=True):
         self._gradient_settings = GradientSettings(Choices(max_grad_norm, skip_nonfinite, error_if_nonfinite))
         self._choice = Choice(backend)
         self._guard = Guard()
-        self._groups = self._no_groups()
+        self._groups = self._no_groups(None if state_path is None else StateFile(state_path))
         self._state = State(self._groups)
         self._averages = Averages(self._groups, self._guard, kept := After(asked_for(ema_decay, ema_warmup)))
         self._planner = Planner(self._groups, self._choice.in_use, threads, self._gradient_settings, kept)
@@ -281,6 +281,8 @@ class Adam(Attributes, closed=True):
             as before then.
         RuntimeError
             If gradients are not finite, with `error_if_nonfinite`; all is as before then.
+        OSError
+            If the disk of `state_path` is full; all is as before then. If it breaks, no other step is taken.
         """
         loss = None if closure is None else call_closure(closure)
         guard, groups, planner, settings = self._guard, self._groups, self._planner, self._gradient_settings
@@ -393,6 +395,6 @@ class Adam(Attributes, closed=True):
     @contextlib.contextmanager
     def _exclusive(self, what: str) -> Iterator[Contents]:
         """Keep steps and changes off while checkpoints and conversions, by way of `what`, use what it holds."""
-        with self._guard.lock:
+        with self._guard.lock, in_memory(self._groups.file):
             self._guard.refuse_while_stepping(what)
             yield Contents(self._groups, self.param_groups)

@@ -10,7 +10,7 @@ from fastadam.step.backend import BackendName
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real, Rounding, StateDtype
 
 if TYPE_CHECKING:
-    from fastadam.groups.forms import Params
+    from fastadam.groups.forms import FilePath, Params
 
 
 class AdamW(Adam, closed=True):
@@ -50,6 +50,8 @@ class AdamW(Adam, closed=True):
         See `Adam`.
     threads : int, optional
         See `Adam`.
+    state_path : str or path-like, optional
+        See `Adam`.
 
     Notes
     -----
@@ -77,6 +79,7 @@ class AdamW(Adam, closed=True):
         ema_warmup: bool = after.DEFAULTS.ema_warmup,
         backend: BackendName = "auto",
         threads: int | None = None,
+        state_path: FilePath | None = None,
     ) -> None:
         super().__init__(
             *(params, lr, betas, eps, weight_decay, amsgrad),
@@ -93,4 +96,5 @@ class AdamW(Adam, closed=True):
             ema_warmup=ema_warmup,
             backend=backend,
             threads=threads,
+            state_path=state_path,
         )

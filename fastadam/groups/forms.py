@@ -7,6 +7,7 @@ from typing import TypeAlias, TypedDict
 
 from fastadam.memory.forms import Iterated, Leaf, Listed, Tree
 from fastadam.memory.packed import Packed
+from fastadam.memory.state_file import FilePath as FilePath  # for those above, who do not reach down so far
 from fastadam.step.backend import BackendName
 from fastadam.step.hyperparameters import LearningRate, Real, Rounding, StateDtype
 
@@ -58,6 +59,7 @@ class Options(TypedDict, total=False):
     ema_warmup: bool
     backend: BackendName
     threads: int | None
+    state_path: FilePath | None
 
 
 # Not two kinds of lists, one of groups: mypy would not know any more what the items of one are to be.

@@ -11,6 +11,8 @@ import numpy as np
 from fastadam.groups.given import Given
 from fastadam.groups.members import BufferKey, Member, members_of
 from fastadam.memory.arrays import ALL_DTYPES, Array
+from fastadam.memory.host import HOST
+from fastadam.memory.state_file import StateFile
 from fastadam.memory.structs import AVERAGE, KEPT, MOMENTS
 from fastadam.step import hyperparameters
 from fastadam.step.backend import Call
@@ -36,6 +38,8 @@ class Group:
         Position of its first member in the optimizer.
     where : str
         Prefix of error messages.
+    file : StateFile, optional
+        Where its state is to lie; by default that is in memory, on its parameters' devices.
     share_out : callable, optional
         ``share_out(members, hyper)`` returns what this process keeps of its members, where it is not all of them.
 
@@ -75,13 +79,26 @@ class Group:
     """
 
     def __init__(
-        self, given: Given, hyper: Hyperparameters, start: int, where: str, share_out: ShareOut | None = None
+        self,
+        given: Given,
+        hyper: Hyperparameters,
+        start: int,
+        where: str,
+        file: StateFile | None = None,
+        share_out: ShareOut | None = None,
     ) -> None:
         self.where = where
         self.start = start
         self.hyper = hyper
         self.packed = given.packed
         self.members = members_of(given, start)
+        self._file = file
+        for member in self.members if file is not None else ():
+            if member.device is not HOST:
+                raise TypeError(
+                    f"{member.label} is on {member.device}, and state_path is for NumPy arrays; leave "
+                    f"state_path=None for it, in an optimizer of its own"
+                )
         self._check_eps(self.hyper, where)
         # What an optimizer can be made of again.
         self.given: Any = self.packed or list(
@@ -137,7 +154,7 @@ class Group:
                     total = self._blocks[dtype, device]
                 elif stored is not None:
                     total *= ALL_DTYPES[dtype].reals
-                buffers[dtype, device] = device.zeros(total, stored or dtype, name)
+                buffers[dtype, device] = (self._file or device).zeros(total, stored or dtype, name)
         return buffers
 
     def place(self, name: str, index: int) -> int:
@@ -177,6 +194,8 @@ class Group:
                     f"it in that, or leave ema_decay=None"
                 )
         self.check_unchanged()
+        if self._file is not None:
+            self._file.make_ready()  # they are written here
         buffers = self._zeros(AVERAGE)
         for member, offset in zip(self.members, self.offsets, strict=True):
             buffers[member.buffer_key][offset : offset + member.size] = member.array.reshape(-1)

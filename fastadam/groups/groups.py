@@ -13,6 +13,7 @@ from fastadam.groups.group import Group, ShareOut
 from fastadam.groups.members import Member
 from fastadam.groups.shares import Share, loads_of
 from fastadam.memory.nesting import Nesting
+from fastadam.memory.state_file import StateFile
 from fastadam.memory.words import counted
 from fastadam.memory.written import Written
 from fastadam.step import hyperparameters
@@ -40,11 +41,14 @@ class Groups(Sequence[Group]):
 
     Parameters
     ----------
+    file : StateFile, optional
+        Where their state is to lie.
     share : Share, optional
         Which of several processes this is, where each keeps the state of a part of each parameter.
 
     Attributes
     ----------
+    file : StateFile or None
     edits : Edits
         Notices what differs in ``optimizer.param_groups`` from the options in use.
     where : list of (Group, int)
@@ -59,8 +63,8 @@ class Groups(Sequence[Group]):
         Grows with each change of groups or rows, before which `renew` is called.
     """
 
-    def __init__(self, share: Share | None = None) -> None:
-        self._share = share
+    def __init__(self, file: StateFile | None = None, share: Share | None = None) -> None:
+        self.file, self._share = file, share
         self._groups: list[Group] = []
         self._position_of: dict[int, int] = {}  # by the identity of what the user gave, which members keep alive
         self._written: Written
@@ -137,7 +141,7 @@ class Groups(Sequence[Group]):
             for hyper, places in shares:
                 where = f"param_groups[{len(self) + len(new)}]: " if where else ""
                 own = read if len(shares) == 1 else read.at(places)
-                new.append(Group(own, hyper, start, where, self._share_out([*self, *new])))
+                new.append(Group(own, hyper, start, where, self.file, self._share_out([*self, *new])))
                 for position, place in enumerate(places, start):
                     positions[place] = position
                 start += len(places)

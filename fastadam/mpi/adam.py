@@ -14,6 +14,7 @@ from fastadam.groups.group import Group
 from fastadam.groups.groups import Groups
 from fastadam.groups.shares import Share
 from fastadam.groups.state import find, missing
+from fastadam.memory.state_file import FilePath, StateFile
 from fastadam.mpi import agreement
 from fastadam.mpi.exchange import Peers, broadcast, whole_state
 from fastadam.mpi.ranks import DEFAULT_TIMEOUT, OPERATIONS, Operation, Ranks, check_timeout
@@ -49,6 +50,8 @@ class Adam(AdamOfOneProcess, closed=True):
     seed, max_grad_norm, skip_nonfinite, error_if_nonfinite, ema_decay, ema_warmup, backend, threads
         See `fastadam.Adam`. The norm is that of the mean gradients, and has the bits that it has on one process.
         Where several ranks are on one machine, give each its part of the processors by `threads`.
+    state_path : str or path-like, optional
+        See `fastadam.Adam`. Each rank has a file of its own, so give each another name.
     comm : mpi4py.MPI.Intracomm, optional
         The ranks; by default all of them, ``MPI.COMM_WORLD``.
     timeout : float, default 600
@@ -102,6 +105,7 @@ class Adam(AdamOfOneProcess, closed=True):
         ema_warmup: bool = after.DEFAULTS.ema_warmup,
         backend: BackendName = "auto",
         threads: int | None = None,
+        state_path: FilePath | None = None,
         comm: MPI.Intracomm | None = None,
         timeout: Real = DEFAULT_TIMEOUT,
     ) -> None:
@@ -123,6 +127,7 @@ class Adam(AdamOfOneProcess, closed=True):
                 ema_warmup=ema_warmup,
                 backend=backend,
                 threads=threads,
+                state_path=state_path,
             )
             self._steps = Steps(self._ranks, self._planner)
 
@@ -232,8 +237,8 @@ class Adam(AdamOfOneProcess, closed=True):
             "with other processes; use fastadam.save, or state_dict() on every rank, and make a new one"
         )
 
-    def _no_groups(self) -> Groups:
-        return Groups(Share(self._ranks.rank, self._ranks.size))
+    def _no_groups(self, file: StateFile | None) -> Groups:
+        return Groups(file, Share(self._ranks.rank, self._ranks.size))
 
     def _admit(self, new: Sequence[Group]) -> None:
         members = [member for group in new for member in group.members]

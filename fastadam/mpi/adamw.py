@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mpi4py import MPI
 
+from fastadam.memory.state_file import FilePath
 from fastadam.mpi.adam import Adam
 from fastadam.mpi.ranks import DEFAULT_TIMEOUT
 from fastadam.step import after, gradient_settings
@@ -53,6 +54,8 @@ class AdamW(Adam, closed=True):
         See `Adam`.
     threads : int, optional
         See `Adam`.
+    state_path : str or path-like, optional
+        See `Adam`.
     comm : mpi4py.MPI.Intracomm, optional
         See `Adam`.
     timeout : float, default 600
@@ -84,6 +87,7 @@ class AdamW(Adam, closed=True):
         ema_warmup: bool = after.DEFAULTS.ema_warmup,
         backend: BackendName = "auto",
         threads: int | None = None,
+        state_path: FilePath | None = None,
         comm: MPI.Intracomm | None = None,
         timeout: Real = DEFAULT_TIMEOUT,
     ) -> None:
@@ -102,6 +106,7 @@ class AdamW(Adam, closed=True):
             ema_warmup=ema_warmup,
             backend=backend,
             threads=threads,
+            state_path=state_path,
             comm=comm,
             timeout=timeout,
         )

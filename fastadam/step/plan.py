@@ -109,7 +109,7 @@ class Plan:
     ) -> None:
         part_of = np.zeros(len(spans), np.int64) if backend_of is None else backend_of
         self.order = np.lexsort((variants, part_of))
-        self.spans = np.ascontiguousarray(spans[self.order])
+        self.spans = spans[self.order]
         self.spans["length"] = self.spans["size"]
         self.rows = np.zeros(len(step_counters), ROW.dtype)
         self.row_inputs = np.zeros(len(step_counters), ROW_INPUTS.dtype)

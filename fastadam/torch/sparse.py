@@ -125,11 +125,8 @@ def rows_of(grad: Tensor, param: Tensor, layout: Layout, label: str) -> tuple[Ro
         raise RuntimeError(f"{label} has a storage that was freed or shrunk")
     values = values.resolve_conj().resolve_neg().reshape(indices.shape[1], width)
     numbers = _numbers(indices.numpy(), tuple(param.shape[:n_sparse]), label)
-    order = None
     if np.any(numbers[1:] <= numbers[:-1]):
-        order = np.argsort(numbers, kind="stable")
-        numbers = numbers[order]
-    if order is not None:
+        numbers, order = _in_order(numbers)
         values = _added_up(values, order, first := np.append(True, numbers[1:] != numbers[:-1]))
         numbers = numbers[first]
     return _runs(numbers, width), values.contiguous()
@@ -156,13 +153,25 @@ def _numbers(indices: Array, shape: tuple[int, ...], label: str) -> Array:
     return found
 
 
+def _in_order(numbers: Array) -> tuple[Array, Array]:
+    """Return row numbers sorted, and where each was; those that are the same stay in their order."""
+    bits = len(numbers).bit_length()
+    if int(numbers.max()) >> (62 - bits):
+        order = np.argsort(numbers, kind="stable")
+        return numbers[order], order
+    # The places behind the numbers: NumPy sorts numbers ten times as fast as it finds their order.
+    keys: Array = np.sort(numbers << bits | np.arange(len(numbers)))
+    return keys >> bits, keys & ((1 << bits) - 1)
+
+
 def _added_up(values: Tensor, order: Array, first: Array) -> Tensor:
     """Return one row for those of the same number, which stand together in an order."""
     # By NumPy, as torch wakes its threads for that. (It has no bfloat16.)
     each: Array = (values.float() if values.element_size() == HALF else values).numpy()
-    found = each[order[first]]
-    rest = ~first
-    np.add.at(found, (np.cumsum(first) - 1)[rest], each[order[rest]])  # one after the other
+    found = each.take(order[first], axis=0)
+    if not first.all():
+        rest = ~first
+        np.add.at(found, (np.cumsum(first) - 1)[rest], each[order[rest]])  # one after the other
     return torch.from_numpy(found)
 
 

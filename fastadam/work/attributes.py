@@ -9,6 +9,7 @@ from fastadam.groups.group import Group
 from fastadam.groups.groups import Groups
 from fastadam.groups.options import Option, assign
 from fastadam.groups.state import State
+from fastadam.memory.state_file import StateFile
 from fastadam.step.backend import BackendName
 from fastadam.step.gradient_settings import GradientSettings, Setting
 from fastadam.step.hyperparameters import LearningRate, Real, Rounding, StateDtype
@@ -101,9 +102,9 @@ class Attributes:
         if not is_made or name in self.__dict__:
             self.__dict__[name] = value
 
-    def _no_groups(self) -> Groups:
+    def _no_groups(self, file: StateFile | None) -> Groups:
         """Return what the groups are entered into: where several processes share out their state, another one."""
-        return Groups()
+        return Groups(file)
 
     def _admit(self, new: Sequence[Group]) -> None:
         """Look at groups that are about to be added, and that all others have, too."""

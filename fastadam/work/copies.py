@@ -10,7 +10,14 @@ from fastadam.step import after, gradient_settings
 
 
 def described(optimizer: Any) -> dict[str, Any]:
-    """Return what an optimizer can be made of again by `made_again`."""
+    """Return what an optimizer can be made of again by `made_again`; raises TypeError for one on disk."""
+    file = optimizer._groups.file
+    if file is not None:
+        raise TypeError(
+            f"an optimizer with its state in a file (state_path={file.path!r}) cannot be copied or pickled: "
+            f"a copy would be as large in memory; fastadam.save(path, optimizer), and fastadam.load that into one "
+            f"that was made with another state_path"
+        )
     return {
         **optimizer._groups.described(),
         "defaults": optimizer.defaults,

@@ -19,6 +19,7 @@ from fastadam.step.after import After
 from fastadam.step.backend import Backend, Call
 from fastadam.step.gradient_settings import GradientSettings
 from fastadam.step.variants import flags_of
+from fastadam.step.windows import Slots, Windowed
 from fastadam.work.arrays import WorkList
 from fastadam.work.containers import Containers
 from fastadam.work.nested import Reader
@@ -74,6 +75,7 @@ class Planner:
         self.groups, self.settings, self.after = groups, settings, after
         self.version = -1
         self._backends = backends
+        self._slots = None if groups.file is None else Slots(groups.file)
         self.threads = threads
         self.containers = Containers(groups)
         self._layout = -1
@@ -120,8 +122,11 @@ class Planner:
         leaves_out: bool = False,
         grad_dtypes: Dtypes | None = None,
     ) -> WorkList:
+        backends = self._backends
+        if self._slots is not None:
+            backends = {device: Windowed(backend, self._slots) for device, backend in backends.items()}
         return WorkList(
-            *(self.groups, self.written, self._backends, self.threads, self.settings.norm, self.after),
+            *(self.groups, self.written, backends, self.threads, self.settings.norm, self.after),
             in_pieces=in_pieces,
             active=active,
             leaves_out=leaves_out,
@@ -198,6 +203,8 @@ class Planner:
         return True
 
     def _can_leave_out(self) -> bool:
+        if self._slots is not None:  # windows are cut once
+            return False
         return array_offsets() is not None and all(backend.LEAVES_OUT for backend in self._backends.values())
 
     def pattern(self, in_pieces: bool, active: Array, grad_dtypes: Dtypes) -> WorkList:

@@ -176,4 +176,21 @@ def small_buffers(folder: Path) -> None:
         lanes.BUFFER = before
 
 
-CHECKS = {name: functools.partial(train, name) for name in CASES} | {"small buffers": small_buffers}
+def on_disk(folder: Path) -> None:
+    """State in files, one for each rank, has the same bits."""
+    first = arrays(CASES["int8"].shapes, ["float32"], 0)
+    mine, alone = ([array.copy() for array in first] for _ in range(2))
+    path = folder / f"moments-{COMM.size}-{COMM.rank}.bin"
+    many = fastadam.mpi.AdamW(mine, ema_decay=0.5, state_dtype="int8", state_path=path, timeout=60)
+    one = fastadam.AdamW(alone, ema_decay=0.5, state_dtype="int8")
+    for step in range(5):
+        every = [arrays(CASES["int8"].shapes, ["float32"], [1, step, rank]) for rank in range(COMM.size)]
+        many.step(every[COMM.rank])
+        one.step([mean(parts) for parts in zip(*every, strict=True)])
+    for actual, right in zip(mine, alone, strict=True):
+        assert_same_bits(actual, right)
+    compare_states(many.state_dict(), one.state_dict())
+
+
+OTHERS = {"small buffers": small_buffers, "on disk": on_disk}
+CHECKS = {name: functools.partial(train, name) for name in CASES} | OTHERS

@@ -11,6 +11,6 @@ from tests.mpi.launch import RANKS, check
 
 
 @pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("name", [*CASES, "small buffers"])
+@pytest.mark.parametrize("name", [*CASES, "small buffers", "on disk"])
 def test_bits(folder: Path, name: str, ranks: int) -> None:
     check(folder, "same_bits", name, ranks)
