@@ -238,11 +238,6 @@ class StateFile:
                 raise OSError(5, "state_path: somebody has cut the file", self.path)
             done += n
 
-    def advise(self, offset: int, nbytes: int) -> None:
-        """Have the system fetch bytes from the disk that are read soon."""
-        with contextlib.suppress(OSError):  # a file system that does not
-            os.posix_fadvise(self.fd, offset, nbytes, os.POSIX_FADV_WILLNEED)
-
     def write_from(self, source: Array, offset: int) -> None:
         """Write bytes, an ndarray of uint8, to the file; raises OSError if the disk fails."""
         done = 0

@@ -31,8 +31,6 @@ UNIT = 1024  # elements
 # Bytes of state in a window. Of the windows in memory one is read, one stepped, one written; together they stay in
 # the caches of most processors, so that memory is not gone through for each.
 WINDOW = 2 << 20
-# How many windows ahead of the one that is read the system is told to fetch from the disk.
-AHEAD = 8
 N_SLOTS = 3
 _LINE = 64  # bytes; segments begin at the same place of a line as in the file
 _OF_SCALES = frozenset(SCALES.values())
@@ -109,10 +107,7 @@ class Slots:
                 if k + 1 < n:  # the next one is read into the slot of the one that was written longest ago
                     if k - 2 in writes:
                         writes.pop(k - 2)()
-                    soon = segments[k + 1 + AHEAD] if k + 1 + AHEAD < n else []
-                    reads[k + 1] = self._submit(
-                        self._readers, self._read, segments[k + 1], (k + 1) % N_SLOTS, soon
-                    )
+                    reads[k + 1] = self._submit(self._readers, self._read, segments[k + 1], (k + 1) % N_SLOTS)
                 if k >= 0:
                     reads.pop(k)()
                     begun = True
@@ -137,9 +132,9 @@ class Slots:
         except RuntimeError:  # no thread may begin any more when the interpreter ends, and a step goes to its end
             return functools.partial(work, *args)
 
-    def _read(self, segments: list[Segment], slot: int, soon: list[Segment]) -> None:
-        for offset, nbytes, _ in soon:
-            self.file.advise(offset, nbytes)
+    def _read(self, segments: list[Segment], slot: int) -> None:
+        # The system is not told what is read soon (POSIX_FADV_WILLNEED): it would fetch that page by page, and reading
+        # and flushing such pages takes twice as long. It reads ahead by itself.
         for offset, nbytes, place in segments:
             self.file.read_into(self.memory[slot][place : place + nbytes], offset)
 
