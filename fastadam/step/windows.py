@@ -133,8 +133,8 @@ class Slots:
             return functools.partial(work, *args)
 
     def _read(self, segments: list[Segment], slot: int) -> None:
-        # The system is not told what is read soon (POSIX_FADV_WILLNEED): it would fetch that page by page, and reading
-        # and flushing such pages takes twice as long. It reads ahead by itself.
+        # The system is not told what is read soon (POSIX_FADV_WILLNEED): it would fetch that page by page, and to
+        # read and flush such pages takes twice as long. It reads ahead by itself.
         for offset, nbytes, place in segments:
             self.file.read_into(self.memory[slot][place : place + nbytes], offset)
 
