@@ -158,7 +158,7 @@ class StateFile:
 
     def _check_room(self, size: int, role: str) -> None:
         """Refuse to grow beyond what the disk has; other programs may take that, so it is reserved before use."""
-        disk, own = os.statvfs(self.path), os.fstat(self.fd).st_blocks * 512
+        disk, own = os.fstatvfs(self.fd), os.fstat(self.fd).st_blocks * 512
         missing = size - own - disk.f_bavail * disk.f_frsize
         if missing > 0:
             raise OSError(

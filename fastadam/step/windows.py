@@ -247,6 +247,9 @@ def _pieces(part: PartOfPlan, file: StateFile, window: int) -> Iterator[list[Pie
         itemsizes = formats[0].stored.itemsize, formats[1].stored.itemsize
         names = [name for name in KEPT if _is_used(name, number, part.after.averages)]
         for span in range(low, low + count):
+            first, size = 0, int(part.spans["length"][span])
+            if not size:  # its state is nowhere
+                continue
             kept = []  # the name, where it begins in the file, bytes of a number, elements for each
             for name in names:
                 where = int(part.spans[name][span])
@@ -257,7 +260,6 @@ def _pieces(part: PartOfPlan, file: StateFile, window: int) -> Iterator[list[Pie
                     kept.append((name, region.offset + where - region.start, itemsize, per))
             most = sum(UNIT * itemsize // per for _, _, itemsize, per in kept)
             beside = 2 * _LINE * len(kept)
-            first, size = 0, int(part.spans["length"][span])
             while first < size:
                 fits = max(0, room - beside) // most * UNIT if most else size
                 if not fits and found and size - first > fits:

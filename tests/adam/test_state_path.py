@@ -151,6 +151,69 @@ def test_checkpoints_go_both_ways(path: str, tmp_path: Path) -> None:
     assert_same_bits(one, other)
 
 
+@pytest.mark.parametrize("sizes", [[0], [0, 3], [3, 0], [0, 0]])
+def test_groups_without_a_number(path: str, sizes: list[int]) -> None:
+    """An array of no numbers has an address, too, and none in the file."""
+    arrays = [np.ones(size) for size in sizes]
+    optimizer = fastadam.Adam([{"params": each} for each in arrays], state_path=path)
+    others = [each.copy() for each in arrays]
+    twin = fastadam.Adam([{"params": each} for each in others])
+    for each in (optimizer, twin):
+        each.step([np.ones(size) for size in sizes])
+    assert_same_state(optimizer, twin)
+    for one, other in zip(arrays, others, strict=True):
+        assert_same_bits(one, other)
+
+
+def test_a_checkpoint_that_takes_its_place_is_kept(path: str) -> None:
+    """So a file is kept under its name; the optimizer goes on with the one that it had."""
+    w, other = np.ones(5000), np.ones(5000)
+    optimizer, twin = fastadam.Adam(w, state_path=path), fastadam.Adam(other)
+    for each in (optimizer, twin):
+        each.step(np.linspace(-1, 1, 5000))
+    fastadam.save(path, optimizer)
+    saved = twin.state_dict()
+    for each in (optimizer, twin):
+        each.step(np.ones(5000))
+    optimizer.amsgrad = True  # the file grows
+    optimizer.step(np.ones(5000))
+    twin.amsgrad = True
+    twin.step(np.ones(5000))
+    assert_same_bits(w, other)
+    assert_same_state(optimizer, twin)
+    del optimizer
+    gc.collect()
+    with pytest.raises(FileExistsError, match="move it away"):
+        fastadam.Adam(w, state_path=path)
+    loaded = fastadam.Adam(np.zeros(5000), state_path=f"{path}.next")
+    fastadam.load(path, loaded)
+    in_memory = fastadam.Adam(np.zeros(5000))
+    in_memory.load_state_dict(saved)
+    assert_same_state(loaded, in_memory)
+
+
+def test_saving_takes_little_memory(path: str, tmp_path: Path) -> None:
+    code = """
+import sys, numpy as np, fastadam
+def resident():
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+optimizer = fastadam.Adam(np.zeros(4_000_000, np.float64), state_path=sys.argv[1], threads=1)
+optimizer.step(np.ones(4_000_000))
+fastadam.save(sys.argv[2], fastadam.Adam(np.ones(3)), params=False)
+before = resident()
+fastadam.save(sys.argv[2], optimizer, params=False)
+print(resident() - before)
+fastadam.load(sys.argv[2], optimizer)
+print(resident() - before)
+"""
+    if not os.path.exists("/proc/self/status"):
+        pytest.skip("no /proc here")
+    found = run(code, path, str(tmp_path / "run.safetensors"))
+    assert found.returncode == 0, found.stderr
+    assert all(int(line) < 20_000 for line in found.stdout.split())  # KiB, of 64 MB of state
+
+
 def test_views_of_the_state_are_live(path: str) -> None:
     w = np.ones(3000)
     optimizer = fastadam.Adam(w, state_path=path)

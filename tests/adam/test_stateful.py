@@ -35,6 +35,13 @@ try:
 except ImportError:
     CAN_SAVE = False
 
+try:
+    import fcntl  # noqa: F401
+
+    CAN_LIE_ON_DISK = hasattr(os, "posix_fallocate") and hasattr(os, "preadv")
+except ImportError:
+    CAN_LIE_ON_DISK = False
+
 LAYOUTS = ("arrays", "packed", "Parameters", "one piece of memory")
 SHAPES: list[tuple[int, ...]] = [(), (1,), (5,), (17,), (2, 3), (0,), (3, 1, 2), (40,)]
 GRADS = (
@@ -131,9 +138,17 @@ class Machine(RuleBasedStateMachine):
 
     rules_run = 0  # by all machines of this process
 
-    @initialize(backend=backends, first=groups, more=st.lists(groups, max_size=1), options=options())
-    def make(self, backend: str, first: Any, more: Any, options: Any) -> None:
+    @initialize(
+        backend=backends,
+        first=groups,
+        more=st.lists(groups, max_size=1),
+        options=options(),
+        on_disk=st.sampled_from([False, False, True]),
+    )
+    def make(self, backend: str, first: Any, more: Any, options: Any, on_disk: bool) -> None:
         self.backend = backend
+        self.folder = tempfile.TemporaryDirectory() if on_disk and CAN_LIE_ON_DISK else None
+        self.files = 0
         self.layouts: list[str] = []
         self.arrays: list[list[np.ndarray]] = []
         self.models: list[list[Model]] = []
@@ -148,7 +163,19 @@ class Machine(RuleBasedStateMachine):
             "skip_nonfinite": False,
         }
         given = [self._enter(*each, options, seed) for seed, each in enumerate([first, *more])]
-        self.opt = fastadam.Adam(given, backend=backend, **options)
+        self.opt = fastadam.Adam(given, backend=backend, **options, **self._place())
+
+    def _place(self) -> dict[str, Any]:
+        """Return where the state of a new optimizer is to lie."""
+        if self.folder is None:
+            return {}
+        self.files += 1
+        return {"state_path": os.path.join(self.folder.name, f"{self.files}.bin")}
+
+    def teardown(self) -> None:
+        if getattr(self, "folder", None) is not None:
+            self.__dict__.pop("opt", None)
+            self.folder.cleanup()
 
     def _enter(
         self, layout: str, shapes: Any, dtype: Any, state_dtype: str | None, options: Any, seed: int
@@ -475,7 +502,7 @@ class Machine(RuleBasedStateMachine):
             given.append({"params": held, "state_dtype": self.options[i]["state_dtype"]})
         settings = dict(self.settings)
         settings["ema_warmup"] &= settings["ema_decay"] is not None  # a new one refuses it
-        self.opt = fastadam.Adam(given, backend=backend, **settings)
+        self.opt = fastadam.Adam(given, backend=backend, **settings, **self._place())
         self.skipped = 0
 
     @rule(backend=backends, layout=layouts)
@@ -490,6 +517,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(how=st.sampled_from(["copy", "pickle"]))
     def copy(self, how: str) -> None:
+        if self.folder is not None:
+            self._refused(lambda: copy.deepcopy(self.opt))
+            return
         self.opt = copy.deepcopy(self.opt) if how == "copy" else pickle.loads(pickle.dumps(self.opt))
         if self.settings["ema_decay"] is not None:  # an average begins with the first step
             self._begin_averages(model for model, _, _ in self._all() if not model.steps)

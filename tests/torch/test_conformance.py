@@ -14,6 +14,7 @@ import fastadam.torch  # noqa: E402
 from fastadam.step.after import Averaging  # noqa: E402
 from fastadam.step.gradient_settings import Choices  # noqa: E402
 from fastadam.torch.options import PRECISION  # noqa: E402
+from fastadam.torch.sparse import SparseChoice  # noqa: E402
 from tests.support.torch_cases import (  # noqa: E402
     DTYPES,
     FEW,
@@ -44,7 +45,7 @@ def both(name: str) -> tuple[Any, Any]:
 @pytest.mark.parametrize("name", NAMES)
 def test_signature(name: str) -> None:
     ours, theirs = (inspect.signature(adam) for adam in both(name))
-    extras = (*Choices._fields, *Averaging._fields, *PRECISION)
+    extras = (*Choices._fields, *Averaging._fields, *PRECISION, *SparseChoice._fields)
     assert list(ours.parameters) == [*theirs.parameters, *extras]
     for key in extras:
         assert ours.parameters[key].kind is inspect.Parameter.KEYWORD_ONLY
