@@ -56,7 +56,7 @@ class _Line:
 @functools.cache
 def _key() -> int:
     """Return the key under which a communicator has its duplicate."""
-    return MPI.Comm.Create_keyval()
+    return int(MPI.Comm.Create_keyval())
 
 
 class Ranks:
