@@ -24,6 +24,7 @@ from fastadam.step import threads
 from fastadam.step.backend import Backend, Call, Measure, PartOfPlan, Prepare, Prepared, Run
 from fastadam.step.counters import Counting
 from fastadam.step.interrupts import in_one_go
+from fastadam.step.precision import OF_MAXIMUM
 from fastadam.step.prepared import run_of
 from fastadam.step.variants import variant_of
 
@@ -34,7 +35,6 @@ WINDOW = 2 << 20
 N_SLOTS = 3
 _LINE = 64  # bytes; segments begin at the same place of a line as in the file
 _OF_SCALES = frozenset(SCALES.values())
-_OF_MAXIMUM = frozenset((MOMENTS[2], SCALES[MOMENTS[2]]))
 
 
 class Segment(NamedTuple):
@@ -281,7 +281,7 @@ def _pieces(part: PartOfPlan, file: StateFile, window: int) -> Iterator[list[Pie
 def _is_used(name: str, variant: int, averages: bool) -> bool:
     if name == AVERAGE:
         return averages
-    return not variant & IDLE and (name not in _OF_MAXIMUM or bool(variant & AMSGRAD))
+    return not variant & IDLE and (name not in OF_MAXIMUM or bool(variant & AMSGRAD))
 
 
 def _window(part: PartOfPlan, pieces: list[Piece], slots: Slots, k: int) -> tuple[PartOfPlan, list[Segment]]:

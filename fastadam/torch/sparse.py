@@ -115,7 +115,7 @@ def rows_of(grad: Tensor, param: Tensor, layout: Layout, label: str) -> tuple[Ro
         )
     n_sparse = grad.sparse_dim()
     width = math.prod(param.shape[n_sparse:])
-    if not layout.is_plain and SCALES.keys() & layout.stored.keys() and _splits_blocks(layout, param, width):
+    if _splits_blocks(layout, param, width):
         raise RuntimeError(
             f"{label} is sparse, and its rows of {width} numbers share blocks of {SCALE_BLOCK} with others; take "
             f'state_dtype="bfloat16", rows of a multiple of {SCALE_BLOCK} numbers, or step with grad.to_dense()'

@@ -164,12 +164,9 @@ class Staged:
             stepped.append(ready)
         grad, like = part.read, stepped[0]
         plainly = is_plain(grad) and is_aligned(grad) and (part.rows is not None or same_layout(grad, like))
-        if part.rows is not None:
-            if not plainly or writes.meet(*extent(grad)):
-                grad = torch.empty_like(grad)
-                self._before.append(functools.partial(Tensor.copy_, grad, part.read))
-        elif not plainly or writes.meet(*extent(grad)):
-            grad = like.new_empty_strided(like.shape, like.stride(), dtype=part.read.dtype)
+        if not plainly or writes.meet(*extent(grad)):
+            as_stepped = like if part.rows is None else grad
+            grad = like.new_empty_strided(as_stepped.shape, as_stepped.stride(), dtype=part.read.dtype)
             self._before.append(functools.partial(Tensor.copy_, grad, part.read))
         self._kept += [stepped, grad]
         for name, tensor in zip(("param", *part.names), stepped, strict=True):
