@@ -71,6 +71,9 @@ class Group:
         memory; where rows change, another array takes its place.
     row_of : ndarray of int64, shape (members,)
         Row of each member.
+    own_steps : dict of int to ndarray of int64
+        By index, for members of which parts were stepped by themselves: the steps that each of its rows, its slices
+        along the first axis, has taken. Its counter in `row_steps` goes on as if all had been stepped.
 
     Raises
     ------
@@ -121,6 +124,7 @@ class Group:
         self.moments: dict[str, dict[BufferKey, Array]] = {}
         self.row_steps: Array
         self.row_of: Array
+        self.own_steps: dict[int, Array] = {}
         self._lay_out()
         later = () if self.hyper.amsgrad else OF_MAXIMUM
         for name in KEPT:
