@@ -15,6 +15,9 @@ int64_t fastadam_run(const fastadam_plan *plan, int64_t stages);
  * that was found: neighbours often lie between the same two. A first guess of 0 is always allowed. */
 int fastadam_is_written(const fastadam_plan *plan, int64_t lo, int64_t hi, int64_t *below);
 
+/* Cut rows into runs; returns how many there are. There is room for as many as there are rows. */
+int64_t fastadam_cut_rows(const fastadam_cut *cut);
+
 /* Elements of one share of a batch, but for the border that it is moved to. */
 int64_t fastadam_share_size(const fastadam_batch *batch);
 

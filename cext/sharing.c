@@ -48,17 +48,27 @@ static void share_batch(const fastadam_plan *plan, const fastadam_batch *batch, 
                         fastadam_order order, int threads, fastadam_team *team)
 {
     const int64_t size = fastadam_share_size(batch), shares = batch->threads * FASTADAM_SHARES_PER_THREAD;
+    const fastadam_span *spans = (const fastadam_span *)(uintptr_t)plan->spans + batch->first;
     int granted = 1;
 #pragma omp parallel num_threads(threads)
     {
+        /* Each thread goes through the spans once, from share to share: there may be very many of them. */
+        int64_t at = 0, start = 0; /* a span, and the elements before it */
         if (team != NULL)
             fastadam_join_team(team);
 #pragma omp master
         granted = omp_get_num_threads();
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < shares; i++) {
-            const int64_t share = order == FASTADAM_BACKWARD ? shares - 1 - i : i;
-            kernel(plan, batch, size * share, size * (share + 1), omp_get_thread_num());
+            const int64_t share = order == FASTADAM_BACKWARD ? shares - 1 - i : i, low = size * share;
+            while (start > low)
+                start -= spans[--at].size;
+            while (at + 1 < batch->count && start + spans[at].size <= low)
+                start += spans[at++].size;
+            fastadam_batch rest = *batch;
+            rest.first += at;
+            rest.count -= at;
+            kernel(plan, &rest, low - start, low - start + size, omp_get_thread_num());
         }
     }
     if (team != NULL)

@@ -9,6 +9,7 @@ from fastadam.checkpoint import load, save
 from fastadam.clipping import clip_grad_norm
 from fastadam.memory.packed import Packed, pack
 from fastadam.memory.parameter import Parameter
+from fastadam.memory.rows import Rows
 from fastadam.minimizing import Minimized, minimize
 from fastadam.step.backend import BackendName as Backend
 from fastadam.step.hyperparameters import Schedule
@@ -51,6 +52,7 @@ __all__ = [
     "ParamGroup",
     "Parameter",
     "Params",
+    "Rows",
     "Schedule",
     "__version__",
     "available_backends",
@@ -71,6 +73,12 @@ def __dir__() -> list[str]:
     )
 
 
-for _each in (BackendUnavailableError, Minimized, Packed, Parameter):  # so that pickles name the public place
+for _each in (
+    BackendUnavailableError,
+    Minimized,
+    Packed,
+    Parameter,
+    Rows,
+):  # so that pickles name the public place
     _each.__module__ = __name__
 del _each

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
 from fastadam.groups.clearing import clear_gradients
-from fastadam.groups.contents import Contents
 from fastadam.groups.copies import shallow_copy, with_witnesses
 from fastadam.groups.given import split_groups
 from fastadam.groups.state import State
-from fastadam.memory.state_file import FilePath, StateFile, in_memory
+from fastadam.memory.state_file import FilePath, StateFile
 from fastadam.memory.structs import TAKEN
 from fastadam.step import after, gradient_settings, hyperparameters
 from fastadam.step.after import After, asked_for
@@ -28,15 +26,17 @@ from fastadam.work.choice import Choice
 from fastadam.work.copies import described, made_again
 from fastadam.work.gradients import sort_gradients
 from fastadam.work.planner import Planner
+from fastadam.work.rows import SKIP, Lazy, RowSteps
+from fastadam.work.saving import Saving
 
 if TYPE_CHECKING:
     from fastadam.groups.forms import ParamGroup, Params
-    from fastadam.memory.forms import Grads, Tree
+    from fastadam.memory.forms import Grads, Masks, Tree
 
 Loss = TypeVar("Loss")
 
 
-class Adam(Attributes, closed=True):
+class Adam(Saving, Attributes, closed=True):
     r"""Adam on NumPy arrays and arrays on CUDA devices, which are updated in place.
 
     Parameters
@@ -89,6 +89,10 @@ class Adam(Attributes, closed=True):
         ``ema + (1 - ema_decay) * (param - ema)``, from what the first step made it. Not of 16-bit parameters.
     ema_warmup : bool, default False
         In a parameter's n-th step, let the decay be at most ``(1 + n) / (10 + n)``. Needs `ema_decay`.
+    lazy : str, default "skip"
+        Of rows that a step has no gradient for (`fastadam.Rows`, `mask`): ``"skip"``, they stay as they are, and
+        count their steps by themselves; or ``"exact"``, they catch up before they are stepped again, and have the
+        bits of steps with gradients of zero (see `catch_up` and docs/guides/rows.md).
     backend : str, default "auto"
         ``"c"``, ``"numba"``, ``"numpy"`` for NumPy arrays, ``"cuda"`` for arrays on CUDA devices, or ``"auto"``
         for the first that is available, wherever an array is. All give the same bits.
@@ -121,6 +125,8 @@ class Adam(Attributes, closed=True):
         is clipped. Of arrays on a CUDA device it is waited for when it is read.
     skipped_steps : int
         How many steps `skip_nonfinite` has left out; the first one is logged.
+    lazy : str
+        As given.
     backend, threads
         Name of the backend in use, such as ``"c+cuda"`` for arrays in both places, and the upper limit of threads,
         as given, or None; both can be set between steps.
@@ -177,6 +183,7 @@ class Adam(Attributes, closed=True):
         "_groups",
         "_guard",
         "_planner",
+        "_rows",
         "_state",
         "defaults",
         "param_groups",
@@ -202,6 +209,7 @@ class Adam(Attributes, closed=True):
         error_if_nonfinite: bool = gradient_settings.DEFAULTS.error_if_nonfinite,
         ema_decay: Real | None = after.DEFAULTS.ema_decay,
         ema_warmup: bool = after.DEFAULTS.ema_warmup,
+        lazy: Lazy = SKIP,
         backend: BackendName = "auto",
         threads: int | None = None,
         state_path: FilePath | None = None,
@@ -216,8 +224,10 @@ class Adam(Attributes, closed=True):
         self._guard = Guard()
         self._groups = self._no_groups(None if state_path is None else StateFile(state_path))
         self._state = State(self._groups)
-        self._averages = Averages(self._groups, self._guard, kept := After(asked_for(ema_decay, ema_warmup)))
+        kept = After(asked_for(ema_decay, ema_warmup))
         self._planner = Planner(self._groups, self._choice.in_use, threads, self._gradient_settings, kept)
+        self._rows = RowSteps(self._planner, lazy)
+        self._averages = Averages(self._groups, self._guard, kept, self._rows.catch_up)
         self.param_groups: list[dict[str, Any]] = []
         self._add(split_groups(params))
         self._planner.catch_up()
@@ -244,14 +254,32 @@ class Adam(Attributes, closed=True):
 
     @overload
     def step(
-        self, grads: Grads = None, grad_scale: Real = 1.0, zero_grad: bool = False, *, closure: None = None
+        self,
+        grads: Grads = None,
+        grad_scale: Real = 1.0,
+        zero_grad: bool = False,
+        *,
+        mask: Masks = None,
+        closure: None = None,
     ) -> None: ...
     @overload
     def step(
-        self, grads: Grads = None, grad_scale: Real = 1.0, zero_grad: bool = False, *, closure: Callable[[], Loss]
+        self,
+        grads: Grads = None,
+        grad_scale: Real = 1.0,
+        zero_grad: bool = False,
+        *,
+        mask: Masks = None,
+        closure: Callable[[], Loss],
     ) -> Loss: ...
     def step(
-        self, grads: Grads = None, grad_scale: Real = 1.0, zero_grad: bool = False, *, closure: Any = None
+        self,
+        grads: Grads = None,
+        grad_scale: Real = 1.0,
+        zero_grad: bool = False,
+        *,
+        mask: Masks = None,
+        closure: Any = None,
     ) -> Any:
         """Take one step: update the parameters in place.
 
@@ -264,11 +292,15 @@ class Adam(Attributes, closed=True):
             host, any of the three. They are only read. None in place of one (or of a container) skips that
             parameter: its values, moments and step counter stay as they are. Without
             `grads` they are where they live: ``flat.grad`` of packed buffers, ``grad`` of `Parameter` objects.
+            `fastadam.Rows` in place of one steps those rows of its parameter alone.
         grad_scale : float, default 1
             The scale of the loss, by which gradients are divided on the way; positive.
         zero_grad : bool, default False
             Fill the gradients with zeros in the same pass, also in a step that `skip_nonfinite` leaves out. Then
             they have to be writable arrays that are C-contiguous.
+        mask : mapping, optional
+            By name, position or array of a parameter: an array of bool, one for each of its rows (slices along the
+            first axis), which says which are stepped, as by `fastadam.Rows`. For one parameter, the array alone.
         closure : callable, optional
             Called first, without arguments; it recomputes the loss and the gradients. Its result is returned. With
             `grads` too, it is called, and those are the gradients.
@@ -303,15 +335,15 @@ class Adam(Attributes, closed=True):
                 if are_same is not None and not are_same():
                     planner.containers.look()
                 if grads is None:
-                    work = planner.in_pieces
+                    work = planner.in_pieces if mask is None else planner.by_member
                     found = work.grad_sources if work.at_home else work.gather()
                 else:
                     work, found = sort_gradients(grads, planner)
                 if work.schedules:
                     work.call_schedules()
-                outcome = work.try_step(found)
+                outcome = work.try_step(found) if mask is None else 0
                 if outcome != TAKEN:
-                    step_with_care(planner, work, found, outcome)
+                    step_with_care(planner, work, found, outcome, self._rows, mask)
             finally:
                 guard.stepping = False
         return loss
@@ -331,43 +363,6 @@ class Adam(Attributes, closed=True):
             If a gradient is to be filled and cannot be; none has been cleared then.
         """
         clear_gradients(self._groups, set_to_none)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return a copy of the state and options, in torch's layout with NumPy arrays.
-
-        Returns
-        -------
-        dict
-            ``"state"`` maps the position of each stepped parameter to its ``step``, ``exp_avg``,
-            ``exp_avg_sq`` and, with amsgrad, ``max_exp_avg_sq`` and, with averages, ``ema``, in the parameter's
-            shape and dtype, whatever the layout. ``"param_groups"`` lists each group's options, the positions
-            ``"params"`` and, where there are names, ``"param_names"``. A callable `lr` is in it as it is.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If an option has been edited to something that it cannot be.
-        """
-        with self._exclusive("state_dict") as contents:
-            return contents.saved(copy=True)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over a copy of a saved state and its options.
-
-        Parameters
-        ----------
-        state_dict : mapping
-            What `state_dict` returned, here or in an optimizer over parameters of the same shapes and dtypes
-            in any layout, or a torch optimizer's. Where both have names, parameters are matched by name. Averages
-            that it lacks begin as the parameters are; those that are not kept here are refused.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If it does not fit; the optimizer is as before then.
-        """
-        with self._exclusive("load_state_dict") as contents:
-            contents.take_over(state_dict)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} (\n{self._groups.listed()}\n    backend: {self.backend}\n)"
@@ -391,10 +386,3 @@ class Adam(Attributes, closed=True):
         entering = self._groups.add_calls(new, trees, self.param_groups)
         watching = self._planner.containers.enter_calls(given)
         in_one_go([*self._choice.add_calls(chosen), *entering, *watching])
-
-    @contextlib.contextmanager
-    def _exclusive(self, what: str) -> Iterator[Contents]:
-        """Keep steps and changes off while checkpoints and conversions, by way of `what`, use what it holds."""
-        with self._guard.lock, in_memory(self._groups.file):
-            self._guard.refuse_while_stepping(what)
-            yield Contents(self._groups, self.param_groups)

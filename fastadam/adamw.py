@@ -8,6 +8,7 @@ from fastadam.adam import Adam
 from fastadam.step import after, gradient_settings
 from fastadam.step.backend import BackendName
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real, Rounding, StateDtype
+from fastadam.work.rows import SKIP, Lazy
 
 if TYPE_CHECKING:
     from fastadam.groups.forms import FilePath, Params
@@ -46,6 +47,8 @@ class AdamW(Adam, closed=True):
         See `Adam`.
     ema_warmup : bool, default False
         See `Adam`.
+    lazy : str, default "skip"
+        See `Adam`.
     backend : str, default "auto"
         See `Adam`.
     threads : int, optional
@@ -77,6 +80,7 @@ class AdamW(Adam, closed=True):
         error_if_nonfinite: bool = gradient_settings.DEFAULTS.error_if_nonfinite,
         ema_decay: Real | None = after.DEFAULTS.ema_decay,
         ema_warmup: bool = after.DEFAULTS.ema_warmup,
+        lazy: Lazy = SKIP,
         backend: BackendName = "auto",
         threads: int | None = None,
         state_path: FilePath | None = None,
@@ -94,6 +98,7 @@ class AdamW(Adam, closed=True):
             error_if_nonfinite=error_if_nonfinite,
             ema_decay=ema_decay,
             ema_warmup=ema_warmup,
+            lazy=lazy,
             backend=backend,
             threads=threads,
             state_path=state_path,

@@ -17,7 +17,7 @@ import numpy as np
 from fastadam.backends.place import again, why_not_built
 from fastadam.memory import tensor_structs as tensor_structs  # the rest of the table
 from fastadam.memory.array_offsets import array_offsets
-from fastadam.memory.native import CONSTANTS, TABLE
+from fastadam.memory.native import CONSTANTS, TABLE, Block
 from fastadam.memory.structs import APPLY, INSPECT, MEASURE
 from fastadam.step.backend import Measure, PartOfPlan, Prepare, Prepared, Run
 
@@ -128,6 +128,12 @@ def bind_calls(part: PartOfPlan) -> Prepare:
 def bind_measure(part: PartOfPlan) -> Measure:
     """Return the function that adds up the squares of a part (see `fastadam.step.backend.Backend`)."""
     return functools.partial(_run(part), MEASURE)
+
+
+def cut_rows(cut: Block) -> int:
+    """Cut rows into runs (see `fastadam.step.backend.Backend`)."""
+    n_runs: int = lib.fastadam_cut_rows(ffi.cast("fastadam_cut *", cut.address))
+    return n_runs
 
 
 def _run(part: PartOfPlan) -> Run:

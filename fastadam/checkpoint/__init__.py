@@ -60,7 +60,8 @@ def save(
     Notes
     -----
     The tensors are ``param/NAME``, ``exp_avg/NAME``, ``exp_avg_sq/NAME`` and, with amsgrad,
-    ``max_exp_avg_sq/NAME`` and, with averages, ``ema/NAME``, in the parameters' shapes; NAME is the parameter's
+    ``max_exp_avg_sq/NAME`` and, with averages, ``ema/NAME``, in the parameters' shapes, and, where rows have taken
+    less steps than their parameter, ``row_step/NAME``, one whole number for each row; NAME is the parameter's
     name, or its position where there are no names. Complex ones, for which the format has no dtype, are stored
     as reals with a last dimension of 2. The metadata hold ``format``, ``format_version`` and, as JSON,
     ``param_groups``: each group's options and, of each parameter, its name, shape, dtype and step counter; and

@@ -11,10 +11,11 @@ from fastadam.checkpoint.format import PARAM, check_unchanged, stored_shape
 from fastadam.groups.contents import Contents
 from fastadam.groups.group import Group
 from fastadam.memory.arrays import ALL_DTYPES, Array
-from fastadam.memory.structs import KEPT
+from fastadam.memory.structs import KEPT, ROW_STEP
 from fastadam.step import hyperparameters
 from fastadam.step.hyperparameters import PRECISION
 
+_KINDS = (PARAM, ROW_STEP, *KEPT)
 NOTE = "lr is null where it was a function, which a file cannot hold"
 
 
@@ -108,7 +109,7 @@ class Collected:
             self._keys.append(key)
         self._places = [(group, index) for group in self._groups for index in range(len(group.members))]
         self._by_key = sorted(range(len(self._keys)), key=self._keys.__getitem__)
-        found = {self._reals(kind, place).itemsize for kind in (PARAM, *KEPT) for place in self._having(kind)}
+        found = {self._reals(kind, place).itemsize for kind in _KINDS for place in self._having(kind)}
         self._sizes = sorted(found, reverse=True)
 
     def tensors(self) -> Iterator[Tensor]:
@@ -117,14 +118,16 @@ class Collected:
         In the library's own order: wide numbers first, so that all of them are aligned in the file, then by name.
         """
         for size in self._sizes:
-            for kind in sorted((PARAM, *KEPT), key=lambda kind: f"{kind}/"):
+            for kind in sorted(_KINDS, key=lambda kind: f"{kind}/"):
                 for place in self._having(kind):
                     reals = self._reals(kind, place)
                     if reals.itemsize == size:
                         group, index = self._places[place]
                         member = group.members[index]
-                        kept = None if kind == PARAM else group.kept[member.buffer_key][kind]
+                        kept = group.kept[member.buffer_key][kind] if kind in KEPT else None
                         shape = stored_shape(member.whole.shape, ALL_DTYPES[member.dtype], kept)
+                        if kind == ROW_STEP:
+                            shape = [len(reals)]
                         first = self._first(kind, group, index) * reals.itemsize
                         nbytes = math.prod(shape) * reals.itemsize
                         yield Tensor(f"{kind}/{self._keys[place]}", reals, shape, first, nbytes)
@@ -133,19 +136,27 @@ class Collected:
         """Yield the places of the parameters of which there is such a tensor, by name."""
         for place in self._by_key:
             group, index = self._places[place]
-            if self._params if kind == PARAM else group.has(kind, index) and group.step_of(index):
+            if kind == PARAM:
+                is_there = self._params
+            elif kind == ROW_STEP:
+                is_there = group.is_apart(index)
+            else:
+                is_there = bool(group.has(kind, index) and group.step_of(index))
+            if is_there:
                 yield place
 
     def _reals(self, kind: str, place: int) -> Array:
         group, index = self._places[place]
         member = group.members[index]
+        if kind == ROW_STEP:
+            return group.own_steps[index]
         return member.device.as_reals(member.array if kind == PARAM else group.moment(kind, index))
 
     def _first(self, kind: str, group: Group, index: int) -> int:
         """Return the number of the first real number that is kept here, of all that are in the tensor."""
         member = group.members[index]
         reals = ALL_DTYPES[member.dtype].reals
-        if kind == PARAM:
+        if kind in (PARAM, ROW_STEP):  # of the latter there are none where members are pieces
             return member.first * reals
         (first,) = group.first_of(kind, index) or (0,)
         return first if group.is_compact(kind, index) else first * reals

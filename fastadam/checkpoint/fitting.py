@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
+import numpy as np
+
 from fastadam.checkpoint.format import (
     CODES,
     FORMAT,
@@ -25,10 +27,11 @@ from fastadam.groups.members import Member
 from fastadam.memory.arrays import Array
 from fastadam.memory.devices import check_parameter
 from fastadam.memory.formats import ELEMENTS
-from fastadam.memory.structs import AVERAGE, KEPT, MOMENTS, SCALES
+from fastadam.memory.structs import AVERAGE, KEPT, MOMENTS, ROW_STEP, SCALES
 from fastadam.memory.words import counted
 from fastadam.step import hyperparameters
 from fastadam.step.hyperparameters import DEFAULTS, PRECISION
+from fastadam.step.interrupts import in_one_go
 from fastadam.step.precision import Kept, kept_of
 
 
@@ -91,6 +94,9 @@ class Checkpoint:
         for i, (key, entry, kept) in enumerate(zip(keys, entries, kept_by, strict=True)):
             if entry["step"]:
                 self.state["state"][i] = {"step": entry["step"]}
+                if (tensor := source.tensors.get(f"{ROW_STEP}/{key}")) is not None:
+                    steps = self.state["state"][i][ROW_STEP] = np.zeros(entry["shape"][0], np.int64)
+                    in_one_go(fill(tensor, steps))
                 reals = ELEMENTS[entry["dtype"]].reals
                 for name in KEPT:
                     tensor = source.tensors.get(f"{name}/{key}")
@@ -251,6 +257,8 @@ def _promised(
             if has_params:
                 kind = element.format.safetensors, tuple(stored_shape(entry["shape"], element))
                 yield f"{PARAM}/{key}", True, kind
+            if entry["step"] and entry["shape"]:
+                yield f"{ROW_STEP}/{key}", False, ("I64", (entry["shape"][0],))
             for name, kept in _kept(group, entry).items() if entry["step"] else ():
                 if name != AVERAGE or has_averages:
                     # A third moment stays where amsgrad has been switched off.

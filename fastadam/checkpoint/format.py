@@ -18,6 +18,7 @@ CODES = {
     **{element.real: element.format.safetensors for element in ELEMENTS.values()},
     **{each.stored: each.safetensors for each in (INT8, ROOT8)},
     np.dtype(np.int16): "I16",
+    np.dtype(np.int64): "I64",
 }
 SIZES = {code: dtype.itemsize for dtype, code in CODES.items()}
 # The same dtypes as they lie in files.

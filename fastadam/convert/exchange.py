@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from fastadam.groups.matching import Described, match
 from fastadam.groups.members import Member
 from fastadam.memory.arrays import Array
 from fastadam.memory.devices import on_host
+from fastadam.memory.structs import ROW_STEP
 from fastadam.memory.words import counted
 from fastadam.step.backend import Call
 from fastadam.step.hyperparameters import KEYS, STAYING
@@ -208,3 +210,26 @@ def moment_of(current: Mapping[str, Any], position: int, name: str, member: Memb
     # Compact state is decoded to float32, and goes to a parameter of float64 without a loss.
     is_wider = found.dtype.kind == member.dtype.kind and found.dtype.itemsize < member.dtype.itemsize
     return found.astype(member.dtype if is_wider else found.dtype)
+
+
+def saved_for(contents: Contents, what: str) -> dict[str, Any]:
+    """Return the state dict for another library, with numbers in place of compact state; warn of what is lost.
+
+    Parameters
+    ----------
+    contents : Contents
+    what : str
+        The name of the conversion.
+    """
+    saved = contents.saved(copy=False, decode=True)
+    for position, entry in saved["state"].items():
+        steps = entry.pop(ROW_STEP, None)
+        if steps is not None:
+            warnings.warn(
+                f"{what}: the step counters of the rows of {contents.members[position].label} are lost, which are "
+                f"{steps.min()} to {steps.max()}: there all of it counts {entry['step']} steps from now on, and "
+                f"bias correction of rows that have taken less is another one",
+                UserWarning,
+                stacklevel=3,
+            )
+    return saved

@@ -17,6 +17,7 @@ from fastadam.convert.exchange import (
     describe,
     moment_of,
     pair,
+    saved_for,
     take_over,
 )
 from fastadam.groups.matching import Described
@@ -167,7 +168,7 @@ def to_keras(opt: Adam, optimizer: Any) -> dict[str, Array]:
         raise TypeError(f"to_keras: optimizer must be Keras' Adam or AdamW, got {type(optimizer).__name__}")
     theirs = _options(optimizer, "to_keras")
     with opt._exclusive("to_keras") as contents:
-        members, current = contents.members, contents.saved(copy=False, decode=True)
+        members, current = contents.members, saved_for(contents, "to_keras")
         ours = common_options("to_keras", current)
         if not ours["weight_decay"]:  # then it does not matter of which kind it is
             theirs["decoupled_weight_decay"] = ours["decoupled_weight_decay"]

@@ -17,6 +17,7 @@ from fastadam.convert.exchange import (
     describe,
     moment_of,
     pair,
+    saved_for,
     take_over,
 )
 from fastadam.convert.optax_states import Found, rebuild
@@ -163,7 +164,7 @@ def to_optax(opt: Adam, state: Any) -> Any:
     found = Found(state, "to_optax")
     second = found.leaves[1]  # mu can have a dtype of its own
     with opt._exclusive("to_optax") as contents:
-        members, current = contents.members, contents.saved(copy=False, decode=True)
+        members, current = contents.members, saved_for(contents, "to_optax")
         targets = [
             Described(name, label, [describe(leaf)])
             for name, label, leaf in zip(found.names_like(members), found.labels, second, strict=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastadam.adam import Adam
-from fastadam.convert.exchange import Source, check_optimizer, describe, pair, take_over
+from fastadam.convert.exchange import Source, check_optimizer, describe, pair, saved_for, take_over
 from fastadam.groups.loading import TORCH_ONLY
 from fastadam.groups.matching import Described
 from fastadam.memory.arrays import Array
@@ -175,7 +175,7 @@ def to_torch(opt: Adam, optimizer: Optimizer | None = None) -> dict[str, Any]:
     targets = [None] * len(opt.param_groups) if optimizer is None else _targets(optimizer, len(opt.param_groups))
     result: dict[str, Any] = {"state": {}, "param_groups": []}
     with opt._exclusive("to_torch") as contents:
-        members, current = contents.members, contents.saved(copy=False, decode=True)
+        members, current = contents.members, saved_for(contents, "to_torch")
         start = 0
         for i, (group, target) in enumerate(zip(current["param_groups"], targets, strict=True)):
             if callable(group["lr"]):

@@ -13,7 +13,7 @@ from fastadam.groups.members import BufferKey, Member, members_of
 from fastadam.memory.arrays import ALL_DTYPES, Array
 from fastadam.memory.host import HOST
 from fastadam.memory.state_file import StateFile
-from fastadam.memory.structs import AVERAGE, KEPT, MOMENTS
+from fastadam.memory.structs import AVERAGE, KEPT, MOMENTS, ROW_STEP
 from fastadam.step import hyperparameters
 from fastadam.step.backend import Call
 from fastadam.step.coefficients import Coefficients
@@ -72,7 +72,7 @@ class Group:
     row_of : ndarray of int64, shape (members,)
         Row of each member.
     own_steps : dict of int to ndarray of int64
-        By index, for members of which parts were stepped by themselves: the steps that each of its rows, its slices
+        By index, for members of which parts were stepped by themselves: the steps that each of its rows, slices
         along the first axis, has taken. Its counter in `row_steps` goes on as if all had been stepped.
 
     Raises
@@ -251,9 +251,15 @@ class Group:
         return view.reshape(kept.shape(member.shape, reals))
 
     def entry(self, index: int) -> dict[str, Any]:
-        """Return a member's step counter and live views of its moments, what belongs to them, and its average."""
+        """Return a member's step counters and live views of its moments, what belongs to them, and its average."""
         moments = {name: self.moment(name, index) for name in KEPT if self.has(name, index)}
-        return {"step": self.step_of(index), **moments}
+        rows = {ROW_STEP: self.own_steps[index].copy()} if self.is_apart(index) else {}
+        return {"step": self.step_of(index), **rows, **moments}
+
+    def is_apart(self, index: int) -> bool:
+        """Whether some rows of a member have taken less steps than it has."""
+        own = self.own_steps.get(index)
+        return own is not None and bool((own != self.step_of(index)).any())
 
     def is_compact(self, name: str, index: int) -> bool:
         """Whether what a member has under a name lies in another dtype than its own."""
@@ -337,6 +343,12 @@ class Group:
             functools.partial(setattr, self, "row_of", row_of.reshape(-1).astype(np.int64)),
         ]
 
+    def own_steps_calls(self, index: int, steps: Array | None) -> list[Call]:
+        """Return native calls that let a member's rows have taken these steps; None for all the member's own."""
+        if steps is None:
+            return [functools.partial(self.own_steps.pop, index, None)]
+        return [functools.partial(self.own_steps.__setitem__, index, steps)]
+
     def must_split(self, active: Array) -> bool:
         """Whether some row has members that are active and members that are not."""
         shares = np.bincount(self.row_of, weights=active, minlength=len(self.row_steps))
@@ -358,7 +370,7 @@ class Group:
     @property
     def one_piece(self) -> bool:
         """Whether the group can be stepped as one contiguous array."""
-        if self.whole is None or len(self.row_steps) > 1:
+        if self.whole is None or len(self.row_steps) > 1 or self.own_steps:
             return False
         return not any(is_for_one(formats_of(self.hyper, ALL_DTYPES[dtype])) for dtype, _ in self.kept)
 

@@ -49,6 +49,8 @@ class Groups(Sequence[Group]):
     Attributes
     ----------
     file : StateFile or None
+    share : Share or None
+        As given.
     edits : Edits
         Notices what differs in ``optimizer.param_groups`` from the options in use.
     where : list of (Group, int)
@@ -59,12 +61,14 @@ class Groups(Sequence[Group]):
         How the parameters were given: one for each group dict, of which options by name make several groups.
     version : int
         Grows with each change of options, groups or rows: who has built something from them compares it.
+    catches_up : bool
+        Whether rows take the steps that they have missed before anybody reads them.
     layout : int
         Grows with each change of groups or rows, before which `renew` is called.
     """
 
     def __init__(self, file: StateFile | None = None, share: Share | None = None) -> None:
-        self.file, self._share = file, share
+        self.file, self.share = file, share
         self._groups: list[Group] = []
         self._position_of: dict[int, int] = {}  # by the identity of what the user gave, which members keep alive
         self._written: Written
@@ -73,6 +77,7 @@ class Groups(Sequence[Group]):
         self.edits: Edits = Edits()
         self.positions: dict[str, int] = {}
         self.trees: list[Tree] = []
+        self.catches_up = False
         self.version = self.layout = 0
 
     def __len__(self) -> int:
@@ -163,10 +168,10 @@ class Groups(Sequence[Group]):
 
     def _share_out(self, others: Sequence[Group]) -> ShareOut | None:
         """Return what cuts the members of a new group, by what processes have of the others; None without cuts."""
-        if self._share is None:
+        if self.share is None:
             return None
-        loads = loads_of(((each.members, each.hyper) for each in others), self._share.size)
-        return functools.partial(self._share.pieces, loads=loads)
+        loads = loads_of(((each.members, each.hyper) for each in others), self.share.size)
+        return functools.partial(self.share.pieces, loads=loads)
 
     def _member(self, position: int) -> Member:
         group, index = self.where[position]

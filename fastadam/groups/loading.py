@@ -14,7 +14,7 @@ from fastadam.groups.members import Member
 from fastadam.memory.arrays import Array, base_view
 from fastadam.memory.devices import device_of, is_array, on_host
 from fastadam.memory.remedies import COPIED, lost_meaning
-from fastadam.memory.structs import AVERAGE, KEPT, MOMENTS
+from fastadam.memory.structs import AVERAGE, KEPT, MOMENTS, ROW_STEP
 from fastadam.memory.words import a_name_of, counted, shown
 from fastadam.memory.written import Written
 from fastadam.step import hyperparameters
@@ -74,6 +74,7 @@ class Loaded:
         self._hypers: list[Hyperparameters] = []
         self._steps: list[Array] = []
         self._moments: list[list[dict[str, Incoming]]] = []
+        self._row_steps: list[list[Array | None]] = []
         used: set[Any] = set()
         read: list[list[Any]] = []
         all_keys: list[list[Any]] = []
@@ -104,6 +105,12 @@ class Loaded:
                 (0, {}) if entry is None else _check_entry(entry, member.whole, group, written, may_differ)
                 for entry, member in zip(found, group.members, strict=True)
             ]
+            self._row_steps.append(
+                [
+                    None if entry is None else _check_row_steps(entry, member, groups)
+                    for entry, member in zip(found, group.members, strict=True)
+                ]
+            )
             self._steps.append(np.array([step for step, _ in entries], np.int64))
             self._moments.append([moments for _, moments in entries])
             if AVERAGE not in group.moments and any(AVERAGE in moments for _, moments in entries):
@@ -142,9 +149,11 @@ class Loaded:
         calls = [*self._groups.renew_calls(), *self._groups.accept_calls(self._hypers)]
         for target, fill in params:
             calls += fill(target)
-        for group, steps, moments in zip(self._groups, self._steps, self._moments, strict=True):
+        each_group = zip(self._groups, self._steps, self._row_steps, self._moments, strict=True)
+        for group, steps, row_steps, moments in each_group:
             calls += group.steps_calls(steps)
             for index, entry in enumerate(moments):
+                calls += group.own_steps_calls(index, row_steps[index])
                 for name in group.moments:
                     if not group.has(name, index):
                         continue
@@ -216,11 +225,13 @@ def _read_entry(entry: Any, key: int, member: Member) -> dict[str, Any]:
         if name not in entry:
             raise ValueError(f"{where}its state has no {name!r}")
     for name in entry:
-        if name not in ("step", *KEPT):
+        if name not in ("step", ROW_STEP, *KEPT):
             raise ValueError(f"{where}its state has the unknown key {name!r}")
     moments = {name: entry[name] for name in KEPT if name in entry}
     given = entry["step"]
     read: dict[str, Any] = {"key": key, "given": given, "step": np.asarray(given)}
+    if entry.get(ROW_STEP) is not None:
+        moments[ROW_STEP] = entry[ROW_STEP]
     for name, moment in moments.items():
         read[name] = moment if isinstance(moment, Incoming) else _read_moment(moment, f"{where}{name}")
     return read
@@ -249,6 +260,35 @@ def _check_entry(
     kept = group.kept[member.buffer_key]
     found = fitted(moments, member, kept, where, entry["key"], may_differ=may_differ)
     return int(step.reshape(())), found
+
+
+def _check_row_steps(entry: dict[str, Any], member: Member, groups: Groups) -> Array | None:
+    """Return a copy of the saved steps of a parameter's rows; None where there are none, or all are alike."""
+    found = entry.get(ROW_STEP)
+    if found is None:
+        return None
+    where = f"state dict, {member.label}: {ROW_STEP}"
+    shape = member.whole.shape[:1]
+    if found.dtype.kind not in "iu" or found.shape != shape or not shape:
+        raise ValueError(
+            f"{where} must be whole numbers, one for each row, of shape {shape}, got {found.dtype} of shape "
+            f"{found.shape}"
+        )
+    if found.size and (found.min() < 0 or found.max() > entry["step"]):
+        raise ValueError(
+            f"{where} must be from 0 to {entry['step']}, the parameter's step, got {found.min()} to {found.max()}"
+        )
+    if not (found != entry["step"]).any():
+        return None
+    if groups.catches_up or groups.share is not None:
+        kind = 'lazy="exact"' if groups.catches_up else "ranks, which share out whole parameters,"
+        raise ValueError(
+            f"{where}: rows have taken less steps than the parameter, and an optimizer with {kind} has no "
+            f'counters for that; load it into one with lazy="skip", or go on as if all had taken {entry["step"]} '
+            f"steps: delete {ROW_STEP!r} from the state"
+        )
+    copied: Array = found.astype(np.int64)
+    return copied
 
 
 def _incoming(array: Array | Incoming, written: Written) -> Incoming:

@@ -14,7 +14,7 @@ from fastadam.groups.groups import Groups
 from fastadam.memory.devices import is_array, on_host
 from fastadam.memory.nesting import MOST_LISTED
 from fastadam.memory.parameter import Parameter
-from fastadam.memory.structs import MASTER, SCALES
+from fastadam.memory.structs import MASTER, ROW_STEP, SCALES
 from fastadam.memory.words import shown
 from fastadam.step.compact_arrays import decode
 
@@ -23,7 +23,8 @@ class State(Mapping[Any, Mapping[str, Any]]):
     """The moments and step counters, by parameter.
 
     Keys are the positions of the parameters that have been stepped; an array, a `Parameter` or a name finds
-    its parameter too. A value is a read-only mapping with ``step`` (int64) and live views, in the
+    its parameter too. A value is a read-only mapping with ``step`` (int64), where rows have taken less steps
+    ``row_step``, a copy of theirs (int64, one for each slice along the first axis), and live views, in the
     parameter's shape, of ``exp_avg``, ``exp_avg_sq`` and, with amsgrad, ``max_exp_avg_sq`` and, with averages,
     ``ema``: writing to a view changes the state.
 
@@ -60,7 +61,7 @@ def decoded(group: Group, index: int) -> dict[str, Any]:
     entry, member = group.entry(index), group.members[index]
     found = {}
     for name, value in entry.items():
-        if name == "step" or not group.is_compact(name, index):
+        if name in ("step", ROW_STEP) or not group.is_compact(name, index):
             found[name] = value
         elif name not in SCALES.values():
             number_format = group.kept[member.buffer_key][name].format

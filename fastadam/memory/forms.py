@@ -10,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fastadam.memory.kinds import Parametric, Slope
 from fastadam.memory.parameter import Parameter
+from fastadam.memory.rows import Rows
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -45,12 +49,14 @@ Leaf: TypeAlias = Parametric | Parameter
 if TYPE_CHECKING:
     Arrays: TypeAlias = Parametric | Mapping[str, "Arrays"] | Listed["Arrays"]
     Tree: TypeAlias = Leaf | Mapping[str, "Tree"] | Listed["Tree"]
-    Slopes: TypeAlias = Slope | Mapping[str, "Slopes"] | Listed["Slopes"] | None
+    Slopes: TypeAlias = Slope | Rows | Mapping[str, "Slopes"] | Listed["Slopes"] | None
 else:
     Arrays = Parametric | Mapping[str, Any] | Listed[Any]
     Tree = Leaf | Mapping[str, Any] | Listed[Any]
-    Slopes = Slope | Mapping[str, Any] | Listed[Any] | None
+    Slopes = Slope | Rows | Mapping[str, Any] | Listed[Any] | None
 
 # Iterators by themselves: they are a protocol, which for mypy has no hash.
 Packable: TypeAlias = Mapping[str, Arrays] | Listed[Arrays] | Iterator[Arrays] | Iterated[Arrays]
 Grads: TypeAlias = Slopes | Iterator[Slopes] | Iterated[Slopes]
+# By name, position, array or `Parameter`.
+Masks: TypeAlias = Mapping[Any, NDArray[np.bool_] | None] | NDArray[np.bool_] | None

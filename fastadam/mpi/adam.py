@@ -28,7 +28,7 @@ from fastadam.work.care import call_closure
 
 if TYPE_CHECKING:
     from fastadam.groups.forms import ParamGroup, Params
-    from fastadam.memory.forms import Grads, Tree
+    from fastadam.memory.forms import Grads, Masks, Tree
 
 
 class Adam(AdamOfOneProcess, closed=True):
@@ -137,7 +137,13 @@ class Adam(AdamOfOneProcess, closed=True):
             super().add_param_group(param_group)
 
     def step(
-        self, grads: Grads = None, grad_scale: Real = 1.0, zero_grad: bool = False, *, closure: Any = None
+        self,
+        grads: Grads = None,
+        grad_scale: Real = 1.0,
+        zero_grad: bool = False,
+        *,
+        mask: Masks = None,
+        closure: Any = None,
     ) -> Any:
         """Take one step with the mean of all ranks' gradients: update the parameters of every rank in place.
 
@@ -150,6 +156,8 @@ class Adam(AdamOfOneProcess, closed=True):
             The scale of the loss, the same on every rank.
         zero_grad : bool, default False
             Fill this rank's gradients with zeros after the step.
+        mask : optional
+            None: over MPI, steps are over whole parameters.
         closure : callable, optional
             See `fastadam.Adam.step`; each rank calls its own.
 
@@ -163,6 +171,11 @@ class Adam(AdamOfOneProcess, closed=True):
             If gradients are not finite, with `error_if_nonfinite`: on every rank.
         """
         with self._together("step") as operation:
+            if mask is not None:
+                raise TypeError(
+                    "mask is for an optimizer of one process, as ranks share out whole parameters; set the "
+                    "gradients of the other rows to zero, and leave mask=None"
+                )
             loss = None if closure is None else call_closure(closure)
             guard = self._guard
             with guard.lock:

@@ -95,6 +95,14 @@ class Backend(Protocol):
 
     LEAVES_OUT: bool
 
+    @property
+    def cut_rows(self) -> Callable[[Block], int] | None:
+        """``cut_rows(cut)`` cuts rows into runs in native code, as a Block of CUT says; it returns how many runs.
+
+        Where it is not None, how many spans, batches, rows and counters a plan has may change from step to step,
+        and where they lie.
+        """
+
     def why_missing(self) -> str | None:
         """Return why this backend cannot be used here, or None if it can."""
 

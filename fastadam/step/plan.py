@@ -180,7 +180,7 @@ class Plan:
     def _bind_calls(self) -> Prepare:
         """Return what makes the whole step ready (see `fastadam.step.backend.Backend.bind_calls`)."""
         parts = [backend.bind_calls(part) for backend, part in zip(self._backends, self._parts, strict=True)]
-        return parts[0] if len(parts) == 1 else functools.partial(_prepare_all, parts, Counting(self._whole))
+        return parts[0] if len(parts) == 1 else functools.partial(prepare_all, parts, Counting(self._whole))
 
     def measure(self) -> int:
         """Let the host have the norm and what it clips to; return TAKEN, or what stands in the way of a step."""
@@ -263,7 +263,7 @@ def _call_all(calls: Sequence[Callable[[], object]]) -> None:
         call()
 
 
-def _prepare_all(parts: Sequence[Prepare], counting: Counting) -> Prepared:
+def prepare_all(parts: Sequence[Prepare], counting: Counting) -> Prepared:
     """Make all parts of a plan ready: what one has stepped, the others step, and then it is counted."""
     ready = [prepare() for prepare in parts]
 

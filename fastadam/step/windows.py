@@ -164,6 +164,7 @@ class Windowed:
     """
 
     LEAVES_OUT = False
+    cut_rows = None
 
     def __init__(self, backend: Backend, slots: Slots) -> None:
         self._backend, self._slots = backend, slots

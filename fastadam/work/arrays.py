@@ -27,6 +27,7 @@ from fastadam.step.backend import Backend
 from fastadam.step.norm import Norm
 from fastadam.step.plan import Plan
 from fastadam.work.devices import share_out
+from fastadam.work.row_options import RowOptions
 from fastadam.work.slots import StepSlots
 
 # Gradients of one step that are made plain one at a time; with more, all are looked at in one go.
@@ -74,6 +75,8 @@ class WorkList:
         Whether all of these are arrays, and so the gradients themselves.
     schedules : list
         Of the learning rates, for `call_schedules`.
+    check_gradient : callable
+        ``check_gradient(value, param, label)`` returns a gradient as kernels read it.
     plan : Plan
     """
 
@@ -98,14 +101,10 @@ class WorkList:
         self.grad_dtypes = self._dtypes if grad_dtypes is None else tuple(grad_dtypes)
         self.owners, self.arrays, self.labels = columns.owners, columns.arrays, columns.labels
         self.grad_sources = tuple(columns.grad_sources)
-        self._rows, self._n_stepped = slots.rows, slots.n_stepped
-        of_rows = [group for group, *_ in slots.rows]
-        self._groups = list(dict.fromkeys(of_rows))
-        numbers = {group: number for number, group in enumerate(self._groups)}
-        self._group_of: Array = np.array([numbers[group] for group in of_rows], np.int64)
+        self._options = RowOptions(slots.rows, slots.n_stepped)
         self._written, self._after = written, after
         # Without a way back to this object, which would keep parameters alive until the garbage collector runs.
-        self._check_gradient = functools.partial(_check_gradient, written, after)
+        self.check_gradient = functools.partial(_check_gradient, written, after)
         devices = columns.devices + [member.device for member in slots.idle]
         used, backend_of = share_out(devices, backends)
         self.plan = Plan(
@@ -161,7 +160,7 @@ class WorkList:
             places = np.flatnonzero([each is device for each in devices])
             own = every if len(places) == len(spans) else every.at(places)
             stepped = places[places < len(columns.owners)]
-            watches.append((device.watch(own, self._check_gradient, backends[device]), stepped))
+            watches.append((device.watch(own, self.check_gradient, backends[device]), stepped))
         return watches
 
     def gather(self) -> tuple[Any, ...]:
@@ -199,22 +198,12 @@ class WorkList:
 
     def write_options(self) -> None:
         """Take over the groups' options, after they were checked."""
-        self.plan.write_options([group.coefficients for group in self._groups], self._group_of)
-        self.schedules = [
-            (group.coefficients.lr_at, steps, row, index)
-            for index, (group, steps, row) in enumerate(self._rows[: self._n_stepped])
-            if group.coefficients.lr_at is not None
-        ]
+        self._options.write_to(self.plan)
+        self.schedules = self._options.schedules
 
     def call_schedules(self) -> None:
         """Set the learning rates of the next step; raises what a schedule raises."""
-        rates: dict[tuple[int, int], float] = {}
-        for lr_at, steps, row, index in self.schedules:
-            step = steps[row].item() + 1
-            known = id(lr_at), step
-            if known not in rates:
-                rates[known] = lr_at(step)
-            self.plan.row_inputs["lr"][index] = rates[known]
+        self._options.call_schedules(self.plan)
 
     def try_step(self, grads: tuple[Any, ...]) -> int:
         """Take and count the step if every gradient is plain, in one native call; else write nothing.
@@ -300,7 +289,7 @@ class WorkList:
         views = with_views(grads, self.arrays, self.labels)
         return self.try_step(
             tuple(
-                None if grad is None else self._check_gradient(grad, array, f"the gradient of {label}")
+                None if grad is None else self.check_gradient(grad, array, f"the gradient of {label}")
                 for grad, array, label in zip(views, self.arrays, self.labels, strict=True)
             )
         )
@@ -334,7 +323,7 @@ class WorkList:
             views = with_views(ready, self.arrays, self.labels) if is_jax_array(ready[unplain]) else ready
             if views is ready:
                 label = f"the gradient of {self.labels[unplain]}"
-                ready[unplain] = self._check_gradient(ready[unplain], self.arrays[unplain], label)
+                ready[unplain] = self.check_gradient(ready[unplain], self.arrays[unplain], label)
                 if ready[unplain].dtype != self.grad_dtypes[unplain]:
                     break
             before, unplain = unplain, self.try_step(tuple(views))
@@ -360,6 +349,17 @@ class WorkList:
         self.plan.spans["grad"] = addresses[self.plan.order]
         self._settled = grads is self.grad_sources and all(watch.settled for watch, _ in self._watches)
         return kept
+
+
+class ApartWork(WorkList):
+    """The work of a step of which some parameters have rows that have taken different numbers of steps.
+
+    Native code is not to take it as it is: it is `fastadam.work.rows` that does.
+    """
+
+    def try_step(self, grads: tuple[Any, ...]) -> int:
+        """Return a slot: Python has to look at all steps."""
+        return 0
 
 
 def _check_gradient(written: Written, after: After, value: Any, param: Array, label: str) -> Array:

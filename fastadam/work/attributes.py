@@ -19,6 +19,7 @@ from fastadam.step.threads import check_limit
 from fastadam.work.averages import Averages, Swapped
 from fastadam.work.choice import Choice
 from fastadam.work.planner import Planner
+from fastadam.work.rows import RowSteps
 
 # What other libraries call it.
 _ALSO_CALLED = {
@@ -37,6 +38,8 @@ _INSTEAD = {
     "optimizer.state[0]['exp_avg'][...] = 0",
     "ema": "write into the averages that it has, such as optimizer.ema[0][...] = value",
     "grad_norm": "it is what the last step measured",
+    "lazy": "what rows have missed depends on it; make a new optimizer, and load the state: new.load_state_dict("
+    "old.state_dict())",
     "skipped_steps": "it counts on; note its value, and take that off later ones",
 }
 
@@ -54,6 +57,7 @@ class Attributes:
     _groups: Groups
     _guard: Guard
     _planner: Planner
+    _rows: RowSteps
     _state: State
     _is_closed: bool
 
@@ -163,7 +167,11 @@ class Attributes:
         ``with optimizer.averaged(): ...`` exchanges their numbers, and back when it is left, by an error too.
         The optimizer cannot be stepped, changed or saved within. Raises ValueError where no averages are kept.
         """
-        return self._averages.swapped()
+        swapped = self._averages.swapped()
+        with self._guard.lock:
+            self._guard.refuse_while_stepping("averaged")
+            self._rows.catch_up()
+        return swapped
 
 
 def _unknown(kind: type, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from fastadam.groups.group import Group
@@ -33,10 +33,12 @@ class Averages(Mapping[Any, Array]):
         The optimizer's.
     after : After
         What its steps do with numbers that they have stepped.
+    catch_up : callable
+        Lets all rows take the steps that they have missed.
     """
 
-    def __init__(self, groups: Groups, guard: Guard, after: After) -> None:
-        self._groups, self._guard, self._after = groups, guard, after
+    def __init__(self, groups: Groups, guard: Guard, after: After, catch_up: Callable[[], None]) -> None:
+        self._groups, self._guard, self._after, self._catch_up = groups, guard, after, catch_up
 
     def __getitem__(self, key: Any) -> Array:
         if not self._after.averages:
@@ -85,6 +87,7 @@ class Averages(Mapping[Any, Array]):
             keeps = choices.ema_decay is not None
             calls: list[Call] = []
             if keeps != self._after.averages:
+                self._catch_up()
                 groups = list(self._groups)
                 buffers = [group.new_averages() if keeps else None for group in groups]
                 for group, each in zip(groups, buffers, strict=True):

@@ -12,6 +12,7 @@ from fastadam.memory.structs import REFUSED, SKIPPED
 from fastadam.step.gradient_settings import not_finite
 from fastadam.work.arrays import WorkList
 from fastadam.work.planner import Planner
+from fastadam.work.rows import RowSteps
 
 
 def call_closure(closure: Any) -> Any:
@@ -21,7 +22,9 @@ def call_closure(closure: Any) -> Any:
     return closure()
 
 
-def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], outcome: int) -> None:
+def step_with_care(
+    planner: Planner, work: WorkList, grads: tuple[Any, ...], outcome: int, rows: RowSteps, mask: Any = None
+) -> None:
     """Take a step in which native code found something that Python has to look at.
 
     Parameters
@@ -33,6 +36,10 @@ def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], out
         What was given, or found, for each of its slots.
     outcome : int
         What `work.try_step` has returned for them.
+    rows : RowSteps
+        Takes the steps that are not over whole parameters.
+    mask : mapping, optional
+        Which rows are to be stepped, as the user gave it.
 
     Raises
     ------
@@ -42,6 +49,9 @@ def step_with_care(planner: Planner, work: WorkList, grads: tuple[Any, ...], out
     RuntimeError
         If gradients are not finite, and that is to be an error.
     """
+    if outcome >= 0 and rows.are_for(grads, mask):
+        rows.take(work, grads, mask)
+        return
     if outcome >= 0:
         active = [grad is not None for grad in grads]
         if not all(active):

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastadam.groups.copies import groups_again
 from fastadam.step import after, gradient_settings
+from fastadam.work.rows import SKIP
 
 
 def described(optimizer: Any) -> dict[str, Any]:
@@ -23,6 +24,7 @@ def described(optimizer: Any) -> dict[str, Any]:
         "defaults": optimizer.defaults,
         "backend": optimizer._choice.asked_for,
         "threads": optimizer.threads,
+        "lazy": optimizer.lazy,
         "gradient_settings": tuple(optimizer._gradient_settings.choices),
         "averaging": tuple(optimizer._averages.choices),
         "skipped_steps": optimizer.skipped_steps,
@@ -47,6 +49,7 @@ def made_again(optimizer: Any, state: Mapping[str, Any], make: Callable[..., Non
     if averaging.ema_decay is not None:
         choices |= averaging._asdict()
     settings = {**choices, "backend": state["backend"], "threads": state["threads"]}
+    settings["lazy"] = state.get("lazy", SKIP)
     make(optimizer, groups_again(state), **state["defaults"], **settings)
     optimizer.ema_warmup = averaging.ema_warmup
     optimizer._gradient_settings.skipped_steps = state.get("skipped_steps", 0)

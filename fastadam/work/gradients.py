@@ -13,6 +13,7 @@ from fastadam.memory.devices import is_array, kind_of
 from fastadam.memory.jax_arrays import is_jax_array, view_on_host
 from fastadam.memory.packed import Packed
 from fastadam.memory.remedies import READ
+from fastadam.memory.rows import Rows
 from fastadam.memory.words import counted, shown
 from fastadam.work.arrays import WorkList
 from fastadam.work.planner import Planner
@@ -41,6 +42,8 @@ def sort_gradients(grads: Any, planner: Planner) -> tuple[WorkList, tuple[Any, .
             return _sort_array(view_on_host(grads, "grads"), planner)
         if is_array(grads):
             return _sort_array(grads, planner)
+        if isinstance(grads, Rows):
+            return work, _the_one(grads, work)
         if isinstance(grads, Mapping):
             return work, planner.reader.read_mapping(grads)
         if isinstance(grads, Packed):
@@ -85,6 +88,15 @@ def _sort_array(grad: Any, planner: Planner) -> tuple[WorkList, tuple[Any, ...]]
     if packed is not None and len(planner.groups) == 1:
         remedy += f", or one array of shape {packed.param.shape} for the whole packed buffer, not of {shape}"
     raise TypeError(f"grads is one array, but {_number_of(work)}; {remedy}")
+
+
+def _the_one(rows: Rows, work: WorkList) -> tuple[Rows]:
+    if len(work.owners) > 1:
+        raise TypeError(
+            f"grads is fastadam.Rows by itself, but {_number_of(work)}; pass a list with a gradient for each, or "
+            f"a mapping of names"
+        )
+    return (rows,)
 
 
 def _number_of(work: WorkList) -> str:

@@ -20,7 +20,7 @@ from fastadam.step.backend import Backend, Call
 from fastadam.step.gradient_settings import GradientSettings
 from fastadam.step.variants import flags_of
 from fastadam.step.windows import Slots, Windowed
-from fastadam.work.arrays import WorkList
+from fastadam.work.arrays import ApartWork, WorkList
 from fastadam.work.containers import Containers
 from fastadam.work.nested import Reader
 
@@ -43,6 +43,8 @@ class Planner:
 
     Attributes
     ----------
+    backends : mapping of Device to Backend
+        As given.
     threads : int or None
         The limit; whoever changes it makes the `start_over_calls`.
     containers : Containers
@@ -74,7 +76,7 @@ class Planner:
     ) -> None:
         self.groups, self.settings, self.after = groups, settings, after
         self.version = -1
-        self._backends = backends
+        self.backends = backends
         self._slots = None if groups.file is None else Slots(groups.file)
         self.threads = threads
         self.containers = Containers(groups)
@@ -122,10 +124,11 @@ class Planner:
         leaves_out: bool = False,
         grad_dtypes: Dtypes | None = None,
     ) -> WorkList:
-        backends = self._backends
+        backends = self.backends
         if self._slots is not None:
             backends = {device: Windowed(backend, self._slots) for device, backend in backends.items()}
-        return WorkList(
+        kind = ApartWork if any(group.own_steps for group in self.groups) else WorkList
+        return kind(
             *(self.groups, self.written, backends, self.threads, self.settings.norm, self.after),
             in_pieces=in_pieces,
             active=active,
@@ -205,7 +208,25 @@ class Planner:
     def _can_leave_out(self) -> bool:
         if self._slots is not None:  # windows are cut once
             return False
-        return array_offsets() is not None and all(backend.LEAVES_OUT for backend in self._backends.values())
+        return array_offsets() is not None and all(backend.LEAVES_OUT for backend in self.backends.values())
+
+    def part(self, in_pieces: bool, active: Array) -> None:
+        """Let the slots that have a gradient, and those that have none, have rows of coefficients of their own.
+
+        Parameters
+        ----------
+        in_pieces, active
+            See `pattern`.
+        """
+        start = 0
+        for group in self.groups:
+            n = 1 if in_pieces and group.one_piece else len(group.members)
+            if n == len(group.members) and group.must_split(active[start : start + n]):
+                self.groups.renew()
+                group.split_rows(active[start : start + n])
+            start += n
+        if self.version != self.groups.version:
+            self.catch_up()
 
     def pattern(self, in_pieces: bool, active: Array, grad_dtypes: Dtypes) -> WorkList:
         """Return the work list of those slots that have a gradient.
@@ -220,15 +241,7 @@ class Planner:
         grad_dtypes : tuple of dtype
             Those of the gradients, for each slot.
         """
-        start = 0
-        for group in self.groups:
-            n = 1 if in_pieces and group.one_piece else len(group.members)
-            if n == len(group.members) and group.must_split(active[start : start + n]):
-                self.groups.renew()
-                group.split_rows(active[start : start + n])
-            start += n
-        if self.version != self.groups.version:
-            self.catch_up()
+        self.part(in_pieces, active)
         dtypes = tuple(compress(grad_dtypes, active.tolist()))
         return self._patterns.find(
             _key(in_pieces, active, dtypes), lambda: self._for_pattern(in_pieces, active, dtypes)

@@ -39,6 +39,7 @@ from fastadam.step.reduce import write_rows
 from fastadam.step.variants import variant_of
 
 LEAVES_OUT = False
+cut_rows = None
 _CALL = methodcaller("__call__")
 
 
@@ -82,6 +83,7 @@ class On:
     """
 
     LEAVES_OUT = False
+    cut_rows = None
 
     def __init__(self, ordinal: int) -> None:
         from fastadam.memory.cuda.driver import gpu  # which imports numba-cuda

@@ -24,6 +24,7 @@ from fastadam.step.backend import Call, Measure, PartOfPlan, Prepare, Prepared, 
 from fastadam.step.interrupts import in_one_go, in_one_go_while
 
 LEAVES_OUT = True
+cut_rows = None
 Kernel = Callable[[int, int, int], int]  # see fastadam.backends.numba.kernels.make_kernel
 
 _compiling = threading.RLock()

@@ -38,6 +38,7 @@ from fastadam.step.quiet import Quiet
 from fastadam.step.variants import variant_of
 
 LEAVES_OUT = False
+cut_rows = None
 # Where the words of a span are.
 _FIELDS = SPAN.dtype.names or ()
 _AT = {role: _FIELDS.index(role) for role in (*ROLES, AVERAGE, MASTER, *SCALES.values())}
