@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from fastadam.memory.arrays import Array
@@ -75,6 +77,14 @@ class Parameter:
                 "Parameter.data cannot be exchanged for another array, which an optimizer would not see; "
                 "write its elements: p.data[...] = value"
             )
+
+    def exchange_calls(self, data: Array) -> list[Callable[[], object]]:
+        """Return native calls that give it other values, and no gradient, for an optimizer that resizes it."""
+        slots: Any = Parameter.__dict__
+        return [
+            functools.partial(slots["_data"].__set__, self, data),
+            functools.partial(slots["grad"].__set__, self, None),
+        ]
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         return super().__reduce_ex__(max(2, operator.index(protocol)))  # those before cannot take slots
