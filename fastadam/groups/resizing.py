@@ -17,12 +17,14 @@ from fastadam.groups.group import Group
 from fastadam.groups.members import Member
 from fastadam.memory.arrays import Array
 from fastadam.memory.devices import check_parameter, is_array, on_host
+from fastadam.memory.formats import Format
 from fastadam.memory.packed import Packed
 from fastadam.memory.parameter import Parameter
 from fastadam.memory.structs import AVERAGE, MASTER, SCALE_BLOCK, SCALES
 from fastadam.memory.words import a_name_of, counted, shown
 from fastadam.step.compact_arrays import decode, encode
 from fastadam.step.precision import CODES
+from fastadam.step.quiet import Quiet
 
 # What new rows have of their parents; the rest of their state is zero.
 INHERITED = (AVERAGE, MASTER)
@@ -325,8 +327,9 @@ def _move_codes(twin: Group, group: Group, index: int, name: str, rows: Rows) ->
         rows.move(codes, new_codes, width, inherits=False)
         new_scales[: len(scales)] = scales
     else:
-        number_format = CODES[name]
-        numbers = rows.moved(decode(on_host(codes), on_host(scales), number_format), inherits=False)
-        encoded, beside = encode(numbers, number_format)
-        new_codes[...] = encoded
-        new_scales[...] = beside
+        made = Quiet().run(_encoded_anew, on_host(codes), on_host(scales), CODES[name], rows)
+        new_codes[...], new_scales[...] = made
+
+
+def _encoded_anew(codes: Array, scales: Array, number_format: Format, rows: Rows) -> tuple[Array, Array | None]:
+    return encode(rows.moved(decode(codes, scales, number_format), inherits=False), number_format)

@@ -144,7 +144,7 @@ class Packed:
         Views that somebody has on the host become read-only: what is written there would be lost.
         """
         views = (*self.param_views, *self.grad_views, self._param, self._grad)
-        locked = [functools.partial(each.setflags, 0) for each in views if isinstance(each, np.ndarray)]
+        locked = [functools.partial(each.setflags, write=False) for each in views if isinstance(each, np.ndarray)]
         return [*locked, *(functools.partial(delattr, self, name) for name in _EMPTIED)]
 
     if not TYPE_CHECKING:  # with one, checkers let all attributes pass

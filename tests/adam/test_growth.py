@@ -1,4 +1,4 @@
-"""Parameters that are pruned, extended and reset, and groups that come and go: equal bits with optimizers made anew."""
+"""Parameters that grow, are pruned and reset, and groups that come and go: as optimizers made anew."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def gathered(array: np.ndarray, keep: Any, parents: Any, grown: int, inherits: b
 
 
 def gather_entry(entry: dict[str, Any], numbers: Any, keep: Any, parents: Any, grown: int) -> dict[str, Any]:
-    """Return a state dict's entry for the rows that there are to be, of moments in blocks as numbers if need be."""
+    """Return a state dict's entry for the rows that there are to be; of moments in blocks, numbers if need be."""
     made = {}
     for name, value in entry.items():
         if name == "step" or name in SCALES.values():
