@@ -2,7 +2,8 @@
 
 A parameter of a million rows of 59 float32 numbers (or as many as the command line says), as of Gaussians in a
 scene, grows by a tenth, with parents and without, and is pruned to nine tenths. In turns with that, the parameter
-and its two moments are copied by NumPy, as they lie, into new arrays of the same size. The bar is three times as long.
+and its two moments are copied by NumPy, as they lie, into new arrays of the same size. The bar is three times as
+long as that.
 """
 
 from __future__ import annotations

@@ -218,8 +218,7 @@ class Groups(Sequence[Group]):
         TypeError
             If these are no list.
         """
-        if not isinstance(param_groups, list):
-            raise TypeError(f"param_groups must be the list that the optimizer made, got {param_groups!r}")
+        _check_list(param_groups)
         return [
             *self._enter_calls(list(self), new, trees=[*self.trees, *trees]),
             functools.partial(list.extend, param_groups, [group.options for group in new]),
@@ -247,8 +246,7 @@ class Groups(Sequence[Group]):
     def resize_calls(self, old: Group, new: Group) -> list[Call]:
         """Return native calls that put a group, with other arrays, in the place of the one that it is made of."""
         before = {key: each for key, each in self._resized.items() if each[0]() is not None}
-        alive = {id(member.owner) for member in self.members}
-        shapes = {key: found for key, found in self._shapes_before.items() if key in alive}
+        shapes = dict(self._shapes_before)
         for was, now in zip(old.members, new.members, strict=True):
             if now.owner is not was.owner:
                 before[id(was.owner)] = weakref.ref(was.owner), was.label
@@ -268,19 +266,28 @@ class Groups(Sequence[Group]):
         ref, label = self._resized.get(id(key), (None, None))
         return label if ref is not None and ref() is key else None
 
-    def remove_calls(self, number: int, param_groups: list[Any]) -> list[Call]:
+    def remove_calls(self, number: int, param_groups: Any) -> list[Call]:
         """Return native calls that take a group away, here and in the optimizer's `param_groups`.
 
         Positions of the parameters behind it move down. Those groups are other ones from then on, with the same
         state, as what was made of them knows their positions.
+
+        Raises
+        ------
+        TypeError
+            If `param_groups` is no list.
         """
+        _check_list(param_groups)
         gone = self[number]
         first, count = gone.start, len(gone.members)
         behind = [moved(group, group.start - count, i) for i, group in enumerate(self[number + 1 :], number)]
         groups = [*self[:number], *behind]
         trees = [tree.without(first, count) for tree in self.trees]
+        gone_arrays = {id(member.owner) for member in gone.members}
+        shapes = {key: found for key, found in self._shapes_before.items() if key not in gone_arrays}
+        left = [tree for tree in trees if tree.positions]
         return [
-            *self._enter_calls((), groups, trees=[tree for tree in trees if tree.positions], _written_for=[]),
+            *self._enter_calls((), groups, trees=left, _shapes_before=shapes, _written_for=[]),
             functools.partial(list.__delitem__, param_groups, number),
             functools.partial(self.__dict__.pop, "_written", None),
         ]
@@ -353,3 +360,8 @@ class Groups(Sequence[Group]):
         checked = [group.check_options() for group in self]
         Group.reserve_max(group for group, hyper in zip(self, checked, strict=True) if hyper.amsgrad)
         in_one_go([*self.accept_calls(checked), functools.partial(setattr, self, "version", self.version + 1)])
+
+
+def _check_list(param_groups: Any) -> None:
+    if not isinstance(param_groups, list):
+        raise TypeError(f"param_groups must be the list that the optimizer made, got {param_groups!r}")

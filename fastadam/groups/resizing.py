@@ -20,6 +20,7 @@ from fastadam.memory.devices import check_parameter, is_array, on_host
 from fastadam.memory.formats import Format
 from fastadam.memory.packed import Packed
 from fastadam.memory.parameter import Parameter
+from fastadam.memory.remedies import COPIED, lost_meaning
 from fastadam.memory.structs import AVERAGE, MASTER, SCALE_BLOCK, SCALES
 from fastadam.memory.words import a_name_of, counted, shown
 from fastadam.step.compact_arrays import decode, encode
@@ -121,6 +122,9 @@ def read_numbers(value: Any, name: str) -> Any:
         found = on_host(value)
     if isinstance(value, list | tuple) and not value:
         found = np.zeros(0, np.intp)
+    lost = lost_meaning(value, COPIED) if isinstance(value, np.ndarray) else None
+    if lost is not None:
+        raise TypeError(f"{name} {lost}")
     if found.dtype.kind not in "iub":
         raise TypeError(
             f"{name} must be {_WANTED[name]}, got {_described(value, found)}; {_remedy_for_kind(name, found)}"

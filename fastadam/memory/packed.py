@@ -138,15 +138,6 @@ class Packed:
         if value is not self._grads:
             refuse_change("flat.grads")
 
-    def empty_calls(self) -> list[Callable[[], object]]:
-        """Return native calls by which it lets go of its buffers, and refuses to be used from then on.
-
-        Views that somebody has on the host become read-only: what is written there would be lost.
-        """
-        views = (*self.param_views, *self.grad_views, self._param, self._grad)
-        locked = [functools.partial(each.setflags, write=False) for each in views if isinstance(each, np.ndarray)]
-        return [*locked, *(functools.partial(delattr, self, name) for name in _EMPTIED)]
-
     if not TYPE_CHECKING:  # with one, checkers let all attributes pass
 
         def __getattr__(self, name: str) -> Any:  # called only where there is none of this name
@@ -295,6 +286,16 @@ def _check_iterable(params: Any) -> None:
             f"params must be arrays in a list, a mapping, or containers of these, got {shown(params)} of type "
             f"{type(params).__name__}; pack takes several arrays: fastadam.pack([array])"
         )
+
+
+def empty_calls(packed: Packed) -> list[Callable[[], object]]:
+    """Return native calls by which a buffer lets go of its memory, and refuses to be used from then on.
+
+    Views that somebody has on the host become read-only: what is written there would be lost.
+    """
+    views = (*packed.param_views, *packed.grad_views, packed.param, packed.grad)
+    locked = [functools.partial(each.setflags, write=False) for each in views if isinstance(each, np.ndarray)]
+    return [*locked, *(functools.partial(delattr, packed, name) for name in _EMPTIED)]
 
 
 # All that leads to the buffers.

@@ -78,14 +78,6 @@ class Parameter:
                 "write its elements: p.data[...] = value"
             )
 
-    def exchange_calls(self, data: Array) -> list[Callable[[], object]]:
-        """Return native calls that give it other values, and no gradient, for an optimizer that resizes it."""
-        slots: Any = Parameter.__dict__
-        return [
-            functools.partial(slots["_data"].__set__, self, data),
-            functools.partial(slots["grad"].__set__, self, None),
-        ]
-
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         return super().__reduce_ex__(max(2, operator.index(protocol)))  # those before cannot take slots
 
@@ -107,3 +99,12 @@ class Parameter:
 
     def __repr__(self) -> str:
         return f"Parameter({self._data!r}, grad={self.grad!r})"
+
+
+def exchange_calls(parameter: Parameter, data: Array) -> list[Callable[[], object]]:
+    """Return native calls that give a parameter other values, and no gradient, as an optimizer resizes it."""
+    slots: Any = Parameter.__dict__
+    return [
+        functools.partial(slots["_data"].__set__, parameter, data),
+        functools.partial(slots["grad"].__set__, parameter, None),
+    ]

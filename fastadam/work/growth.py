@@ -12,8 +12,8 @@ from fastadam.groups.resizing import read_numbers, resized, rows_of
 from fastadam.groups.starting import start_anew_calls
 from fastadam.groups.state import find, missing
 from fastadam.memory.devices import is_array
-from fastadam.memory.packed import Packed
-from fastadam.memory.parameter import Parameter
+from fastadam.memory.packed import Packed, empty_calls
+from fastadam.memory.parameter import Parameter, exchange_calls
 from fastadam.memory.words import a_name_of, shown
 from fastadam.step.interrupts import in_one_go
 from fastadam.work.attributes import Attributes
@@ -97,9 +97,9 @@ class Growth(Attributes):
                 *planner.let_go_calls(),
             ]
             if isinstance(returned, Parameter):
-                calls += returned.exchange_calls(new.members[index].owner)
+                calls += exchange_calls(returned, new.members[index].owner)
             if group.packed is not None:
-                calls += group.packed.empty_calls()
+                calls += empty_calls(group.packed)
             in_one_go(calls)
         return returned
 

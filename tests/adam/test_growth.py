@@ -434,6 +434,7 @@ def small(**options: Any) -> Any:
         (("w", [[0]]), ValueError, r"shape \(1, 1\)"),
         (("w", [True]), ValueError, "1 boolean, and parameter 'w' has 4 rows"),
         (("w", np.zeros((4, 2), bool)), ValueError, r"shape \(4, 2\)"),
+        (("w", np.ma.masked_array([0, 1], [True, False])), TypeError, "keep is a masked array"),
         (("w", 3), TypeError, r"range\(3\)"),
         (("w", "abc"), TypeError, "keep must be"),
         (("w", object()), TypeError, "keep must be"),
@@ -528,6 +529,10 @@ def test_what_is_no_group_cannot_be_removed(index: Any, error: type[Exception]) 
     with pytest.raises(error, match="index must be the number of a group"):
         optimizer.remove_param_group(index)
     assert len(optimizer.param_groups) == 2
+    optimizer.param_groups = tuple(optimizer.param_groups)  # type: ignore[assignment]
+    with pytest.raises(TypeError, match="must be the list"):
+        optimizer.remove_param_group(0)
+    assert len(optimizer.param_groups) == len(optimizer._groups) == 2
 
 
 def test_groups_by_name_leave_the_nesting_of_the_others(backend: str) -> None:
