@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastadam
+from fastadam.memory.host import Host
 from fastadam.memory.structs import MOMENTS, SCALES
 from tests.support.bits import assert_same_bits
 from tests.support.strategies import examples
@@ -606,3 +607,59 @@ def test_edits_that_are_wrong_are_refused_before() -> None:
     optimizer.param_groups[0]["lr"] = 0.5
     optimizer.resize("w", grow=1)
     assert optimizer.lr == 0.5
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_too_little_memory_changes_nothing(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    held = hold(layout, [numbers(rng, (4, 3), np.float32) for _ in range(2)])
+    optimizer = fastadam.Adam(held, ema_decay=0.5, state_dtype="int8")
+    grads = [numbers(rng, (4, 3), np.float32) for _ in range(2)]
+    names = optimizer.param_groups[0].get("param_names")
+    optimizer.step(dict(zip(names, grads, strict=True)) if names else grads)
+    expected = anew(optimizer, "auto", values_of(optimizer), optimizer.state_dict())
+    zeros, given = Host.zeros, optimizer.param_groups[0]["params"]
+    for failing in range(1, 100):
+        calls: list[str] = []
+
+        def few(*arguments: Any, failing: int = failing, calls: list[str] = calls) -> Any:
+            calls.append(arguments[-1])
+            if len(calls) == failing:
+                raise MemoryError
+            return zeros(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Host, "zeros", few)
+            try:
+                optimizer.resize(1, keep=[2, 0], grow=1)
+            except MemoryError:
+                same(optimizer, expected)
+                assert optimizer.param_groups[0]["params"] is given
+            else:
+                break
+    assert failing > 6  # the parameter, moments, scales and averages
+    assert optimizer.param_groups[0]["params"] is not given
+
+
+def test_a_checkpoint_is_of_the_parameters_that_there_are(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+
+    def make() -> Any:
+        params = {"a": {"w": np.ones((6, 2)), "b": np.ones(3)}, "c": np.ones(2)}
+        return fastadam.Adam([{"params": params}, {"params": {"d": np.ones(2)}}, {"params": {"e": np.ones(4)}}])
+
+    first = make()
+    first.step(
+        {name: np.ones(value.shape) for name, value in zip("wbcde", values_of(first), strict=True)}.values()
+    )
+    first.resize("a.w", keep=[5, 0], grow=[3])
+    first.remove_param_group(1)
+    fastadam.save(tmp_path / "run", first)
+    second = make()
+    with pytest.raises(ValueError, match="groups"):
+        fastadam.load(tmp_path / "run", second)
+    second.resize("a.w", keep=[0, 1, 2])
+    second.remove_param_group(1)
+    fastadam.load(tmp_path / "run", second)
+    same(first, second)
+    assert first.state_dict()["param_groups"][1]["param_names"] == ["e"]
