@@ -17,17 +17,17 @@ from fastadam.step.backend import BackendName
 from fastadam.step.gradient_settings import Choices, GradientSettings
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real, Rounding, StateDtype
 from fastadam.step.interrupts import in_one_go
+from fastadam.step.laziness import SKIP, Lazy
 from fastadam.step.locks import Guard
 from fastadam.step.threads import check_limit
-from fastadam.work.attributes import Attributes
 from fastadam.work.averages import Averages
 from fastadam.work.care import call_closure, step_with_care
 from fastadam.work.choice import Choice
 from fastadam.work.copies import described, made_again
 from fastadam.work.gradients import sort_gradients
+from fastadam.work.growth import Growth
 from fastadam.work.planner import Planner
-from fastadam.work.rows import SKIP, Lazy, RowSteps
-from fastadam.work.saving import Saving
+from fastadam.work.rows import RowSteps
 
 if TYPE_CHECKING:
     from fastadam.groups.forms import ParamGroup, Params
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Loss = TypeVar("Loss")
 
 
-class Adam(Saving, Attributes, closed=True):
+class Adam(Growth, closed=True):
     r"""Adam on NumPy arrays and arrays on CUDA devices, which are updated in place.
 
     Parameters

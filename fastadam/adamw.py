@@ -8,7 +8,7 @@ from fastadam.adam import Adam
 from fastadam.step import after, gradient_settings
 from fastadam.step.backend import BackendName
 from fastadam.step.hyperparameters import DEFAULTS, LearningRate, Real, Rounding, StateDtype
-from fastadam.work.rows import SKIP, Lazy
+from fastadam.step.laziness import SKIP, Lazy
 
 if TYPE_CHECKING:
     from fastadam.groups.forms import FilePath, Params

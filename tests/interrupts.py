@@ -191,6 +191,17 @@ def see(optimizer: fastadam.Adam) -> dict[str, np.ndarray]:
     return found
 
 
+def once(optimizer: fastadam.Adam, position: int, **rows: Any) -> Callable[[], object]:
+    """Return what resizes a parameter, if that has not been done yet."""
+    before = optimizer.param_groups[0]["params"][position]
+
+    def work() -> None:
+        if optimizer.param_groups[0]["params"][position] is before:
+            optimizer.resize(position, **rows)
+
+    return work
+
+
 def scenarios(backend: str, folder: Path) -> Iterator[Scenario]:
     """Yield the scenarios of the NumPy face."""
 
@@ -328,6 +339,33 @@ def scenarios(backend: str, folder: Path) -> Iterator[Scenario]:
     yield scenario(
         "ema_decay is taken back", lambda opt: functools.partial(setattr, opt, "ema_decay", None), ema_decay=0.9
     )
+
+    for state_dtype in (None, "int8"):
+        name = f"resize with state in {state_dtype}"
+        rows = {"keep": [1], "grow": 1}  # as many as before, for the steps that follow
+        yield scenario(
+            name, lambda opt, rows=rows: once(opt, 1, **rows), state_dtype=state_dtype, ema_decay=0.9, steps=2
+        )
+    yield scenario("reset", lambda opt: functools.partial(opt.reset, [0, 2]), ema_decay=0.9, steps=2)
+
+    def packed_and_resized() -> tuple[fastadam.Adam, Callable[[], object]]:
+        optimizer = fastadam.Adam(fastadam.pack(grads(0)), backend=backend)
+        optimizer.step(grads(1))
+        return optimizer, once(optimizer, 1, keep=[1], grow=1)
+
+    yield Scenario(f"{backend}: resize of a buffer", packed_and_resized, see, lambda opt: opt.step(grads(20)))
+
+    def remove(optimizer: fastadam.Adam) -> Callable[[], object]:
+        optimizer.add_param_group({"params": np.zeros(2)})
+        optimizer.step([*grads(1), np.ones(2)])
+
+        def work() -> None:
+            if len(optimizer.param_groups) > 1:
+                optimizer.remove_param_group(1)
+
+        return work
+
+    yield scenario("remove_param_group", remove)
 
     try:
         import safetensors  # noqa: F401

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastadam.groups.given import Given
-from fastadam.groups.members import BufferKey, Member, members_of
+from fastadam.groups.members import BufferKey, Member, members_of, whole_label
 from fastadam.memory.arrays import ALL_DTYPES, Array
 from fastadam.memory.host import HOST
 from fastadam.memory.state_file import StateFile
@@ -110,11 +110,10 @@ class Group:
         # All of a packed buffer, which can be stepped as if it were one parameter.
         self.whole: Member | None = None
         if self.packed is not None:
-            label = f"the packed {self.members[0].label} and its group"
-            self.whole = Member(self.packed.param, None, label, self.packed.grad)
+            self.whole = Member(self.packed.param, None, whole_label(self.members[0]), self.packed.grad)
         if share_out is not None:
             self.members, self.whole = share_out(self.members, hyper), None
-        self.params = tuple(member.given for member in self.members)
+        self.params: tuple[Any, ...] = tuple(member.given for member in self.members)
         self.options: dict[str, Any] = {"params": self.params}
         if self.members[0].name is not None:
             self.options["param_names"] = tuple(member.name for member in self.members)
@@ -125,14 +124,14 @@ class Group:
         self.row_steps: Array
         self.row_of: Array
         self.own_steps: dict[int, Array] = {}
-        self._lay_out()
+        self.lay_out()
         later = () if self.hyper.amsgrad else OF_MAXIMUM
         for name in KEPT:
             if name != AVERAGE and name not in later and any(name in kept for kept in self.kept.values()):
-                self.moments[name] = self._zeros(name)
+                self.moments[name] = self.zeros(name)
         self.set_steps(np.zeros(len(self.members), np.int64))
 
-    def _lay_out(self) -> None:
+    def lay_out(self) -> None:
         """Decide where in the flat moments each member lies: tightly, in order, one buffer for each key."""
         self.kept: dict[BufferKey, Mapping[str, Kept]] = {}
         self.totals: dict[BufferKey, int] = {}
@@ -148,11 +147,11 @@ class Group:
             self.totals[key] += member.size
             self._blocks[key] += count_blocks(member.size * ALL_DTYPES[member.dtype].reals)
 
-    def _zeros(self, name: str) -> dict[BufferKey, Array]:
-        """Return buffers for what is kept under a name of every member that has it."""
+    def zeros(self, name: str, only: BufferKey | None = None) -> dict[BufferKey, Array]:
+        """Return buffers for what is kept under a name of every member that has it; or `only` one of them."""
         buffers = {}
         for (dtype, device), kept in self.kept.items():
-            if name in kept:
+            if name in kept and only in (None, (dtype, device)):
                 total, stored = self.totals[dtype, device], kept[name].stored
                 if kept[name].block > 1:
                     total = self._blocks[dtype, device]
@@ -168,6 +167,16 @@ class Group:
         if kept.block > 1:
             return self._block_offsets[index]
         return self.offsets[index] * (1 if kept.stored is None else ALL_DTYPES[member.dtype].reals)
+
+    def length(self, name: str, index: int) -> int:
+        """Return how many numbers of its buffer are what is kept of a member under a name."""
+        member = self.members[index]
+        return self.kept[member.buffer_key][name].length(member.size, ALL_DTYPES[member.dtype].reals)
+
+    def renew_params(self) -> None:
+        """Take the members for what the user gave; `options` are to have these `params` when it is used."""
+        self.params = tuple(member.given for member in self.members)
+        self._fixed = {**self._fixed, "params": self.params}
 
     def first_of(self, name: str, index: int) -> tuple[int, ...]:
         """Return where what is kept here of a member begins in all of the same of its parameter; () for all."""
@@ -200,7 +209,7 @@ class Group:
         self.check_unchanged()
         if self._file is not None:
             self._file.make_ready()  # they are written here
-        buffers = self._zeros(AVERAGE)
+        buffers = self.zeros(AVERAGE)
         for member, offset in zip(self.members, self.offsets, strict=True):
             buffers[member.buffer_key][offset : offset + member.size] = member.array.reshape(-1)
         return buffers
@@ -225,7 +234,7 @@ class Group:
         without = [group for group in groups if MOMENTS[2] not in group.moments]
         for group in without:
             group.check_unchanged()
-        reserved = [(group, {name: group._zeros(name) for name in OF_MAXIMUM}) for group in without]
+        reserved = [(group, {name: group.zeros(name) for name in OF_MAXIMUM}) for group in without]
         for group, found in reserved:
             group.moments.update({name: buffers for name, buffers in found.items() if buffers})
 
@@ -244,11 +253,9 @@ class Group:
         In compact formats, complex numbers are pairs, in a dimension more, and scales are in one row.
         """
         member = self.members[index]
-        key, reals = member.buffer_key, ALL_DTYPES[member.dtype].reals
-        kept = self.kept[key][name]
-        offset = self.place(name, index)
-        view = self.moments[name][key][offset : offset + kept.length(member.size, reals)]
-        return view.reshape(kept.shape(member.shape, reals))
+        key, offset = member.buffer_key, self.place(name, index)
+        view = self.moments[name][key][offset : offset + self.length(name, index)]
+        return view.reshape(self.kept[key][name].shape(member.shape, ALL_DTYPES[member.dtype].reals))
 
     def entry(self, index: int) -> dict[str, Any]:
         """Return a member's step counters and live views of its moments, what belongs to them, and its average."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from fastadam.groups.edits import Edits
 from fastadam.groups.given import read_group
 from fastadam.groups.group import Group, ShareOut
 from fastadam.groups.members import Member
+from fastadam.groups.removing import moved
 from fastadam.groups.shares import Share, loads_of
 from fastadam.memory.nesting import Nesting
 from fastadam.memory.state_file import StateFile
@@ -20,6 +22,8 @@ from fastadam.step import hyperparameters
 from fastadam.step.backend import Call
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import in_one_go
+
+MOST_SHAPES = 8  # that are known of a parameter from before it was resized
 
 
 class Tree(NamedTuple):
@@ -34,6 +38,13 @@ class Tree(NamedTuple):
 
     nesting: Nesting
     positions: tuple[int, ...]
+
+    def without(self, first: int, count: int) -> Tree:
+        """Return it without the parameters at so many positions from one on, which those behind move down by."""
+        leaves = [place for place, each in enumerate(self.positions) if not first <= each < first + count]
+        left = [self.positions[place] for place in leaves]
+        nesting = self.nesting if len(left) == len(self.positions) else self.nesting.with_only(leaves)
+        return Tree(nesting, tuple(each if each < first else each - count for each in left))
 
 
 class Groups(Sequence[Group]):
@@ -79,6 +90,9 @@ class Groups(Sequence[Group]):
         self.trees: list[Tree] = []
         self.catches_up = False
         self.version = self.layout = 0
+        # What `resize` has put others in the place of, by identity, with the label of the parameter.
+        self._resized: dict[int, tuple[weakref.ref[Any], str]] = {}
+        self._shapes_before: dict[int, tuple[tuple[int, ...], ...]] = {}  # by the identities of parameters' arrays
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -116,6 +130,11 @@ class Groups(Sequence[Group]):
             added = [group for group in more if isinstance(group, Group)]
             self._written = self._written.joined(owned for group in added for owned in group.owned())
         self._written_for = found
+        self._written.shapes_before = {
+            member.address: self._shapes_before[id(member.owner)]
+            for member in (self.members if self._shapes_before else ())
+            if id(member.owner) in self._shapes_before
+        }
         return self._written
 
     def make(
@@ -204,28 +223,78 @@ class Groups(Sequence[Group]):
         TypeError
             If these are no list.
         """
-        if not isinstance(param_groups, list):
-            raise TypeError(f"param_groups must be the list that the optimizer made, got {param_groups!r}")
-        position_of, positions, where = dict(self._position_of), dict(self.positions), list(self.where)
+        _check_list(param_groups)
+        return [
+            *self._enter_calls(list(self), new, trees=[*self.trees, *trees]),
+            functools.partial(list.extend, param_groups, [group.options for group in new]),
+        ]
+
+    def _enter_calls(self, known: Sequence[Group], new: Sequence[Group], **changed: Any) -> list[Call]:
+        """Return native calls by which these are the groups: some that are known, or none, and new ones behind."""
+        position_of: dict[int, int] = dict(self._position_of) if known else {}
+        positions: dict[str, int] = dict(self.positions) if known else {}
+        where: list[tuple[Group, int]] = list(self.where) if known else []
         for group in new:
             for index, member in enumerate(group.members):
                 position_of[id(member.given)] = position_of[id(member.owner)] = len(where)
                 if member.name is not None:
                     positions[member.name] = len(where)
                 where.append((group, index))
-        groups = [*self._groups, *new]
-        changed = {
-            "_position_of": position_of,
-            "positions": positions,
-            "where": where,
-            "_groups": groups,
-            "trees": [*self.trees, *trees],
-        }
+        groups = [*known, *new]
+        changed |= {"_position_of": position_of, "positions": positions, "where": where, "_groups": groups}
         return [
             *self.renew_calls(),
             *(functools.partial(setattr, self, name, value) for name, value in changed.items()),
             *self.edits.note_calls([group.accepted() for group in groups], [group.params for group in groups]),
-            functools.partial(list.extend, param_groups, [group.options for group in new]),
+        ]
+
+    def resize_calls(self, old: Group, new: Group) -> list[Call]:
+        """Return native calls that put a group, with other arrays, in the place of the one that it is made of."""
+        before = {key: each for key, each in self._resized.items() if each[0]() is not None}
+        shapes = dict(self._shapes_before)
+        for was, now in zip(old.members, new.members, strict=True):
+            if now.owner is not was.owner:
+                before[id(was.owner)] = weakref.ref(was.owner), was.label
+                shapes[id(now.owner)] = (*shapes.pop(id(was.owner), ()), was.shape)[-MOST_SHAPES:]
+        if old.packed is not None and old.whole is not None:
+            for each in (old.packed, old.packed.param):
+                before[id(each)] = weakref.ref(each), old.whole.label
+        groups = [new if group is old else group for group in self]
+        return [
+            *self._enter_calls((), groups, _resized=before, _shapes_before=shapes, _written_for=[]),
+            functools.partial(new.options.__setitem__, "params", new.params),
+            functools.partial(self.__dict__.pop, "_written", None),
+        ]
+
+    def was_resized(self, key: Any) -> str | None:
+        """Return the label of the parameter that had an array, or buffer, before it was resized; else None."""
+        ref, label = self._resized.get(id(key), (None, None))
+        return label if ref is not None and ref() is key else None
+
+    def remove_calls(self, number: int, param_groups: Any) -> list[Call]:
+        """Return native calls that take a group away, here and in the optimizer's `param_groups`.
+
+        Positions of the parameters behind it move down. Those groups are other ones from then on, with the same
+        state, as what was made of them knows their positions.
+
+        Raises
+        ------
+        TypeError
+            If `param_groups` is no list.
+        """
+        _check_list(param_groups)
+        gone = self[number]
+        first, count = gone.start, len(gone.members)
+        behind = [moved(group, group.start - count, i) for i, group in enumerate(self[number + 1 :], number)]
+        groups = [*self[:number], *behind]
+        trees = [tree.without(first, count) for tree in self.trees]
+        gone_arrays = {id(member.owner) for member in gone.members}
+        shapes = {key: found for key, found in self._shapes_before.items() if key not in gone_arrays}
+        left = [tree for tree in trees if tree.positions]
+        return [
+            *self._enter_calls((), groups, trees=left, _shapes_before=shapes, _written_for=[]),
+            functools.partial(list.__delitem__, param_groups, number),
+            functools.partial(self.__dict__.pop, "_written", None),
         ]
 
     def listed(self) -> str:
@@ -287,8 +356,8 @@ class Groups(Sequence[Group]):
         if len(param_groups) != len(self):
             raise ValueError(
                 f"param_groups has {counted(len(param_groups), 'entry', 'entries')}, the optimizer made "
-                f"{len(self)}; put back the list with the dicts that it had (add_param_group adds a group, and "
-                f"none can be taken away)"
+                f"{len(self)}; put back the list with the dicts that it had (add_param_group adds a group, "
+                f"remove_param_group takes one away)"
             )
         for i, (group, options) in enumerate(zip(self, param_groups, strict=True)):
             if options is not group.options:
@@ -296,3 +365,8 @@ class Groups(Sequence[Group]):
         checked = [group.check_options() for group in self]
         Group.reserve_max(group for group, hyper in zip(self, checked, strict=True) if hyper.amsgrad)
         in_one_go([*self.accept_calls(checked), functools.partial(setattr, self, "version", self.version + 1)])
+
+
+def _check_list(param_groups: Any) -> None:
+    if not isinstance(param_groups, list):
+        raise TypeError(f"param_groups must be the list that the optimizer made, got {param_groups!r}")

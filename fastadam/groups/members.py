@@ -189,3 +189,8 @@ def members_of(given: Given, start: int) -> list[Member]:
         Member(value, name, label, home)
         for value, name, label, home in zip(given.values, names, labels, homes, strict=True)
     ]
+
+
+def whole_label(first: Member) -> str:
+    """Return how messages call a packed buffer, by the first of its members."""
+    return f"the packed {first.label} and its group"

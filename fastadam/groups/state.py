@@ -85,6 +85,9 @@ def missing(groups: Groups, key: Any) -> str:
         return f"{key!r}: no parameter has this name; " + (
             f"there are {names}{more}" if names else "they have none"
         )
+    label = groups.was_resized(key)
+    if label is not None:
+        return f"{label} was resized, and has another array now; ask with the one that resize returned"
     if isinstance(key, Parameter) or is_array(key):
         return "this array is not one of the optimizer's; ask with the array itself, not with a view or a copy"
     return f"{shown(key)}: there are the parameters 0 to {len(groups.where) - 1}"

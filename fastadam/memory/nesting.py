@@ -98,6 +98,26 @@ class Nesting:
         """The paths, where they say more than a position in one list does; else None."""
         return self.paths if self.is_nested or (self.containers and self.containers[0].keys) else None
 
+    def with_only(self, leaves: Sequence[int]) -> Nesting:
+        """Return the nesting of some of the leaves, in their order, without containers that are empty then."""
+        numbers = {leaf: number for number, leaf in enumerate(leaves)}
+        kept: dict[int, list[tuple[str, int]]] = {}  # of each container what stays in it, its key and itself
+        for index in reversed(range(len(self.containers))):
+            each = self.containers[index]
+            keys = each.keys or ("",) * len(each.children)
+            pairs = zip(keys, each.children, strict=True)
+            found = [pair for pair in pairs if (pair[1] in numbers if pair[1] >= 0 else ~pair[1] in kept)]
+            if found or not each.children:  # what was empty was given so
+                kept[index] = found
+        moved = {index: number for number, index in enumerate(sorted(kept))}
+        containers = []
+        for index in moved:
+            each = self.containers[index]
+            children = [numbers[child] if child >= 0 else ~moved[~child] for _, child in kept[index]]
+            names = tuple(key for key, _ in kept[index]) if each.keys else ()
+            containers.append(each._replace(keys=names, children=tuple(children)))
+        return Nesting(containers, [self.paths[leaf] for leaf in leaves])
+
     def places(self) -> list[str]:
         """Return how one writes each leaf in Python, such as ``['layers'][0]``."""
         return self._written()[0]

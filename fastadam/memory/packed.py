@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,11 +53,11 @@ class Packed:
     __slots__ = (
         "__weakref__",
         "_buffers",
-        "_classes",
         "_grad",
         "_grads",
         "_param",
         "_params",
+        "classes",
         "grad_views",
         "names",
         "nesting",
@@ -66,6 +67,7 @@ class Packed:
 
     Buffer = PackedBuffer  # pickles name this place
     names: list[str] | None
+    classes: Sequence[type | None]
     shapes: list[tuple[int, ...]]
     # NumPy's arrays, or `fastadam.memory.cuda.arrays.CudaArray`: which, is not known to checkers.
     param_views: list[Any]
@@ -85,7 +87,7 @@ class Packed:
     def _take(
         self, nesting: Nesting, classes: Sequence[type | None], param: PackedBuffer, grad: PackedBuffer
     ) -> None:
-        self.nesting, self._classes = nesting, classes
+        self.nesting, self.classes = nesting, classes
         self.names, self.shapes = None if nesting.names is None else list(nesting.names), param.shapes
         self._buffers = param, grad
         self._param, self._grad = param.view(None), grad.view(None)
@@ -136,7 +138,23 @@ class Packed:
         if value is not self._grads:
             refuse_change("flat.grads")
 
+    if not TYPE_CHECKING:  # with one, checkers let all attributes pass
+
+        def __getattr__(self, name: str) -> Any:  # called only where there is none of this name
+            if name in _EMPTIED:
+                raise ValueError(
+                    "this packed buffer was resized (optimizer.resize), and holds nothing any more; go on with "
+                    "the one that was returned: flat = optimizer.resize(...)"
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def __repr__(self) -> str:
+        try:
+            return self._described()
+        except ValueError:
+            return "<fastadam.Packed: resized, see optimizer.resize>"
+
+    def _described(self) -> str:
         names = "" if self.names is None else f" ({', '.join(self.names)})"
         arrays = f"{counted(len(self.shapes), 'array')}{names}"
         return f"<fastadam.Packed: {arrays}, {self.param.size} x {self.param.dtype}>"
@@ -145,8 +163,8 @@ class Packed:
     def __getstate__(self) -> dict[str, Any]:
         param, grad = self._buffers
         state: dict[str, Any] = {"names": self.names, "param": param, "grad": grad}
-        if self.nesting.is_nested or any(self._classes):
-            state |= {"nesting": self.nesting.plain(), "classes": list(self._classes)}
+        if self.nesting.is_nested or any(self.classes):
+            state |= {"nesting": self.nesting.plain(), "classes": list(self.classes)}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -270,4 +288,16 @@ def _check_iterable(params: Any) -> None:
         )
 
 
+def empty_calls(packed: Packed) -> list[Callable[[], object]]:
+    """Return native calls by which a buffer lets go of its memory, and refuses to be used from then on.
+
+    Views that somebody has on the host become read-only: what is written there would be lost.
+    """
+    views = (*packed.param_views, *packed.grad_views, packed.param, packed.grad)
+    locked = [functools.partial(each.setflags, write=False) for each in views if isinstance(each, np.ndarray)]
+    return [*locked, *(functools.partial(delattr, packed, name) for name in _EMPTIED)]
+
+
+# All that leads to the buffers.
+_EMPTIED = ("_buffers", "_grad", "_grads", "_param", "_params", "param_views", "grad_views")
 PackedBuffer.__module__, PackedBuffer.__qualname__ = "fastadam", "Packed.Buffer"

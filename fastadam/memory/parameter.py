@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from fastadam.memory.arrays import Array
@@ -97,3 +99,12 @@ class Parameter:
 
     def __repr__(self) -> str:
         return f"Parameter({self._data!r}, grad={self.grad!r})"
+
+
+def exchange_calls(parameter: Parameter, data: Array) -> list[Callable[[], object]]:
+    """Return native calls that give a parameter other values, and no gradient, as an optimizer resizes it."""
+    slots: Any = Parameter.__dict__
+    return [
+        functools.partial(slots["_data"].__set__, parameter, data),
+        functools.partial(slots["grad"].__set__, parameter, None),
+    ]

@@ -120,7 +120,7 @@ class StateFile:
         return f"<StateFile {self.path!r}, {self.size} bytes>"
 
     def zeros(self, size: int, dtype: np.dtype[Any], role: str) -> Array:
-        """Return zeros in a region of their own, by which the file grows (see `Device.zeros`).
+        """Return zeros in a region of their own (see `Device.zeros`), where another one was, or at the file's end.
 
         Raises
         ------
@@ -131,30 +131,43 @@ class StateFile:
         if not nbytes:
             return np.zeros(size, dtype)
         with self._lock:
-            offset, room = self.size, -(-nbytes // ALIGNMENT) * ALIGNMENT
-            self._check_room(offset + room, role)
+            room = -(-nbytes // ALIGNMENT) * ALIGNMENT
+            offset, before = self._gap(room), self.size
+            end = max(offset + room, before)
+            self._check_room(end, role)
             try:
-                os.ftruncate(self.fd, offset + room)
+                os.ftruncate(self.fd, end)
                 if self._in_use:
                     self._reserve(offset, room)
                 mapping = mmap.mmap(self.fd, nbytes, offset=offset)
             except BaseException as error:
-                os.ftruncate(self.fd, offset)
+                os.ftruncate(self.fd, before)
                 if isinstance(error, OSError) and error.filename is None:  # a limit on files, or on mappings
                     raise OSError(
                         error.errno,
-                        f"state_path: the file cannot grow to {offset + room} bytes for {role} "
+                        f"state_path: the file cannot grow to {end} bytes for {role} "
                         f"({os.strerror(error.errno or 0)}); raise that limit, or take a smaller state_dtype",
                         self.path,
                     ) from error
                 raise
-            self.size = offset + room
+            self.size = end
             array = np.frombuffer(mapping, dtype)
+            if self._in_use and offset < before:
+                array[...] = 0
             start = address(array)
             self._regions[start] = Region(start, start + nbytes, offset, dtype), weakref.ref(mapping)
             self._sorted = sorted(self._regions)
             weakref.finalize(mapping, _drop, weakref.ref(self), start).atexit = False
             return array
+
+    def _gap(self, room: int) -> int:
+        """Return where so many bytes are that belong to no region, at the latest behind all of them."""
+        place = ALIGNMENT
+        for region, _ in sorted(self._regions.values(), key=lambda each: each[0].offset):
+            if region.offset - place >= room:
+                break
+            place = region.offset + -(-(region.end - region.start) // ALIGNMENT) * ALIGNMENT
+        return place
 
     def _check_room(self, size: int, role: str) -> None:
         """Refuse to grow beyond what the disk has; other programs may take that, so it is reserved before use."""

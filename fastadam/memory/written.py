@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,11 @@ class Written:
     ----------
     starts, ends : ndarray of int64
         First byte of each extent, and the byte after its last.
+    shapes_before : mapping of int to tuple
+        By the addresses of parameters that were resized: the shapes that they had.
     """
+
+    shapes_before: Mapping[int, tuple[tuple[int, ...], ...]] = MappingProxyType({})
 
     def __init__(self, owned: Iterable[tuple[Array, str]]) -> None:
         extents = sorted(
@@ -110,7 +115,16 @@ class Written:
             If its shape differs, or it shares memory with what the step writes.
         """
         device = device_of(param)
-        grad = device.check_gradient(value, param, label)
+        try:
+            grad = device.check_gradient(value, param, label)
+        except ValueError as error:
+            before = self.shapes_before.get(device.address(param), ())
+            if not before or device.shape_of(value) not in before:
+                raise
+            raise ValueError(
+                f"{label} has shape {device.shape_of(value)}, as its parameter had before it was resized "
+                f"(optimizer.resize), which has {param.shape} now; compute it with the array that resize returned"
+            ) from error
         owner = self.owner(grad)
         if owner is not None:
             raise ValueError(f"{label} shares memory with {owner}, which this step writes; pass a copy of it")

@@ -271,7 +271,7 @@ class Adam(AdamOfOneProcess, closed=True):
         if what not in OPERATIONS:
             raise TypeError(
                 f"{what} is for an optimizer of one process; fill one over the same parameters with "
-                f"load_state_dict(optimizer.state_dict()), and hand that in"
+                f"load_state_dict(optimizer.state_dict()), and use that one"
             )
         with self._together(what) as operation, super()._exclusive(what):
             yield Contents(self._groups, self.param_groups, Peers(self._ranks, operation))

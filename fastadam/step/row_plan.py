@@ -306,18 +306,15 @@ class RowPlan:
         Prepared or None
             What takes the step and counts it.
         """
+        whole = self._part(self._memory, 0, len(self._batches))
         if self._cut_rows is not None:
             if self._run is None:
-                self._run = self._backends[0].bind(self._part(self._memory, 0, len(self._batches)))
-                assert self._run is not None
+                self._run = self._backends[0].bind(whole)
+            assert self._run is not None
             outcome = self._run(REDUCE)
-            ready = Prepared([functools.partial(self._run, APPLY)])
         else:
-            n_batches = int(self._memory["n_batches"])
-            whole = self._part(self._memory, 0, n_batches)
-            outcome, ready = reduce(whole), None
-            if outcome == TAKEN:
-                ready = self._made_ready(whole)
+            whole = self._part(self._memory, 0, int(self._memory["n_batches"]))
+            outcome = reduce(whole)
         if outcome != TAKEN:
             return outcome, None
         if self.after.averages:  # of all rows of a parameter alike, by the steps of the parameter
@@ -325,7 +322,9 @@ class RowPlan:
             for like, n in self._like:
                 self.ema_weights[at : at + n] = self.ema_weights[like]
                 at += n
-        return outcome, ready
+        if self._run is None:
+            return outcome, self._made_ready(whole)
+        return outcome, Prepared([functools.partial(self._run, APPLY)])
 
     def _made_ready(self, whole: PartOfPlan) -> Prepared:
         used = sorted(set(self._part_of), reverse=True)  # the host's, which works while the others do, comes last

@@ -81,3 +81,11 @@ class Choice:
             functools.partial(self.in_use.update, backends_of),
             functools.partial(self._names.update, names),
         ]
+
+    def drop_calls(self, members: Iterable[Member]) -> list[Call]:
+        """Return native calls that drop what none of these members is on."""
+        used = {member.device for member in members}
+        unused = [device for device in self.in_use if device not in used]
+        return [
+            functools.partial(each.pop, device, None) for device in unused for each in (self.in_use, self._names)
+        ]

@@ -12,11 +12,12 @@ import itertools
 import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fastadam.groups.given import VIEWS_OF_DICTS
+from fastadam.groups.group import Group
 from fastadam.groups.groups import Groups
 from fastadam.memory.container_words import version_of, words_of
 from fastadam.memory.devices import is_array
@@ -24,30 +25,10 @@ from fastadam.memory.nesting import MOST_DEEP, is_container
 from fastadam.memory.parameter import Parameter
 from fastadam.memory.words import name_of
 from fastadam.step.backend import Call
+from fastadam.work.held import Held, Resized, exchanged, now, trees
 
 _KINDS = (dict, list, tuple)
 _NOTHING = object()
-
-
-class Held(NamedTuple):
-    """A container, and what it held when it was last looked at.
-
-    Attributes
-    ----------
-    container : dict, list or tuple
-        Nothing can be exchanged in a tuple, but in what it holds.
-    items : dict
-        By key or position.
-    place : str
-        How one writes the container in Python.
-    outer : int
-        Position, in the list that it was found in, of the container around it; -1 where there is none.
-    """
-
-    container: Any
-    items: dict[Any, Any]
-    place: str
-    outer: int
 
 
 class Containers:
@@ -99,6 +80,37 @@ class Containers:
         }
         return [functools.partial(setattr, self, name, value) for name, value in changed.items()]
 
+    def resize_calls(self, others: Mapping[int, Any]) -> list[Call]:
+        """Return native calls by which others are to be in the place of arrays, by the identities of these.
+
+        Who still has each container is found out anew: one that only the optimizer has cannot be put right.
+        """
+        if self.are_same is None:
+            return []
+        found = trees(self._watched)
+        made = [[each._replace(items=exchanged(each.items, others)) for each in tree] for tree in found]
+        return self._watch_calls(made)
+
+    def remove_calls(self, gone: Iterable[Any]) -> list[Call]:
+        """Return native calls that forget the containers in which there are no other parameters than these."""
+        if self.are_same is None:
+            return []
+        taken = {id(each) for each in gone}
+        kept = []
+        for tree in trees(self._watched):
+            leaves = [now(item) for each in tree for item in each.items.values()]
+            if any(self._groups.position_of(leaf) is not None and id(leaf) not in taken for leaf in leaves):
+                kept.append(tree)
+        return self._watch_calls(kept)
+
+    def _watch_calls(self, watched: Sequence[list[Held]]) -> list[Call]:
+        changed = {
+            "are_same": _no if watched else None,
+            "_fresh": list(watched),
+            "_watched": [*itertools.chain(*watched)],
+        }
+        return [functools.partial(setattr, self, name, value) for name, value in changed.items()]
+
     def look(self) -> None:
         """Look at what the containers hold, after `are_same` has said no, and compare with that from now on.
 
@@ -121,8 +133,13 @@ class Containers:
 
     def _check(self, old: Any, new: Any, place: str) -> None:
         """Check what has taken the place of something else; `old` is `_NOTHING` where there was none."""
-        position = self._groups.position_of(old)
-        if position is None:
+        position = self._groups.position_of(now(old))
+        if isinstance(old, Resized) and position is not None:
+            if new is not None and new is not old.now:
+                self._refuse_resized(position, place)
+        elif position is None:
+            if old is not _NOTHING and (isinstance(old, Parameter | Resized) or is_array(old)):
+                return  # one that was taken out of the optimizer
             is_leaf = isinstance(new, Parameter) or is_array(new)
             if is_leaf and self._groups.position_of(new) is None:
                 what = "an array" if is_array(new) else "a Parameter"
@@ -134,18 +151,28 @@ class Containers:
                     f"container than the one that the parameters were given in"
                 )
         elif new is not None:  # which stands for what was taken away
-            group, index = self._groups.where[position]
-            number = next(i for i, each in enumerate(self._groups) if each is group)
+            group, index, number = self._place_of(position)
             write = "p.data" if isinstance(old, Parameter) else "p"
             what = "array" if is_array(old) else "Parameter"
             is_alike = is_array(new) if is_array(old) else isinstance(new, Parameter)
-            now = f"another {what}" if is_alike else f"of type {name_of(new)}"
+            kind = f"another {what}" if is_alike else f"of type {name_of(new)}"
             raise ValueError(
-                f"{group.members[index].label} was exchanged: {place} is {now} now, and the optimizer "
+                f"{group.members[index].label} was exchanged: {place} is {kind} now, and the optimizer "
                 f"steps the one that it was given, p = optimizer.param_groups[{number}]['params'][{index}]; write "
                 f"into that one, {write}[...] = values or np.clip({write}, 0, 1, out={write}), and put it back, "
                 f"{place} = p"
             )
+
+    def _refuse_resized(self, position: int, place: str) -> None:
+        group, index, number = self._place_of(position)
+        raise ValueError(
+            f"{group.members[index].label} was resized, and {place} is not the array that optimizer.resize has "
+            f"returned; put that in: {place} = optimizer.param_groups[{number}]['params'][{index}]"
+        )
+
+    def _place_of(self, position: int) -> tuple[Group, int, int]:
+        group, index = self._groups.where[position]
+        return group, index, next(i for i, each in enumerate(self._groups) if each is group)
 
 
 def _no() -> bool:
@@ -208,11 +235,17 @@ def _held_by_others(found: Sequence[Held]) -> list[Held]:
         # One that lies in another has two references more: of that one, and of what is known to be in it.
         kept.append((outer >= 0 and kept[outer]) or _references(found, i) > _ALONE + 2 * (outer >= 0))
     # From now on these are told from each other by whether one is the outermost of those that are kept.
-    return [
-        each if each.outer >= 0 and kept[each.outer] else each._replace(outer=-1)
-        for each, is_kept in zip(found, kept, strict=True)
-        if is_kept
-    ]
+    left: list[Held] = []
+    numbers: dict[int, int] = {}  # in the list of the same outermost one
+    first = 0
+    for i, each in enumerate(found):
+        if kept[i]:
+            outer = numbers[each.outer] if each.outer >= 0 and kept[each.outer] else -1
+            if outer < 0:
+                first = len(left)
+            numbers[i] = len(left) - first
+            left.append(each._replace(outer=outer))
+    return left
 
 
 def _references(found: Sequence[Held], i: int) -> int:
@@ -317,7 +350,7 @@ def _are_same_words(watched: Sequence[Held]) -> Callable[[], bool]:
 def _are_same(watched: Sequence[Held]) -> bool:
     """Compare containers one by one."""
     for container, held, *_ in watched:
-        now = list(_items_of(container).values())
-        if len(now) != len(held) or not all(map(operator.is_, now, held.values())):
+        found = list(_items_of(container).values())
+        if len(found) != len(held) or not all(map(operator.is_, found, held.values())):
             return False
     return True

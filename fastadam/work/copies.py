@@ -7,7 +7,7 @@ from typing import Any
 
 from fastadam.groups.copies import groups_again
 from fastadam.step import after, gradient_settings
-from fastadam.work.rows import SKIP
+from fastadam.step.laziness import SKIP
 
 
 def described(optimizer: Any) -> dict[str, Any]:

@@ -106,6 +106,15 @@ class Planner:
         """Return native calls that have everything built anew, as another backend or limit of threads needs it."""
         return [functools.partial(setattr, self, name, -1) for name in ("_layout", "version")]
 
+    def let_go_calls(self) -> list[Call]:
+        """Return native calls that do what `start_over_calls` does, and let go of what was built before."""
+        built = ("in_pieces", "by_member", "written")
+        return [
+            *self.start_over_calls(),
+            *(functools.partial(self.__dict__.pop, name, None) for name in built),
+            functools.partial(setattr, self, "_patterns", Patterns()),
+        ]
+
     def _build(self) -> None:
         self.groups.check_unchanged()  # before the memory that steps write is told from it
         self.written = self.groups.written()

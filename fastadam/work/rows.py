@@ -7,7 +7,7 @@ for each run of rows (see `fastadam.step.row_plan`). Rows count their steps by t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -26,39 +26,16 @@ from fastadam.step.backend import Call
 from fastadam.step.counters import counters_in
 from fastadam.step.gradient_settings import not_finite
 from fastadam.step.interrupts import in_one_go
-from fastadam.step.norm import Norm
+from fastadam.step.laziness import EXACT, SKIP, Lazy, check_lazy
 from fastadam.step.plan import Plan
-from fastadam.step.row_plan import RowPlan
 from fastadam.step.variants import variants_of
 from fastadam.work.arrays import WorkList
 from fastadam.work.devices import share_out
 from fastadam.work.lazy import Missed
 from fastadam.work.planner import Planner
-from fastadam.work.row_options import RowOptions
-from fastadam.work.row_slots import RowSlots
+from fastadam.work.row_work import Entry, RowWork
 
-Lazy = Literal["skip", "exact"]
-SKIP: Lazy = "skip"
-EXACT: Lazy = "exact"
 Masks = Mapping[int, Any]
-
-
-class Entry(NamedTuple):
-    """The gradient of a parameter.
-
-    Attributes
-    ----------
-    grad : array or None
-        Of all of it, as kernels read it.
-    read : Read or None
-        Of some rows, or of all that have stepped apart.
-    given : array
-        As the user gave it.
-    """
-
-    grad: Array | None
-    read: Read | None
-    given: Any
 
 
 class RowSteps:
@@ -87,7 +64,7 @@ class RowSteps:
         planner.groups.catches_up = self.is_exact
         self._planner = planner
         self._missed = Missed(planner.backends)
-        self._plans: Patterns[_Work] = Patterns()
+        self._plans: Patterns[RowWork] = Patterns()
         self._version = -1
 
     @property
@@ -282,12 +259,12 @@ class RowSteps:
         apart: Array = np.array([entry is not None and entry.read is not None for entry in entries], bool)
         codes = bytes(ALL_DTYPES[dtype].format.code for dtype in dtypes)
         key = active.tobytes() + apart.tobytes() + codes
-        work = self._plans.find(key, lambda: _Work(planner, active, apart, dtypes, self.is_exact))
+        work = self._plans.find(key, lambda: RowWork(planner, active, apart, dtypes, self.is_exact))
         work.make_ready(planner.settings.norm)
         more = self._notes(entries, work) if self.is_exact else []
         return work.take(given, [*more, *calls])[len(more) :]
 
-    def _notes(self, entries: Sequence[Entry | None], work: _Work) -> list[Call]:
+    def _notes(self, entries: Sequence[Entry | None], work: RowWork) -> list[Call]:
         """Return native calls that note the step which rows that it does not touch will have missed."""
         calls: list[Call] = []
         rates = iter(work.rates)
@@ -315,97 +292,6 @@ class RowSteps:
         if calls:
             in_one_go([*groups.renew_calls(), *calls])
             self._planner.catch_up()
-
-
-class _Work:
-    """The plan of steps with gradients for the same parameters, of the same of them for some rows.
-
-    Parameters
-    ----------
-    planner : Planner
-    active, apart : ndarray of bool
-        Which of the parameters have a gradient, and which of them are stepped row by row.
-    dtypes : sequence of dtype
-        Those of the gradients.
-    is_exact : bool
-        Whether rows that are not touched catch up later.
-    """
-
-    def __init__(
-        self,
-        planner: Planner,
-        active: Array,
-        apart: Array,
-        dtypes: Sequence[np.dtype[Any]],
-        is_exact: bool,
-    ) -> None:
-        groups = planner.groups
-        # In rows that will catch up, averages do, too.
-        slots = RowSlots(groups, active, apart, dtypes, planner.after.averages, others=not is_exact)
-        self._slots = slots
-        used, backend_of = share_out(slots.devices, planner.backends)
-        self._norm = Norm()  # what gradients are multiplied by is known before
-        self._options = RowOptions(slots.rows, slots.n_stepped)
-        self._plan = RowPlan(
-            *(slots.spans, slots.variants, backend_of[slots.whole], slots.regions(backend_of)),
-            *(slots.counters, slots.counters[: slots.n_stepped], used, threads.check_limit(planner.threads)),
-            *(planner.threads is not None, self._norm, planner.after),
-        )
-        self._options.write_to(self._plan)
-
-    def make_ready(self, norm: Norm) -> None:
-        """Set what the next step depends on: the norm of its gradients, and the learning rates of schedules."""
-        self._options.call_schedules(self._plan)
-        for name in ("coefficient", "divisor"):
-            self._norm.block[name] = norm.block[name]
-
-    @property
-    def scale(self) -> float:
-        """What the gradients of the next step are multiplied by."""
-        return float(self._norm.block["coefficient"]) / float(self._norm.block["divisor"])
-
-    @property
-    def rates(self) -> list[float]:
-        """The learning rates of the parameters that are stepped row by row."""
-        return [float(self._plan.row_inputs["lr"][row]) for row in self._slots.rows_of_tables]
-
-    def take(self, given: Sequence[Entry], calls: Sequence[Call]) -> list[Any]:
-        """Take and count a step, and make more native calls that belong to it; return what they return.
-
-        Parameters
-        ----------
-        given : sequence of Entry
-            For each parameter that has a gradient.
-        calls : sequence of callable
-        """
-        slots = self._slots
-        grads: Array = np.zeros(slots.n_whole, np.int64)
-        dense = [entry.grad for entry in given if entry.read is None and entry.grad is not None]
-        grads[: len(dense)] = [device_of(grad).address(grad) for grad in dense]
-        self._plan.lay(grads, slots.cuts([entry.read for entry in given if entry.read is not None]))
-        outcome, ready = self._plan.prepare()
-        assert outcome == TAKEN
-        assert ready is not None
-        returned = in_one_go([*ready.calls, *calls])
-        if ready.check is not None:
-            ready.check()
-        return returned[len(ready.calls) :]
-
-
-def check_lazy(lazy: Any) -> Lazy:
-    """Return what is to become of steps that rows miss, checked.
-
-    Raises
-    ------
-    ValueError
-        If it is neither "skip" nor "exact".
-    """
-    if not isinstance(lazy, str) or lazy not in (SKIP, EXACT):
-        raise ValueError(
-            f'lazy must be "skip", with which rows do not move in steps without a gradient for them, or "exact", '
-            f"with which they catch up, got {lazy!r}"
-        )
-    return SKIP if lazy == SKIP else EXACT
 
 
 def _by_member(groups: Sequence[Group], work: WorkList, grads: Sequence[Any]) -> list[Any]:

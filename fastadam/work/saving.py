@@ -7,21 +7,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastadam.groups.contents import Contents
-from fastadam.groups.groups import Groups
 from fastadam.memory.state_file import in_memory
-from fastadam.step.locks import Guard
-from fastadam.work.rows import Lazy, RowSteps
+from fastadam.step.laziness import Lazy
+from fastadam.work.attributes import Attributes
 
 
-class Saving:
+class Saving(Attributes):
     """State dicts, and who else reads or fills all that an optimizer has; see `fastadam.Adam`."""
 
     __slots__ = ()
-
-    param_groups: list[dict[str, Any]]
-    _groups: Groups
-    _guard: Guard
-    _rows: RowSteps
 
     @property
     def lazy(self) -> Lazy:

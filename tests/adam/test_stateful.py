@@ -387,6 +387,44 @@ class Machine(RuleBasedStateMachine):
         else:
             self._refused(lambda: self.opt.step([*grads[:-1], Failing()]), (TypeError, FaultError))
 
+    @rule(which=st.integers(0, 9), data=st.data(), by_parents=st.booleans())
+    def resize(self, which: int, data: st.DataObject, by_parents: bool) -> None:
+        """Give a parameter other rows; of the model, each array's rows are taken one after another."""
+        which %= len(self._all())
+        model, array, _ = self._all()[which]
+        if not array.ndim:
+            self._refused(lambda: self.opt.resize(which, grow=1))
+            return
+        n = len(array)
+        rows = st.lists(st.integers(0, n - 1), max_size=max(n, 4)) if n else st.just([])
+        keep, parents = data.draw(st.one_of(st.none(), rows)), data.draw(rows)
+        for bad in ({"keep": [n]}, {"keep": [-1]}, {"grow": [n]}, {"grow": -1}, {"keep": [0.5]}):
+            self._refused(lambda bad=bad: self.opt.resize(which, **bad))
+        self.opt.resize(which, keep=keep, grow=parents if by_parents else len(parents))
+        model.take_rows(range(n) if keep is None else keep, parents, by_parents, keep is None)
+        self.arrays = [[member.owner for member in group.members] for group in self.opt._groups]
+        self.saved.clear()  # of other shapes
+
+    @rule(which=st.lists(st.integers(0, 9), max_size=3), everything=st.booleans())
+    def reset(self, which: list[int], everything: bool) -> None:
+        models = [model for model, _, _ in self._all()]
+        chosen = range(len(models)) if everything else {each % len(models) for each in which}
+        self.opt.reset(None if everything else list(chosen))
+        for position in chosen:
+            models[position].clear()
+        if self.settings["ema_decay"] is not None:
+            self._begin_averages(models[position] for position in chosen)
+
+    @precondition(lambda self: len(self.options) > 1)
+    @rule(which=st.integers(0, 9))
+    def remove_group(self, which: int) -> None:
+        which %= len(self.options)
+        gone = self.opt.param_groups[which]
+        assert self.opt.remove_param_group(which) is gone
+        for each in (self.layouts, self.arrays, self.models, self.options):
+            del each[which]
+        self.saved.clear()
+
     @precondition(lambda self: len(self.options) < 4)
     @rule(group=groups, options=options())
     def add_group(self, group: Any, options: Any) -> None:

@@ -227,7 +227,7 @@ def not_finite(folder: Path) -> None:
 
 
 def copies(folder: Path) -> None:
-    """Refuse copies, pickles and conversions."""
+    """Refuse copies, pickles, conversions, and parameters of another size."""
     _, optimizer = make()
     for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(TypeError, match="cannot be copied or pickled"):
@@ -237,6 +237,11 @@ def copies(folder: Path) -> None:
         optimizer._exclusive("to_torch"),
     ):
         pass
+    changes = (lambda: optimizer.resize("b", grow=1), optimizer.reset, lambda: optimizer.remove_param_group(0))
+    for change in changes:  # on one rank alone, as nothing is exchanged
+        if IS_LAST:
+            with pytest.raises(TypeError, match="is for an optimizer of one process"):
+                change()
 
 
 def exchanged(folder: Path) -> None:

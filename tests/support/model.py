@@ -50,6 +50,30 @@ class Model:
         self.exp_avg, self.exp_avg_sq, self.max_exp_avg_sq = (np.zeros(self.param.shape, dtype) for _ in MOMENTS)
         self.steps = 0
 
+    def take_rows(self, keep: Any, grow: Any, inherits: bool, is_in_place: bool) -> None:
+        """Take over some rows, and as many new ones as `grow` has numbers: of these parents, or of zeros.
+
+        State in blocks is rounded anew where rows have moved, unless each of them is of whole blocks.
+        """
+        width = self.param.real[:1].size * (2 if self.param.dtype.kind == "c" else 1) if len(self.param) else 0
+        for name in ("param", "ema", *MOMENTS):
+            array = getattr(self, name)
+            if array is not None:
+                has_parents = inherits and name not in MOMENTS
+                new = [array[row] if has_parents else np.zeros_like(array, shape=array.shape[1:]) for row in grow]
+                rows = [array[row] for row in keep] + new
+                made = np.array(rows, array.dtype).reshape(len(rows), *array.shape[1:])
+                setattr(self, name, made)
+                if name in MOMENTS and self.state_dtype == "int8" and not is_in_place and width % 64:
+                    made[...] = self._rounded_to_nearest(made, name)
+
+    def _rounded_to_nearest(self, numbers: np.ndarray, name: str) -> np.ndarray:
+        flat = np.ascontiguousarray(numbers).reshape(-1).view(np.float32)
+        kept = Kept.of(STATE_FORMATS["int8"][MOMENTS.index(name)], np.zeros(flat.size, np.float32))
+        with np.errstate(all="ignore"):
+            kept.write(flat, np.full(flat.size, MIDDLE))
+            return kept.read().view(numbers.dtype).reshape(numbers.shape)
+
     def copy(self) -> Model:
         """Return a model of the same numbers."""
         other = Model(self.param, self.state_dtype)

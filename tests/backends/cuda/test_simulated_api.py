@@ -505,3 +505,33 @@ def test_out_of_memory_changes_nothing(layout: str, monkeypatch: pytest.MonkeyPa
     for each in (step, their_step):
         each(grads)
     assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("options", [{"ema_decay": 0.5, "amsgrad": True}, {"state_dtype": "int8"}])
+def test_rows_are_moved_as_on_the_host(layout: str, options: dict[str, Any]) -> None:
+    arrays = random_arrays(SHAPES, np.float32, 0)
+    ours, _ = make(layout, arrays, **options)
+    theirs = fastadam.Adam([array.copy() for array in arrays], backend="numpy", **options)
+    for seed, rows in enumerate([{"keep": [2, 0]}, {"grow": 3}, {"keep": [1, 1], "grow": [0, 4]}]):
+        grads = [np.ones_like(host(each.array)) * (seed + i) for i, each in enumerate(ours._groups.members)]
+        theirs.step(grads)
+        ours.step(to_device(grads))
+        old = ours._groups.members[0].given
+        found = ours.resize(0, **rows)
+        theirs.resize(0, **rows)
+        assert_same(ours, theirs)
+        now = found if layout != "packed" else found.params[0]
+        assert now is ours._groups.members[0].given
+        if layout != "parameters":
+            with pytest.raises(KeyError, match="was resized"):
+                ours.state[old]
+    ours.reset(0)
+    theirs.reset(0)
+    assert_same(ours, theirs)
+    for optimizer, given in ((ours, cuda.to_device(np.ones(3))), (theirs, np.ones(3))):
+        optimizer.add_param_group({"params": [given]})
+        optimizer.remove_param_group(0)
+        assert len(optimizer.state_dict()["param_groups"]) == 1
+    assert_same(ours, theirs)
+    assert ours.backend == "cuda"
