@@ -118,7 +118,9 @@ class Averages:
         """
         (made,) = _tensors([view_of(new)])
         fill(made, self._of[old], selection, copies_parents=True)
-        of = {(new if param is old else param): (made if param is old else each) for param, each in self._of.items()}
+        of = {
+            (new if param is old else param): (made if param is old else each) for param, each in self._of.items()
+        }
         return [functools.partial(setattr, self, "_of", of)]
 
     def without_calls(self, params: Sequence[Tensor]) -> list[Call]:

@@ -97,7 +97,9 @@ def blocks(codes: Tensor, scales: Tensor, number_format: Format, selection: Sele
         old = codes.cpu().reshape(-1).numpy(), scales.detach().cpu().float().reshape(-1).numpy()
         for low in range(0, len(source), each):
             high = min(low + each, len(selection))  # what is new in the last block is in its piece, too
-            found, found_scales = _piece(old, source[low : low + each], min(each, high - low), width, number_format)
+            found, found_scales = _piece(
+                old, source[low : low + each], min(each, high - low), width, number_format
+            )
             made[low:high].view(-1)[: len(found)] = torch.from_numpy(found)
             first = low * width // SCALE_BLOCK
             made_scales[first : first + len(found_scales)] = torch.from_numpy(found_scales)

@@ -161,8 +161,8 @@ class Growth:
                 raise IndexError(f"index must be the number of one of {len(groups)} groups, got {number}")
             if len(groups) == 1:
                 raise ValueError(
-                    "the only group cannot be removed, since an optimizer has parameters; add another group before, "
-                    "or make a new optimizer"
+                    "the only group cannot be removed, since an optimizer has parameters; add another one "
+                    "before, or make a new optimizer"
                 )
             group = groups[number]
             left = {id(param) for each in groups if each is not group for param in each["params"]}
@@ -268,8 +268,8 @@ def _parameter_like(param: Tensor, data: Tensor) -> torch.nn.Parameter:
 def _grad_of(grad: Tensor, view: Tensor, selection: Selection, label: str) -> Tensor:
     if has_own_dispatch(grad) or grad.shape != view.shape or grad.device != view.device:
         raise RuntimeError(
-            f"the gradient of {label} is a {type(grad).__name__} of shape {tuple(grad.shape)} on {grad.device}, and "
-            f"cannot be resized; set it to None before"
+            f"the gradient of {label} is a {type(grad).__name__} of shape {tuple(grad.shape)} on {grad.device}, "
+            f"and cannot be resized; set it to None before"
         )
     if grad.layout == torch.sparse_coo:
         return sparse_rows(view_of(grad), selection)
@@ -299,8 +299,8 @@ def _entry_of(entry: Any, view: Tensor, selection: Selection, label: str) -> Any
         if not isinstance(value, Tensor) or tuple(value.shape) not in (shape, (*shape, 2)):
             what = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise RuntimeError(
-                f"{where} is {what}, its parameter of shape {shape}; clear the state to start anew, or load one of "
-                f"parameters of this shape"
+                f"{where} is {what}, its parameter of shape {shape}; clear the state to start anew, or load one "
+                f"of parameters of this shape"
             )
         if value.device != view.device:
             raise RuntimeError(

@@ -93,6 +93,6 @@ class Replaced:
             old = before()
             if old is not None and old in state and id(old) not in held:
                 raise RuntimeError(
-                    f"optimizer.state has an entry of a parameter that was resized (to look it up makes one); drop "
-                    f"it by optimizer.state.pop(old), and from now on {REMEDY}"
+                    f"optimizer.state has an entry of a parameter that was resized (to look it up makes one); "
+                    f"drop it by optimizer.state.pop(old), and from now on {REMEDY}"
                 )

@@ -48,7 +48,8 @@ class Selection:
         self.n_new, self.parents = _new_rows(grow, n)
         if n and not len(self):
             raise ValueError(
-                "keep and grow leave the parameter no rows; keep one, or take its group away with remove_param_group"
+                "keep and grow leave the parameter no rows; keep one, or take its group away with "
+                "remove_param_group"
             )
 
     def __len__(self) -> int:
@@ -70,7 +71,9 @@ def _new_rows(grow: Any, n: int) -> tuple[int, Tensor | None]:
             pass
         else:
             if number < 0:
-                raise ValueError(f"grow must be at least 0, got {number}; rows that are to go are left out of keep")
+                raise ValueError(
+                    f"grow must be at least 0, got {number}; rows that are to go are left out of keep"
+                )
             return number, None
     parents = _rows("grow", grow, n, is_mask_taken=False)
     return len(parents), parents
@@ -85,18 +88,20 @@ def _rows(name: str, given: Any, n: int, *, is_mask_taken: bool = True) -> Tenso
         raise TypeError(f"{name} must be {wanted}, got {type(given).__name__}: {error}") from error
     if found.layout != torch.strided or found.is_meta:
         raise TypeError(f"{name} must be {wanted}, got a tensor of layout {found.layout} on {found.device}")
+    if not isinstance(given, Tensor | np.ndarray) and not found.numel():
+        found = found.to(torch.int64)  # of a sequence without numbers, nobody has said the dtype
+    if found.is_floating_point() or found.is_complex():
+        raise TypeError(f"{name} must be {wanted}, got {found.dtype}; convert it with .to(torch.int64)")
     if found.dim() != 1:
         raise ValueError(f"{name} must have one dimension, got the shape {tuple(found.shape)}")
-    if not isinstance(given, Tensor | np.ndarray) and not len(found):
-        found = found.to(torch.int64)  # of a sequence without numbers, nobody has said the dtype
     if found.dtype == torch.bool:
         if not is_mask_taken:
             raise TypeError(f"{name} must be {wanted}, got a mask; use {name}=mask.nonzero().flatten()")
         if len(found) != n:
-            raise ValueError(f"{name} is a mask of {len(found)} rows, the parameter has {n}; give one for each row")
+            raise ValueError(
+                f"{name} is a mask of {len(found)} rows, the parameter has {n}; give one for each row"
+            )
         return found.nonzero().flatten()
-    if found.is_floating_point() or found.is_complex():
-        raise TypeError(f"{name} must be {wanted}, got {found.dtype}; convert it with .to(torch.int64)")
     found = found.to(torch.int64, copy=True)
     if len(found):
         low, high = int(found.min()), int(found.max())
