@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
+import fastadam.torch
 from fastadam.step.compact_arrays import decode, encode
 from fastadam.torch.compact import BLOCKS
-from tests.support.torch_cases import Parameter, Tensor, assert_same_bits, members
+from tests.support.torch_cases import Parameter, Tensor, assert_same_bits, give_grads, members, params
 
 BLOCK = 64
 CODES = {name: f"{name}_scale" for name in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")}
@@ -17,13 +19,13 @@ CODES = {name: f"{name}_scale" for name in ("exp_avg", "exp_avg_sq", "max_exp_av
 def gathered(tensor: Tensor, rows: list[int | None]) -> Tensor:
     """Return rows of a tensor, zeros where they are None."""
     tensor = tensor.detach().resolve_conj()
-    each = [torch.zeros_like(tensor[:1])[0] if row is None else tensor[row] for row in rows]
+    each = [torch.zeros(tensor.shape[1:], dtype=tensor.dtype) if row is None else tensor[row] for row in rows]
     return torch.stack(each) if each else tensor[:0].clone()
 
 
 def gathered_codes(codes: Tensor, scales: Tensor, rows: list[int | None]) -> tuple[Tensor, Tensor]:
     """Return rows of codes, and the scales of their blocks, block by block and number by number."""
-    width = codes[0].numel() if len(codes) else 0
+    width = math.prod(codes.shape[1:])
     flat, number_format = codes.reshape(-1), BLOCKS[codes.dtype]
     places = [None if row is None else row * width + j for row in rows for j in range(width)]
     made = torch.zeros(len(places), dtype=codes.dtype)
@@ -142,3 +144,13 @@ def assert_same(ours: Any, model: Any, what: str = "") -> None:
     assert len(ours.ema) == len(model.ema)
     for i, (a, b) in enumerate(zip(ours.ema.values(), model.ema.values(), strict=True)):
         assert_same_bits(a, b, f"{what}: average {i}")
+
+
+def tall(**settings: Any) -> tuple[Any, Any, Any]:
+    """Return an optimizer that was stepped, and its parameters of shapes (6, 2) and (3,)."""
+    both = params((6, 2), (3,))
+    optimizer = fastadam.torch.Adam(both, lr=0.1, **settings)
+    for step in range(3):
+        give_grads(optimizer, step)
+        optimizer.step()
+    return optimizer, *both
