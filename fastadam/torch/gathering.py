@@ -86,23 +86,30 @@ def blocks(codes: Tensor, scales: Tensor, number_format: Format, selection: Sele
     number_format : Format
     selection : Selection
     """
-    width = math.prod(codes.shape[1:])
+    n, width = len(codes), math.prod(codes.shape[1:])
+    if width % SCALE_BLOCK == 0:
+        of_rows = scales.reshape(n, width // SCALE_BLOCK)
+        return rows(codes, selection, copies_parents=False), rows(of_rows, selection, copies_parents=False).view(
+            -1
+        )
     made = torch.zeros((len(selection), *codes.shape[1:]), dtype=codes.dtype)
     made_scales = torch.zeros(count_blocks(made.numel()))
-    if width and selection.n_kept:
-        source = np.arange(selection.n_kept) if selection.kept is None else selection.kept.cpu().numpy()
-        # Pieces begin where a row and a block do.
-        together = SCALE_BLOCK // math.gcd(width, SCALE_BLOCK)
-        each = max(together, PIECE // width // together * together)
-        old = codes.cpu().reshape(-1).numpy(), scales.detach().cpu().float().reshape(-1).numpy()
-        for low in range(0, len(source), each):
-            high = min(low + each, len(selection))  # what is new in the last block is in its piece, too
-            found, found_scales = _piece(
-                old, source[low : low + each], min(each, high - low), width, number_format
-            )
-            made[low:high].view(-1)[: len(found)] = torch.from_numpy(found)
-            first = low * width // SCALE_BLOCK
-            made_scales[first : first + len(found_scales)] = torch.from_numpy(found_scales)
+    source = np.arange(n) if selection.kept is None else selection.kept.cpu().numpy()
+    old = codes.cpu().reshape(-1).numpy(), scales.cpu().reshape(-1).numpy()
+    flat, flat_scales = made.view(-1).numpy(), made_scales.numpy()
+    # Pieces begin where a row and a block do, behind the rows that stay where they are.
+    together = SCALE_BLOCK // math.gcd(width, SCALE_BLOCK)
+    moved = np.flatnonzero(source != np.arange(len(source)))
+    start = int(moved[0] if len(moved) else len(source)) // together * together
+    flat[: start * width] = old[0][: start * width]
+    flat_scales[: start * width // SCALE_BLOCK] = old[1][: start * width // SCALE_BLOCK]
+    each = max(together, PIECE // width // together * together)
+    for low in range(start, len(source), each):
+        high = min(low + each, len(selection))  # what is new in the last block is in its piece, too
+        found, found_scales = _piece(old, source[low : low + each], high - low, width, number_format)
+        flat[low * width : high * width] = found
+        first = low * width // SCALE_BLOCK
+        flat_scales[first : first + len(found_scales)] = found_scales
     return made.to(codes.device), made_scales.to(scales.device)
 
 

@@ -316,7 +316,7 @@ def _entry_of(entry: Any, view: Tensor, selection: Selection, label: str) -> Any
                 f"the state of {label} has no {SCALES[name]!r} that goes with its {name!r}; load it again"
             )
         codes = view_of(value).contiguous()
-        made[name], made[SCALES[name]] = blocks(codes, view_of(scale), BLOCKS[value.dtype], selection)
+        made[name], made[SCALES[name]] = blocks(codes, view_of(scale).float(), BLOCKS[value.dtype], selection)
     return made
 
 
