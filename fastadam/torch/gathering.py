@@ -92,8 +92,8 @@ def blocks(codes: Tensor, scales: Tensor, number_format: Format, selection: Sele
         return rows(codes, selection, copies_parents=False), rows(of_rows, selection, copies_parents=False).view(
             -1
         )
-    made = torch.zeros((len(selection), *codes.shape[1:]), dtype=codes.dtype)
-    made_scales = torch.zeros(count_blocks(made.numel()))
+    made = torch.zeros((len(selection), *codes.shape[1:]), dtype=codes.dtype, device="cpu")
+    made_scales = torch.zeros(count_blocks(made.numel()), dtype=torch.float32, device="cpu")
     source = np.arange(n) if selection.kept is None else selection.kept.cpu().numpy()
     old = codes.cpu().reshape(-1).numpy(), scales.cpu().reshape(-1).numpy()
     flat, flat_scales = made.view(-1).numpy(), made_scales.numpy()

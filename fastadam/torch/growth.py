@@ -90,9 +90,13 @@ class Growth:
                 return _prepare(self.param_groups, self.state, memo, param, f"parameter {index}", keep, grow)
 
             work: Callable[[], Any] = functools.partial(without_threads_in_children, prepare)
-            with torch.inference_mode(False):
-                new, calls = in_grad_mode(False, functools.partial(without_overrides, work))
-            in_one_go([*memo.changed_calls(), *calls])
+            try:
+                memo.guard.stepping = True  # what runs on the way is refused where it steps or resizes
+                with torch.inference_mode(False):
+                    new, calls = in_grad_mode(False, functools.partial(without_overrides, work))
+                in_one_go([*memo.changed_calls(), *calls])
+            finally:
+                memo.guard.stepping = False
         return new
 
     def reset(self, params: Tensor | Iterable[Tensor] | None = None) -> None:
@@ -202,12 +206,17 @@ def _prepare(
     groups: Sequence[dict[str, Any]], state: Any, memo: Memo, param: Tensor, label: str, keep: Any, grow: Any
 ) -> tuple[torch.nn.Parameter, list[Call]]:
     """Return the parameter of other rows, and native calls that put it and its state in the old one's place."""
+    _check_kind(param, label)
+    # What may run anyone's code comes before the rest is looked at.
+    n, grad = len(param), get_grad(param)
+    selection = Selection(keep, grow, n)
+    _find(groups, memo, param)
     params = [each for group in groups for each in group["params"]]
     view = _view_of_checked(param, params, label)
-    selection = Selection(keep, grow, len(view))
+    if len(view) != n:
+        raise RuntimeError(f"{label} got another size while the arguments of resize were read")
     selection.to(view.device)
     new = _parameter_like(param, rows(view, selection, copies_parents=True))
-    grad = get_grad(param)
     if grad is not None:
         new.grad = _grad_of(grad, view, selection, label)
     calls: list[Call] = []
@@ -229,13 +238,13 @@ def _prepare(
     return new, calls
 
 
-def _view_of_checked(param: Tensor, params: Iterable[Tensor], label: str) -> Tensor:
-    """Return a view of a parameter that can be resized.
+def _check_kind(param: Tensor, label: str) -> None:
+    """Check that a parameter is one that can have other rows.
 
     Raises
     ------
     ValueError, RuntimeError
-        If it cannot.
+        If it is none.
     """
     if has_own_dispatch(param):
         raise RuntimeError(f"{label} is a {type(param).__name__}; only plain tensors can be resized")
@@ -243,6 +252,16 @@ def _view_of_checked(param: Tensor, params: Iterable[Tensor], label: str) -> Ten
         raise ValueError(f"{label} is not a leaf, but computed from others; resize those")
     if not param.dim():
         raise ValueError(f"{label} has no dimensions, and so no rows; resize those that have")
+
+
+def _view_of_checked(param: Tensor, params: Iterable[Tensor], label: str) -> Tensor:
+    """Return a view of a parameter, if it can be written, and shares no memory with others.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        If it cannot, or does.
+    """
     view = viewed(param, label)
     others = [each for each in params if each is not param and not has_own_dispatch(each)]
     own = Extents([extent(view)])

@@ -79,11 +79,16 @@ def _new_rows(grow: Any, n: int) -> tuple[int, Tensor | None]:
     return len(parents), parents
 
 
+def _copied(given: Any) -> Any:
+    return np.array(given) if isinstance(given, np.ndarray) else given
+
+
 def _rows(name: str, given: Any, n: int, *, is_mask_taken: bool = True) -> Tensor:
     """Return the numbers of rows as a tensor of its own."""
     wanted = "row numbers or a mask of bool" if is_mask_taken else _INTEGERS
     try:
-        found = torch.as_tensor(given)
+        # (Arrays may run backwards or be read-only, which torch does not take.)
+        found = given if isinstance(given, Tensor) else torch.as_tensor(_copied(given), device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must be {wanted}, got {type(given).__name__}: {error}") from error
     if found.layout != torch.strided or found.is_meta:

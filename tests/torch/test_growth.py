@@ -234,6 +234,8 @@ def test_good_rows() -> None:
         (1, 3),
         range(1, 4, 2),
         np.array([1, 3], np.uint8),
+        np.array([3, 1])[::-1],
+        np.frombuffer(np.array([1, 3]).tobytes(), np.int64),  # read-only
         torch.tensor([1, 3], dtype=torch.int32),
         torch.tensor([0, 9, 1, 9, 3, 9])[2::2],
         [False, True, False, True, False, False],

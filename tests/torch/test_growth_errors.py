@@ -15,6 +15,7 @@ from tests.support.torch_cases import (  # noqa: E402
     assert_same_bits,
     assert_same_snapshot,
     draw,
+    give_grads,
     members,
     params,
     snapshot,
@@ -208,3 +209,60 @@ def test_an_interrupted_one_changes_nothing() -> None:
     assert members(optimizer)[0] is points
     optimizer.step()
     assert optimizer.last_step == "fastadam"
+
+
+class Meddling(Parameter):
+    """A parameter whose gradient is got by a property, which runs something first."""
+
+    @property
+    def grad(self) -> Any:  # type: ignore[override]
+        """The gradient."""
+        getattr(self, "before", lambda: None)()
+        return torch.Tensor.grad.__get__(self)
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        torch.Tensor.grad.__set__(self, value)
+
+
+def test_what_runs_on_the_way() -> None:
+    """Code of a property's may neither step nor resize; what it does to the parameter is seen."""
+    points = Meddling(draw((6, 2)))
+    optimizer = fastadam.torch.Adam([points, *params((3,))])
+    give_grads(optimizer, 0)
+    optimizer.step()
+    before = snapshot(optimizer)
+
+    def resize() -> Any:
+        return optimizer.resize(points, grow=1)
+
+    for action in (resize, optimizer.step, optimizer.reset):
+        points.before = action
+        with pytest.raises(RuntimeError, match="under way"):
+            resize()
+        del points.before
+        assert_same_snapshot(snapshot(optimizer), before)
+    points.before = lambda: points.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match="freed or shrunk"):
+        resize()
+    points.before = lambda: setattr(points, "data", torch.zeros(2, 2))
+    with pytest.raises(RuntimeError, match="another size"):
+        resize()
+    points.before = lambda: optimizer.param_groups[0]["params"].remove(points)
+    with pytest.raises(ValueError, match="not one of"):
+        optimizer.resize(points)
+
+
+def test_other_defaults_of_torch() -> None:
+    """A default device or dtype is for what the user makes."""
+    optimizer, points, _ = tall(state_dtype="int8", ema_decay=0.9)
+    expected, _, _ = tall(state_dtype="int8", ema_decay=0.9)
+    expected.resize(members(expected)[0], [3, 1], [0, 0])
+    try:
+        torch.set_default_device("meta")
+        torch.set_default_dtype(torch.float64)
+        optimizer.resize(points, [3, 1], [0, 0])
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert_same_snapshot(snapshot(optimizer), snapshot(expected))
