@@ -121,11 +121,12 @@ class Growth:
         memo = self._memo
         with memo.guard.lock:
             memo.guard.refuse_while_stepping("reset")
-            if given is None:
-                given = [param for group in self.param_groups for param in group["params"]]
-            for i, param in enumerate(given):
-                _find(self.param_groups, memo, param, f"params[{i}]")
-            in_one_go([*memo.changed_calls(), *_without_calls(self.state, given)])
+            held = [param for group in self.param_groups for param in group["params"]]
+            known = set(map(id, held))
+            for i, param in enumerate(given or ()):
+                if id(param) not in known:
+                    _find(self.param_groups, memo, param, f"params[{i}]")  # says what is wrong
+            in_one_go([*memo.changed_calls(), *_without_calls(self.state, held if given is None else given)])
 
     def remove_param_group(self, index: int) -> dict[str, Any]:
         """Take a group away, with the state and the averages of its parameters.
