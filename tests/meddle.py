@@ -73,6 +73,13 @@ def other_list(optimizer: Any, rng: random.Random) -> None:
     group["params"] = list(group["params"])
 
 
+def resize(optimizer: Any, rng: random.Random) -> None:
+    """Put one parameter's rows into another order, and free the old ones."""
+    param = rng.choice(params_of(optimizer))
+    optimizer.resize(param, [*range(1, len(param)), 0] if len(param) < 100 else None)
+    param.untyped_storage().resize_(0)
+
+
 CHANGES: dict[str, Change] = {
     "replace": replace_moments,
     "clear": lambda optimizer, rng: optimizer.state.clear(),
@@ -80,6 +87,8 @@ CHANGES: dict[str, Change] = {
     "load": load,
     "keys": other_keys,
     "list": other_list,
+    "resize": resize,
+    "reset": lambda optimizer, rng: optimizer.reset(rng.choice(params_of(optimizer))),
     "backend": lambda optimizer, rng: setattr(optimizer, "backend", rng.choice(["c", "numpy", "auto"])),
     "threads": lambda optimizer, rng: setattr(optimizer, "threads", rng.choice([1, 2, None])),
 }
@@ -147,9 +156,10 @@ def step_under(meddle: Callable[[Any, Change, random.Random], Callable[[], None]
     finally:
         stop()
     optimizer.state.clear()
-    before = params[0].detach().clone()
+    stepped = params_of(optimizer)[0]
+    before = stepped.detach().clone()
     optimizer.step()
-    if torch.equal(before, params[0]):
+    if torch.equal(before, stepped):
         raise SystemExit(f"{name}: the optimizer does not step any more")
     return ", ".join(f"{what} {count}" for what, count in counts.items())
 

@@ -83,9 +83,13 @@ def decode(stored: Array, beside: Array | None, number_format: Format) -> Array:
 
 def _decode_blocks(codes: Array, scales: Any, number_format: Format) -> Array:
     flat: Array = codes.reshape(-1)
-    scale = np.repeat(scales, SCALE_BLOCK)[: flat.size]
+    return decode_each(flat, np.repeat(scales, SCALE_BLOCK)[: flat.size], number_format)
+
+
+def decode_each(codes: Array, scales: Array, number_format: Format) -> Array:
+    """Return the numbers of codes of 8 bits, given the scale of each one's block, as float32 in their shape."""
     with np.errstate(over="ignore", invalid="ignore"):
-        numbers: Array = _decode[number_format](_int32(flat), np.abs(scale), np.signbit(scale))
+        numbers: Array = _decode[number_format](_int32(codes), np.abs(scales), np.signbit(scales))
     return numbers
 
 

@@ -19,6 +19,9 @@ what of torch's is switched off meanwhile. What an optimizer keeps for all that 
 kernels do not serve are torch's own: `handover`. `scaling` is about `grad_scale` and `found_inf`, `measuring`
 about the norm of gradients that are not plain.
 
+Between steps, `growth` gives parameters other rows, which a `selection` names and `gathering` puts together;
+`replaced` remembers which parameters have gone that way.
+
 Of DTensors, each process steps the plain tensors that it has: `shards` does all of the above over a twin of the
 optimizer, `dtensors` knows how they are shared out, and `shared_norm` adds up over all processes.
 

@@ -16,6 +16,7 @@ from fastadam.step.gradient_settings import Choices
 from fastadam.torch import scaling, shards
 from fastadam.torch.cache import get_grad
 from fastadam.torch.compiled import outside_of_graphs
+from fastadam.torch.growth import Growth
 from fastadam.torch.loading import carried, unpack
 from fastadam.torch.memo import NOT_FINITE, OURS, new_memo
 from fastadam.torch.modes import in_grad_mode
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 Loss = TypeVar("Loss")
 
 
-class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
+class Adam(Growth, Settings, torch.optim.Adam):  # type: ignore[misc]
     r"""torch.optim.Adam with another step: the same constructor, state and results, less time.
 
     A drop-in on the CPU and on CUDA devices, also for parameters on several of them, of any layout in float32,
@@ -267,6 +268,7 @@ class Adam(Settings, torch.optim.Adam):  # type: ignore[misc]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state and the options, as torch's optimizer does, and with averages the ``"ema"`` of each."""
+        self._memo.replaced.refuse_entries(self.state, self._params)
         state_dict: dict[str, Any] = super().state_dict()
         return with_averages(state_dict, self._params, self._averages) if self._averages.are_kept else state_dict
 

@@ -16,6 +16,9 @@ from fastadam.step.after import DEFAULTS, After, Averaging, check, weight_at
 from fastadam.step.backend import Call
 from fastadam.step.interrupts import in_one_go
 from fastadam.step.locks import Guard
+from fastadam.torch.gathering import fill
+from fastadam.torch.replaced import REMEDY, Replaced
+from fastadam.torch.selection import Selection
 from fastadam.torch.tensors import DTYPES, count_reals, has_own_dispatch, is_dense, view_of
 
 ALIGNMENT = 64  # bytes, from one average to the next
@@ -103,6 +106,28 @@ class Averages:
         if len(self._of) > len(params):
             held = set(map(id, params))
             self._of = {param: each for param, each in self._of.items() if id(param) in held or param in state}
+
+    def resize_calls(self, old: Tensor, new: Tensor, selection: Selection) -> list[Call]:
+        """Return native calls that let a parameter of other rows, and its average, take the place of another one.
+
+        Parameters
+        ----------
+        old, new : Tensor
+        selection : Selection
+            The rows of the old one that the new one has.
+        """
+        (made,) = _tensors([view_of(new)])
+        fill(made, self._of[old], selection, copies_parents=True)
+        of = {
+            (new if param is old else param): (made if param is old else each) for param, each in self._of.items()
+        }
+        return [functools.partial(setattr, self, "_of", of)]
+
+    def without_calls(self, params: Sequence[Tensor]) -> list[Call]:
+        """Return native calls that let averages go."""
+        gone = set(map(id, params))
+        left = {param: each for param, each in self._of.items() if id(param) not in gone}
+        return [functools.partial(setattr, self, "_of", left)]
 
     def move_calls(self, param: Tensor, step: float, master: Tensor | None = None) -> list[Call]:
         """Return torch's operations that move an average without a kernel: its bits are those of one.
@@ -230,6 +255,8 @@ class AveragesView(Mapping[Tensor, Tensor]):
         The optimizer's.
     state : mapping
         The optimizer's.
+    replaced : Replaced, optional
+        What error messages know of parameters that were resized.
 
     Raises
     ------
@@ -237,8 +264,10 @@ class AveragesView(Mapping[Tensor, Tensor]):
         If a parameter has no average yet, and none can be kept of it.
     """
 
-    def __init__(self, averages: Averages, groups: list[dict[str, Any]], state: Any) -> None:
-        self._averages, self._groups, self._state = averages, groups, state
+    def __init__(
+        self, averages: Averages, groups: list[dict[str, Any]], state: Any, replaced: Replaced | None = None
+    ) -> None:
+        self._averages, self._groups, self._state, self._replaced = averages, groups, state, replaced
         if len(averages) < sum(len(group["params"]) for group in groups):
             self._begin()
 
@@ -270,6 +299,8 @@ class AveragesView(Mapping[Tensor, Tensor]):
         if not self._is_at_its_place(param):
             self._begin()
             if not self._is_at_its_place(param):
+                if self._replaced is not None and param in self._replaced:
+                    raise KeyError(f"the parameter was resized; {REMEDY}")
                 raise KeyError(param)
         average = self._averages.of(param)
         if not self._state.get(param):  # before its first step it is the parameter

@@ -74,6 +74,7 @@ class CarefulStep:
         attempts, memo.attempts = memo.attempts, None
         grads: list[Tensor | None] = []
         params = [param for group in groups for param in group["params"]]
+        memo.replaced.refuse_gradients(params)
         if memo.averages.are_kept:
             memo.averages.begin(params, state)
         try:

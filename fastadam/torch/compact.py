@@ -36,7 +36,7 @@ from fastadam.torch.tensors import DTYPES
 # What state can have beside the step counter and the moments.
 BESIDE = (MASTER, *SCALES.values())
 # The formats of moments that are known by their dtype.
-_BLOCKS = {torch.int8: INT8, torch.uint8: ROOT8}
+BLOCKS = {torch.int8: INT8, torch.uint8: ROOT8}
 
 
 class Stored(NamedTuple):
@@ -135,7 +135,7 @@ def decoded_moment(name: str, entry: Mapping[str, Any], label: str) -> Tensor:
         If the scales of its blocks are missing, or are not those of so many numbers.
     """
     moment = entry[name]
-    number_format = _BLOCKS.get(moment.dtype)
+    number_format = BLOCKS.get(moment.dtype)
     if number_format is None:
         moment = moment.detach().cpu()
         reals = torch.view_as_real(moment.resolve_conj()) if moment.is_complex() else moment
@@ -225,7 +225,7 @@ def _converted_moment(
             f"state of an optimizer over parameters of the same shapes"
         )
     is_same = moment.dtype == stored.dtype and tuple(moment.shape) == shape
-    if stored.dtype in _BLOCKS:
+    if stored.dtype in BLOCKS:
         codes, scale = moment, entry.get(SCALES[name])
         if not is_same:
             codes, scale = map(torch.from_numpy, encode(reals.numpy(), stored.kept.format))

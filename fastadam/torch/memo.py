@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,13 +11,15 @@ from torch import Tensor
 
 from fastadam.groups.edits import Edits
 from fastadam.step.after import Averaging
-from fastadam.step.backend import BackendName
+from fastadam.step.backend import BackendName, Call
 from fastadam.step.gradient_settings import Choices, GradientSettings
+from fastadam.step.interrupts import in_one_go
 from fastadam.step.locks import Guard
 from fastadam.torch import options
 from fastadam.torch.attempts import Attempts
 from fastadam.torch.averages import Averages
 from fastadam.torch.devices import ChosenBackends
+from fastadam.torch.replaced import Replaced
 from fastadam.torch.sparse import check_choice
 
 # `last_step` of steps that went our way, and of those that were left out.
@@ -62,6 +65,7 @@ class Memo:
     chosen : ChosenBackends or None
     shards : fastadam.torch.shards.Shards or None
         What steps over DTensors are taken with.
+    replaced : Replaced
     last_step : str or None
         Which way the last step went; see `fastadam.torch.Adam`.
     version : object
@@ -77,6 +81,7 @@ class Memo:
         "gradients",
         "guard",
         "last_step",
+        "replaced",
         "scaling",
         "shards",
         "sparse",
@@ -105,6 +110,7 @@ class Memo:
         self.attempts: Attempts | None = None
         self.chosen: ChosenBackends | None = None
         self.shards: Any = None
+        self.replaced = Replaced()
         self.last_step: str | None = None
         self.version = object()
 
@@ -128,8 +134,14 @@ class Memo:
 
     def changed(self) -> None:
         """Tell steps, from any thread, what was changed; one that is under way goes on with what it has read."""
-        self.version = object()
-        self.attempts = None  # after the version: see `remember`
+        in_one_go(self.changed_calls())
+
+    def changed_calls(self) -> list[Call]:
+        """Return native calls that do what `changed` does."""
+        return [
+            functools.partial(setattr, self, "version", object()),
+            functools.partial(setattr, self, "attempts", None),  # after the version: see `remember`
+        ]
 
     def remember(self, attempts: Attempts | None, version: object) -> None:
         """Keep what a step has found, unless something was changed since it began.

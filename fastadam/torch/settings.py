@@ -88,7 +88,7 @@ class Settings:
     @property
     def ema(self) -> AveragesView:
         """The averages of the parameters."""
-        return AveragesView(self._averages, self.param_groups, self.state)
+        return AveragesView(self._averages, self.param_groups, self.state, self._memo.replaced)
 
     def averaged(self) -> Swapped:
         """Return a context manager in which averages are in the place of the parameters, for evaluation.
@@ -111,7 +111,13 @@ class Settings:
         dict
             As ``state[param]``, in float32 (in float64 what is that), without scales; ``"master_param"`` has the
             whole masters of 16-bit weights. It is empty before the first step of the parameter.
+
+        Raises
+        ------
+        ValueError
+            If the parameter was resized.
         """
+        self._memo.replaced.refuse(param)
         return decoded(param, self.state.get(param, {}))
 
     @property

@@ -132,10 +132,10 @@ class Visit:
         return [*missing, functools.partial(enter, self._state, new)]
 
 
-def viewed(tensor: Tensor, label: str) -> Tensor:
+def viewed(tensor: Tensor, label: str, *, is_compact: bool = False) -> Tensor:
     """Return a view of a tensor that a step can write (see `check_stepped`)."""
     view = view_of(tensor)
-    check_stepped(view, label)
+    check_stepped(view, label, is_compact=is_compact)
     return view
 
 

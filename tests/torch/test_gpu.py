@@ -348,3 +348,24 @@ def test_a_scale_set_on_the_optimizer() -> None:
     theirs.step()
     for mine, its in zip(members(ours), members(theirs), strict=True):
         torch.testing.assert_close(mine, its)
+
+
+@gpu
+@pytest.mark.parametrize("options", [{"amsgrad": True}, {"state_dtype": "int8"}, {"state_dtype": "bfloat16"}])
+def test_rows_come_and_go(options: dict[str, Any]) -> None:
+    """As on the CPU, whichever device the row numbers are on."""
+    found = []
+    for device in ("cpu", "cuda"):
+        optimizer = face.Adam([param.detach().to(device).requires_grad_() for param in params((40, 5))], **options)
+        for step in range(6):
+            if step in (2, 4):
+                param = members(optimizer)[0]
+                rows = torch.tensor([4, 0, 7, 7], device=device if step == 2 else "cpu")
+                assert optimizer.resize(param, None if step == 2 else rows, rows).device == param.device
+            for param in members(optimizer):
+                param.grad = draw(param.shape, seed=step).to(device)
+            optimizer.step()
+        found.append(
+            {name: getattr(each, "cpu", lambda each=each: each)() for name, each in snapshot(optimizer).items()}
+        )
+    assert_same_snapshot(*found)
