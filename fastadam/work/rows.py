@@ -191,18 +191,21 @@ class RowSteps:
                 continue
             label = f"the gradient of {member.label}"
             mask = masks.get(position)
+            param = _own_view(member.array)
+            if mask is not None or isinstance(grad, Rows) or index in group.own_steps:
+                member.check_rows(param)
             if isinstance(grad, Rows):
                 if mask is not None:
                     raise ValueError(f"{label} is fastadam.Rows, which says which rows; give no mask for it")
-                read = read_rows(grad, member.array, member.label, self._check, self._quiet.run)
+                read = read_rows(grad, param, member.label, self._check, self._quiet.run)
                 found.append(Entry(None, read, read.given, _hold(read.given)))
             else:
-                checked = self._check(views[position], member.array, label)
+                checked = self._check(views[position], param, label)
                 numbers = None
                 if mask is not None:
-                    numbers = read_mask(mask, member.array, member.label)
+                    numbers = read_mask(mask, param, member.label)
                 elif group.is_apart(index) and not self.is_exact:
-                    numbers = np.arange(len(member.array))
+                    numbers = np.arange(member.n_rows)
                 if numbers is None:
                     found.append(Entry(checked, None, grad, _hold(grad)))
                 else:
@@ -220,8 +223,7 @@ class RowSteps:
         Foreign code can run until the step is taken: that of other indices, and schedules. What it does to the
         shape and dtype of the user's array does not matter then.
         """
-        checked = self._planner.by_member.check_gradient(grad, like, label)
-        return np.ndarray.view(checked, np.ndarray) if isinstance(checked, np.ndarray) else checked
+        return _own_view(self._planner.by_member.check_gradient(grad, like, label))
 
     def _measure(self, given: Sequence[Entry]) -> int:
         """Compute the norm of gradients, rows laid one after the other; return TAKEN, or what is in the way."""
@@ -299,7 +301,7 @@ class RowSteps:
                     self._catch_up(group, index, None)
                 calls += group.own_steps_calls(index, None)
             elif entry.read is not None and index not in group.own_steps:
-                n = len(group.members[index].array)
+                n = group.members[index].n_rows
                 calls += group.own_steps_calls(index, np.full(n, group.step_of(index)))
         if calls:
             in_one_go([*groups.renew_calls(), *calls])
@@ -308,7 +310,7 @@ class RowSteps:
 
 def _by_member(groups: Sequence[Group], work: WorkList, grads: Sequence[Any]) -> list[Any]:
     """Return a gradient for each parameter, where some stand for a whole packed buffer."""
-    if not work.in_pieces or len(work.owners) == sum(len(group.members) for group in groups):
+    if not work.in_pieces:
         return list(grads)
     found: list[Any] = []
     rest = iter(grads)
@@ -328,6 +330,11 @@ def _by_member(groups: Sequence[Group], work: WorkList, grads: Sequence[Any]) ->
     return found
 
 
+def _own_view(array: Any) -> Any:
+    """Return an array over the memory of another one, whose shape and dtype nobody else changes."""
+    return np.ndarray.view(array, np.ndarray) if isinstance(array, np.ndarray) else array
+
+
 def _hold(grad: Any) -> Any:
     """Return what keeps the memory of a user's array where it is."""
     return weakref.ref(grad) if isinstance(grad, np.ndarray) else None
@@ -339,7 +346,7 @@ def _check_blocks(group: Group, index: int) -> None:
     kept = group.kept[member.buffer_key]
     if not any(each.block > 1 for name, each in kept.items() if name in group.moments):
         return
-    width = member.size // max(len(member.array), 1) * ALL_DTYPES[member.dtype].reals
+    width = member.size // max(member.n_rows, 1) * ALL_DTYPES[member.dtype].reals
     if width % SCALE_BLOCK:
         raise ValueError(
             f"{member.label} has rows of {counted(width, 'number')}, and its 8-bit state lies in blocks of "

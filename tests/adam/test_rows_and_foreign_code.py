@@ -217,3 +217,45 @@ def test_averages_have_all_steps_whenever_the_block_is_entered(backend: str) -> 
     with blocks[0], blocks[1]:
         assert_same_bits(*tables)
     assert_same_state(snapshot(ours), snapshot(theirs))
+
+
+@pytest.mark.parametrize("lazy", ["skip", "exact"])
+@pytest.mark.parametrize("shape", [(26,), (2, 13), (1, 26)])
+def test_rows_of_a_parameter_that_got_another_shape_are_not_known(backend: str, lazy: Any, shape: Any) -> None:
+    tables = [np.ones((N_ROWS, 2)) for _ in range(2)]
+    kw: Any = {"lr": 0.1, "weight_decay": 0.1, "lazy": lazy, "backend": backend}
+    ours, theirs = (fastadam.Adam({"table": table}, **kw) for table in tables)
+    for each in (ours, theirs):
+        for row in (1, 12, 1):
+            each.step([fastadam.Rows([row], np.ones((1, 2)))])
+    before = tables[0].copy()
+    tables[0].shape = shape
+    some = np.ones((1, *shape[1:]))
+    for grads, mask in (
+        (fastadam.Rows([shape[0] - 1], some), None),
+        (np.ones(shape), {"table": np.ones(shape[0], bool)}),
+        (np.ones(shape), None),
+    ):
+        with pytest.raises(ValueError, match=r"'table' had the shape \(13, 2\).*give it back its shape"):
+            ours.step({"table": grads}, mask=mask)
+    assert_same_bits(tables[0], before.reshape(shape))
+    for each in (ours, theirs):
+        each.catch_up()  # of rows as they were
+    assert_same_bits(tables[0], tables[1].reshape(shape))
+    tables[0].shape = (N_ROWS, 1, 2)  # the same rows
+    ours.step([fastadam.Rows([3], np.ones((1, 1, 2)))])
+    tables[0].shape = (N_ROWS, 2)
+    theirs.step([fastadam.Rows([3], np.ones((1, 2)))])
+    assert_same_state(snapshot(ours), snapshot(theirs))
+
+
+def test_a_packed_buffer_of_one_array_beside_rows_that_have_stepped_apart(backend: str) -> None:
+    """As many buffers as arrays: a gradient is of the buffer all the same, not of the array in it."""
+    flats = [fastadam.pack({name: np.ones((3, 1, 2))}) for name in "ab"]
+    optimizer = fastadam.Adam([{"params": flat} for flat in flats], lr=0.5, backend=backend)
+    for flat in flats:
+        flat.grad[...] = 1.0
+    optimizer.step(mask={"a": np.array([True, False, False])})
+    optimizer.step()
+    np.testing.assert_allclose(flats[0].param, [0, 0, 0.5, 0.5, 0.5, 0.5], atol=1e-6)
+    np.testing.assert_allclose(flats[1].param, np.zeros(6), atol=1e-6)

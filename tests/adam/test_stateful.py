@@ -606,7 +606,8 @@ class Machine(RuleBasedStateMachine):
         grads = [gradient("normal", m.param.shape, m.param.dtype, 6) for m, _, _ in self._all()]
         if array.size:
             self._refused(lambda: array.resize(array.size + 7, refcheck=False))
-        if "packed" in self.layouts:
+        of_bytes = array.base is not None and not isinstance(array.base, np.ndarray)  # of a pickle
+        if "packed" in self.layouts or of_bytes:
             return
         array.flags.writeable = False
         self._refused(lambda: self.opt.step(grads))
