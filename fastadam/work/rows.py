@@ -68,7 +68,7 @@ class RowSteps:
         self._missed = Missed(planner.backends)
         self._quiet = Quiet()
         self._plans: Patterns[RowWork] = Patterns()
-        self._version = -1
+        self._planned_for = (-1, -1)
 
     @property
     def is_exact(self) -> bool:
@@ -264,9 +264,9 @@ class RowSteps:
                 if entry is not None and entry.read is not None:
                     self._catch_up(group, index, entry.read.numbers)
         planner.part(False, active)
-        if self._version != groups.version:
-            self._version = groups.version
+        if self._planned_for != (groups.version, planner.times_built):
             self._plans.clear()
+            self._planned_for = groups.version, planner.times_built
         given = [entry for entry in entries if entry is not None]
         arrays = [each.read.values if each.read is not None else each.grad for each in given]
         dtypes = tuple(array.dtype for array in arrays if array is not None)

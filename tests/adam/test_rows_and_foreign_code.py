@@ -11,6 +11,7 @@ import pytest
 
 import fastadam
 from fastadam.memory import rows as memory_rows
+from tests.conftest import AVAILABLE
 from tests.support.bits import assert_same_bits, assert_same_state, snapshot
 
 N_ROWS = 13
@@ -259,3 +260,16 @@ def test_a_packed_buffer_of_one_array_beside_rows_that_have_stepped_apart(backen
     optimizer.step()
     np.testing.assert_allclose(flats[0].param, [0, 0, 0.5, 0.5, 0.5, 0.5], atol=1e-6)
     np.testing.assert_allclose(flats[1].param, np.zeros(6), atol=1e-6)
+
+
+def test_another_backend_and_limit_of_threads_are_those_of_the_next_step() -> None:
+    optimizer = fastadam.Adam(np.ones((N_ROWS, 2)), backend="numpy", threads=1)
+    optimizer.step(fastadam.Rows([1], np.ones((1, 2))))
+    optimizer.step(fastadam.Rows([1], np.ones((1, 2))))
+    chosen = AVAILABLE[0]
+    optimizer.backend, optimizer.threads = chosen, 2
+    optimizer.step(fastadam.Rows([1], np.ones((1, 2))))
+    (plan,) = [work._plan for work in optimizer._rows._plans]
+    assert plan._limit == 2
+    assert plan._backends == list(optimizer._planner.backends.values())
+    assert chosen in str(plan._backends[0])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import math
 import os
 import pickle
@@ -550,6 +551,7 @@ class Machine(RuleBasedStateMachine):
         self.opt.resize(which, keep=keep, grow=parents if by_parents else len(parents))
         model.take_rows(range(n) if keep is None else keep, parents, by_parents, keep is None)
         self.arrays = [[member.owner for member in group.members] for group in self.opt._groups]
+        gc.collect()  # a list of the old ones, in a traceback that nobody has any more, would be looked into
         self.saved.clear()  # of other shapes
 
     @rule(which=st.lists(st.integers(0, 9), max_size=3), everything=st.booleans())
