@@ -129,8 +129,14 @@ class Missed:
         """
         own, last = group.own_steps[index], int(group.step_of(index))
         behind = np.flatnonzero(own < last) if numbers is None else numbers[own[numbers] < last]
-        if not len(behind):
-            return
+        if len(behind):
+            self._take(group, index, behind, limit)
+        if numbers is None:
+            self._stretches(group, index).clear()  # no row lacks any of these steps
+
+    def _take(self, group: Group, index: int, behind: Array, limit: int) -> None:
+        """Let rows that are behind take all that they have missed."""
+        own, last = group.own_steps[index], int(group.step_of(index))
         stretches = [each for each in self._stretches(group, index) if each.last > own[behind].min()]
         kept = group.kept[group.members[index].buffer_key]
         # (8-bit state of zeros has other codes after a step than before.)

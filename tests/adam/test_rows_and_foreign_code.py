@@ -273,3 +273,15 @@ def test_another_backend_and_limit_of_threads_are_those_of_the_next_step() -> No
     assert plan._limit == 2
     assert plan._backends == list(optimizer._planner.backends.values())
     assert chosen in str(plan._backends[0])
+
+
+def test_steps_that_no_row_lacks_are_forgotten(backend: str) -> None:
+    """What is kept for rows that are behind does not grow for ever where they catch up now and then."""
+    optimizer = fastadam.Adam(np.ones((N_ROWS, 2)), lazy="exact", backend=backend)
+    for step in range(20):
+        optimizer.weight_decay = 0.1 / (step + 1)
+        optimizer.step(fastadam.Rows([step % 3], np.ones((1, 2))))
+        if step % 5 == 4:
+            optimizer.catch_up()
+            kept = optimizer._rows._missed._known[optimizer._groups[0]][0][1]
+            assert kept == []
