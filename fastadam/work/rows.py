@@ -7,7 +7,7 @@ for each run of rows (see `fastadam.step.row_plan`). Rows count their steps by t
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from fastadam.step.counters import counters_in
 from fastadam.step.gradient_settings import not_finite
 from fastadam.step.interrupts import in_one_go
 from fastadam.step.laziness import EXACT, SKIP, Lazy, check_lazy
+from fastadam.step.locks import Guard
 from fastadam.step.plan import Plan
 from fastadam.step.quiet import Quiet
 from fastadam.step.variants import variants_of
@@ -46,6 +47,7 @@ class RowSteps:
     Parameters
     ----------
     planner : Planner
+    guard : Guard
         The optimizer's.
     lazy : str, default "skip"
         What becomes of steps that rows miss: ``"skip"``, or ``"exact"`` (see `fastadam.work.lazy`).
@@ -61,10 +63,10 @@ class RowSteps:
         If `lazy` is neither.
     """
 
-    def __init__(self, planner: Planner, lazy: Lazy = SKIP) -> None:
+    def __init__(self, planner: Planner, guard: Guard, lazy: Lazy = SKIP) -> None:
         self.lazy: Lazy = check_lazy(lazy)
         planner.groups.catches_up = self.is_exact
-        self._planner = planner
+        self._planner, self._guard = planner, guard
         self._missed = Missed(planner.backends)
         self._quiet = Quiet()
         self._plans: Patterns[RowWork] = Patterns()
@@ -75,22 +77,22 @@ class RowSteps:
         """Whether rows catch up the steps that they have missed."""
         return self.lazy == EXACT
 
-    def catch_up(self, positions: Iterable[int] | None = None) -> None:
-        """Let all rows of parameters take the steps that they have missed.
+    def catch_up(self) -> None:
+        """Let all rows of parameters take the steps that they have missed; called with the lock held.
 
-        Parameters
-        ----------
-        positions : iterable of int, optional
-            Which parameters; by default all.
+        These are steps: what a signal handler asks for among them is refused, as in the middle of any other.
         """
         groups = self._planner.groups
         if not self.is_exact or not any(group.own_steps for group in groups):
             return
-        with in_memory(groups.file):
-            for position in range(len(groups.where)) if positions is None else positions:
-                group, index = groups.where[position]
-                if index in group.own_steps:
-                    self._catch_up(group, index, None)
+        try:
+            self._guard.stepping = True
+            with in_memory(groups.file):
+                for group, index in groups.where:
+                    if index in group.own_steps:
+                        self._catch_up(group, index, None)
+        finally:
+            self._guard.stepping = False
 
     def _catch_up(self, group: Group, index: int, numbers: Array | None) -> None:
         member = group.members[index]

@@ -11,6 +11,7 @@ import pytest
 
 import fastadam
 from fastadam.memory import rows as memory_rows
+from fastadam.work import lazy
 from tests.conftest import AVAILABLE
 from tests.support.bits import assert_same_bits, assert_same_state, snapshot
 
@@ -220,11 +221,11 @@ def test_averages_have_all_steps_whenever_the_block_is_entered(backend: str) -> 
     assert_same_state(snapshot(ours), snapshot(theirs))
 
 
-@pytest.mark.parametrize("lazy", ["skip", "exact"])
+@pytest.mark.parametrize("kind", ["skip", "exact"])
 @pytest.mark.parametrize("shape", [(26,), (2, 13), (1, 26)])
-def test_rows_of_a_parameter_that_got_another_shape_are_not_known(backend: str, lazy: Any, shape: Any) -> None:
+def test_rows_of_a_parameter_that_got_another_shape_are_not_known(backend: str, kind: Any, shape: Any) -> None:
     tables = [np.ones((N_ROWS, 2)) for _ in range(2)]
-    kw: Any = {"lr": 0.1, "weight_decay": 0.1, "lazy": lazy, "backend": backend}
+    kw: Any = {"lr": 0.1, "weight_decay": 0.1, "lazy": kind, "backend": backend}
     ours, theirs = (fastadam.Adam({"table": table}, **kw) for table in tables)
     for each in (ours, theirs):
         for row in (1, 12, 1):
@@ -285,3 +286,36 @@ def test_steps_that_no_row_lacks_are_forgotten(backend: str) -> None:
             optimizer.catch_up()
             kept = optimizer._rows._missed._known[optimizer._groups[0]][0][1]
             assert kept == []
+
+
+@pytest.mark.parametrize("call", ["catch_up", "state_dict", "averaged"])
+def test_a_signal_handler_steps_nothing_while_rows_catch_up(
+    backend: str, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = [np.ones((N_ROWS, 2)) for _ in range(2)]
+    kw: Any = {"lr": 0.1, "ema_decay": 0.5, "weight_decay": 0.1, "backend": backend}
+    ours, theirs = fastadam.Adam(tables[0], lazy="exact", **kw), fastadam.Adam(tables[1], **kw)
+    for row in (1, 2, 1, 3):
+        whole = np.zeros((N_ROWS, 2))
+        whole[row] = 1.0
+        ours.step(fastadam.Rows([row], whole[row : row + 1]))
+        theirs.step(whole)
+    refused = 0
+
+    def handled(calls: Any, real: Any = lazy.in_one_go) -> Any:
+        nonlocal refused
+        for ask in (ours.catch_up, ours.state_dict, lambda: ours.step(fastadam.Rows([4], np.ones((1, 2))))):
+            with pytest.raises(RuntimeError, match="while a step of this optimizer is under way"):
+                ask()
+            refused += 1
+        return real(calls)
+
+    monkeypatch.setattr(lazy, "in_one_go", handled)
+    if call == "averaged":
+        with ours.averaged():
+            pass
+    else:
+        getattr(ours, call)()
+    assert refused
+    assert_same_state(snapshot(ours), snapshot(theirs))
+    ours.step(fastadam.Rows([4], np.ones((1, 2))))
