@@ -157,8 +157,11 @@ class Machine(RuleBasedStateMachine):
         options=options(),
         on_disk=st.sampled_from([False, False, True]),
         lazy=st.sampled_from(["skip", "exact"]),
+        decay=st.sampled_from([None, None, 0.9]),
     )
-    def make(self, backend: str, first: Any, more: Any, options: Any, on_disk: bool, lazy: str) -> None:
+    def make(
+        self, backend: str, first: Any, more: Any, options: Any, on_disk: bool, lazy: str, decay: float | None
+    ) -> None:
         self.backend = backend
         self.lazy = lazy
         self.folder = tempfile.TemporaryDirectory() if on_disk and CAN_LIE_ON_DISK else None
@@ -171,13 +174,13 @@ class Machine(RuleBasedStateMachine):
         self.skipped = 0
         self.defaults = options
         self.settings: dict[str, Any] = {
-            "ema_decay": None,
+            "ema_decay": decay,
             "ema_warmup": False,
             "max_grad_norm": None,
             "skip_nonfinite": False,
         }
         given = [self._enter(*each, options, seed) for seed, each in enumerate([first, *more])]
-        self.opt = fastadam.Adam(given, backend=backend, lazy=lazy, **options, **self._place())
+        self.opt = fastadam.Adam(given, ema_decay=decay, backend=backend, lazy=lazy, **options, **self._place())
 
     def _place(self) -> dict[str, Any]:
         """Return where the state of a new optimizer is to lie."""
