@@ -72,6 +72,7 @@ def _cut_of(span: Any, part: Part, rows: Rows) -> Cut:
 
 
 def _pieces_of(region: Region, runs: Runs) -> Array:
-    pieces: Array = np.repeat(region.span, len(runs.starts))
-    write_runs(pieces, region, runs)
+    pieces: Array = np.repeat(region.span, max(len(runs.starts), 1))
+    pieces["size"] = 0  # a plan has a span for each of its parts at least
+    write_runs(pieces[: len(runs.starts)], region, runs)
     return pieces
