@@ -186,8 +186,11 @@ def _checked(indices: Any, param: Array, label: str) -> Array:
             f"the indices of the rows of {label} have shape {found.shape}; give one number for each, shape (n,)"
         )
     found = base_view(found)
-    if len(found):
-        low, high = int(found.min()), int(found.max())
+    if found.dtype == np.uint64:
+        found = np.minimum(found, np.iinfo(np.int64).max)
+    numbers: Array = found.astype(np.int64)  # a copy, before they are looked at: others may write to theirs
+    if len(numbers):
+        low, high = int(numbers.min()), int(numbers.max())
         if low < 0 or high >= len(param):
             has = f"{counted(len(param), 'row')}, from 0 to {len(param) - 1}" if len(param) else "no rows"
             remedy = "count from the first row on" if low < 0 else "give rows that it has"
@@ -195,7 +198,6 @@ def _checked(indices: Any, param: Array, label: str) -> Array:
                 f"the indices of the rows of {label} go from {low} to {high}, and it has {has}; {remedy} (got "
                 f"{shown(indices)})"
             )
-    numbers: Array = found.astype(np.int64)
     return numbers
 
 
