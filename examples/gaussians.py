@@ -5,8 +5,8 @@ The picture is a sum of coloured bells over a background. At a place r,
     picture(r) = background + sum over i of colour_i exp(-|L_i (r - centre_i)|^2 / 2)
 
 where L_i is a lower triangular matrix of 2 x 2, so that a bell can be long, thin and turned. The gradients are
-written by hand. Whenever bells go or come, the arrays have other lengths, so a new optimizer takes over, with
-the moments of the bells that stay.
+written by hand. Whenever bells go or come, the arrays get other lengths; ``optimizer.resize`` takes the moments of
+the bells that stay along.
 
 Needs fastadam and matplotlib. Run it with ``python examples/gaussians.py``.
 """
@@ -74,20 +74,12 @@ def newcomers(error: Floats, r: Floats, n: int, rng: np.random.Generator) -> Par
     return {"centre": r[chosen], "shape": np.full((n, 3), [20, 0, 20], np.float32), "colour": -error[chosen] / 2}
 
 
-def revise(params: Params, optimizer: fastadam.Adam, fresh: Params) -> tuple[Params, fastadam.Adam]:
-    """Remove faint Gaussians, add fresh ones, and carry over the moments of those that stay."""
+def revise(params: Params, optimizer: fastadam.Adam, fresh: Params) -> None:
+    """Remove faint Gaussians and add fresh ones; the moments of those that stay move along."""
     stay = np.abs(params["colour"]).max(axis=1) > FAINT
-    revised = params | {name: np.concatenate([params[name][stay], rows]) for name, rows in fresh.items()}
-    saved = optimizer.state_dict()
-    names = [name for group in saved["param_groups"] for name in group["param_names"]]
-    for name, state in zip(names, saved["state"].values(), strict=True):
-        if name in fresh:
-            zeros = np.zeros_like(fresh[name])
-            for moment in ("exp_avg", "exp_avg_sq"):
-                state[moment] = np.concatenate([state[moment][stay], zeros])
-    optimizer = fastadam.Adam([{"params": revised, "lr": RATES}])
-    optimizer.load_state_dict(saved)
-    return revised, optimizer
+    for name, rows in fresh.items():
+        params[name] = optimizer.resize(name, keep=stay, grow=len(rows))
+        params[name][stay.sum() :] = rows  # behind those that stay, where resize has put zeros
 
 
 def train(seed: int = 0, steps: int = 600) -> Run:
@@ -106,7 +98,7 @@ def train(seed: int = 0, steps: int = 600) -> Run:
         if step in (steps // 12, steps // 3, steps):
             paintings[step] = paint(params, r)[0].reshape(SIZE, SIZE, 3).clip(0, 1)
         if step % REVISE_EVERY == 0 and step < 0.8 * steps:
-            params, optimizer = revise(params, optimizer, newcomers(error, r, NEWCOMERS, rng))
+            revise(params, optimizer, newcomers(error, r, NEWCOMERS, rng))
     return Run(params, errors, counts, paintings)
 
 
