@@ -113,7 +113,7 @@ def plot(corpus: Corpus, vectors: Floats, path: Path) -> None:
     ax = figure.subplots()
     ax.scatter(x, y, s=12, c=colors)
     for word, a, b, color in zip(words, x, y, colors, strict=True):
-        ax.annotate(word, (a, b), xytext=(4, 1), textcoords="offset points", color=color)
+        ax.annotate(word, (a, b), xytext=(4, 1), textcoords="offset points", color=color, size="small")
     ax.set(xticklabels=[], yticklabels=[], title="Words of Python's manual, by their two principal components")
     ax.margins(x=0.12)
     save(figure, path)
