@@ -226,7 +226,7 @@ class Adam(Growth, closed=True):
         self._state = State(self._groups)
         kept = After(asked_for(ema_decay, ema_warmup))
         self._planner = Planner(self._groups, self._choice.in_use, threads, self._gradient_settings, kept)
-        self._rows = RowSteps(self._planner, lazy)
+        self._rows = RowSteps(self._planner, self._guard, lazy)
         self._averages = Averages(self._groups, self._guard, kept, self._rows.catch_up)
         self.param_groups: list[dict[str, Any]] = []
         self._add(split_groups(params))

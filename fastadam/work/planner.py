@@ -49,6 +49,8 @@ class Planner:
         The limit; whoever changes it makes the `start_over_calls`.
     containers : Containers
         Those that the parameters were given in.
+    builds : int
+        Grows whenever all is built anew.
     version : int
         That of the groups with which the work lists agree. Where it is another one than theirs, `catch_up` has to
         be called before anything else is used.
@@ -75,7 +77,7 @@ class Planner:
         after: After,
     ) -> None:
         self.groups, self.settings, self.after = groups, settings, after
-        self.version = -1
+        self.version, self.builds = -1, 0
         self.backends = backends
         self._slots = None if groups.file is None else Slots(groups.file)
         self.threads = threads
@@ -116,6 +118,7 @@ class Planner:
         ]
 
     def _build(self) -> None:
+        self.builds += 1
         self.groups.check_unchanged()  # before the memory that steps write is told from it
         self.written = self.groups.written()
         self._patterns.clear()

@@ -6,7 +6,7 @@ for each run of rows (see `fastadam.step.row_plan`). Rows count their steps by t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from fastadam.step.counters import counters_in
 from fastadam.step.gradient_settings import not_finite
 from fastadam.step.interrupts import in_one_go
 from fastadam.step.laziness import EXACT, SKIP, Lazy, check_lazy
+from fastadam.step.locks import Guard
 from fastadam.step.plan import Plan
 from fastadam.step.variants import variants_of
 from fastadam.work.arrays import WorkList
@@ -44,7 +45,8 @@ class RowSteps:
     Parameters
     ----------
     planner : Planner
-        The optimizer's.
+    guard : Guard
+        Both are the optimizer's.
     lazy : str, default "skip"
         What becomes of steps that rows miss: ``"skip"``, or ``"exact"`` (see `fastadam.work.lazy`).
 
@@ -59,35 +61,35 @@ class RowSteps:
         If `lazy` is neither.
     """
 
-    def __init__(self, planner: Planner, lazy: Lazy = SKIP) -> None:
+    def __init__(self, planner: Planner, guard: Guard, lazy: Lazy = SKIP) -> None:
         self.lazy: Lazy = check_lazy(lazy)
         planner.groups.catches_up = self.is_exact
-        self._planner = planner
+        self._planner, self._guard = planner, guard
         self._missed = Missed(planner.backends)
         self._plans: Patterns[RowWork] = Patterns()
-        self._version = -1
+        self._builds = self._version = -1  # those of the planner and the groups that the plans agree with
 
     @property
     def is_exact(self) -> bool:
         """Whether rows catch up the steps that they have missed."""
         return self.lazy == EXACT
 
-    def catch_up(self, positions: Iterable[int] | None = None) -> None:
-        """Let all rows of parameters take the steps that they have missed.
-
-        Parameters
-        ----------
-        positions : iterable of int, optional
-            Which parameters; by default all.
-        """
-        groups = self._planner.groups
+    def catch_up(self) -> None:
+        """Let all rows take the steps that they have missed; the caller holds the lock, and takes no step."""
+        groups, guard = self._planner.groups, self._guard
         if not self.is_exact or not any(group.own_steps for group in groups):
             return
-        with in_memory(groups.file):
-            for position in range(len(groups.where)) if positions is None else positions:
-                group, index = groups.where[position]
-                if index in group.own_steps:
-                    self._catch_up(group, index, None)
+        try:
+            guard.stepping = True  # a signal's handler that steps would do so with rows that are half way
+            with in_memory(groups.file):
+                calls: list[Call] = []
+                for group, index in groups.where:
+                    if index in group.own_steps:
+                        self._catch_up(group, index, None)
+                        calls += group.own_steps_calls(index, None)
+                in_one_go([*groups.renew_calls(), *calls])
+        finally:
+            guard.stepping = False
 
     def _catch_up(self, group: Group, index: int, numbers: Array | None) -> None:
         member = group.members[index]
@@ -250,9 +252,12 @@ class RowSteps:
                 if entry is not None and entry.read is not None:
                     self._catch_up(group, index, entry.read.numbers)
         planner.part(False, active)
-        if self._version != groups.version:
-            self._version = groups.version
+        if self._builds != planner.builds:
             self._plans.clear()
+        elif self._version != groups.version:
+            for each in self._plans:
+                each.write_options()
+        self._builds, self._version = planner.builds, groups.version
         given = [entry for entry in entries if entry is not None]
         arrays = [each.read.values if each.read is not None else each.grad for each in given]
         dtypes = tuple(array.dtype for array in arrays if array is not None)
@@ -296,7 +301,7 @@ class RowSteps:
 
 def _by_member(groups: Sequence[Group], work: WorkList, grads: Sequence[Any]) -> list[Any]:
     """Return a gradient for each parameter, where some stand for a whole packed buffer."""
-    if not work.in_pieces or len(work.owners) == sum(len(group.members) for group in groups):
+    if not work.in_pieces:
         return list(grads)
     found: list[Any] = []
     rest = iter(grads)
