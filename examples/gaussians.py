@@ -1,12 +1,11 @@
-"""Paint a picture with Gaussians, which are added where they are missed and removed where they are hardly seen.
+"""Paint a picture with Gaussians, which split, are added where they are missed and go where they are hardly seen.
 
 The picture is a sum of coloured bells over a background. At a place r,
 
     picture(r) = background + sum over i of colour_i exp(-|L_i (r - centre_i)|^2 / 2)
 
 where L_i is a lower triangular matrix of 2 x 2, so that a bell can be long, thin and turned. The gradients are
-written by hand. Whenever bells go or come, the arrays have other lengths, so a new optimizer takes over, with
-the moments of the bells that stay.
+written by hand. When bells go or come, ``optimizer.resize`` takes along the moments of those that stay.
 
 Needs fastadam and matplotlib. Run it with ``python examples/gaussians.py``.
 """
@@ -26,7 +25,8 @@ import fastadam
 
 RATES = {"background": 0.01, "centre": 0.002, "shape": 0.3, "colour": 0.02}  # learning rates
 REVISE_EVERY = 50  # steps
-NEWCOMERS = 20  # Gaussians that come in each revision
+SPLIT, SMALLER = 5, 1.6  # how many are split in each revision, and how many times as small their halves are
+NEWCOMERS = 15  # Gaussians that come in each revision, and at the beginning
 FAINT = 0.03  # Gaussians whose strongest colour is below this go
 
 Floats = NDArray[np.floating]
@@ -74,20 +74,21 @@ def newcomers(error: Floats, r: Floats, n: int, rng: np.random.Generator) -> Par
     return {"centre": r[chosen], "shape": np.full((n, 3), [20, 0, 20], np.float32), "colour": -error[chosen] / 2}
 
 
-def revise(params: Params, optimizer: fastadam.Adam, fresh: Params) -> tuple[Params, fastadam.Adam]:
-    """Remove faint Gaussians, add fresh ones, and carry over the moments of those that stay."""
+def revise(params: Params, optimizer: fastadam.Adam, pull: Floats, new: Params, rng: np.random.Generator) -> None:
+    """Split the Gaussians whose centres are pulled hardest, remove faint ones and add new ones."""
+    parents = np.argsort(-np.linalg.norm(pull, axis=1))[:SPLIT]
+    for name in new:
+        params[name] = optimizer.resize(name, grow=parents)  # their copies, behind all others
+    l_xx, l_yx, l_yy = params["shape"][parents].T
+    u, v = rng.standard_normal((2, len(parents)), np.float32) / 2
+    offset = np.stack([u / l_xx, (v - l_yx * u / l_xx) / l_yy], axis=1)  # L offset = (u, v), half a width
+    for halves, sign in ((parents, 1), (slice(len(pull), None), -1)):
+        params["centre"][halves] += sign * offset
+        params["shape"][halves] *= SMALLER
     stay = np.abs(params["colour"]).max(axis=1) > FAINT
-    revised = params | {name: np.concatenate([params[name][stay], rows]) for name, rows in fresh.items()}
-    saved = optimizer.state_dict()
-    names = [name for group in saved["param_groups"] for name in group["param_names"]]
-    for name, state in zip(names, saved["state"].values(), strict=True):
-        if name in fresh:
-            zeros = np.zeros_like(fresh[name])
-            for moment in ("exp_avg", "exp_avg_sq"):
-                state[moment] = np.concatenate([state[moment][stay], zeros])
-    optimizer = fastadam.Adam([{"params": revised, "lr": RATES}])
-    optimizer.load_state_dict(saved)
-    return revised, optimizer
+    for name, rows in new.items():
+        params[name] = optimizer.resize(name, keep=stay, grow=len(rows))
+        params[name][stay.sum() :] = rows
 
 
 def train(seed: int = 0, steps: int = 600) -> Run:
@@ -106,7 +107,7 @@ def train(seed: int = 0, steps: int = 600) -> Run:
         if step in (steps // 12, steps // 3, steps):
             paintings[step] = paint(params, r)[0].reshape(SIZE, SIZE, 3).clip(0, 1)
         if step % REVISE_EVERY == 0 and step < 0.8 * steps:
-            params, optimizer = revise(params, optimizer, newcomers(error, r, NEWCOMERS, rng))
+            revise(params, optimizer, gradients["centre"], newcomers(error, r, NEWCOMERS, rng), rng)
     return Run(params, errors, counts, paintings)
 
 
@@ -124,8 +125,7 @@ def plot(run: Run, path: Path) -> None:
     left.set(xlabel="step", title="Error of a colour (RMS)")
     middle.plot(run.counts, color=ORANGE)
     middle.set(xlabel="step", title="Gaussians")
-    angles = np.linspace(0, 2 * np.pi, 30)
-    circle = np.stack([np.cos(angles), np.sin(angles)])
+    circle = np.array([[np.cos(angle), np.sin(angle)] for angle in np.linspace(0, 2 * np.pi, 30)]).T
     for (x, y), (l_xx, l_yx, l_yy) in zip(run.params["centre"], run.params["shape"], strict=True):
         outline = np.linalg.solve([[l_xx, 0], [l_yx, l_yy]], circle)
         right.plot(x + outline[0], y + outline[1], color="black", lw=0.4)

@@ -6,8 +6,8 @@ and a vector v for when it stands near another. Neighbours are to have a large u
 
     loss = -log sigmoid(u.v) - sum over K random words of log sigmoid(-u.v')
 
-A batch touches only some words. Their gradients are added into the packed buffer's views, ``flat.grads``; then
-``step(zero_grad=True)`` moves all vectors and clears the gradients, in one pass over memory.
+A batch touches only some words, many of them several times. Their gradients go to the optimizer as they come, in
+``fastadam.Rows``: ``step`` adds up those of the same word, and moves the vectors of these words alone.
 
 Needs fastadam and matplotlib. Run it with ``python examples/word_vectors.py``.
 """
@@ -28,7 +28,7 @@ DIMENSIONS = 32
 WINDOW = 4  # how many words to either side are neighbours
 NEGATIVES = 5  # random words for each pair
 BATCH_SIZE = 1024
-LEARNING_RATE = 0.01  # at the start; falls linearly, epoch by epoch
+LEARNING_RATE = 0.015  # at the start; falls linearly, epoch by epoch
 
 SIGNS = np.array([-1] + [1] * NEGATIVES, np.float32)  # of the scores in the loss
 
@@ -41,6 +41,8 @@ GROUPS = {
 }
 
 Floats = NDArray[np.float32]
+Params = dict[str, Floats]  # "inner", the vectors u, and "outer", the vectors v
+Gradients = dict[str, fastadam.Rows]
 
 
 def pairs(corpus: Corpus, rng: np.random.Generator) -> tuple[Ints, Ints]:
@@ -53,20 +55,20 @@ def pairs(corpus: Corpus, rng: np.random.Generator) -> tuple[Ints, Ints]:
     return np.concatenate([centres, neighbours])[order], np.concatenate([neighbours, centres])[order]
 
 
-def loss_and_gradients(flat: fastadam.Packed, centres: Ints, others: Ints) -> float:
-    """Return the mean loss of a batch, and add its gradients to `flat.grads`.
+def loss_and_gradients(params: Params, centres: Ints, others: Ints) -> tuple[float, Gradients]:
+    """Return the mean loss of a batch, and its gradients by the words in it.
 
     For each of `centres`, (batch,), `others`, (batch, 1 + NEGATIVES), has its neighbour, then words at random.
     """
-    u, v = flat.params["inner"][centres], flat.params["outer"][others]
+    u, v = params["inner"][centres], params["outer"][others]
     scores = np.einsum("bd,bkd->bk", u, v)
     # -log sigmoid(s) for the neighbour, -log sigmoid(-s) for the rest; logaddexp cannot overflow.
     loss = np.logaddexp(0, scores * SIGNS).sum() / len(centres)
     d_scores = SIGNS / (1 + np.exp(-scores * SIGNS)) / np.float32(len(centres))
-    # A word may be there several times; `np.add.at` adds up all its gradients.
-    np.add.at(flat.grads["inner"], centres, np.einsum("bk,bkd->bd", d_scores, v))
-    np.add.at(flat.grads["outer"], others, d_scores[..., None] * u[:, None, :])
-    return float(loss)
+    d_u, d_v = np.einsum("bk,bkd->bd", d_scores, v), d_scores[..., None] * u[:, None, :]
+    # A word may be there several times; the step adds up all its gradients.
+    inner, outer = fastadam.Rows(centres, d_u), fastadam.Rows(others.ravel(), d_v.reshape(-1, u.shape[1]))
+    return float(loss), {"inner": inner, "outer": outer}
 
 
 def train(corpus: Corpus, seed: int = 0, epochs: int = 8) -> tuple[Floats, list[float]]:
@@ -74,8 +76,8 @@ def train(corpus: Corpus, seed: int = 0, epochs: int = 8) -> tuple[Floats, list[
     rng = np.random.default_rng(seed)
     shape = len(corpus.words), DIMENSIONS
     inner = rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(DIMENSIONS))
-    flat = fastadam.pack({"inner": inner, "outer": np.zeros(shape, np.float32)})
-    optimizer = fastadam.Adam(flat)
+    params = {"inner": inner, "outer": np.zeros(shape, np.float32)}
+    optimizer = fastadam.Adam(params)
     noise = np.cumsum(corpus.counts**0.75)  # how often words are drawn at random
     noise /= noise[-1]
     losses = []
@@ -87,11 +89,11 @@ def train(corpus: Corpus, seed: int = 0, epochs: int = 8) -> tuple[Floats, list[
         for batch in np.arange(n_batches * BATCH_SIZE).reshape(n_batches, BATCH_SIZE):
             random = np.searchsorted(noise, rng.random((BATCH_SIZE, NEGATIVES)))
             others = np.concatenate([neighbours[batch, None], random], axis=1)
-            total += loss_and_gradients(flat, centres[batch], others)
-            optimizer.step(zero_grad=True)
+            loss, gradients = loss_and_gradients(params, centres[batch], others)
+            optimizer.step(gradients)
+            total += loss
         losses.append(total / n_batches)
-    vectors = flat.params["inner"]
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), losses
+    return inner / np.linalg.norm(inner, axis=1, keepdims=True), losses
 
 
 def nearest(corpus: Corpus, vectors: Floats, word: str, n: int = 5) -> list[str]:
@@ -111,7 +113,7 @@ def plot(corpus: Corpus, vectors: Floats, path: Path) -> None:
     ax = figure.subplots()
     ax.scatter(x, y, s=12, c=colors)
     for word, a, b, color in zip(words, x, y, colors, strict=True):
-        ax.annotate(word, (a, b), xytext=(4, 1), textcoords="offset points", color=color)
+        ax.annotate(word, (a, b), xytext=(4, 1), textcoords="offset points", color=color, size="small")
     ax.set(xticklabels=[], yticklabels=[], title="Words of Python's manual, by their two principal components")
     ax.margins(x=0.12)
     save(figure, path)

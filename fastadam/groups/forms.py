@@ -10,6 +10,7 @@ from fastadam.memory.packed import Packed
 from fastadam.memory.state_file import FilePath as FilePath  # for those above, who do not reach down so far
 from fastadam.step.backend import BackendName
 from fastadam.step.hyperparameters import LearningRate, Real, Rounding, StateDtype
+from fastadam.step.laziness import Lazy
 
 Alone: TypeAlias = Leaf | Packed | Mapping[str, Tree] | ItemsView[str, Leaf]
 Item: TypeAlias = Tree | tuple[str, Leaf]
@@ -57,6 +58,7 @@ class Options(TypedDict, total=False):
     error_if_nonfinite: bool
     ema_decay: Real | None
     ema_warmup: bool
+    lazy: Lazy
     backend: BackendName
     threads: int | None
     state_path: FilePath | None

@@ -121,11 +121,12 @@ def read_rows(rows: Rows, param: Array, label: str, check: Any, quietly: Any) ->
     values = check(given, like, f"the rows of {label}")
     places: Array = np.arange(len(numbers))
     if np.any(numbers[1:] <= numbers[:-1]):
-        numbers, places = _in_order(numbers)
-        first = np.append(True, numbers[1:] != numbers[:-1])
-        if not first.all():
-            values = quietly(_added_up, values, places, first)
-            numbers, places = numbers[first], np.arange(int(first.sum()))
+        numbers, places = in_order(numbers)
+        if np.any(numbers[1:] == numbers[:-1]):
+            device, rest = device_of(values), values.shape[1:]
+            flat = on_host(values).reshape(len(values), -1)
+            numbers, sums = quietly(added_up, flat, numbers, places)
+            values, places = taken_to(device, sums.reshape(len(sums), *rest)), np.arange(len(sums))
     return Read(numbers, values, places, given)
 
 
@@ -200,9 +201,12 @@ def _checked(indices: Any, param: Array, label: str) -> Array:
         raise ValueError(
             f"the indices of the rows of {label} have shape {found.shape}; give one number for each, shape (n,)"
         )
-    found = np.array(base_view(found))  # a copy, which no other thread changes after it has been checked
-    if len(found):
-        low, high = int(found.min()), int(found.max())
+    found = base_view(found)
+    if found.dtype == np.uint64:
+        found = np.minimum(found, np.iinfo(np.int64).max)
+    numbers: Array = found.astype(np.int64)  # a copy, before they are looked at: others may write to theirs
+    if len(numbers):
+        low, high = int(numbers.min()), int(numbers.max())
         if low < 0 or high >= len(param):
             has = f"{counted(len(param), 'row')}, from 0 to {len(param) - 1}" if len(param) else "no rows"
             remedy = "count from the first row on" if low < 0 else "give rows that it has"
@@ -210,11 +214,10 @@ def _checked(indices: Any, param: Array, label: str) -> Array:
                 f"the indices of the rows of {label} go from {low} to {high}, and it has {has}; {remedy} (got "
                 f"{shown(indices)})"
             )
-    numbers: Array = found.astype(np.int64)
     return numbers
 
 
-def _in_order(numbers: Array) -> tuple[Array, Array]:
+def in_order(numbers: Array) -> tuple[Array, Array]:
     """Return row numbers sorted, and where each was; those that are the same stay in their order."""
     bits = len(numbers).bit_length()
     if int(numbers.max()) >> (62 - bits):
@@ -225,17 +228,28 @@ def _in_order(numbers: Array) -> tuple[Array, Array]:
     return keys >> bits, keys & ((1 << bits) - 1)
 
 
-def _added_up(values: Array, order: Array, first: Array) -> Array:
-    """Return one row for those of the same number, which stand together in an order."""
-    device = device_of(values)
-    each = on_host(values).reshape(len(values), -1)
-    if each.itemsize == HALF:
-        each = each.astype(np.float32)
+def added_up(values: Array, numbers: Array, order: Array) -> tuple[Array, Array]:
+    """Add up rows of the same number, one after the other; in float32, if they are of 16 bits.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n, width)
+    numbers, order : ndarray of int64
+        What `in_order` has returned for the numbers of the rows.
+
+    Returns
+    -------
+    numbers : ndarray of int64
+        Those that there are, rising.
+    values : ndarray, shape (len(numbers), width)
+        A new array.
+    """
+    first = np.append(True, numbers[1:] != numbers[:-1])
+    each = values.astype(np.float32) if values.itemsize == HALF else values
     found: Array = each.take(order[first], axis=0)
     rest = ~first
-    np.add.at(found, (np.cumsum(first) - 1)[rest], each[order[rest]])  # one after the other
-    shape = (len(found), *values.shape[1:])
-    return taken_to(device, found.reshape(shape))
+    np.add.at(found, (np.cumsum(first) - 1)[rest], each[order[rest]])
+    return numbers[first], found
 
 
 def taken_to(device: Any, numbers: Array) -> Array:

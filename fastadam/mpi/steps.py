@@ -14,6 +14,7 @@ from fastadam.memory import arrays
 from fastadam.memory.arrays import Array
 from fastadam.memory.host import HOST
 from fastadam.memory.jax_arrays import with_views
+from fastadam.memory.rows import Rows
 from fastadam.memory.structs import REFUSED, SKIPPED, TAKEN
 from fastadam.memory.written import Written
 from fastadam.mpi import agreement
@@ -135,6 +136,12 @@ class Steps:
         TypeError, ValueError
             If one is not what it must be, or a parameter cannot be updated in place any more.
         """
+        for grad, member in zip(found, self._members, strict=True):
+            if isinstance(grad, Rows):
+                raise TypeError(
+                    f"the gradient of {member.label} is fastadam.Rows, and ranks share out whole parameters; give "
+                    f"an array with zeros in the other rows, or step it in an optimizer of one process"
+                )
         if self._inspector.are_plain(found := tuple(found), zeroes):
             return [arrays.base_view(grad) for grad in found]
         wholes = [member.whole for member in self._members]

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from fastadam.memory.arrays import Array
-from fastadam.memory.structs import AVERAGE, SCALE_BLOCK, SCALES
+from fastadam.memory.structs import AVERAGE
+from fastadam.step.cutting import Cut, Region, Runs, others_of, runs_of, write_runs
 from fastadam.torch.part import Part
 from fastadam.torch.sparse import Rows
-from fastadam.torch.tensors import DTYPES
+from fastadam.torch.tensors import DTYPES, count_reals
 
 
 def in_pieces(spans: Array, parts: Sequence[Part], averages: bool) -> tuple[Array, Array, Array]:
@@ -40,27 +41,38 @@ def in_pieces(spans: Array, parts: Sequence[Part], averages: bool) -> tuple[Arra
     for i, part in enumerate(parts):
         each = [spans[i : i + 1]]
         if part.rows is not None:
-            each = [_pieces_of(spans[i], part, part.rows)]
+            region, cut = _region_of(spans[i : i + 1], part), _cut_of(spans[i], part, part.rows)
+            each = [_pieces_of(region, runs_of(cut, cut.like))]
             if averages:
-                each.append(_pieces_of(spans[i], part, part.rows.between(part.written[0].numel())))
+                each.append(_pieces_of(region, others_of(cut)))
         found += each
         of.append(np.full(sum(map(len, each)), i))
         idle += [np.full(len(some), k > 0) for k, some in enumerate(each)]
     return np.concatenate(found), np.concatenate(of), np.concatenate(idle)
 
 
-def _pieces_of(span: Any, part: Part, rows: Rows) -> Array:
-    pieces: Array = np.repeat(span.reshape(1), len(rows.starts))
-    param = part.written[0]
-    reals = DTYPES[param.dtype].reals
-    pieces["first"], pieces["size"] = rows.starts * reals, rows.lengths * reals
-    pieces["grad"] += (np.cumsum(rows.lengths) - rows.lengths) * part.read.element_size()
-    for name, tensor in zip(("param", *part.names), part.written, strict=True):
-        if name in SCALES.values():
-            pieces[name] += rows.starts * reals // SCALE_BLOCK * tensor.element_size()
-        else:
-            pieces[name] += rows.starts * (tensor.numel() // param.numel() * tensor.element_size())
-    if span[AVERAGE]:
-        compute = DTYPES[param.dtype].format.compute.itemsize
-        pieces[AVERAGE] += rows.starts * reals * compute
+def _region_of(span: Array, part: Part) -> Region:
+    assert part.rows is not None
+    param, n_rows = part.written[0], max(part.rows.n_rows, 1)
+    row_bytes = {
+        name: tensor.numel() * tensor.element_size() // n_rows
+        for name, tensor in zip(("param", *part.names), part.written, strict=True)
+    }
+    row_size = count_reals(param) // n_rows
+    if span[AVERAGE][0]:
+        row_bytes[AVERAGE] = row_size * DTYPES[param.dtype].format.compute.itemsize
+    return Region(span, 0, 0, row_size, row_bytes, False)
+
+
+def _cut_of(span: Any, part: Part, rows: Rows) -> Cut:
+    numbers = rows.numbers if part.written[0].numel() else rows.numbers[:0]
+    grad_bytes = part.read.numel() * part.read.element_size() // max(len(rows.numbers), 1)
+    places, row = np.arange(len(numbers)), int(span["row"])
+    return Cut(numbers, places, int(span["grad"]), grad_bytes, 0, rows.n_rows, row, places[:0], None)
+
+
+def _pieces_of(region: Region, runs: Runs) -> Array:
+    pieces: Array = np.repeat(region.span, max(len(runs.starts), 1))
+    pieces["size"] = 0  # a plan has a span for each of its parts at least
+    write_runs(pieces[: len(runs.starts)], region, runs)
     return pieces

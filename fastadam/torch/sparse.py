@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from fastadam.memory.arrays import Array
+from fastadam.memory.rows import HALF, added_up, in_order
 from fastadam.memory.structs import SCALE_BLOCK, SCALES
 from fastadam.torch.compact import Layout
 from fastadam.torch.tensors import DTYPES, goes_with, has_its_memory, view_of
 
 LAZY = "lazy"
-HALF = 2  # bytes of a number in 16 bits
 REFUSED = (
     "Adam does not support sparse gradients, please consider SparseAdam instead; or "
     'fastadam.torch.Adam(..., sparse="lazy"), which steps the rows that a gradient has, beside dense parameters'
@@ -49,24 +49,18 @@ def check_choice(sparse: Any) -> None:
 
 
 class Rows(NamedTuple):
-    """The rows that a gradient has, in order, as runs of neighbours.
+    """The rows that a gradient has.
 
     Attributes
     ----------
-    starts, lengths : ndarray of int64
-        Where each run begins in the parameter, and how long it is, in elements. There is one of length 0 where a
-        gradient has no rows.
+    numbers : ndarray of int64
+        Which, rising.
+    n_rows : int
+        How many the parameter has.
     """
 
-    starts: Array
-    lengths: Array
-
-    def between(self, size: int) -> Rows:
-        """Return the runs of the other elements of a parameter of that size."""
-        ends = self.starts + self.lengths
-        starts, stops = np.concatenate([[0], ends]), np.concatenate([self.starts, [size]])
-        some = stops > starts
-        return Rows(starts[some], (stops - starts)[some])
+    numbers: Array
+    n_rows: int
 
 
 def rows_of(grad: Tensor, param: Tensor, layout: Layout, label: str) -> tuple[Rows, Tensor]:
@@ -126,10 +120,15 @@ def rows_of(grad: Tensor, param: Tensor, layout: Layout, label: str) -> tuple[Ro
     values = values.resolve_conj().resolve_neg().reshape(indices.shape[1], width)
     numbers = _numbers(indices.numpy(), tuple(param.shape[:n_sparse]), label)
     if np.any(numbers[1:] <= numbers[:-1]):
-        numbers, order = _in_order(numbers)
-        values = _added_up(values, order, first := np.append(True, numbers[1:] != numbers[:-1]))
-        numbers = numbers[first]
-    return _runs(numbers, width), values.contiguous()
+        numbers, order = in_order(numbers)
+        # By NumPy, as torch wakes its threads for that. (It has no bfloat16.)
+        wide = values.float() if values.element_size() == HALF else values
+        if np.any(numbers[1:] == numbers[:-1]):
+            numbers, sums = added_up(wide.numpy(), numbers, order)
+        else:
+            sums = wide.numpy().take(order, axis=0)
+        values = torch.from_numpy(sums)
+    return Rows(numbers, math.prod(param.shape[:n_sparse])), values.contiguous()
 
 
 def _splits_blocks(layout: Layout, param: Tensor, width: int) -> bool:
@@ -151,33 +150,3 @@ def _numbers(indices: Array, shape: tuple[int, ...], label: str) -> Array:
     for index, length in zip(indices, shape, strict=True):
         found = found * length + index
     return found
-
-
-def _in_order(numbers: Array) -> tuple[Array, Array]:
-    """Return row numbers sorted, and where each was; those that are the same stay in their order."""
-    bits = len(numbers).bit_length()
-    if int(numbers.max()) >> (62 - bits):
-        order = np.argsort(numbers, kind="stable")
-        return numbers[order], order
-    # The places behind the numbers: NumPy sorts numbers ten times as fast as it finds their order.
-    keys: Array = np.sort(numbers << bits | np.arange(len(numbers)))
-    return keys >> bits, keys & ((1 << bits) - 1)
-
-
-def _added_up(values: Tensor, order: Array, first: Array) -> Tensor:
-    """Return one row for those of the same number, which stand together in an order."""
-    # By NumPy, as torch wakes its threads for that. (It has no bfloat16.)
-    each: Array = (values.float() if values.element_size() == HALF else values).numpy()
-    found = each.take(order[first], axis=0)
-    if not first.all():
-        rest = ~first
-        np.add.at(found, (np.cumsum(first) - 1)[rest], each[order[rest]])  # one after the other
-    return torch.from_numpy(found)
-
-
-def _runs(numbers: Array, width: int) -> Rows:
-    """Return the runs of rows, whose numbers rise."""
-    if not (len(numbers) and width):
-        return Rows(np.zeros(1, np.int64), np.zeros(1, np.int64))
-    first = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1] + 1))
-    return Rows(numbers[first] * width, np.diff(first, append=len(numbers)) * width)

@@ -131,9 +131,12 @@ class Staged:
         flags = np.array([flags_of(hypers[part.group]) for part in stepped])
         used, backend_of = shares([part.ordinal for part in stepped], backends)
         spans, of, idle = in_pieces(spans, stepped, averages.are_kept)
+        variants = variants_of(codes, flags)[of]
+        if idle.any():
+            variants = np.where(idle, variants_of(codes, IDLE)[of], variants)
         plan = Plan(
             spans,
-            np.where(idle, variants_of(codes, IDLE)[of], variants_of(codes, flags)[of]),
+            variants,
             counters_in(steps),
             counters,
             used,

@@ -78,8 +78,7 @@ class Growth(Saving):
             contents.catch_up()
             groups, planner = self._groups, self._planner
             group, index = groups.where[_position(groups, key)]
-            rows = rows_of(group.members[index], keep, grow)
-            new = resized(group, index, rows, catches_up=groups.catches_up)
+            new = resized(group, index, rows_of(group.members[index], keep, grow))
             exchanged = {
                 id(was.owner): now.owner
                 for was, now in zip(group.members, new.members, strict=True)

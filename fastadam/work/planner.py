@@ -49,11 +49,11 @@ class Planner:
         The limit; whoever changes it makes the `start_over_calls`.
     containers : Containers
         Those that the parameters were given in.
+    builds : int
+        Grows whenever all is built anew.
     version : int
         That of the groups with which the work lists agree. Where it is another one than theirs, `catch_up` has to
         be called before anything else is used.
-    times_built : int
-        How often all work lists were made anew; whoever keeps plans beside them compares it.
     in_pieces, by_member : WorkList
         One slot for each packed group that has stepped in one piece, and for each other parameter; or one for each
         parameter. The same object where no group is in one piece.
@@ -77,8 +77,7 @@ class Planner:
         after: After,
     ) -> None:
         self.groups, self.settings, self.after = groups, settings, after
-        self.version = -1
-        self.times_built = 0
+        self.version, self.builds = -1, 0
         self.backends = backends
         self._slots = None if groups.file is None else Slots(groups.file)
         self.threads = threads
@@ -119,8 +118,8 @@ class Planner:
         ]
 
     def _build(self) -> None:
+        self.builds += 1
         self.groups.check_unchanged()  # before the memory that steps write is told from it
-        self.times_built += 1
         self.written = self.groups.written()
         self._patterns.clear()
         if self.reader.trees is not self.groups.trees:

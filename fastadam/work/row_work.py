@@ -77,6 +77,10 @@ class RowWork:
             *(slots.counters, slots.counters[: slots.n_stepped], used, threads.check_limit(planner.threads)),
             *(planner.threads is not None, self._norm, planner.after),
         )
+        self.write_options()
+
+    def write_options(self) -> None:
+        """Take over the groups' options, after they were checked."""
         self._options.write_to(self._plan)
 
     def make_ready(self, norm: Norm) -> None:

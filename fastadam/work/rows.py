@@ -48,7 +48,7 @@ class RowSteps:
     ----------
     planner : Planner
     guard : Guard
-        The optimizer's.
+        Both are the optimizer's.
     lazy : str, default "skip"
         What becomes of steps that rows miss: ``"skip"``, or ``"exact"`` (see `fastadam.work.lazy`).
 
@@ -70,7 +70,7 @@ class RowSteps:
         self._missed = Missed(planner.backends)
         self._quiet = Quiet()
         self._plans: Patterns[RowWork] = Patterns()
-        self._planned_for = (-1, -1)
+        self._builds = self._version = -1  # those of the planner and the groups that the plans agree with
 
     @property
     def is_exact(self) -> bool:
@@ -78,21 +78,21 @@ class RowSteps:
         return self.lazy == EXACT
 
     def catch_up(self) -> None:
-        """Let all rows of parameters take the steps that they have missed; called with the lock held.
-
-        These are steps: what a signal handler asks for among them is refused, as in the middle of any other.
-        """
-        groups = self._planner.groups
+        """Let all rows take the steps that they have missed; the caller holds the lock, and takes no step."""
+        groups, guard = self._planner.groups, self._guard
         if not self.is_exact or not any(group.own_steps for group in groups):
             return
         try:
-            self._guard.stepping = True
+            guard.stepping = True  # a signal's handler that steps would do so with rows that are half way
             with in_memory(groups.file):
+                calls: list[Call] = []
                 for group, index in groups.where:
                     if index in group.own_steps:
                         self._catch_up(group, index, None)
+                        calls += group.own_steps_calls(index, None)
+                in_one_go([*groups.renew_calls(), *calls])
         finally:
-            self._guard.stepping = False
+            guard.stepping = False
 
     def _catch_up(self, group: Group, index: int, numbers: Array | None) -> None:
         member = group.members[index]
@@ -266,9 +266,12 @@ class RowSteps:
                 if entry is not None and entry.read is not None:
                     self._catch_up(group, index, entry.read.numbers)
         planner.part(False, active)
-        if self._planned_for != (groups.version, planner.times_built):
+        if self._builds != planner.builds:
             self._plans.clear()
-            self._planned_for = groups.version, planner.times_built
+        elif self._version != groups.version:
+            for each in self._plans:
+                each.write_options()
+        self._builds, self._version = planner.builds, groups.version
         given = [entry for entry in entries if entry is not None]
         arrays = [each.read.values if each.read is not None else each.grad for each in given]
         dtypes = tuple(array.dtype for array in arrays if array is not None)

@@ -273,13 +273,18 @@ def test_forms_of_rows_and_masks(backend: str) -> None:
         optimizer.step([None, np.zeros((1, 3))])
         return np.array(flat.params[0])
 
+    def packed_alone(table: np.ndarray) -> np.ndarray:
+        flat = fastadam.pack([table])
+        fastadam.Adam(flat, backend=backend).step(whole.ravel(), mask=touched([2, 0], 4))
+        return np.array(flat.params[0])
+
     def nested(table: np.ndarray) -> np.ndarray:
         params = {"layers": [{"table": table, "b": np.zeros(1)}]}
         optimizer = fastadam.Adam(params, backend=backend)
         optimizer.step({"layers": [{"table": fastadam.Rows(range(0, 4, 2), grads[::-1]), "b": None}]})
         return table
 
-    found = [stepped(each) for each in (bare, held, masked, packed, nested)]
+    found = [stepped(each) for each in (bare, held, masked, packed, packed_alone, nested)]
     for each in found[1:]:
         assert_same_bits(each, found[0])
     assert (found[0] != np.arange(12.0).reshape(4, 3)).any(axis=1).tolist() == [True, False, True, False]
@@ -526,3 +531,76 @@ def test_conversions_say_that_row_counters_are_lost() -> None:
     with pytest.warns(UserWarning, match=r"to_torch: .* rows of parameter 'table' are lost, which are 0 to 2"):
         state = to_torch(optimizer)
     assert state["state"][0]["step"] == torch.tensor(2.0)
+
+
+@pytest.mark.parametrize("lazy", ["skip", "exact"])
+@pytest.mark.parametrize("state_dtype", [None, "int8"])
+def test_counters_move_with_rows_that_come_and_go(backend: str, lazy: Any, state_dtype: Any) -> None:
+    rng = np.random.default_rng(5)
+    tables = [numbers(rng, (N_ROWS, 64), "float32")]
+    tables.append(tables[0].copy())
+    ours, theirs = (
+        fastadam.Adam([table], lr=0.1, lazy=each, state_dtype=state_dtype, backend=backend)
+        for table, each in zip(tables, (lazy, "skip"), strict=True)
+    )
+    counts = np.zeros(N_ROWS, int)
+    for step in range(9):
+        n = len(counts)
+        indices = rng.choice(n, 4, replace=False)
+        grads = numbers(rng, (4, 64), "float32")
+        ours.step([fastadam.Rows(indices, grads)])
+        whole = dense(indices, grads, n)
+        theirs.step([whole] if lazy == "exact" else [fastadam.Rows(indices, grads)])
+        counts[indices] += 1
+        if step % 3 == 2:
+            keep = np.flatnonzero(np.arange(n) % 4)
+            tables = [each.resize(0, keep=keep, grow=2) for each in (ours, theirs)]
+            counts = np.append(counts[keep], [0, 0])
+    ours.catch_up()
+    assert_same_state(snapshot(ours), snapshot(theirs))
+    if lazy == "skip":
+        assert ours.state[0]["row_step"].tolist() == counts.tolist()
+    ours.reset(0)
+    assert not len(ours.state)
+    before = ours.param_groups[0]["params"][0].copy()
+    ours.step([fastadam.Rows([1], np.ones((1, 64), np.float32))])
+    np.testing.assert_allclose(ours.param_groups[0]["params"][0][1], before[1] - np.float32(0.1), rtol=1e-5)
+
+
+def test_options_that_change_in_every_step_are_those_of_the_step(backend: str) -> None:
+    rng = np.random.default_rng(6)
+    table, expected = np.ones((N_ROWS, 3)), np.ones((N_ROWS, 3))
+    ours = fastadam.Adam(table, lazy="exact", backend=backend)
+    theirs = fastadam.Adam(expected, backend=backend)
+    for step in range(12):
+        for each in (ours, theirs):
+            each.param_groups[0]["lr"] = 0.1 / (step + 1)
+        indices = np.unique(rng.choice(N_ROWS, 3))
+        grads = numbers(rng, (len(indices), 3), "float64")
+        ours.step(fastadam.Rows(indices, grads))
+        theirs.step(dense(indices, grads))
+        assert_same_bits(table[indices], expected[indices])
+    ours.catch_up()
+    assert_same_state(snapshot(ours), snapshot(theirs))
+
+
+def test_a_step_within_a_catch_up_is_refused(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = np.ones((N_ROWS, 3))
+    optimizer = fastadam.Adam(table, lazy="exact", weight_decay=0.1, backend=backend)
+    for row in range(4):
+        optimizer.step(fastadam.Rows([row], np.ones((1, 3))))
+    real = row_plan.RowPlan.first
+    raised = []
+
+    def as_a_handler(*args: Any) -> None:
+        real(*args)
+        for call in (optimizer.step, optimizer.state_dict, optimizer.catch_up):
+            with pytest.raises(RuntimeError, match="while a step"):
+                call(*([[np.ones((N_ROWS, 3))]] if call == optimizer.step else []))
+        raised.append(True)
+
+    monkeypatch.setattr(row_plan.RowPlan, "first", as_a_handler)
+    optimizer.catch_up()
+    assert raised
+    monkeypatch.undo()
+    optimizer.step([np.ones((N_ROWS, 3))])

@@ -100,6 +100,11 @@ def _closure(optimizer: Any, given: dict[str, Any]) -> dict[str, Any]:
     return {"closure": lambda: 1 / 0}
 
 
+def _rows(optimizer: Any, given: dict[str, Any]) -> dict[str, Any]:
+    given["w"] = fastadam.Rows([1], np.ones((1, 700), np.float32))
+    return {}
+
+
 def _none(optimizer: Any, given: dict[str, Any]) -> dict[str, Any]:
     given["b"] = None
     return {}
@@ -132,6 +137,12 @@ FAILING: dict[str, tuple[Any, type, str]] = {
     "an edited option": (_option, ValueError, "lr"),
     "a gradient that cannot be zeroed": (_read_only, ValueError, "read-only"),
     "the closure": (_closure, ZeroDivisionError, "division"),
+    "rows": (_rows, TypeError, "'w' is fastadam.Rows, and ranks share out whole parameters"),
+    "a mask": (
+        lambda optimizer, given: {"mask": {"b": np.ones(5, bool)}},
+        TypeError,
+        "mask is for an optimizer of",
+    ),
     "grad_scale": (lambda optimizer, given: {"grad_scale": 0.0}, ValueError, "grad_scale must be positive"),
 }
 DIFFERING: dict[str, tuple[Any, str]] = {

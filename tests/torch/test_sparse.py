@@ -313,3 +313,13 @@ def test_copies_keep_the_choice() -> None:
     optimizer = new([param])
     for twin in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
         assert twin.sparse == "lazy"
+
+
+@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9}, {"max_grad_norm": 1.0}], ids=repr)
+def test_a_gradient_without_rows_is_a_step(backend: str, options: dict[str, Any]) -> None:
+    param = torch.ones(5, 3, requires_grad=True)
+    optimizer = new([param], backend, **options)
+    param.grad = sparse([], torch.zeros(0, 3), (5, 3))
+    optimizer.step()
+    assert optimizer.state[param]["step"] == 1
+    assert (param == 1).all()

@@ -535,3 +535,42 @@ def test_rows_are_moved_as_on_the_host(layout: str, options: dict[str, Any]) -> 
         assert len(optimizer.state_dict()["param_groups"]) == 1
     assert_same(ours, theirs)
     assert ours.backend == "cuda"
+
+
+@pytest.mark.parametrize("lazy", ["skip", "exact"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"ema_decay": 0.5, "amsgrad": True},
+        {"max_grad_norm": 0.1, "weight_decay": 0.1},
+        {"state_dtype": "bfloat16"},
+    ],
+    ids=repr,
+)
+def test_rows_are_stepped_as_on_the_host(lazy: Any, options: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    tables = [rng.standard_normal((9, 3)).astype(np.float32), rng.standard_normal(4).astype(np.float32)]
+    beside = np.ones(5)  # on the host in both
+    ours = fastadam.Adam([*to_device(tables), beside.copy()], lr=0.1, lazy=lazy, **options)
+    theirs = fastadam.Adam([*(table.copy() for table in tables), beside], lr=0.1, lazy=lazy, **options)
+    for step, indices in enumerate(([5, 1], [1, 1, 7, 1], [], [0, 8, 3], [2, 3, 4])):
+        grads = rng.standard_normal((len(indices), 3)).astype(np.float32)
+        whole = rng.standard_normal((9, 3)).astype(np.float32)
+        other = rng.standard_normal(4).astype(np.float32)
+        if step == 3:
+            mask = np.zeros(9, bool)
+            mask[indices] = True
+            theirs.step([whole, other, np.ones(5)], mask={0: mask})
+            ours.step([*to_device([whole, other]), np.ones(5)], mask={0: mask})
+        else:
+            theirs.step([fastadam.Rows(indices, grads), other, np.ones(5)])
+            ours.step(
+                [fastadam.Rows(np.array(indices, int), to_device([grads])[0]), to_device([other])[0], np.ones(5)]
+            )
+        assert ours.grad_norm == theirs.grad_norm
+    for each in (ours, theirs):
+        each.catch_up()
+    assert_same(ours, theirs)
+    with pytest.raises(TypeError, match="the rows of parameter 0"):
+        ours.step([fastadam.Rows([1], np.ones((1, 3), np.float32)), None, None])

@@ -173,6 +173,11 @@ optimizer.step(OnDevice())
 optimizer.step([w @ w, np.exp(w), np.zeros_like(w), w.T])
 grads: fastadam.Grads = {"w": w, "rest": [w, None]}
 optimizer.step(grads)
+optimizer.step(fastadam.Rows([1, 2], w))
+optimizer.step({"w": fastadam.Rows(np.array([3]), w[:1]), "b": None}, mask={"b": b > 0})
+optimizer.step([w, b], mask={0: np.array([True]), "b": None})
+fastadam.Adam(w, lazy="exact").step(w, mask=w > 0)
+fastadam.AdamW([w], lazy="skip").catch_up()
 
 
 # Closures keep the type of what they return.

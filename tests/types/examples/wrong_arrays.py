@@ -101,6 +101,9 @@ optimizer.step(whole)  # arg-type | reportArgumentType
 optimizer.step([whole])  # list-item | reportArgumentType
 optimizer.step(flat)  # call-overload | reportArgumentType
 optimizer.step(lambda: 0.5)  # call-overload | reportArgumentType
+optimizer.step(fastadam.Rows("abc", w))  # arg-type | reportArgumentType
+optimizer.step([w], mask=[True])  # call-overload | reportArgumentType
+fastadam.Adam(w, lazy="later")  # arg-type | reportArgumentType
 optimizer.step([w], lambda: 0.5)  # call-overload | reportArgumentType
 optimizer.step(closure=0.5)  # call-overload | reportArgumentType, reportCallIssue
 optimizer.step(closure=lambda x: x)  # arg-type, misc | reportArgumentType, reportCallIssue
