@@ -17,6 +17,7 @@ from torch import Tensor
 from fastadam.memory.arrays import Array
 from fastadam.memory.rows import HALF, added_up, in_order
 from fastadam.memory.structs import SCALE_BLOCK, SCALES
+from fastadam.step.quiet import Quiet
 from fastadam.torch.compact import Layout
 from fastadam.torch.tensors import DTYPES, goes_with, has_its_memory, view_of
 
@@ -124,7 +125,7 @@ def rows_of(grad: Tensor, param: Tensor, layout: Layout, label: str) -> tuple[Ro
         # By NumPy, as torch wakes its threads for that. (It has no bfloat16.)
         wide = values.float() if values.element_size() == HALF else values
         if np.any(numbers[1:] == numbers[:-1]):
-            numbers, sums = added_up(wide.numpy(), numbers, order)
+            numbers, sums = Quiet().run(added_up, wide.numpy(), numbers, order)
         else:
             sums = wide.numpy().take(order, axis=0)
         values = torch.from_numpy(sums)
@@ -137,7 +138,8 @@ def _splits_blocks(layout: Layout, param: Tensor, width: int) -> bool:
 
 
 def _numbers(indices: Array, shape: tuple[int, ...], label: str) -> Array:
-    """Return the number of each row, from indices of shape (dimensions, rows)."""
+    """Return the number of each row, in an array of its own, from indices of shape (dimensions, rows)."""
+    indices = indices.copy()  # before they are looked at: others may write to theirs
     if indices.size and (indices.min() < 0 or np.any(indices.max(axis=1) >= shape)):
         raise RuntimeError(
             f"{label} has indices from {indices.min(axis=1).tolist()} to {indices.max(axis=1).tolist()}, and its "

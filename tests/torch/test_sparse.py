@@ -323,3 +323,25 @@ def test_a_gradient_without_rows_is_a_step(backend: str, options: dict[str, Any]
     optimizer.step()
     assert optimizer.state[param]["step"] == 1
     assert (param == 1).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_rows_that_overflow_when_they_are_added_are_not_finite(backend: str, dtype: Any) -> None:
+    param = torch.zeros(ROWS, 2, dtype=dtype, requires_grad=True)
+    optimizer = new([param], backend)
+    largest = torch.full((2, 2), torch.finfo(dtype).max, dtype=dtype)
+    param.grad = sparse([1, 1], largest, param.shape)
+    with np.errstate(all="raise"):
+        optimizer.step()
+        assert set(np.geterr().values()) == {"raise"}
+    assert param.detach()[1].isnan().all()
+    assert not param.detach()[[0, 2]].any()
+
+
+def test_indices_that_another_thread_changes_are_copied_before_they_are_looked_at() -> None:
+    from fastadam.torch.sparse import _numbers
+
+    indices = np.array([[1, 2]])
+    found = _numbers(indices, (ROWS,), "it")
+    assert found.tolist() == [1, 2]
+    assert not np.shares_memory(found, indices)
