@@ -347,9 +347,15 @@ class Machine(RuleBasedStateMachine):
         divisor=st.sampled_from([1.0, 1.0, 3.0]),
         zeroes=st.booleans(),
         where=st.sampled_from(["list", "homes"]),
+        times=st.sampled_from([1, 3]),
     )
-    def step_over_rows(self, data: st.DataObject, divisor: float, zeroes: bool, where: str) -> None:
-        """Take a step with `fastadam.Rows` or a mask for some parameters."""
+    def step_over_rows(self, data: st.DataObject, divisor: float, zeroes: bool, where: str, times: int) -> None:
+        """Take steps with `fastadam.Rows` or a mask for some parameters."""
+        for _ in range(times):
+            self._step_over_rows(data, divisor, zeroes, where)
+            self.agrees_in_every_bit()
+
+    def _step_over_rows(self, data: st.DataObject, divisor: float, zeroes: bool, where: str) -> None:
         seed = data.draw(st.integers(0, 2**20))
         at_home = where == "homes" and set(self.layouts) <= {"packed", "Parameters"}
         kinds = ("normal", "subclass", "special") if zeroes else GRADS
