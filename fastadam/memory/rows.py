@@ -194,9 +194,7 @@ def _checked(indices: Any, param: Array, label: str) -> Array:
         found = np.asarray(found, None if len(found) else np.int64)
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "iu":
         what = f"an array of {found.dtype}" if isinstance(found, np.ndarray) else a_name_of(indices)
-        is_mask = isinstance(found, np.ndarray) and found.dtype == np.bool_
-        remedy = "give np.flatnonzero of a mask" if is_mask else "give whole numbers, such as indices.astype(int)"
-        raise TypeError(f"the indices of the rows of {label} are {what}; {remedy}")
+        raise TypeError(f"the indices of the rows of {label} are {what}; {_remedy_for(indices, found)}")
     if found.ndim != 1:
         raise ValueError(
             f"the indices of the rows of {label} have shape {found.shape}; give one number for each, shape (n,)"
@@ -215,6 +213,16 @@ def _checked(indices: Any, param: Array, label: str) -> Array:
                 f"{shown(indices)})"
             )
     return numbers
+
+
+def _remedy_for(indices: Any, found: Any) -> str:
+    if isinstance(found, np.ndarray) and found.dtype == np.bool_:
+        return "give np.flatnonzero of a mask"
+    if is_array(indices):
+        return "give whole numbers, such as indices.astype(int)"
+    if isinstance(found, np.ndarray):
+        return "give whole numbers, such as np.asarray(indices, int)"
+    return "give whole numbers in a list or an array"
 
 
 def in_order(numbers: Array) -> tuple[Array, Array]:

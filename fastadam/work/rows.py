@@ -188,12 +188,13 @@ class RowSteps:
         found: list[Entry | None] = []
         for position, ((group, index), grad) in enumerate(zip(groups.where, grads, strict=True)):
             member = members[position]
+            mask, param = masks.get(position), _own_view(member.array)
             if grad is None:
+                if mask is not None:
+                    read_mask(mask, param, member.label)
                 found.append(None)
                 continue
             label = f"the gradient of {member.label}"
-            mask = masks.get(position)
-            param = _own_view(member.array)
             if mask is not None or isinstance(grad, Rows) or index in group.own_steps:
                 member.check_rows(param)
             if isinstance(grad, Rows):

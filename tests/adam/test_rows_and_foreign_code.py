@@ -319,3 +319,26 @@ def test_a_signal_handler_steps_nothing_while_rows_catch_up(
     assert refused
     assert_same_state(snapshot(ours), snapshot(theirs))
     ours.step(fastadam.Rows([4], np.ones((1, 2))))
+
+
+def test_a_mask_is_checked_where_there_is_no_gradient(backend: str) -> None:
+    optimizer = fastadam.Adam({"table": np.ones((N_ROWS, 2))}, backend=backend)
+    optimizer.step({"table": None}, mask={"table": np.ones(N_ROWS, bool)})
+    with pytest.raises(ValueError, match=r"the mask of parameter 'table' has shape \(2,\)"):
+        optimizer.step({"table": None}, mask={"table": np.ones(2, bool)})
+
+
+@pytest.mark.parametrize(
+    ("indices", "remedy"),
+    [
+        ([1, 2.0], r"np\.asarray\(indices, int\)"),
+        (np.array([1.0]), r"indices\.astype\(int\)"),
+        ({1, 2}, "whole numbers in a list or an array"),
+        ([True, False], "np.flatnonzero of a mask"),
+    ],
+    ids=str,
+)
+def test_remedies_for_indices_work_on_what_was_given(indices: Any, remedy: str) -> None:
+    optimizer = fastadam.Adam(np.ones((N_ROWS, 2)))
+    with pytest.raises(TypeError, match=remedy):
+        optimizer.step(fastadam.Rows(indices, np.ones((2, 2))))
