@@ -191,6 +191,59 @@ def see(optimizer: fastadam.Adam) -> dict[str, np.ndarray]:
     return found
 
 
+def see_rows(optimizer: fastadam.Adam) -> dict[str, np.ndarray]:
+    """Return what `see` does and the counters of rows, after those that are behind have caught up."""
+    optimizer.catch_up()
+    found = see(optimizer)
+    for i, group in enumerate(optimizer._groups):
+        for j in range(len(group.members)):
+            found[f"own steps {i}.{j}"] = np.array(group.entry(j).get("row_step", group.step_of(j)))
+    return found
+
+
+def row_scenarios(backend: str) -> Iterator[Scenario]:
+    """Yield the scenarios of steps over rows."""
+    first, second = [4, 1, 1], [0, 1, 5]
+
+    def grads(indices: list[int], seed: int) -> list[Any]:
+        of_rows, whole = random_arrays([(3, 2), (4,)], np.float64, seed)
+        return [fastadam.Rows(indices, of_rows), whole]
+
+    def made(**options: Any) -> fastadam.Adam:
+        optimizer = fastadam.Adam(random_arrays([(6, 2), (4,)], np.float64, 0), backend=backend, **options)
+        for seed in range(3):
+            optimizer.step(grads(first, seed))
+        return optimizer
+
+    def scenario(name: str, work: Callable[[fastadam.Adam, Any], object], **options: Any) -> Scenario:
+        def make() -> tuple[fastadam.Adam, Callable[[], object]]:
+            return (optimizer := made(**options)), functools.partial(work, optimizer, grads(second, 5))
+
+        return Scenario(f"{backend}: {name}", make, see_rows, lambda optimizer: optimizer.step(grads(second, 9)))
+
+    exact: dict[str, Any] = {"lazy": "exact", "weight_decay": 0.1}
+    mask = {0: np.array([True, False, True, True, False, False])}
+    whole = random_arrays([(6, 2), (4,)], np.float64, 7)
+    yield scenario("step over rows", lambda opt, given: opt.step(given))
+    yield scenario(
+        "step over rows with all that it can do",
+        lambda opt, given: opt.step(given, 8.0, True),
+        max_grad_norm=0.5,
+        ema_decay=0.9,
+    )
+    yield scenario("step with a mask", lambda opt, given: opt.step(whole, mask=mask), state_dtype="bfloat16")
+    yield scenario("step of rows that have stepped apart", lambda opt, given: opt.step(whole))
+    yield scenario("step over rows that catch up", lambda opt, given: opt.step(given), **exact)
+    yield scenario(
+        "step over all rows, which catch up", lambda opt, given: opt.step(whole), ema_decay=0.9, **exact
+    )
+    yield scenario("catch_up", lambda opt, given: opt.catch_up(), **exact)
+    yield scenario("catch_up of zeros", lambda opt, given: opt.catch_up(), lazy="exact")
+    yield scenario(
+        "catch_up with averages", lambda opt, given: opt.catch_up(), ema_decay=0.9, ema_warmup=True, **exact
+    )
+
+
 def once(optimizer: fastadam.Adam, position: int, **rows: Any) -> Callable[[], object]:
     """Return what resizes a parameter, if that has not been done yet."""
     before = optimizer.param_groups[0]["params"][position]
@@ -483,7 +536,7 @@ def main() -> None:
         for backend, state in fastadam.available_backends().items():
             if state != "available":
                 continue
-            found = list(scenarios(backend, Path(folder)))
+            found = [*scenarios(backend, Path(folder)), *row_scenarios(backend)]
             try:
                 found += torch_scenarios(backend)
             except ImportError:

@@ -102,6 +102,30 @@ class Member:
             )
 
     @property
+    def n_rows(self) -> int:
+        """How many rows it has: slices along the first axis. A single number has none."""
+        return self.shape[0] if self.shape else 0
+
+    def check_rows(self, array: Array) -> None:
+        """Refuse other rows than those that the parameter had when the optimizer took it.
+
+        Parameters
+        ----------
+        array : array
+            It, as it is by now.
+
+        Raises
+        ------
+        ValueError
+            If its shape was changed in place since, along the first axis.
+        """
+        if array.shape[:1] != self.shape[:1]:
+            raise ValueError(
+                f"{self.label} had the shape {self.shape} when the optimizer took it, and has {array.shape} now; "
+                f"give it back its shape, as its rows are not known"
+            )
+
+    @property
     def whole(self) -> Member:
         """The parameter, where this is a `Piece` of one."""
         return self

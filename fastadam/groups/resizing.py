@@ -210,7 +210,7 @@ def _checked(numbers: Array, n: int, name: str, label: str) -> Array:
     return numbers.astype(np.intp)
 
 
-def resized(group: Group, index: int, rows: Rows) -> Group:
+def resized(group: Group, index: int, rows: Rows, *, catches_up: bool = False) -> Group:
     """Return a group as another one is, in which a member has other rows.
 
     Parameters
@@ -220,6 +220,9 @@ def resized(group: Group, index: int, rows: Rows) -> Group:
     index : int
         Of the member.
     rows : Rows
+    catches_up : bool, default False
+        Whether rows take the steps that they miss, and have taken them by now: then all of them go on with the
+        counter of the member, new ones included.
 
     Raises
     ------
@@ -247,6 +250,7 @@ def resized(group: Group, index: int, rows: Rows) -> Group:
     rows.move(member.array, array, math.prod(shape[1:]), inherits=True)
     twin.renew_params()
     _move_state(twin, group, index, rows)
+    _move_counters(twin, group, index, rows, catches_up)
     return twin
 
 
@@ -305,9 +309,14 @@ def _move_state(twin: Group, group: Group, index: int, rows: Rows) -> None:
                 _move_codes(twin, group, index, name, rows)
             else:
                 _move_numbers(twin, group, index, name, rows)
-    if index in group.own_steps:
-        counts = rows.moved(group.own_steps[index], inherits=False)
-        twin.own_steps = {**group.own_steps, index: counts}
+
+
+def _move_counters(twin: Group, group: Group, index: int, rows: Rows, catches_up: bool) -> None:
+    own = dict(group.own_steps)
+    counts = own.pop(index, None)
+    if counts is not None and not catches_up:
+        own[index] = rows.moved(counts, inherits=False)
+    twin.own_steps = own
 
 
 def _move_numbers(twin: Group, group: Group, index: int, name: str, rows: Rows) -> None:

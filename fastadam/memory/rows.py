@@ -14,6 +14,7 @@ import numpy as np
 from fastadam.memory.arrays import Array, base_view
 from fastadam.memory.devices import device_of, is_array, on_host
 from fastadam.memory.jax_arrays import is_jax_array, view_on_host
+from fastadam.memory.remedies import COPIED, lost_meaning
 from fastadam.memory.words import a_name_of, counted, shown
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Read(NamedTuple):
     given: Array
 
 
-def read_rows(rows: Rows, param: Array, label: str, check: Any) -> Read:
+def read_rows(rows: Rows, param: Array, label: str, check: Any, quietly: Any) -> Read:
     """Check rows and return them in order.
 
     Parameters
@@ -98,6 +99,9 @@ def read_rows(rows: Rows, param: Array, label: str, check: Any) -> Read:
     check : callable
         ``check(grads, like, label)`` checks an array as a gradient of an array of the shape, dtype and device of
         `like`, and returns it C-contiguous (see `fastadam.memory.written.Written.check_gradient`).
+    quietly : callable
+        ``quietly(function, *arguments)`` returns what the function does, and says nothing of numbers that are not
+        finite (see `fastadam.step.quiet.Quiet.run`).
 
     Raises
     ------
@@ -105,12 +109,12 @@ def read_rows(rows: Rows, param: Array, label: str, check: Any) -> Read:
         If they are not the rows of such a parameter.
     """
     numbers = _checked(rows.indices, param, label)
-    if not (is_array(rows.grads) or is_jax_array(rows.grads)):
+    given: Any = rows.grads
+    if not (is_array(given) or is_jax_array(given)):
         raise TypeError(
-            f"the rows of {label} have grads of type {a_name_of(rows.grads)}; give an array with a row for each "
+            f"the rows of {label} have grads of type {a_name_of(given)}; give an array with a row for each "
             f"index, of shape {(len(numbers), *param.shape[1:])}"
         )
-    given: Any = rows.grads
     if is_jax_array(given) and isinstance(param, np.ndarray):
         given = view_on_host(given, f"the rows of {label}")
     like = like_rows(param, len(numbers))
@@ -120,7 +124,7 @@ def read_rows(rows: Rows, param: Array, label: str, check: Any) -> Read:
         numbers, places = in_order(numbers)
         if np.any(numbers[1:] == numbers[:-1]):
             device, rest = device_of(values), values.shape[1:]
-            numbers, sums = added_up(on_host(values).reshape(len(values), -1), numbers, places)
+            numbers, sums = quietly(added_up, on_host(values).reshape(len(values), -1), numbers, places)
             values, places = taken_to(device, sums.reshape(len(sums), *rest)), np.arange(len(sums))
     return Read(numbers, values, places, given)
 
@@ -134,6 +138,7 @@ def read_mask(mask: Any, param: Array, label: str) -> Array:
         If it is no mask over the first axis of `param`.
     """
     _refuse_scalar(param, label)
+    _refuse_meaning(mask, f"the mask of {label}", "pass its .filled(False)")
     found = on_host(mask) if is_array(mask) else mask
     if is_jax_array(mask):
         found = view_on_host(mask, f"the mask of {label}")
@@ -150,7 +155,7 @@ def read_mask(mask: Any, param: Array, label: str) -> Array:
             f"the mask of {label} has shape {found.shape}, its parameter has {counted(len(param), 'row')}; give "
             f"one of shape {param.shape[:1]}"
         )
-    numbers: Array = np.flatnonzero(base_view(found))
+    numbers: Array = np.flatnonzero(np.array(base_view(found)))  # a copy, which no other thread changes meanwhile
     return numbers
 
 
@@ -168,9 +173,19 @@ def _refuse_scalar(param: Array, label: str) -> None:
         raise ValueError(f"{label} is a single number, shape (), and has no rows; give its gradient as an array")
 
 
+def _refuse_meaning(value: Any, label: str, remedy: str) -> None:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{label} is a masked array, whose mask would be ignored; {remedy}")
+    lost = lost_meaning(value, COPIED) if isinstance(value, np.ndarray) else None
+    if lost is not None:
+        raise TypeError(f"{label} {lost}")
+
+
 def _checked(indices: Any, param: Array, label: str) -> Array:
     """Return the numbers of rows, ndarray of int64, as they were given."""
     _refuse_scalar(param, label)
+    remedy = "pass its .compressed(), and the gradients of those rows"
+    _refuse_meaning(indices, f"the array of indices of the rows of {label}", remedy)
     found = on_host(indices) if is_array(indices) else indices
     if is_jax_array(indices):
         found = view_on_host(indices, f"the indices of {label}")
@@ -247,6 +262,8 @@ def taken_to(device: Any, numbers: Array) -> Array:
 
 def in_one_array(read: Read) -> Array:
     """Return the gradients of rows one after the other, in the order of their numbers."""
-    if np.array_equal(read.places, np.arange(len(read.values))):
+    # (`numpy.array_equal` takes what a signal's handler raises for an error of its own, and drops it.)
+    n = len(read.values)
+    if len(read.places) == n and bool((read.places == np.arange(n)).all()):
         return read.values
     return taken_to(device_of(read.values), on_host(read.values).take(read.places, axis=0))

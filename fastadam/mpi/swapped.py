@@ -20,7 +20,7 @@ class SharedSwap(Swapped):
     """
 
     def __init__(self, groups: Groups, guard: Guard, ranks: Ranks) -> None:
-        super().__init__(groups, guard)
+        super().__init__(groups, guard, lambda: None)  # ranks take no steps over rows
         self._ranks = ranks
         self._parameters = Parameters(ranks, [member for group in groups for member in group.members])
 

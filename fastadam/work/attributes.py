@@ -167,11 +167,7 @@ class Attributes:
         ``with optimizer.averaged(): ...`` exchanges their numbers, and back when it is left, by an error too.
         The optimizer cannot be stepped, changed or saved within. Raises ValueError where no averages are kept.
         """
-        swapped = self._averages.swapped()
-        with self._guard.lock:
-            self._guard.refuse_while_stepping("averaged")
-            self._rows.catch_up()
-        return swapped
+        return self._averages.swapped()
 
 
 def _unknown(kind: type, name: str) -> str:

@@ -112,7 +112,7 @@ class Averages(Mapping[Any, Array]):
         """
         if not self._after.averages:
             raise ValueError("averaged() needs averages; set ema_decay, such as to 0.999, before the steps")
-        return Swapped(self._groups, self._guard)
+        return Swapped(self._groups, self._guard, self._catch_up)
 
 
 class Swapped:
@@ -126,18 +126,21 @@ class Swapped:
     groups : Groups
     guard : Guard
         Of the optimizer: no step is taken within the block.
+    catch_up : callable
+        Lets all rows take the steps that they have missed, those after this was made included.
     """
 
     _calls: list[Call] | None = None  # what changes them back
 
-    def __init__(self, groups: Groups, guard: Guard) -> None:
-        self._groups, self._guard = groups, guard
+    def __init__(self, groups: Groups, guard: Guard, catch_up: Callable[[], None]) -> None:
+        self._groups, self._guard, self._catch_up = groups, guard, catch_up
         self._devices: list[Device] = []
 
     def __enter__(self) -> None:
         try:
             with self._guard.lock:
                 self._guard.refuse_while_stepping("averaged")
+                self._catch_up()
                 for member in self._groups.members:
                     member.check_unchanged()
                     check_parameter(member.owner, member.label)

@@ -78,7 +78,8 @@ class Growth(Saving):
             contents.catch_up()
             groups, planner = self._groups, self._planner
             group, index = groups.where[_position(groups, key)]
-            new = resized(group, index, rows_of(group.members[index], keep, grow))
+            rows = rows_of(group.members[index], keep, grow)
+            new = resized(group, index, rows, catches_up=groups.catches_up)
             exchanged = {
                 id(was.owner): now.owner
                 for was, now in zip(group.members, new.members, strict=True)

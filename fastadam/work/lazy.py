@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastadam.groups.group import Group
-from fastadam.memory.arrays import Array, address
+from fastadam.memory.arrays import ALL_DTYPES, Array, address
 from fastadam.memory.device import Device
 from fastadam.memory.structs import AVERAGE, MOMENTS
 from fastadam.step.after import After, Averaging
@@ -28,6 +28,7 @@ from fastadam.step.cutting import Cut, Region
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import in_one_go
 from fastadam.step.norm import Norm
+from fastadam.step.quiet import Quiet
 from fastadam.step.row_plan import RowPlan
 from fastadam.step.variants import flags_of, variants_of
 from fastadam.work.row_slots import row_of
@@ -47,7 +48,7 @@ class Stretch(NamedTuple):
     hyper : Hyperparameters
     averaging : Averaging
     scale : float
-        What gradients were multiplied by: 1 for all finite numbers, which zero is zero times, or NaN.
+        What gradients were multiplied by, narrowed: 1 for all finite numbers, which zero is zero times, or NaN.
     rates : array of float
         The learning rate of each.
     """
@@ -80,6 +81,7 @@ class Missed:
 
     def __init__(self, backends: Mapping[Device, Backend]) -> None:
         self._backends = backends
+        self._quiet = Quiet()
         # Of members, by group and index: the counters of their rows, and the steps since these were alike.
         self._known: weakref.WeakKeyDictionary[Group, dict[int, tuple[Array, list[Stretch]]]] = (
             weakref.WeakKeyDictionary()
@@ -105,7 +107,8 @@ class Missed:
             Its learning rate.
         """
         stretches = self._stretches(group, index)
-        scale = 1.0 if math.isfinite(scale) else math.nan
+        compute = ALL_DTYPES[group.members[index].dtype].format.compute.type
+        scale = 1.0 if np.isfinite(self._quiet.run(compute, scale)) else math.nan
         if stretches and stretches[-1].goes_on(group.hyper, averaging, scale):
             return [functools.partial(stretches[-1].rates.append, lr)]
         step = int(group.step_of(index)) + 1
@@ -126,8 +129,14 @@ class Missed:
         """
         own, last = group.own_steps[index], int(group.step_of(index))
         behind = np.flatnonzero(own < last) if numbers is None else numbers[own[numbers] < last]
-        if not len(behind):
-            return
+        if len(behind):
+            self._take(group, index, behind, limit)
+        if numbers is None:
+            self._stretches(group, index).clear()  # no row lacks any of these steps
+
+    def _take(self, group: Group, index: int, behind: Array, limit: int) -> None:
+        """Let rows that are behind take all that they have missed."""
+        own, last = group.own_steps[index], int(group.step_of(index))
         stretches = [each for each in self._stretches(group, index) if each.last > own[behind].min()]
         kept = group.kept[group.members[index].buffer_key]
         # (8-bit state of zeros has other codes after a step than before.)

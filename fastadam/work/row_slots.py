@@ -141,7 +141,7 @@ def row_of(group: Group, index: int) -> tuple[int, dict[str, int]]:
     """Return how many real numbers a row has, and how many bytes in each array of the parameter."""
     member = group.members[index]
     reals = ALL_DTYPES[member.dtype].reals
-    width = member.size // max(len(member.array), 1)
+    width = member.size // max(member.n_rows, 1)
     found = {"param": width * member.dtype.itemsize}
     for name, kept in group.kept[member.buffer_key].items():
         if group.has(name, index):

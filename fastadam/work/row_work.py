@@ -33,11 +33,14 @@ class Entry(NamedTuple):
         Of some rows, or of all that have stepped apart.
     given : array
         As the user gave it.
+    held : weakref or None
+        Of that array: as long as there is one, NumPy refuses to give it other memory in ``resize``.
     """
 
     grad: Array | None
     read: Read | None
     given: Any
+    held: Any = None
 
 
 class RowWork:

@@ -6,6 +6,7 @@ for each run of rows (see `fastadam.step.row_plan`). Rows count their steps by t
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ from fastadam.step.interrupts import in_one_go
 from fastadam.step.laziness import EXACT, SKIP, Lazy, check_lazy
 from fastadam.step.locks import Guard
 from fastadam.step.plan import Plan
+from fastadam.step.quiet import Quiet
 from fastadam.step.variants import variants_of
 from fastadam.work.arrays import WorkList
 from fastadam.work.devices import share_out
@@ -66,6 +68,7 @@ class RowSteps:
         planner.groups.catches_up = self.is_exact
         self._planner, self._guard = planner, guard
         self._missed = Missed(planner.backends)
+        self._quiet = Quiet()
         self._plans: Patterns[RowWork] = Patterns()
         self._builds = self._version = -1  # those of the planner and the groups that the plans agree with
 
@@ -127,7 +130,7 @@ class RowSteps:
     def are_for(self, grads: Sequence[Any], mask: Any) -> bool:
         """Whether a step with these gradients has to be taken here."""
         apart = any(group.own_steps for group in self._planner.groups)
-        return apart or mask is not None or Rows in map(type, grads)
+        return apart or mask is not None or any(issubclass(kind, Rows) for kind in set(map(type, grads)))
 
     def take(self, work: WorkList, grads: Sequence[Any], mask: Any) -> int:
         """Take and count a step.
@@ -178,7 +181,7 @@ class RowSteps:
 
     def _read(self, grads: Sequence[Any], masks: Masks) -> list[Entry | None]:
         """Check all gradients and parameters."""
-        groups, check = self._planner.groups, self._planner.by_member.check_gradient
+        groups = self._planner.groups
         members = groups.members
         dense = [None if isinstance(grad, Rows) else grad for grad in grads]
         views = with_views(dense, [each.array for each in members], [each.label for each in members])
@@ -190,28 +193,39 @@ class RowSteps:
                 continue
             label = f"the gradient of {member.label}"
             mask = masks.get(position)
+            param = _own_view(member.array)
+            if mask is not None or isinstance(grad, Rows) or index in group.own_steps:
+                member.check_rows(param)
             if isinstance(grad, Rows):
                 if mask is not None:
                     raise ValueError(f"{label} is fastadam.Rows, which says which rows; give no mask for it")
-                read = read_rows(grad, member.array, member.label, check)
-                found.append(Entry(None, read, read.given))
+                read = read_rows(grad, param, member.label, self._check, self._quiet.run)
+                found.append(Entry(None, read, read.given, _hold(read.given)))
             else:
-                checked = check(views[position], member.array, label)
+                checked = self._check(views[position], param, label)
                 numbers = None
                 if mask is not None:
-                    numbers = read_mask(mask, member.array, member.label)
+                    numbers = read_mask(mask, param, member.label)
                 elif group.is_apart(index) and not self.is_exact:
-                    numbers = np.arange(len(member.array))
+                    numbers = np.arange(member.n_rows)
                 if numbers is None:
-                    found.append(Entry(checked, None, grad))
+                    found.append(Entry(checked, None, grad, _hold(grad)))
                 else:
-                    found.append(Entry(None, Read(numbers, checked, numbers, grad), grad))
+                    found.append(Entry(None, Read(numbers, checked, numbers, grad), grad, _hold(grad)))
             if found[-1] is not None and found[-1].read is not None:
                 _check_blocks(group, index)
         for member in members:  # the last look, after all foreign code
             member.check_unchanged()
             check_parameter(member.owner, member.label)
         return found
+
+    def _check(self, grad: Any, like: Array, label: str) -> Any:
+        """Check a gradient, and return an array of our own over its memory.
+
+        Foreign code can run until the step is taken: that of other indices, and schedules. What it does to the
+        shape and dtype of the user's array does not matter then.
+        """
+        return _own_view(self._planner.by_member.check_gradient(grad, like, label))
 
     def _measure(self, given: Sequence[Entry]) -> int:
         """Compute the norm of gradients, rows laid one after the other; return TAKEN, or what is in the way."""
@@ -292,7 +306,7 @@ class RowSteps:
                     self._catch_up(group, index, None)
                 calls += group.own_steps_calls(index, None)
             elif entry.read is not None and index not in group.own_steps:
-                n = len(group.members[index].array)
+                n = group.members[index].n_rows
                 calls += group.own_steps_calls(index, np.full(n, group.step_of(index)))
         if calls:
             in_one_go([*groups.renew_calls(), *calls])
@@ -321,13 +335,23 @@ def _by_member(groups: Sequence[Group], work: WorkList, grads: Sequence[Any]) ->
     return found
 
 
+def _own_view(array: Any) -> Any:
+    """Return an array over the memory of another one, whose shape and dtype nobody else changes."""
+    return np.ndarray.view(array, np.ndarray) if isinstance(array, np.ndarray) else array
+
+
+def _hold(grad: Any) -> Any:
+    """Return what keeps the memory of a user's array where it is."""
+    return weakref.ref(grad) if isinstance(grad, np.ndarray) else None
+
+
 def _check_blocks(group: Group, index: int) -> None:
     """Refuse rows that share blocks of 8-bit state with others."""
     member = group.members[index]
     kept = group.kept[member.buffer_key]
     if not any(each.block > 1 for name, each in kept.items() if name in group.moments):
         return
-    width = member.size // max(len(member.array), 1) * ALL_DTYPES[member.dtype].reals
+    width = member.size // max(member.n_rows, 1) * ALL_DTYPES[member.dtype].reals
     if width % SCALE_BLOCK:
         raise ValueError(
             f"{member.label} has rows of {counted(width, 'number')}, and its 8-bit state lies in blocks of "

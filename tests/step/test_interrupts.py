@@ -60,6 +60,12 @@ def test_an_interrupt_finds_the_numpy_face_before_or_after(backend: str, tmp_pat
     assert all(came), came
 
 
+@needs_numba
+def test_an_interrupt_finds_steps_over_rows_before_or_after(backend: str) -> None:
+    came = [interrupts.try_every(each, POINTS)[1] for each in interrupts.row_scenarios(backend)]
+    assert all(came), came
+
+
 def test_an_interrupt_while_work_is_planned_leaves_no_stale_plan(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

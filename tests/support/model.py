@@ -40,6 +40,7 @@ class Model:
         self.param = param.copy()
         self.state_dtype = state_dtype
         self.ema: np.ndarray | None = None  # while averages are kept
+        self.first = 0  # the number of its first element, where it stands for a row of a parameter
         self.clear()
 
     def clear(self) -> None:
@@ -49,6 +50,7 @@ class Model:
             dtype = np.dtype(np.complex64 if dtype.kind == "c" else np.float32)
         self.exp_avg, self.exp_avg_sq, self.max_exp_avg_sq = (np.zeros(self.param.shape, dtype) for _ in MOMENTS)
         self.steps = 0
+        self.own: np.ndarray | None = None  # the steps of each row, where they count by themselves
 
     def take_rows(self, keep: Any, grow: Any, inherits: bool, is_in_place: bool) -> None:
         """Take over some rows, and as many new ones as `grow` has numbers: of these parents, or of zeros.
@@ -66,6 +68,8 @@ class Model:
                 setattr(self, name, made)
                 if name in MOMENTS and self.state_dtype == "int8" and not is_in_place and width % 64:
                     made[...] = self._rounded_to_nearest(made, name)
+        if self.own is not None:
+            self.own = np.array([*(self.own[row] for row in keep), *(0 for _ in grow)], np.int64)
 
     def _rounded_to_nearest(self, numbers: np.ndarray, name: str) -> np.ndarray:
         flat = np.ascontiguousarray(numbers).reshape(-1).view(np.float32)
@@ -85,7 +89,37 @@ class Model:
         for name in MOMENTS:
             setattr(self, name, getattr(other, name).copy())
         self.steps = other.steps
+        self.own = None if other.own is None else other.own.copy()
+        self.forget_rows()
         self.ema = None if other.ema is None else other.ema.copy()
+
+    def forget_rows(self) -> None:
+        """Let rows count no more by themselves, if all have taken as many steps as the parameter."""
+        if self.own is not None and (self.own == self.steps).all():
+            self.own = None
+
+    def step_rows(
+        self, numbers: np.ndarray, grads: np.ndarray, options: Mapping[str, Any], scale: float, position: int
+    ) -> None:
+        """Take a step of some rows, each as a parameter of its own; `grads` has one for each of them.
+
+        The learning rate of a schedule is that of the parameter's step.
+        """
+        if self.own is None:
+            self.own = np.full(len(self.param), self.steps)
+        self.steps += 1
+        if not self.param.size:
+            return
+        lr = options["lr"](self.steps) if callable(options["lr"]) else options["lr"]
+        width = self.param[0].size * (2 if self.param.dtype.kind == "c" else 1)
+        for number, grad in zip(numbers.tolist(), grads, strict=True):
+            row = Model(self.param[number : number + 1], self.state_dtype)
+            row.first, row.steps = number * width, int(self.own[number])
+            for name in MOMENTS:
+                setattr(row, name, getattr(self, name)[number : number + 1])  # views, which are written
+            row.step(grad, {**options, "lr": lr}, scale, position)
+            self.param[number : number + 1] = row.param
+            self.own[number] += 1
 
     def average(self, decay: float, warms_up: bool, stepped: bool) -> None:
         """Move the average after a step, in which the parameter may have had no gradient."""
@@ -142,7 +176,8 @@ class Model:
             return numbers
         bits = np.full(numbers.size, MIDDLE)
         if name != MOMENTS[2]:
-            bits = random_bits(seed, self.steps, position, ROLES.index(name), numbers.size)
+            end = self.first + numbers.size
+            bits = random_bits(seed, self.steps, position, ROLES.index(name), end)[self.first :]
         kept = Kept.of(STATE_FORMATS[self.state_dtype][MOMENTS.index(name)], np.zeros(numbers.size, np.float32))
         with np.errstate(all="ignore"):
             kept.write(numbers, bits)
