@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fastadam.memory.kinds import Slope
 
 HALF = 2  # bytes of a number in 16 bits
+MOST_AT_ONCE = 1024  # rows that are added up
 
 
 class Rows:
@@ -108,7 +109,7 @@ def read_rows(rows: Rows, param: Array, label: str, check: Any, quietly: Any) ->
     TypeError, ValueError
         If they are not the rows of such a parameter.
     """
-    numbers = _checked(rows.indices, param, label)
+    numbers = read_numbers(rows.indices, param, label)
     given: Any = rows.grads
     if not (is_array(given) or is_jax_array(given)):
         raise TypeError(
@@ -182,8 +183,14 @@ def _refuse_meaning(value: Any, label: str, remedy: str) -> None:
         raise TypeError(f"{label} {lost}")
 
 
-def _checked(indices: Any, param: Array, label: str) -> Array:
-    """Return the numbers of rows, ndarray of int64, as they were given."""
+def read_numbers(indices: Any, param: Array, label: str) -> Array:
+    """Return the numbers of rows, ndarray of int64, in the order in which they were given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are not the numbers of rows of `param`.
+    """
     _refuse_scalar(param, label)
     remedy = "pass its .compressed(), and the gradients of those rows"
     _refuse_meaning(indices, f"the array of indices of the rows of {label}", remedy)
@@ -255,8 +262,12 @@ def added_up(values: Array, numbers: Array, order: Array) -> tuple[Array, Array]
     first = np.append(True, numbers[1:] != numbers[:-1])
     each = values.astype(np.float32) if values.itemsize == HALF else values
     found: Array = each.take(order[first], axis=0)
-    rest = ~first
-    np.add.at(found, (np.cumsum(first) - 1)[rest], each[order[rest]])
+    where, rows = (np.cumsum(first) - 1)[~first], order[~first]
+    # Number by number, which NumPy adds several times as fast as rows; in the same order.
+    sums, columns = found.reshape(-1), np.arange(found.shape[1])
+    for low in range(0, len(rows), MOST_AT_ONCE):
+        some = slice(low, low + MOST_AT_ONCE)
+        np.add.at(sums, (where[some, None] * found.shape[1] + columns).ravel(), each[rows[some]].ravel())
     return numbers[first], found
 
 

@@ -18,7 +18,7 @@ from fastadam.groups.state import find, missing
 from fastadam.memory.arrays import ALL_DTYPES, Array
 from fastadam.memory.devices import check_parameter, device_of, is_array
 from fastadam.memory.jax_arrays import with_views
-from fastadam.memory.rows import Read, Rows, in_one_array, read_mask, read_rows
+from fastadam.memory.rows import Read, Rows, in_one_array, read_mask, read_numbers, read_rows
 from fastadam.memory.state_file import in_memory
 from fastadam.memory.structs import COUNTER, REFUSED, SCALE_BLOCK, SKIPPED, SPAN, TAKEN
 from fastadam.memory.words import counted, shown
@@ -77,22 +77,50 @@ class RowSteps:
         """Whether rows catch up the steps that they have missed."""
         return self.lazy == EXACT
 
-    def catch_up(self) -> None:
-        """Let all rows take the steps that they have missed; the caller holds the lock, and takes no step."""
+    def catch_up(self, rows: Any = None) -> None:
+        """Let rows take the steps that they have missed; the caller holds the lock, and takes no step.
+
+        Parameters
+        ----------
+        rows : mapping, optional
+            Which, as the user gave them (see `fastadam.Adam.catch_up`); by default all.
+        """
         groups, guard = self._planner.groups, self._guard
-        if not self.is_exact or not any(group.own_steps for group in groups):
-            return
         try:
-            guard.stepping = True  # a signal's handler that steps would do so with rows that are half way
+            guard.stepping = True  # a signal's handler, or an index, that steps would find rows that are half way
+            some = None if rows is None else self._numbers_of(rows)
+            if not self.is_exact or not any(group.own_steps for group in groups):
+                return
             with in_memory(groups.file):
                 calls: list[Call] = []
-                for group, index in groups.where:
-                    if index in group.own_steps:
-                        self._catch_up(group, index, None)
-                        calls += group.own_steps_calls(index, None)
-                in_one_go([*groups.renew_calls(), *calls])
+                for position, (group, index) in enumerate(groups.where):
+                    if index in group.own_steps and (some is None or position in some):
+                        self._catch_up(group, index, None if some is None else some[position])
+                        calls += group.own_steps_calls(index, None) if some is None else []
+                if calls:
+                    in_one_go([*groups.renew_calls(), *calls])
         finally:
             guard.stepping = False
+
+    def _numbers_of(self, rows: Any) -> dict[int, Array]:
+        """Return the numbers of the rows that a user names, by the positions of their parameters."""
+        groups = self._planner.groups
+        if not isinstance(rows, Mapping):
+            raise TypeError(
+                f"rows must be a mapping from names, positions or arrays of parameters to numbers of their rows, "
+                f"such as {{{next(iter(groups.positions), 0)!r}: [3, 14]}}, got {shown(rows)}; None stands for all"
+            )
+        found: dict[int, Array] = {}
+        for key, indices in rows.items():
+            position = find(groups, key)
+            if position is None:
+                raise ValueError(f"rows has a key for no parameter, {missing(groups, key)}")
+            member = groups.members[position]
+            param = _own_view(member.array)
+            member.check_rows(param)
+            numbers = np.unique(read_numbers(indices, param, member.label))
+            found[position] = np.union1d(found[position], numbers) if position in found else numbers
+        return found
 
     def _catch_up(self, group: Group, index: int, numbers: Array | None) -> None:
         member = group.members[index]

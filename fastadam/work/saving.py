@@ -22,20 +22,27 @@ class Saving(Attributes):
         """What becomes of steps that rows miss, as it was given."""
         return self._rows.lazy
 
-    def catch_up(self) -> None:
-        """With ``lazy="exact"``, let all rows take the steps that they have missed; call it before reading them.
+    def catch_up(self, rows: Mapping[Any, Any] | None = None) -> None:
+        """With ``lazy="exact"``, let rows take the steps that they have missed; call it before they are read.
 
-        `state_dict`, `averaged`, `fastadam.save` and the converters do so by themselves. It takes the time of the
-        steps that were missed, but for rows that have never had a gradient. With ``lazy="skip"``, none are.
+        A step catches up the rows that it is over by itself; `state_dict`, `averaged`, `fastadam.save` and the
+        converters catch up all. It takes the time of the steps that were missed, but for rows that have never had
+        a gradient. With ``lazy="skip"``, none are missed.
+
+        Parameters
+        ----------
+        rows : mapping, optional
+            By name, position or array of a parameter: the numbers of its rows that are about to be read, in any
+            order, as `fastadam.Rows` takes them. None stands for all rows of all parameters.
 
         Raises
         ------
-        ValueError
-            If a parameter was changed in place.
+        TypeError, ValueError
+            If there are no such rows, or a parameter was changed in place.
         """
         with self._guard.lock:
             self._guard.refuse_while_stepping("catch_up")
-            self._rows.catch_up()
+            self._rows.catch_up(rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the state and options, in torch's layout with NumPy arrays.

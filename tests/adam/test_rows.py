@@ -604,3 +604,32 @@ def test_a_step_within_a_catch_up_is_refused(backend: str, monkeypatch: pytest.M
     assert raised
     monkeypatch.undo()
     optimizer.step([np.ones((N_ROWS, 3))])
+
+
+def test_rows_that_are_read_catch_up_before(backend: str) -> None:
+    rng = np.random.default_rng(7)
+    table = numbers(rng, (N_ROWS, 3), "float32")
+    expected = table.copy()
+    ours = fastadam.Adam({"table": table}, lr=0.1, weight_decay=0.1, lazy="exact", backend=backend)
+    theirs = fastadam.Adam([expected], lr=0.1, weight_decay=0.1, backend=backend)
+    for _ in range(15):
+        batch = rng.choice(N_ROWS, 3)
+        ours.catch_up({"table": batch})
+        assert_same_bits(table[batch], expected[batch])
+        grads = np.float32(2) * table[batch]
+        ours.step({"table": fastadam.Rows(batch, grads)})
+        theirs.step([dense(batch, grads)])
+    before = table.copy()
+    for bad, error, match in (
+        ({"table": [N_ROWS]}, ValueError, "it has 13 rows"),
+        ({"tabel": [1]}, ValueError, "'tabel': no parameter"),
+        ({"table": [1.0]}, TypeError, "whole numbers"),
+        ([1], TypeError, "rows must be a mapping"),
+    ):
+        with pytest.raises(error, match=match):
+            ours.catch_up(bad)  # type: ignore[arg-type]
+        assert_same_bits(table, before)
+    ours.catch_up({0: range(N_ROWS)})
+    assert_same_state(snapshot(ours), snapshot(theirs))
+    ours.catch_up()
+    assert_same_state(snapshot(ours), snapshot(theirs))

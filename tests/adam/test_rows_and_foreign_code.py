@@ -342,3 +342,19 @@ def test_remedies_for_indices_work_on_what_was_given(indices: Any, remedy: str) 
     optimizer = fastadam.Adam(np.ones((N_ROWS, 2)))
     with pytest.raises(TypeError, match=remedy):
         optimizer.step(fastadam.Rows(indices, np.ones((2, 2))))
+
+
+def test_an_index_steps_nothing_while_rows_catch_up(backend: str) -> None:
+    table = np.ones((N_ROWS, 2))
+    optimizer = fastadam.Adam({"table": table}, lazy="exact", backend=backend)
+    optimizer.step({"table": fastadam.Rows([1], np.ones((1, 2)))})
+    asks = (
+        optimizer.state_dict,
+        lambda: optimizer.resize("table", keep=[0]),
+        lambda: optimizer.step({"table": np.ones((N_ROWS, 2))}),
+    )
+    for ask in asks:
+        with pytest.raises(RuntimeError, match="while a step of this optimizer is under way"):
+            optimizer.catch_up({"table": [Acting(ask)]})
+    optimizer.catch_up({"table": [Acting(lambda: None)]})
+    optimizer.step({"table": fastadam.Rows([2], np.ones((1, 2)))})

@@ -435,6 +435,20 @@ class Machine(RuleBasedStateMachine):
             mask = {which: bad_mask(kind, n)}
         self._refused(lambda: self.opt.step(grads, mask=mask))
 
+    @rule(data=st.data(), which=st.lists(st.integers(0, 9), max_size=2))
+    def catch_up_some(self, data: st.DataObject, which: list[int]) -> None:
+        chosen: dict[Any, Any] = {}
+        for position in {each % len(self._all()) for each in which}:
+            model, _, _ = self._all()[position]
+            if model.param.ndim and len(model.param):
+                rows = data.draw(st.lists(st.integers(0, len(model.param) - 1), max_size=4))
+                chosen[position] = indices_as(data.draw(st.sampled_from(INDICES)), rows)
+                n = len(model.param)
+                self._refused(lambda position=position, n=n: self.opt.catch_up({position: [n]}))
+        self.opt.catch_up(chosen)
+        for position, rows in chosen.items():
+            assert not self._behind(position)[np.asarray(rows, np.int64)].any()
+
     @rule()
     def catch_up(self) -> None:
         self.opt.catch_up()
