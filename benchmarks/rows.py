@@ -22,7 +22,8 @@ from benchmarks import interleaved
 
 OURS, PEER, DENSE, MASK = "fastadam.Rows", "SparseAdam", "fastadam, the whole table", "fastadam, 30 % by mask"
 BARS = {1_000: {PEER: 3.0, DENSE: 100.0}}
-BATCHES = 8  # of rows, so that not the same ones are in the cache
+ROWS_IN_TURN = 64_000  # of all batches, so that their rows are not in the cache when they come again
+FEWEST, MOST = 4, 64  # batches; each contender steps over all of them in its turn
 SHARE = 0.3  # of the rows, by mask
 
 
@@ -31,7 +32,7 @@ def batches(n_rows: int, width: int, touched: int) -> list[fastadam.Rows]:
     rng = np.random.default_rng(touched)
     return [
         fastadam.Rows(rng.integers(n_rows, size=touched), rng.standard_normal((touched, width), np.float32))
-        for _ in range(BATCHES)
+        for _ in range(min(MOST, max(FEWEST, ROWS_IN_TURN // touched)))
     ]
 
 
@@ -102,10 +103,11 @@ def main() -> None:
         if sparse_adam is not None:
             steps[PEER] = sparse_adam(rows)
         steps[DENSE] = in_turn(dense, [{"grads": grads}])
-        times = interleaved.run(steps, arguments.rounds, lambda name: 1 if name == DENSE else 4, warm=True)
+        in_a_row = {name: 1 if name == DENSE else len(rows) for name in steps}
+        times = interleaved.run(steps, arguments.rounds, in_a_row.__getitem__, warm=True)
         print(f"{touched:,} rows of {shape[0]:,}, each of {shape[1]} numbers")
         show(times, BARS.get(touched, {}))
-    masks = [{"grads": grads, "mask": rng.random(shape[0]) < SHARE} for _ in range(BATCHES)]
+    masks = [{"grads": grads, "mask": rng.random(shape[0]) < SHARE} for _ in range(FEWEST)]
     # Of its own, whose rows have stepped alike.
     masked = fastadam.Adam(np.zeros(shape, np.float32), **options)
     steps = {MASK: in_turn(masked, masks), DENSE: in_turn(dense, [{"grads": grads}])}

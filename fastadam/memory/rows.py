@@ -164,7 +164,8 @@ def read_mask(mask: Any, param: Array, label: str) -> Array:
 def like_rows(param: Any, n: int) -> Array:
     """Return an array of `n` rows like those of a parameter, which nobody writes."""
     if isinstance(param, np.ndarray):
-        return np.broadcast_to(np.zeros((), param.dtype), (n, *param.shape[1:]))
+        shape = (n, *param.shape[1:])  # of one number, which takes no memory
+        return np.ndarray(shape, param.dtype, np.zeros((), param.dtype), 0, (0,) * len(shape))
     size = n * math.prod(param.shape[1:])
     made: Array = device_of(param).zeros(size, param.dtype, "grad").reshape(n, *param.shape[1:])
     return made

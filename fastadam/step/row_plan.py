@@ -42,6 +42,8 @@ from fastadam.step.reduce import reduce
 
 _ADDRESS = (ROW_INPUTS.dtype.names or ()).index("counter")  # all fields before it are one word
 _COUNTER_BYTES = 8
+# Rows are scattered over memory: to get to one takes as long as to step so many elements that follow each other.
+ELEMENTS_OF_A_SPAN = 512
 _NOTHING = np.zeros(0, np.int64)
 
 
@@ -132,6 +134,7 @@ class RowPlan:
         self._counters[: self._n_counters] = self._own_counters
         self._counters["type"][self._n_counters :] = COUNTER_INT64
         self._memory.point("counters", self._counters)
+        self._counters_at = address(self._counters)
 
     def _make_room(self, counts: Sequence[int]) -> None:
         """Make room for so many runs of each region, and of a backend that takes plans anew, for more."""
@@ -147,6 +150,7 @@ class RowPlan:
             if region.idle or self._cut_rows is None:  # native code writes all of the others
                 self._spans[begin : begin + room] = region.span
         self._memory.point("spans", self._spans)
+        self._spans_at = address(self._spans)
         self._batches = np.zeros(len(self._whole_batches) + len(self._regions), BATCH.dtype)
         self._memory.point("batches", self._batches)
         self._rooms = rooms
@@ -260,8 +264,8 @@ class RowPlan:
             block.values["row"], block.values["n"] = row, len(cut.numbers)
             block.values["grad"], block.values["grad_bytes"] = cut.grad, cut.grad_bytes
             block.values["steps"] = cut.counters
-            block.values["spans"] = address(self._spans) + begin * SPAN.dtype.itemsize
-            block.values["counters"] = address(self._counters) + n_counters * COUNTER.dtype.itemsize
+            block.values["spans"] = self._spans_at + begin * SPAN.dtype.itemsize
+            block.values["counters"] = self._counters_at + n_counters * COUNTER.dtype.itemsize
             n_counters += len(cut.numbers)
             counts.append(cut_rows(block))
         return counts
@@ -286,7 +290,7 @@ class RowPlan:
         batches, most = [], 1
         for _, variant, low, n in found:
             elements = int(sizes[low : low + n].sum())
-            n_threads = threads.threads_for(elements, self._limit)
+            n_threads = threads.threads_for(elements + n * ELEMENTS_OF_A_SPAN, self._limit)
             batches.append((variant, low, n, elements, n_threads, n_threads, 0))
             most = max(most, n_threads)
         self._batches[: len(found)] = batches
