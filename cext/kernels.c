@@ -69,8 +69,9 @@ static FASTADAM_INLINE void fetch_ahead(int64_t array, int64_t element, int form
         FETCH(at + byte);
 }
 
-/* Fetch what is read of short spans while those before them are stepped: rows of a table are scattered over memory,
- * and processors cannot foresee where the next one is. 10,000 random rows of 64 take three fifths of the time so. */
+/* Fetch what is read of short spans while those before them are stepped: rows of a table are scattered over
+ * memory, and processors cannot foresee where the next one is. 10,000 random rows of 64 take three fifths of the
+ * time so. */
 enum { SPANS_AHEAD = 3, MOST_FETCHED = 1024 };
 static FASTADAM_INLINE void fetch_span(int64_t variant, const fastadam_span *span)
 {
