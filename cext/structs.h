@@ -96,7 +96,8 @@ typedef struct {
 } fastadam_cut;
 
 /* Consecutive spans that one compiled variant steps, on so many threads: most_threads where no span is left out.
- * next_share is for the threads of the Numba kernels. */
+ * next_share is for the threads of the Numba kernels. scattered says that its spans are rows, which lie apart in
+ * memory. */
 typedef struct {
     int64_t variant;
     int64_t first;
@@ -105,6 +106,7 @@ typedef struct {
     int64_t threads;
     int64_t most_threads;
     int64_t next_share;
+    int64_t scattered;
 } fastadam_batch;
 
 /* An array that gets one gradient: its object, the dtype objects of both, and their number of elements. */

@@ -235,8 +235,9 @@ CUT = Struct(
 BATCH = Struct(
     "batch",
     "Consecutive spans that one compiled variant steps, on so many threads: most_threads where no span is left "
-    "out. next_share is for the threads of the Numba kernels.",
-    *("variant", "first", "count", "elements", "threads", "most_threads", "next_share"),
+    "out. next_share is for the threads of the Numba kernels. scattered says that its spans are rows, which lie "
+    "apart in memory.",
+    *("variant", "first", "count", "elements", "threads", "most_threads", "next_share", "scattered"),
 )
 
 SLOT = Struct(

@@ -291,7 +291,7 @@ class RowPlan:
         for _, variant, low, n in found:
             elements = int(sizes[low : low + n].sum())
             n_threads = threads.threads_for(elements + n * ELEMENTS_OF_A_SPAN, self._limit)
-            batches.append((variant, low, n, elements, n_threads, n_threads, 0))
+            batches.append((variant, low, n, elements, n_threads, n_threads, 0, low >= len(self._whole)))
             most = max(most, n_threads)
         self._batches[: len(found)] = batches
         self._part_of = [each[0] for each in found]
