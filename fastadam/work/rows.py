@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastadam.groups.group import Group
+from fastadam.groups.groups import Groups
 from fastadam.groups.patterns import Patterns
 from fastadam.groups.state import find, missing
 from fastadam.memory.arrays import ALL_DTYPES, Array
@@ -112,9 +113,7 @@ class RowSteps:
             )
         found: dict[int, Array] = {}
         for key, indices in rows.items():
-            position = find(groups, key)
-            if position is None:
-                raise ValueError(f"rows has a key for no parameter, {missing(groups, key)}")
+            position = _position_of(groups, key, "rows")
             member = groups.members[position]
             param = _own_view(member.array)
             member.check_rows(param)
@@ -146,9 +145,7 @@ class RowSteps:
             )
         masks: dict[int, Any] = {}
         for key, each in mask.items():
-            position = find(groups, key)
-            if position is None:
-                raise ValueError(f"mask has a key for no parameter, {missing(groups, key)}")
+            position = _position_of(groups, key, "mask")
             if position in masks:
                 raise ValueError(f"mask has two entries for {groups.members[position].label}; give one")
             if each is not None:
@@ -340,6 +337,14 @@ class RowSteps:
         if calls:
             in_one_go([*groups.renew_calls(), *calls])
             self._planner.catch_up()
+
+
+def _position_of(groups: Groups, key: Any, name: str) -> int:
+    """Return the position of the parameter that a key of a mapping, an argument called so, stands for."""
+    position = find(groups, key)
+    if position is None:
+        raise ValueError(f"{name} has a key for no parameter, {missing(groups, key)}")
+    return position
 
 
 def _by_member(groups: Sequence[Group], work: WorkList, grads: Sequence[Any]) -> list[Any]:
