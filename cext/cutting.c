@@ -37,8 +37,10 @@ int64_t fastadam_cut_rows(const fastadam_cut *cut)
             length = 0;
         }
         length++;
-        counters[i].address = cut->steps + (int64_t)sizeof(int64_t) * numbers[i];
-        counters[i].type = FASTADAM_COUNTER_INT64;
+        if (counters != NULL) {
+            counters[i].address = cut->steps + (int64_t)sizeof(int64_t) * numbers[i];
+            counters[i].type = FASTADAM_COUNTER_INT64;
+        }
     }
     if (length > 0)
         write(cut, spans + n_runs++, cut->n, length);

@@ -51,13 +51,14 @@ class Cut(NamedTuple):
     grad, grad_bytes : int
         The gradient's address, and the bytes of a row in it.
     counters : int
-        The address of the counters of all rows, int64, which their steps raise.
+        The address of the counters of all rows, int64, which their steps raise; 0 where rows have none, and count
+        as their parameter does.
     n_rows : int
         How many rows there are in all.
     like : int
         The row of coefficients whose options they have.
     firsts : ndarray of int64
-        For each number of steps that they have taken, one of the rows.
+        For each number of steps that they have taken, one of the rows; nothing where they have no counters.
     of : ndarray of int64 or None
         Which of these each row is like; None where there is one.
     """

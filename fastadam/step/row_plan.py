@@ -185,8 +185,9 @@ class RowPlan:
             self._make_room([0] * len(self._regions))
         self._is_laid = False
         each = list(zip(self._regions, cuts, strict=True))
-        self._lay_rows([cut for region, cut in each if not region.idle])
-        self._lay_counters([cut for region, cut in each if not region.idle])
+        counted = [cut for region, cut in each if not region.idle and cut.counters]
+        self._lay_rows(counted)
+        self._lay_counters(counted)
         if self._cut_rows is None:
             counts = self._lay_runs(
                 [others_of(c) if r.idle else runs_of(c, at) for (r, c), at in self._rows_of(each)]
@@ -199,10 +200,10 @@ class RowPlan:
         return counts
 
     def _rows_of(self, each: Sequence[tuple[Region, Cut]]) -> Iterator[tuple[tuple[Region, Cut], int]]:
-        """Yield regions and cuts with the number of the first of their own rows of coefficients."""
+        """Yield regions and cuts with the number of the first of their rows of coefficients."""
         at = self._n_rows
         for region, cut in each:
-            yield (region, cut), at
+            yield (region, cut), at if cut.counters else cut.like
             at += 0 if region.idle else len(cut.firsts)
 
     def _lay_rows(self, cuts: Sequence[Cut]) -> None:
@@ -265,8 +266,10 @@ class RowPlan:
             block.values["grad"], block.values["grad_bytes"] = cut.grad, cut.grad_bytes
             block.values["steps"] = cut.counters
             block.values["spans"] = self._spans_at + begin * SPAN.dtype.itemsize
-            block.values["counters"] = self._counters_at + n_counters * COUNTER.dtype.itemsize
-            n_counters += len(cut.numbers)
+            block.values["counters"] = 0
+            if cut.counters:
+                block.values["counters"] = self._counters_at + n_counters * COUNTER.dtype.itemsize
+                n_counters += len(cut.numbers)
             counts.append(cut_rows(block))
         return counts
 

@@ -15,6 +15,7 @@ from fastadam.step.norm import Norm
 from fastadam.step.plan import Plan
 from fastadam.step.variants import variants_of
 from fastadam.torch.part import Part
+from fastadam.torch.sparse import in_order_of_rows
 from fastadam.torch.staging import shares
 from fastadam.torch.tensors import count_reals, format_code, is_aligned, is_plain, same_layout
 
@@ -48,7 +49,7 @@ def _as_stepped(part: Part) -> Tensor:
     """Return the gradient with its numbers in the order in which those of the parameter are stepped."""
     grad, like = part.read, part.written[0]
     if part.rows is not None:
-        like = grad  # by itself
+        like = grad = in_order_of_rows(grad, part.rows)
     if not part.lies_plainly and not like.is_contiguous():
         like = torch.empty(like.shape, dtype=grad.dtype, device=like.device)
     if is_plain(grad) and is_aligned(grad) and same_layout(grad, like):

@@ -1,4 +1,4 @@
-"""The pieces of a parameter that a step with a sparse gradient goes over: spans (see `fastadam.torch.sparse`)."""
+"""The plan of a step in which some gradients are sparse: of their parameters, it is over rows."""
 
 from __future__ import annotations
 
@@ -8,52 +8,75 @@ from typing import Any
 import numpy as np
 
 from fastadam.memory.arrays import Array
-from fastadam.memory.structs import AVERAGE
-from fastadam.step.cutting import Cut, Region, Runs, others_of, runs_of, write_runs
+from fastadam.memory.structs import AVERAGE, IDLE
+from fastadam.step.after import After
+from fastadam.step.backend import Backend, Prepared
+from fastadam.step.coefficients import Coefficients
+from fastadam.step.cutting import Cut, Region
+from fastadam.step.norm import Norm
+from fastadam.step.row_plan import RowPlan
+from fastadam.step.variants import variants_of
 from fastadam.torch.part import Part
 from fastadam.torch.sparse import Rows
 from fastadam.torch.tensors import DTYPES, count_reals
 
 
-def in_pieces(spans: Array, parts: Sequence[Part], averages: bool) -> tuple[Array, Array, Array]:
-    """Return spans of which those of sparse gradients are one for each run.
+def prepared_over_rows(
+    parts: Sequence[Part],
+    spans: Array,
+    variants: Array,
+    backend_of: Array,
+    *,
+    coefficients: Sequence[Coefficients],
+    step_counters: Array,
+    counters: Array,
+    backends: Sequence[Backend],
+    limit: int,
+    norm: Norm,
+    after: After,
+) -> tuple[RowPlan, Prepared]:
+    """Make a step ready that is over the rows of sparse gradients, and over the whole of other parameters.
 
     Parameters
     ----------
-    spans : ndarray of SPAN
-        One for each part, as if it were dense: with the first address of everything; of the gradient, that of its
-        values.
     parts : sequence of Part
-    averages : bool
-        Whether there are averages, which move where there are no rows, too.
+    spans, variants, backend_of : ndarray
+        For each part, as if it were dense: with the first address of everything; of the gradient, that of its
+        values.
+    coefficients : sequence of Coefficients
+        For each row of coefficients.
+    step_counters, counters, backends, limit, norm, after
+        See `fastadam.step.row_plan.RowPlan`. Nothing is wanted of the norm.
 
     Returns
     -------
-    spans : ndarray of SPAN
-    of : ndarray of int64
-        The part of each.
-    idle : ndarray of bool
-        Which have nothing but averages to be moved.
+    plan : RowPlan
+        To be kept until the step is taken.
+    prepared : Prepared
     """
-    if all(part.rows is None for part in parts):
-        return spans, np.arange(len(spans)), np.zeros(len(spans), bool)
-    found, of, idle = [], [], []
+    is_whole: Array = np.array([part.rows is None for part in parts], bool)
+    regions, cuts = [], []
     for i, part in enumerate(parts):
-        each = [spans[i : i + 1]]
         if part.rows is not None:
-            region, cut = _region_of(spans[i : i + 1], part), _cut_of(spans[i], part, part.rows)
-            each = [_pieces_of(region, runs_of(cut, cut.like))]
-            if averages:
-                each.append(_pieces_of(region, others_of(cut)))
-        found += each
-        of.append(np.full(sum(map(len, each)), i))
-        idle += [np.full(len(some), k > 0) for k, some in enumerate(each)]
-    return np.concatenate(found), np.concatenate(of), np.concatenate(idle)
+            span, cut = spans[i : i + 1], _cut_of(spans[i], part, part.rows)
+            idle = int(variants_of(np.array([part.formats], np.int64).T, IDLE)[0])
+            # With averages, these move where there are no rows, too.
+            for variant, is_idle in ((int(variants[i]), False), (idle, True))[: 2 if after.averages else 1]:
+                regions.append(_region_of(span, part, part.rows, variant, int(backend_of[i]), is_idle))
+                cuts.append(cut)
+    plan = RowPlan(
+        *(spans[is_whole], variants[is_whole], backend_of[is_whole], regions),
+        *(step_counters, counters, backends, limit, False, norm, after),
+    )
+    plan.write_options(coefficients, np.arange(len(coefficients)))
+    plan.lay(spans["grad"][is_whole], cuts)
+    _, prepared = plan.prepare()
+    assert prepared is not None
+    return plan, prepared
 
 
-def _region_of(span: Array, part: Part) -> Region:
-    assert part.rows is not None
-    param, n_rows = part.written[0], max(part.rows.n_rows, 1)
+def _region_of(span: Array, part: Part, rows: Rows, variant: int, backend: int, is_idle: bool) -> Region:
+    param, n_rows = part.written[0], max(rows.n_rows, 1)
     row_bytes = {
         name: tensor.numel() * tensor.element_size() // n_rows
         for name, tensor in zip(("param", *part.names), part.written, strict=True)
@@ -61,18 +84,11 @@ def _region_of(span: Array, part: Part) -> Region:
     row_size = count_reals(param) // n_rows
     if span[AVERAGE][0]:
         row_bytes[AVERAGE] = row_size * DTYPES[param.dtype].format.compute.itemsize
-    return Region(span, 0, 0, row_size, row_bytes, False)
+    return Region(span, variant, backend, row_size, row_bytes, is_idle)
 
 
 def _cut_of(span: Any, part: Part, rows: Rows) -> Cut:
-    numbers = rows.numbers if part.written[0].numel() else rows.numbers[:0]
+    has_numbers = part.written[0].numel() > 0
+    numbers, places = (rows.numbers, rows.places) if has_numbers else (rows.numbers[:0], rows.places[:0])
     grad_bytes = part.read.numel() * part.read.element_size() // max(len(rows.numbers), 1)
-    places, row = np.arange(len(numbers)), int(span["row"])
-    return Cut(numbers, places, int(span["grad"]), grad_bytes, 0, rows.n_rows, row, places[:0], None)
-
-
-def _pieces_of(region: Region, runs: Runs) -> Array:
-    pieces: Array = np.repeat(region.span, max(len(runs.starts), 1))
-    pieces["size"] = 0  # a plan has a span for each of its parts at least
-    write_runs(pieces[: len(runs.starts)], region, runs)
-    return pieces
+    return Cut(numbers, places, int(span["grad"]), grad_bytes, 0, rows.n_rows, int(span["row"]), places[:0], None)

@@ -56,16 +56,19 @@ class Rows(NamedTuple):
     ----------
     numbers : ndarray of int64
         Which, rising.
+    places : ndarray of int64
+        Which row of the values each one's numbers are.
     n_rows : int
         How many the parameter has.
     """
 
     numbers: Array
+    places: Array
     n_rows: int
 
 
 def rows_of(grad: Tensor, param: Tensor, layout: Layout, label: str) -> tuple[Rows, Tensor]:
-    """Return the rows of a sparse gradient, checked, and their numbers in order.
+    """Return the rows of a sparse gradient, checked, and their values.
 
     Parameters
     ----------
@@ -120,16 +123,26 @@ def rows_of(grad: Tensor, param: Tensor, layout: Layout, label: str) -> tuple[Ro
         raise RuntimeError(f"{label} has a storage that was freed or shrunk")
     values = values.resolve_conj().resolve_neg().reshape(indices.shape[1], width)
     numbers = _numbers(indices.numpy(), tuple(param.shape[:n_sparse]), label)
-    if np.any(numbers[1:] <= numbers[:-1]):
-        numbers, order = in_order(numbers)
-        # By NumPy, as torch wakes its threads for that. (It has no bfloat16.)
-        wide = values.float() if values.element_size() == HALF else values
-        if np.any(numbers[1:] == numbers[:-1]):
-            numbers, sums = Quiet().run(added_up, wide.numpy(), numbers, order)
-        else:
-            sums = wide.numpy().take(order, axis=0)
-        values = torch.from_numpy(sums)
-    return Rows(numbers, math.prod(param.shape[:n_sparse])), values.contiguous()
+    places: Array = np.arange(len(numbers))
+    if (numbers[1:] <= numbers[:-1]).any():
+        numbers, places = in_order(numbers)
+        if (numbers[1:] == numbers[:-1]).any():
+            numbers, sums = Quiet().run(added_up, _wide(values).numpy(), numbers, places)
+            values, places = torch.from_numpy(sums), np.arange(len(sums))
+    return Rows(numbers, places, math.prod(param.shape[:n_sparse])), values.contiguous()
+
+
+def in_order_of_rows(values: Tensor, rows: Rows) -> Tensor:
+    """Return the values of rows one after the other."""
+    if (rows.places == np.arange(len(rows.places))).all():
+        return values
+    # By NumPy, as torch wakes its threads for that.
+    return torch.from_numpy(_wide(values).numpy().take(rows.places, axis=0))
+
+
+def _wide(values: Tensor) -> Tensor:
+    """Return values in a dtype that NumPy has, which is not so of bfloat16."""
+    return values.float() if values.element_size() == HALF else values
 
 
 def _splits_blocks(layout: Layout, param: Tensor, width: int) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastadam.memory.arrays import Array
-from fastadam.memory.structs import AVERAGE, COUNTER, IDLE, SPAN
+from fastadam.memory.structs import AVERAGE, COUNTER, SPAN
 from fastadam.step.after import After
 from fastadam.step.backend import Backend, Call, Prepared
 from fastadam.step.coefficients import Coefficients
@@ -24,10 +24,11 @@ from fastadam.step.counters import counters_in
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.norm import Norm
 from fastadam.step.plan import Plan
+from fastadam.step.row_plan import RowPlan
 from fastadam.step.variants import flags_of, variants_of
 from fastadam.torch.averages import Averages
 from fastadam.torch.part import COUNTERS, Part
-from fastadam.torch.pieces import in_pieces
+from fastadam.torch.pieces import prepared_over_rows
 from fastadam.torch.tensors import (
     Extents,
     count_reals,
@@ -130,24 +131,25 @@ class Staged:
         codes = np.array([part.formats for part in stepped], np.int64).T
         flags = np.array([flags_of(hypers[part.group]) for part in stepped])
         used, backend_of = shares([part.ordinal for part in stepped], backends)
-        spans, of, idle = in_pieces(spans, stepped, averages.are_kept)
-        variants = variants_of(codes, flags)[of]
-        if idle.any():
-            variants = np.where(idle, variants_of(codes, IDLE)[of], variants)
-        plan = Plan(
-            spans,
-            variants,
-            counters_in(steps),
-            counters,
-            used,
-            limit,
-            False,
-            backend_of[of],
-            norm,
-            After(averages.choices),
-        )
-        plan.write_options([Coefficients(hypers[group]) for group, _ in rows])
-        self._ready = plan.prepare()
+        variants, after = variants_of(codes, flags), After(averages.choices)
+        coefficients = [Coefficients(hypers[group]) for group, _ in rows]
+        plan: Plan | RowPlan
+        if all(part.rows is None for part in stepped):
+            each = spans, variants, counters_in(steps), counters
+            plan = Plan(*each, used, limit, False, backend_of, norm, after)
+            plan.write_options(coefficients)
+            self._ready = plan.prepare()
+        else:
+            plan, self._ready = prepared_over_rows(
+                *(stepped, spans, variants, backend_of),
+                coefficients=coefficients,
+                step_counters=counters_in(steps),
+                counters=counters,
+                backends=used,
+                limit=limit,
+                norm=norm,
+                after=after,
+            )
         self._kept += [steps, plan]
 
     def _lay_out(self, span: Any, part: Part, writes: Extents) -> Tensor:
