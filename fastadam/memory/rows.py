@@ -121,9 +121,9 @@ def read_rows(rows: Rows, param: Array, label: str, check: Any, quietly: Any) ->
     like = like_rows(param, len(numbers))
     values = check(given, like, f"the rows of {label}")
     places: Array = np.arange(len(numbers))
-    if np.any(numbers[1:] <= numbers[:-1]):
+    if (numbers[1:] <= numbers[:-1]).any():
         numbers, places = in_order(numbers)
-        if np.any(numbers[1:] == numbers[:-1]):
+        if (numbers[1:] == numbers[:-1]).any():
             device, rest = device_of(values), values.shape[1:]
             flat = on_host(values).reshape(len(values), -1)
             numbers, sums = quietly(added_up, flat, numbers, places)

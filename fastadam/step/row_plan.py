@@ -102,7 +102,6 @@ class RowPlan:
         self.row_inputs["counter"] = step_counters
         self._make_counters(self._n_counters)
         self._rooms = [0] * len(regions)  # how many runs there is room for
-        self._make_room(self._rooms)
         self._blocks = [] if self._cut_rows is None else [_block_of(region) for region in regions]
         self._like: list[tuple[int, int]] = []
         self._run: Run | None = None
@@ -247,7 +246,7 @@ class RowPlan:
             len(cut.numbers) if runs is None else len(runs.starts)
             for (_, cut), runs in zip(each, others, strict=True)
         ]
-        if any(n > room for n, room in zip(rooms, self._rooms, strict=True)):
+        if not hasattr(self, "_spans") or any(n > room for n, room in zip(rooms, self._rooms, strict=True)):
             self._make_room(rooms)
         counts = []
         n_counters = self._n_counters

@@ -5,6 +5,7 @@ A variant is one number for native code; `fastadam.memory.structs` has the place
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,6 +108,12 @@ def variants_of(codes: Any, flags: Any) -> Array:
     for i, code in enumerate(each):
         found = found + (code << (FORMATS_AT + FORMAT_BITS * i))
     return found
+
+
+@functools.lru_cache(maxsize=1024)
+def number_of(formats: tuple[int, ...], flags: int) -> int:
+    """Return the variant of one span with arrays in these formats (see `variants_of`)."""
+    return int(variants_of(np.array(formats, np.int64)[:, None], flags)[0])
 
 
 def variant_of(number: int) -> Variant:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadam.groups.edits import Edits
 from fastadam.step.after import Averaging
 from fastadam.step.backend import BackendName, Call
 from fastadam.step.gradient_settings import Choices, GradientSettings
@@ -59,7 +58,7 @@ class Memo:
         What is done about all gradients together, and what came of it.
     guard : Guard
     averages : Averages
-    edits : Edits
+    edits : OptionEdits
     attempts : Attempts or None
         What the next step is attempted with.
     chosen : ChosenBackends or None
@@ -103,7 +102,7 @@ class Memo:
         self.gradients = GradientSettings(Choices(*choices))
         self.gradients.skipped_steps = skipped_steps
         self.scaling: dict[str, Any] = {}
-        self.guard, self.edits = Guard(), Edits(options.read)
+        self.guard, self.edits = Guard(), options.OptionEdits()
         self.averages = Averages(self.guard, Averaging(*averaging))
         if averages:
             self.averages.take_over(list(averages), list(averages.values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -70,7 +70,47 @@ def check(found: Sequence[Any], where: str) -> Hyperparameters:
         raise NotOurs(str(error)) from None
 
 
-def check_groups(groups: Sequence[Mapping[str, Any]], edits: Edits) -> list[Hyperparameters]:
+class Checked(NamedTuple):
+    """Options that were checked, none of which can change and stay the same object.
+
+    Attributes
+    ----------
+    found : list of tuple
+        What `read` returned for each group.
+    dtypes : list of list of dtype
+        Those of each group's parameters.
+    hypers : list of Hyperparameters
+        What came of it.
+    """
+
+    found: list[tuple[Any, ...]]
+    dtypes: list[list[Any]]
+    hypers: list[Hyperparameters]
+
+    def are(self, found: Sequence[tuple[Any, ...]], dtypes: list[list[Any]]) -> bool:
+        """Whether these are the same objects, of parameters of the same dtypes."""
+        return dtypes == self.dtypes and all(
+            all(map(operator.is_, each, other)) for each, other in zip(found, self.found, strict=True)
+        )
+
+
+class OptionEdits(Edits):
+    """Notices edits of the options of torch's groups.
+
+    Attributes
+    ----------
+    checked : Checked or None
+        The last ones that were checked.
+    """
+
+    __slots__ = ("checked",)
+
+    def __init__(self) -> None:
+        super().__init__(read)
+        self.checked: Checked | None = None
+
+
+def check_groups(groups: Sequence[Mapping[str, Any]], edits: OptionEdits) -> list[Hyperparameters]:
     """Check the options of all groups, and note them; they are read once, as another thread may edit them.
 
     Raises
@@ -84,8 +124,11 @@ def check_groups(groups: Sequence[Mapping[str, Any]], edits: Edits) -> list[Hype
     # Without options that torch does not have, they are read natively from then on.
     are_torchs = not any(name in group for group in groups for name in PRECISION)
     found = [read(group) for group in groups]
-    hypers = check_all(found, params)
-    if all(map(are_fixed, found)):
+    dtypes, checked = [[param.dtype for param in members] for members in params], edits.checked
+    known = checked is not None and checked.are(found, dtypes)
+    hypers = list(checked.hypers) if checked is not None and known else check_all(found, params)
+    if known or all(map(are_fixed, found)):
+        edits.checked = Checked(found, dtypes, hypers)
         if are_torchs:
             edits.note([each[: -len(PRECISION)] for each in found], params, _read_torchs, sizes)
         else:

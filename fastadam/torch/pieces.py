@@ -15,7 +15,7 @@ from fastadam.step.coefficients import Coefficients
 from fastadam.step.cutting import Cut, Region
 from fastadam.step.norm import Norm
 from fastadam.step.row_plan import RowPlan
-from fastadam.step.variants import variants_of
+from fastadam.step.variants import number_of
 from fastadam.torch.part import Part
 from fastadam.torch.sparse import Rows
 from fastadam.torch.tensors import DTYPES, count_reals
@@ -55,19 +55,19 @@ def prepared_over_rows(
     prepared : Prepared
     """
     is_whole: Array = np.array([part.rows is None for part in parts], bool)
-    regions, cuts = [], []
+    regions: list[Region] = []
+    cuts: list[Cut] = []
     for i, part in enumerate(parts):
         if part.rows is not None:
             span, cut = spans[i : i + 1], _cut_of(spans[i], part, part.rows)
-            idle = int(variants_of(np.array([part.formats], np.int64).T, IDLE)[0])
-            # With averages, these move where there are no rows, too.
-            for variant, is_idle in ((int(variants[i]), False), (idle, True))[: 2 if after.averages else 1]:
-                regions.append(_region_of(span, part, part.rows, variant, int(backend_of[i]), is_idle))
+            region = _region_of(span, part, part.rows, int(variants[i]), int(backend_of[i]))
+            regions.append(region)
+            cuts.append(cut)
+            if after.averages:  # these move where there are no rows, too
+                regions.append(region._replace(variant=number_of(part.formats, IDLE), idle=True))
                 cuts.append(cut)
-    plan = RowPlan(
-        *(spans[is_whole], variants[is_whole], backend_of[is_whole], regions),
-        *(step_counters, counters, backends, limit, False, norm, after),
-    )
+    whole = spans[is_whole], variants[is_whole], backend_of[is_whole]
+    plan = RowPlan(*whole, regions, step_counters, counters, backends, limit, False, norm, after)
     plan.write_options(coefficients, np.arange(len(coefficients)))
     plan.lay(spans["grad"][is_whole], cuts)
     _, prepared = plan.prepare()
@@ -75,7 +75,7 @@ def prepared_over_rows(
     return plan, prepared
 
 
-def _region_of(span: Array, part: Part, rows: Rows, variant: int, backend: int, is_idle: bool) -> Region:
+def _region_of(span: Array, part: Part, rows: Rows, variant: int, backend: int) -> Region:
     param, n_rows = part.written[0], max(rows.n_rows, 1)
     row_bytes = {
         name: tensor.numel() * tensor.element_size() // n_rows
@@ -84,7 +84,7 @@ def _region_of(span: Array, part: Part, rows: Rows, variant: int, backend: int, 
     row_size = count_reals(param) // n_rows
     if span[AVERAGE][0]:
         row_bytes[AVERAGE] = row_size * DTYPES[param.dtype].format.compute.itemsize
-    return Region(span, variant, backend, row_size, row_bytes, is_idle)
+    return Region(span, variant, backend, row_size, row_bytes, False)
 
 
 def _cut_of(span: Any, part: Part, rows: Rows) -> Cut:

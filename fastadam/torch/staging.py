@@ -25,7 +25,7 @@ from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.norm import Norm
 from fastadam.step.plan import Plan
 from fastadam.step.row_plan import RowPlan
-from fastadam.step.variants import flags_of, variants_of
+from fastadam.step.variants import flags_of, number_of
 from fastadam.torch.averages import Averages
 from fastadam.torch.part import COUNTERS, Part
 from fastadam.torch.pieces import prepared_over_rows
@@ -128,10 +128,10 @@ class Staged:
         row_of = {key: row for row, key in enumerate(rows)}
         spans["row"] = [row_of[key] for key in keys]
         steps = np.array([step for _, step in rows], np.float64)
-        codes = np.array([part.formats for part in stepped], np.int64).T
-        flags = np.array([flags_of(hypers[part.group]) for part in stepped])
+        flags = [*map(flags_of, hypers)]
+        variants: Array = np.array([number_of(part.formats, flags[part.group]) for part in stepped], np.int64)
         used, backend_of = shares([part.ordinal for part in stepped], backends)
-        variants, after = variants_of(codes, flags), After(averages.choices)
+        after = After(averages.choices)
         coefficients = [Coefficients(hypers[group]) for group, _ in rows]
         plan: Plan | RowPlan
         if all(part.rows is None for part in stepped):

@@ -30,7 +30,7 @@ from fastadam.step.interrupts import in_one_go
 from fastadam.step.norm import Norm
 from fastadam.step.quiet import Quiet
 from fastadam.step.row_plan import RowPlan
-from fastadam.step.variants import flags_of, variants_of
+from fastadam.step.variants import flags_of, number_of
 from fastadam.work.row_slots import row_of
 from fastadam.work.slots import slots_of
 
@@ -166,7 +166,7 @@ class Missed:
         n_runs = np.concatenate([[1], np.cumsum(ends) + 1])  # of the rows up to each one
         slots = slots_of(group, False)
         formats = slots.formats(group.hyper)[:, index]
-        variant = int(variants_of(formats[:, None], flags_of(stretch.hyper))[0])
+        variant = number_of(tuple(formats.tolist()), flags_of(stretch.hyper))
         backend = self._backends[member.device]
         region = Region(slots.spans[index : index + 1], variant, 0, row_size, row_bytes, False)
         norm = Norm()

@@ -14,7 +14,7 @@ from fastadam.memory.devices import device_of
 from fastadam.memory.rows import Read
 from fastadam.memory.structs import IDLE, SCALE_BLOCK
 from fastadam.step.cutting import Cut, Region, sets_of
-from fastadam.step.variants import variants_of
+from fastadam.step.variants import number_of
 from fastadam.work.slots import StepSlots, slots_of
 
 _NOTHING: Array = np.zeros(0, np.int64)
@@ -109,7 +109,7 @@ class RowSlots:
             found.append(Region(span, variant, backend, row_size, row_bytes, False))
             if self._others:
                 formats = slots_of(table.group, False).formats(table.group.hyper)[:, table.member]
-                idle = int(variants_of(formats[:, None], IDLE)[0])
+                idle = number_of(tuple(formats.tolist()), IDLE)
                 found.append(Region(span, idle, backend, row_size, row_bytes, True))
         return found
 

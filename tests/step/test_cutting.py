@@ -36,7 +36,7 @@ def by_c(region: Region, cut: Cut, row: int) -> tuple[np.ndarray, np.ndarray]:
     for name, nbytes in region.row_bytes.items():
         block.values["per_row"][name] = nbytes
     spans, counters = np.zeros(len(cut.numbers) + 1, SPAN.dtype), np.zeros(len(cut.numbers) + 1, COUNTER.dtype)
-    block.values["spans"], block.values["counters"] = address(spans), address(counters)
+    block.values["spans"], block.values["counters"] = address(spans), address(counters) if cut.counters else 0
     n_runs = c.cut_rows(block)
     assert not spans[max(n_runs, len(cut.numbers)) :]["size"].any(), "written behind its end"
     assert not counters[len(cut.numbers)]["address"]
@@ -55,18 +55,26 @@ def test_runs_are_the_same_in_c(data: st.DataObject) -> None:
     shuffled = data.draw(st.booleans())
     places = np.array(data.draw(st.permutations(range(len(numbers))))) if shuffled else np.arange(len(numbers))
     firsts, of = sets_of(steps[numbers])
-    cut = Cut(numbers, places.astype(np.int64), 1000, 28, 5000, n_rows, 0, firsts, of)
+    counters_at = data.draw(st.sampled_from([5000, 0]))
+    if not counters_at:  # they count with their parameter
+        firsts, of = firsts[:0], None
+    cut = Cut(numbers, places.astype(np.int64), 1000, 28, counters_at, n_rows, 0, firsts, of)
     runs = runs_of(cut, 3)
     expected = np.repeat(REGION.span, len(runs.starts))
     write_runs(expected, REGION, runs)
     spans, counters = by_c(REGION, cut, 3)
     assert spans.tobytes() == expected.tobytes()
-    assert counters["address"].tolist() == (5000 + 8 * numbers).tolist()
-    assert (counters["type"] == COUNTER_INT64).all()
+    if counters_at:
+        assert counters["address"].tolist() == (5000 + 8 * numbers).tolist()
+        assert (counters["type"] == COUNTER_INT64).all()
+    else:
+        assert not counters["address"].any()
     covered = [row for start, n in zip(runs.starts, runs.lengths, strict=True) for row in range(start, start + n)]
     others = others_of(cut)
     rest = [row for start, n in zip(others.starts, others.lengths, strict=True) for row in range(start, start + n)]
     assert covered == numbers.tolist()
     assert sorted(covered + rest) == list(range(n_rows))
+    if not counters_at:
+        return
     kinds = np.zeros(len(numbers), np.int64) if of is None else of
     assert (steps[numbers] == steps[numbers][firsts][kinds]).all() if len(numbers) else not len(firsts)

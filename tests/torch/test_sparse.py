@@ -210,6 +210,60 @@ def test_the_norm_is_that_of_the_rows_added_up() -> None:
     assert_same_snapshot(snapshot(optimizer), before)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64])
+def test_the_order_of_the_indices_does_not_matter(dtype: Any, backend: str) -> None:
+    """Not to the norm either."""
+    found = []
+    values, order = draw((ROWS, 3), dtype), torch.randperm(ROWS, generator=torch.Generator().manual_seed(0))
+    for indices in (torch.arange(ROWS), order):
+        (param,) = params((ROWS, 3), dtype=dtype)
+        optimizer = new([param], backend, max_grad_norm=0.5)
+        param.grad = sparse(indices, values[indices], param.shape)
+        optimizer.step()
+        found.append((param.detach(), optimizer.grad_norm))
+        assert optimizer.last_step == "fastadam"
+    assert_same_bits(found[0][0], found[1][0], "param")
+    assert found[0][1] == found[1][1]
+
+
+def test_edited_options_are_those_of_the_next_step() -> None:
+    """Of steps that are taken with care, which know the last options that they have checked."""
+    (ours,), (theirs,) = params((ROWS, 3), dtype=torch.float64), params((ROWS, 3), dtype=torch.float64)
+    rate = torch.tensor(0.1)
+    optimizers = new([ours]), new([theirs])
+    edits: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({}, {}),
+        ({"lr": 0.05}, {"lr": 0.05}),
+        ({"lr": rate}, {"lr": rate.item()}),
+        ({"weight_decay": 0.25}, {"weight_decay": 0.25}),
+        ({"betas": (0.5, 0.25)}, {"betas": (0.5, 0.25)}),
+        ({"betas": [0.5, 0.25]}, {}),
+        ({"eps": 1e-50}, {"eps": 1e-50}),
+    ]
+    for i, each in enumerate([*edits, ({}, {"lr": 0.75})]):
+        if i == len(edits):
+            rate.fill_(0.75)
+        for optimizer, options in zip(optimizers, each, strict=True):
+            optimizer.param_groups[0].update(options)
+        for param in (ours, theirs):
+            param.grad = sparse([4, 2], draw((2, 3), torch.float64, i), param.shape)
+        optimizers[0].step()
+        optimizers[1].step()
+        assert_same_bits(ours, theirs, f"step {i}")
+    optimizer, (param,) = optimizers[1], optimizers[1].param_groups[0]["params"]
+    optimizer.param_groups[0]["lr"] = "fast"
+    for _ in range(2):
+        with pytest.raises(TypeError, match="lr"):
+            optimizer.step()
+    optimizer.param_groups[0]["lr"] = 0.75
+    # The eps of 1e-50 is zero in float32: such steps are torch's, which takes no sparse gradients.
+    param.grad = None
+    param.data, optimizer.state[param] = param.data.float(), {}
+    param.grad = sparse([4, 2], draw((2, 3)), param.shape)
+    with pytest.raises(RuntimeError, match="sparse"):
+        optimizer.step()
+
+
 def test_dense_and_sparse_in_turn_on_the_fast_way_and_off_it() -> None:
     ours, theirs = params((ROWS, 3), (5,)), params((ROWS, 3), (5,))
     optimizers = [new(ours), new(theirs)]
