@@ -260,7 +260,7 @@ int64_t fastadam_read_tensors(const fastadam_tensor_cache *cache, const fastadam
 }
 
 int64_t fastadam_step_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
-                              int64_t grads, int64_t are_given)
+                              int64_t grads, int64_t are_given, const fastadam_plan *more)
 {
     const int64_t stages = FASTADAM_MEASURE | FASTADAM_REDUCE | FASTADAM_APPLY;
     const fastadam_plan *plan = MEMORY(const fastadam_plan, active->plan);
@@ -271,6 +271,8 @@ int64_t fastadam_step_tensors(const fastadam_tensor_cache *cache, const fastadam
     PyGILState_Release(gil);
     if (outcome == FASTADAM_TAKEN && !active->keeps_gil)
         outcome = fastadam_run(plan, stages);
+    if (outcome == FASTADAM_TAKEN && more != NULL)
+        outcome = fastadam_run(more, FASTADAM_APPLY);
     for (int64_t i = 0; outcome == FASTADAM_TAKEN && i < cache->n; i++)
         fetch_for_version(cache, i); /* torch counts them next */
     return outcome;

@@ -18,8 +18,9 @@ int64_t fastadam_tensor_reader(int64_t capsule_object);
 int64_t fastadam_read_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
                               int64_t grads, int64_t are_given);
 
-/* Read, and run the plan if it can be run, in one call. */
+/* Read, and run the plan if it can be run, in one call; then step what is in another plan, unless that is NULL.
+ * Its scalars have been computed, and the caller keeps what it has the addresses of. */
 int64_t fastadam_step_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
-                              int64_t grads, int64_t are_given);
+                              int64_t grads, int64_t are_given, const fastadam_plan *more);
 
 #endif

@@ -154,6 +154,11 @@ class RowPlan:
         self._memory.point("batches", self._batches)
         self._rooms = rooms
 
+    @property
+    def address(self) -> int:
+        """What native code gets; good as long as this object lives, for the step that it was told of last."""
+        return self._memory.address
+
     def write_options(self, coefficients: Sequence[Coefficients], which: Array) -> None:
         """Set what the options say of the first rows, those of the whole (see `Plan.write_options`)."""
         n = self._n_rows

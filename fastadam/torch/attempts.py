@@ -9,19 +9,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastadam.backends import c
 from fastadam.groups.patterns import Patterns
 from fastadam.memory.arrays import Array
 from fastadam.memory.structs import CHANGED, OTHER_GRADIENTS, OTHER_STEPS, TAKEN
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.hyperparameters import Hyperparameters
+from fastadam.step.interrupts import in_one_go
 from fastadam.step.norm import Norm
+from fastadam.step.variants import flags_of
 from fastadam.torch import native_attempt, python_attempt
 from fastadam.torch.active import ActivePlan
 from fastadam.torch.averages import Averages
-from fastadam.torch.cache import TensorCache
+from fastadam.torch.cache import TensorCache, fetch_gradients
 from fastadam.torch.devices import ChosenBackends, follow_streams, thread_limit
 from fastadam.torch.part import Part
 from fastadam.torch.plain_copies import attempt_with_copies
+from fastadam.torch.tables import Ready, Tables, is_sparse
 from fastadam.torch.tensor_offsets import tensor_offsets
 from fastadam.torch.tensors import raise_versions, same_layout
 from fastadam.torch.zeroing import note_zeroed
@@ -43,7 +47,7 @@ def can_be_kept(groups: Sequence[dict[str, Any]], state: Any, parts: Sequence[Pa
         isinstance(state, dict)
         and all(type(each["params"]) is list for each in groups)
         and all(part.has_memory and part.lies_plainly and part.counts_plainly for part in parts)
-        and not any(part.written[0].is_inference() or part.rows is not None for part in parts)
+        and not any(part.written[0].is_inference() for part in parts)
         and (not averages.are_kept or all(same_layout(averages.of(part.param), part.written[0]) for part in parts))
     )
 
@@ -77,6 +81,8 @@ class Attempts:
         Of each group; see `accept`.
     current : Bound or None
         What the next step is attempted with.
+    tables : Tables
+        Parameters whose gradients are sparse, as far as such steps can be attempted.
     """
 
     def __init__(
@@ -97,10 +103,12 @@ class Attempts:
         self._are_many = False  # patterns, more than are kept
         self._can_leave_out = True
         self.current: Bound | None = None
+        self.tables = Tables(self.cache, threads, norm)
 
     def note(self, parts: Sequence[Part], active: Array) -> None:
         """Take up parts that can be stepped where they lie, and expect those that are `active` next."""
-        self.cache.note(parts)
+        self.cache.note([part if part.rows is None else part.as_dense() for part in parts])
+        self.tables.note(parts, [*map(flags_of, self.hypers)])
         self._patterns.clear()
         self.current = self._any_pattern = None
         self._can_leave_out = bool(native_attempt.tensor_reader())
@@ -118,7 +126,7 @@ class Attempts:
             return False
         self.accept(hypers)
         active = np.zeros(n, bool)
-        active[[part.position for part in parts]] = True
+        active[[part.position for part in parts if part.rows is None]] = True
         self.note(parts, active)
         return True
 
@@ -128,9 +136,49 @@ class Attempts:
         self._coefficients = [Coefficients(hyper) for hyper in hypers]
         for active, _ in (*self._patterns, *([self._any_pattern] if self._any_pattern else ())):
             active.write_options(self._coefficients)
+        self.tables.write_options(self._coefficients)
 
-    def take(self) -> int:
+    def take_rows(self) -> int:
+        """Take the step of which some gradients are sparse, if nothing has changed but gradients and counters.
+
+        Returns
+        -------
+        int
+            See `take`.
+
+        Raises
+        ------
+        RuntimeError
+            If a sparse gradient is not what it must be.
+        """
+        grads = fetch_gradients(self.cache.tensors)
+        positions = [i for i, grad in enumerate(grads) if is_sparse(grad)]
+        if not positions:
+            return self.take()
+        ready = self.tables.make_ready(grads, positions)
+        if not isinstance(ready, Ready):
+            return ready
+        for i in positions:
+            grads[i] = None
+        if any(grad is not None for grad in grads):
+            return self.take(grads, ready)
+        if not (self.cache.holds_the_same() and self.cache.state_is_same()):
+            return CHANGED
+        try:
+            in_one_go(ready.prepared.calls)
+        finally:
+            raise_versions(ready.params)
+        return TAKEN
+
+    def take(self, given: list[Any] | None = None, rows: Ready | None = None) -> int:
         """Take the step if nothing has changed but gradients and counters.
+
+        Parameters
+        ----------
+        given : list, optional
+            The gradients, or None, of all parameters; by default they are fetched.
+        rows : Ready, optional
+            A step over rows of parameters that have none in this list, to be taken in the same call.
 
         Returns
         -------
@@ -148,18 +196,20 @@ class Attempts:
             active, attempt = self.current
             if not active.is_serial and active.limit != thread_limit(self._threads):
                 return CHANGED
+            if rows is not None and not (active.backend is c and rows.plan.is_apart_from(active, self.cache)):
+                return rows.first
             if active.devices:
                 follow_streams(active.devices)
             try:
-                outcome = attempt()
-                if outcome >= 0 and not self._averages.after.zeroes:
+                outcome = attempt() if rows is None else attempt(given, rows.plan.plan)
+                if outcome >= 0 and rows is None and not self._averages.after.zeroes:
                     outcome, kept = attempt_with_copies(self.cache, active, attempt, outcome)
                     del kept  # not before the step is over
                 if outcome == TAKEN:
-                    self._note_written(active)
+                    self._note_written(active, rows)
                     return TAKEN
             except BaseException:  # an interrupt, perhaps after the step: autograd must not miss it
-                self._note_written(active)
+                self._note_written(active, rows)
                 raise
             if outcome == OTHER_GRADIENTS:
                 if not self._expect(self.cache.present.astype(bool)):
@@ -171,11 +221,11 @@ class Attempts:
                 return outcome
         return CHANGED
 
-    def _note_written(self, active: ActivePlan) -> None:
+    def _note_written(self, active: ActivePlan, rows: Ready | None = None) -> None:
         params = active.params
         if active.leaves_out:
             params = list(itertools.compress(self.cache.tensors, self.cache.present.tolist()))
-        raise_versions(params)
+        raise_versions(params if rows is None else [*params, *rows.params])
         if self._averages.after.zeroes:
             note_zeroed(params)
 

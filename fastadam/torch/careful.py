@@ -15,7 +15,7 @@ from fastadam.step.gradient_settings import not_finite
 from fastadam.step.hyperparameters import Hyperparameters
 from fastadam.step.interrupts import in_one_go
 from fastadam.step.norm import Norm
-from fastadam.torch import handover, options
+from fastadam.torch import handover, options, tables
 from fastadam.torch.attempts import Attempts, can_be_kept
 from fastadam.torch.cache import fetch_gradients, get_grad
 from fastadam.torch.compact import decoded_master
@@ -195,7 +195,8 @@ class CarefulStep:
             return False
         seen = self._attempts.cache.seen
         return any(
-            part.position in seen and seen[part.position].likes_grad.dtype != part.read.dtype for part in parts
+            part.rows is None and part.position in seen and seen[part.position].likes_grad.dtype != part.read.dtype
+            for part in parts
         )
 
     def _learn(self, parts: list[Part], n: int) -> None:
@@ -203,9 +204,13 @@ class CarefulStep:
         memo, groups, state, attempts = self._memo, self._groups, self._optimizer.state, self._attempts
         if not can_be_kept(groups, state, parts, memo.averages):
             return
+        chooser, norm = memo.chooser(self._backend), memo.gradients.norm
+        if any(part.rows is not None for part in parts) and not tables.can_be_kept(
+            parts, chooser, norm, memo.averages
+        ):
+            return
         if attempts is None or not attempts.cache.holds_the_same():
-            chooser = memo.chooser(self._backend)
-            attempts = Attempts(groups, state, chooser, self._threads, memo.gradients.norm, memo.averages)
+            attempts = Attempts(groups, state, chooser, self._threads, norm, memo.averages)
         memo.remember(attempts if attempts.learn(parts, self._hypers, n) else None, self._version)
 
 

@@ -112,6 +112,11 @@ class Part:
             and has_its_memory(counter)
         )
 
+    def as_dense(self) -> Part:
+        """Return the same parameter as if its gradient were dense, and of its dtype."""
+        of_param = self.position, self.group, self.param, self.state, self.step, self.names, self.tensors
+        return Part(*of_param, self.written, self.written[0], self.counter, self.layout, self.label)
+
 
 def all_apart(parts: Sequence[Part]) -> bool:
     """Whether no two written tensors or counters of these parts lie in each other's range of memory."""

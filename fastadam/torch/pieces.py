@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from fastadam.memory.arrays import Array
-from fastadam.memory.structs import AVERAGE, IDLE
+from fastadam.memory.structs import AVERAGE, IDLE, SPAN
 from fastadam.step.after import After
 from fastadam.step.backend import Backend, Prepared
 from fastadam.step.coefficients import Coefficients
@@ -19,6 +19,8 @@ from fastadam.step.variants import number_of
 from fastadam.torch.part import Part
 from fastadam.torch.sparse import Rows
 from fastadam.torch.tensors import DTYPES, count_reals
+
+_NOTHING: Array = np.zeros(0, np.int64)
 
 
 def prepared_over_rows(
@@ -59,11 +61,14 @@ def prepared_over_rows(
     cuts: list[Cut] = []
     for i, part in enumerate(parts):
         if part.rows is not None:
-            span, cut = spans[i : i + 1], _cut_of(spans[i], part, part.rows)
-            region = _region_of(span, part, part.rows, int(variants[i]), int(backend_of[i]))
+            span, variant, backend = spans[i], int(variants[i]), int(backend_of[i])
+            region = region_of(part)._replace(span=spans[i : i + 1], variant=variant, backend=backend)
+            cut = cut_of(part.rows, part.read, region.row_size, int(span["grad"]), int(span["row"]))
             regions.append(region)
             cuts.append(cut)
             if after.averages:  # these move where there are no rows, too
+                average = DTYPES[part.written[0].dtype].format.compute
+                region.row_bytes[AVERAGE] = region.row_size * average.itemsize
                 regions.append(region._replace(variant=number_of(part.formats, IDLE), idle=True))
                 cuts.append(cut)
     whole = spans[is_whole], variants[is_whole], backend_of[is_whole]
@@ -75,20 +80,33 @@ def prepared_over_rows(
     return plan, prepared
 
 
-def _region_of(span: Array, part: Part, rows: Rows, variant: int, backend: int) -> Region:
-    param, n_rows = part.written[0], max(rows.n_rows, 1)
-    row_bytes = {
-        name: tensor.numel() * tensor.element_size() // n_rows
-        for name, tensor in zip(("param", *part.names), part.written, strict=True)
-    }
-    row_size = count_reals(param) // n_rows
-    if span[AVERAGE][0]:
-        row_bytes[AVERAGE] = row_size * DTYPES[param.dtype].format.compute.itemsize
-    return Region(span, variant, backend, row_size, row_bytes, False)
+def region_of(part: Part) -> Region:
+    """Return the parameter of a sparse gradient, all of it, where it lies; without its row of coefficients."""
+    assert part.rows is not None
+    param, n_rows = part.written[0], max(part.rows.n_rows, 1)
+    span, row_bytes = np.zeros(1, SPAN.dtype), {}
+    for name, tensor in zip(("param", *part.names), part.written, strict=True):
+        span[name] = tensor.data_ptr()
+        row_bytes[name] = tensor.numel() * tensor.element_size() // n_rows
+    span["position"], span["size"] = part.position, count_reals(param)
+    return Region(span, 0, 0, count_reals(param) // n_rows, row_bytes, False)
 
 
-def _cut_of(span: Any, part: Part, rows: Rows) -> Cut:
-    has_numbers = part.written[0].numel() > 0
-    numbers, places = (rows.numbers, rows.places) if has_numbers else (rows.numbers[:0], rows.places[:0])
-    grad_bytes = part.read.numel() * part.read.element_size() // max(len(rows.numbers), 1)
-    return Cut(numbers, places, int(span["grad"]), grad_bytes, 0, rows.n_rows, int(span["row"]), places[:0], None)
+def cut_of(rows: Rows, values: Tensor, row_size: int, grad: int, row: int) -> Cut:
+    """Return what a step steps of a region.
+
+    Parameters
+    ----------
+    rows : Rows
+    values : Tensor
+        Those of the gradient.
+    row_size : int
+        Of a row of the parameter, in real numbers.
+    grad : int
+        Where the values lie.
+    row : int
+        The number of the row of coefficients.
+    """
+    numbers, places = (rows.numbers, rows.places) if row_size else (_NOTHING, _NOTHING)
+    grad_bytes = values.numel() * values.element_size() // max(len(rows.numbers), 1)
+    return Cut(numbers, places, grad, grad_bytes, 0, rows.n_rows, row, _NOTHING, None)

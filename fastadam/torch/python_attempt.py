@@ -42,7 +42,7 @@ def _attempt(cache: TensorCache, active: ActivePlan, given: list[Any] | None = N
         return OTHER_GRADIENTS
     views = []  # they keep the memory until the step is over
     for i in active.which:  # those that are idle, too
-        views.append(_unchanged(cache.tensors[i], cache.seen[i]))
+        views.append(unchanged(cache.tensors[i], cache.seen[i]))
         if views[-1] is None:
             return CHANGED
         counter = views[-1][0]
@@ -65,7 +65,7 @@ def _attempt(cache: TensorCache, active: ActivePlan, given: list[Any] | None = N
     return outcome
 
 
-def _unchanged(param: Tensor, seen: Seen) -> list[Tensor] | None:
+def unchanged(param: Tensor, seen: Seen) -> list[Tensor] | None:
     """Return views of counter, parameter and the rest if they are what and where they were, else None."""
     found = [seen.state.get(key) for key in seen.keys]
     if not all(map(operator.is_, found, seen.objects)):

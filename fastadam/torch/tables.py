@@ -1,0 +1,312 @@
+"""Steps with sparse gradients from what is known of the last ones: tables, and plans over their rows.
+
+A *table* is a parameter whose gradient was sparse in a step that was taken with care. In later steps its tensors
+are compared with what they were, the rows of the gradient are read, and one plan steps the rows of all tables, in
+the call that steps the other parameters (see `fastadam.torch.attempts`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastadam.backends import c
+from fastadam.groups.patterns import Patterns
+from fastadam.memory.arrays import Array
+from fastadam.memory.structs import CHANGED, COUNTER, COUNTER_FLOAT32, FLOAT32_END, SPAN
+from fastadam.step.after import After
+from fastadam.step.coefficients import Coefficients
+from fastadam.step.cutting import Region
+from fastadam.step.norm import Norm
+from fastadam.step.prepared import Prepared
+from fastadam.step.row_plan import RowPlan
+from fastadam.step.variants import number_of
+from fastadam.torch import native_attempt
+from fastadam.torch.active import ActivePlan
+from fastadam.torch.averages import Averages
+from fastadam.torch.cache import TensorCache
+from fastadam.torch.compact import Layout
+from fastadam.torch.devices import ChosenBackends, thread_limit
+from fastadam.torch.part import COUNTERS, Part
+from fastadam.torch.pieces import cut_of, region_of
+from fastadam.torch.python_attempt import unchanged
+from fastadam.torch.sparse import rows_of
+from fastadam.torch.tensors import (
+    Extents,
+    apart,
+    extent,
+    format_code,
+    has_own_dispatch,
+    is_aligned,
+    is_plain,
+    view_of,
+)
+
+FLOAT64_END = 2**53
+_NOTHING: Array = np.zeros(0, np.int64)
+
+
+class Table(NamedTuple):
+    """What is known of a parameter, as long as its tensors are what the cache has seen.
+
+    Attributes
+    ----------
+    region : Region
+        All of it. The addresses in there are those that are compared in each step (`TensorCache.seen`).
+    counter : tuple of int
+        The address and the type of its step counter.
+    formats : tuple of int
+        The codes of the formats of its arrays; that of the gradient is each step's own.
+    group, flags : int
+        Its group, and what was compiled in by the options of that (see `fastadam.step.variants.flags_of`).
+    n_rows : int
+    layout : Layout
+    label : str
+        How error messages call it.
+    """
+
+    region: Region
+    counter: tuple[int, int]
+    formats: tuple[int, ...]
+    group: int
+    flags: int
+    n_rows: int
+    layout: Layout
+    label: str
+
+
+class TablePlan:
+    """A plan over rows of some tables, which lies in memory from step to step.
+
+    Parameters
+    ----------
+    tables : sequence of Table
+    formats : sequence of int
+        The format of each one's gradient.
+    extents : list of (int, int)
+        The memory that a step writes.
+    limit : int
+        Upper limit of threads.
+    limit_given : bool
+        Whether the user asked for that many.
+    norm : Norm
+        What the gradients are multiplied by.
+
+    Attributes
+    ----------
+    plan : RowPlan
+    limit : int
+    is_apart : bool
+        Whether what a step writes lies apart.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[Table],
+        formats: Sequence[int],
+        extents: list[tuple[int, int]],
+        limit: int,
+        limit_given: bool,
+        norm: Norm,
+    ) -> None:
+        regions = []
+        for row, (table, grad_format) in enumerate(zip(tables, formats, strict=True)):
+            span = table.region.span.copy()
+            span["row"] = row
+            param, _, *state = table.formats
+            variant = number_of((param, grad_format, *state), table.flags)
+            regions.append(table.region._replace(span=span, variant=variant))
+        counters: Array = np.array([table.counter for table in tables], COUNTER.dtype)
+        nothing = np.zeros(0, SPAN.dtype), _NOTHING, _NOTHING
+        self.plan = RowPlan(*nothing, regions, counters, counters, [c], limit, limit_given, norm, After())
+        self.limit, self.extents = limit, extents
+        self.is_apart = apart(extents)
+        self._groups: Array = np.array([table.group for table in tables], np.int64)
+        self._apart_from: ActivePlan | None = None
+
+    def write_options(self, coefficients: Sequence[Coefficients]) -> None:
+        """Take over the options of all groups."""
+        self.plan.write_options(coefficients, self._groups)
+
+    def is_apart_from(self, active: ActivePlan, cache: TensorCache) -> bool:
+        """Whether nothing that a step writes is written by the plan of other parameters, too."""
+        if self._apart_from is not active:
+            written = [each for i in active.which for each in _written(cache, i)]
+            if not apart([*self.extents, *written]):
+                return False
+            self._apart_from = active
+        return True
+
+
+class Ready(NamedTuple):
+    """A step over rows of tables, made ready.
+
+    Attributes
+    ----------
+    prepared : Prepared
+        What takes and counts it.
+    plan : TablePlan
+    first : int
+        The position of the first table.
+    params : list of Tensor
+        Those that it writes.
+    kept : list
+        What native code has the addresses of: views, which nobody else has.
+    """
+
+    prepared: Prepared
+    plan: TablePlan
+    first: int
+    params: list[Tensor]
+    kept: list[Any]
+
+
+class Tables:
+    """The tables of an optimizer.
+
+    Parameters
+    ----------
+    cache : TensorCache
+        Which has seen all of them: what is known here is so for the tensors that it compares.
+    threads : int or None
+        Upper limit that the user asked for.
+    norm : Norm
+        What the gradients are multiplied by; nothing is wanted of it.
+    """
+
+    def __init__(self, cache: TensorCache, threads: int | None, norm: Norm) -> None:
+        self._cache, self._threads, self._given = cache, threads, norm
+        self._norm = Norm()
+        self._known: dict[int, Table] = {}
+        self._coefficients: Sequence[Coefficients] = []
+        self._plans: Patterns[TablePlan] = Patterns()
+        self._written: Extents | None = None  # by steps over what the cache has seen
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def note(self, parts: Sequence[Part], flags: Sequence[int]) -> None:
+        """Take up the parts of a step that was taken with care; `flags` are those of each group.
+
+        Plans have the addresses of what was there before, and are made anew.
+        """
+        self._plans.clear()
+        self._written = None
+        for part in parts:
+            self._known.pop(part.position, None)
+            if part.rows is not None:
+                self._known[part.position] = Table(
+                    region_of(part),
+                    (part.counter.data_ptr(), COUNTERS[part.counter.dtype]),
+                    part.formats,
+                    part.group,
+                    flags[part.group],
+                    part.rows.n_rows,
+                    part.layout,
+                    part.label,
+                )
+
+    def write_options(self, coefficients: Sequence[Coefficients]) -> None:
+        """Take over the options of all groups, by which the same is compiled in."""
+        self._coefficients = coefficients
+        for each in self._plans:
+            each.write_options(coefficients)
+
+    def make_ready(self, grads: Sequence[Any], positions: Sequence[int]) -> Ready | int:
+        """Make a step ready, of which nothing is written.
+
+        Parameters
+        ----------
+        grads : sequence
+            Of all parameters.
+        positions : sequence of int
+            Those whose gradients are sparse.
+
+        Returns
+        -------
+        Ready or int
+            Or what stands in the way: CHANGED, or the position of a gradient that needs care.
+
+        Raises
+        ------
+        RuntimeError
+            If a gradient is not what it must be.
+        """
+        cache, tables, cut, kept, extents = self._cache, [], [], [], []
+        for i in positions:
+            table = self._known.get(i)
+            if table is None or i not in cache.seen:
+                return i
+            views = unchanged(cache.tensors[i], cache.seen[i])
+            if views is None or not _counts_on(views[0], table.counter[1]):
+                return CHANGED
+            rows, values = rows_of(view_of(grads[i]), views[1], table.layout, table.label)
+            if rows.n_rows != table.n_rows or not (is_plain(values) and is_aligned(values)):
+                return i
+            tables.append(table)
+            cut.append((rows, values))
+            kept.append((views, rows, values))
+            extents += _written(cache, i)
+        if self._written is None:
+            self._written = Extents(each for i in cache.seen for each in cache.extents[i])
+        for i, (_, values) in zip(positions, cut, strict=True):
+            if self._written.meet(*extent(values)):
+                return i
+        formats, limit = [format_code(values) for _, values in cut], thread_limit(self._threads)
+        make = functools.partial(self._plan, tables, formats, extents, limit)
+        found = self._plans.find(repr((positions, formats, limit)).encode(), make)
+        if not found.is_apart:
+            return positions[0]
+        for name in ("coefficient", "divisor"):
+            self._norm.block[name] = self._given.block[name]
+        cuts = [
+            cut_of(rows, values, table.region.row_size, values.data_ptr(), row)
+            for row, (table, (rows, values)) in enumerate(zip(tables, cut, strict=True))
+        ]
+        found.plan.lay(_NOTHING, cuts)
+        _, prepared = found.plan.prepare()
+        assert prepared is not None
+        return Ready(prepared, found, positions[0], [cache.tensors[i] for i in positions], [kept, cuts])
+
+    def _plan(
+        self, tables: Sequence[Table], formats: Sequence[int], extents: list[tuple[int, int]], limit: int
+    ) -> TablePlan:
+        made = TablePlan(tables, formats, extents, limit, self._threads is not None, self._norm)
+        made.write_options(self._coefficients)
+        return made
+
+
+def can_be_kept(parts: Sequence[Part], backends: ChosenBackends, norm: Norm, averages: Averages) -> bool:
+    """Whether steps like one over these parts, of which some have sparse gradients, can be attempted.
+
+    They are by native code alone; and where all gradients have a norm, or averages move in all rows, with care.
+    """
+    return (
+        bool(native_attempt.tensor_reader())
+        and not norm.wanted
+        and not averages.are_kept
+        and all(part.ordinal is None and (part.rows is None or part.written[0].numel()) for part in parts)
+        and backends.by_ordinal[None] is c
+    )
+
+
+def is_sparse(grad: Any) -> bool:
+    """Whether this is a gradient of rows, that is known to be what it says."""
+    return isinstance(grad, Tensor) and grad.layout == torch.sparse_coo and not has_own_dispatch(grad)
+
+
+def _written(cache: TensorCache, position: int) -> list[tuple[int, int]]:
+    """Return the memory that a step over a parameter writes, its step counter included."""
+    step = cache.seen[position].step
+    return [*cache.extents[position], (step, step + 1)]
+
+
+def _counts_on(counter: Tensor, type_code: int) -> bool:
+    """Whether a step counter is of the type that it was, and can count another step."""
+    end = FLOAT32_END if type_code == COUNTER_FLOAT32 else FLOAT64_END
+    return COUNTERS[counter.dtype] == type_code and 0 <= counter.item() < end

@@ -1,0 +1,274 @@
+"""Steps with sparse gradients are attempted with what is known, and are those that are taken with care."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+
+import fastadam.torch  # noqa: E402
+from tests.conftest import AVAILABLE, STATES  # noqa: E402
+from tests.support.strategies import examples  # noqa: E402
+from tests.support.torch_cases import (  # noqa: E402
+    Side,
+    assert_same_bits,
+    assert_same_snapshot,
+    draw,
+    error_of,
+    members,
+    params,
+    snapshot,
+)
+from tests.torch.changes import CHANGES, SHAPES  # noqa: E402
+from tests.torch.test_readers import careful  # noqa: E402, F401 - a fixture
+from tests.torch.test_sparse import OPTIONS, sparse  # noqa: E402
+
+pytestmark = pytest.mark.skipif("c" not in AVAILABLE, reason=STATES["c"])
+
+WITHOUT_AVERAGES = {name: each for name, each in OPTIONS.items() if "averages" not in name}
+
+
+def gradient_of_rows(param: Any, seed: int, n: int = 4) -> Any:
+    """Return a sparse gradient, of rows in any order, some of them several times."""
+    generator = torch.Generator().manual_seed(seed)
+    indices = torch.randint(len(param), (n,), generator=generator)
+    return sparse(indices, draw((n, *param.shape[1:]), param.dtype, seed), param.shape)
+
+
+class Pair:
+    """Two of our optimizers that are led through the same steps; the second one takes all of them with care."""
+
+    def __init__(self, make: Callable[[], Any], **options: Any) -> None:
+        options = {"lr": 0.1, "sparse": "lazy", **options}
+        self.both = [Side(fastadam.torch.Adam, make(), options) for _ in range(2)]
+
+    def each(self, action: Callable[[Side], object]) -> None:
+        for side in self.both:
+            action(side)
+
+    def step(self, give: Callable[[Any], object]) -> None:
+        """Give gradients to both, and step them: they end alike, or fail alike, and then nothing was written."""
+        errors = []
+        for i, side in enumerate(self.both):
+            give(side.optimizer)
+            if i:
+                side.optimizer._memo.attempts = None
+            before = snapshot(side.optimizer)
+            errors.append(error_of(side.optimizer.step))
+            if errors[-1] is not None:
+                assert_same_snapshot(snapshot(side.optimizer), before)
+        assert repr(errors[0]) == repr(errors[1])
+        self.check()
+
+    def check(self) -> None:
+        first, second = (snapshot(side.optimizer) for side in self.both)
+        assert_same_snapshot(first, second)
+
+
+def give(seed: int, kinds: str) -> Callable[[Any], None]:
+    """Return what gives each parameter a gradient of a kind: (s)parse, (d)ense, or none."""
+
+    def action(optimizer: Any) -> None:
+        for i, param in enumerate(members(optimizer)):
+            kind = kinds[i % len(kinds)]
+            is_table = param.ndim > 0 and param.numel() > 0 and param.layout == torch.strided
+            param.grad = None
+            if kind == "s" and is_table:
+                param.grad = gradient_of_rows(param, 100 * seed + i)
+            elif kind != "-":
+                param.grad = draw(param.shape, param.dtype, 100 * seed + i)
+
+    return action
+
+
+@pytest.mark.parametrize("kinds", ["s", "sd", "ds"])
+@pytest.mark.parametrize("name", WITHOUT_AVERAGES)
+def test_steady_steps_are_not_taken_with_care(
+    name: str,
+    kinds: str,
+    careful: list[int],  # noqa: F811
+) -> None:
+    dtype, width, options = OPTIONS[name]
+    (table, other) = params((23, width), (9, 64), dtype=dtype)
+    optimizer = fastadam.torch.Adam([table, other], sparse="lazy", **options)
+    for step in range(5):
+        give(step, kinds)(optimizer)
+        versions = [param._version for param in (table, other)]
+        optimizer.step()
+        assert optimizer.last_step == "fastadam"
+        assert [param._version for param in (table, other)] == [each + 1 for each in versions]
+    assert len(careful) == 1
+    assert optimizer.state[table]["step"] == optimizer.state[other]["step"] == 5
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@hypothesis.given(patterns=st.lists(st.text("sd-", min_size=3, max_size=3), min_size=1, max_size=8))
+@examples(15)
+def test_steps_are_those_taken_with_care(name: str, patterns: list[str]) -> None:
+    dtype, width, options = OPTIONS[name]
+    pair = Pair(lambda: params((23, width), (4, 64), (9, 64), dtype=dtype), **options)
+    for step, kinds in enumerate(patterns):
+        pair.step(give(step, kinds))
+        pair.step(give(step + 50, kinds))
+
+
+@pytest.mark.parametrize("kinds", ["sd", "s"])
+@pytest.mark.parametrize("what", CHANGES)
+def test_steps_after(what: str, kinds: str) -> None:
+    """Whatever was changed behind the optimizer's back."""
+    pair = Pair(lambda: params(*SHAPES), amsgrad=True)
+    for seed in range(2):
+        pair.step(give(seed, kinds))
+    assert pair.both[0].optimizer._memo.attempts.tables
+    for seed in range(2):
+        errors = [error_of(lambda side=side: CHANGES[what](side)) for side in pair.both]
+        if any(errors):
+            pytest.skip(repr(errors[0]))
+        pair.step(give(10 + seed, kinds))
+        pair.step(give(20 + seed, kinds))
+        pair.step(give(30 + seed, kinds[::-1]))
+
+
+EDITS: dict[str, Callable[[Any], object]] = {
+    "lr": lambda optimizer: optimizer.param_groups[0].update(lr=0.03),
+    "lr of a tensor": lambda optimizer: optimizer.param_groups[0].update(lr=torch.tensor(0.03)),
+    "weight decay": lambda optimizer: optimizer.param_groups[0].update(weight_decay=0.5),
+    "amsgrad": lambda optimizer: optimizer.param_groups[0].update(amsgrad=True),
+    "a norm to clip to": lambda optimizer: setattr(optimizer, "max_grad_norm", 0.5),
+    "no gradients that are not finite": lambda optimizer: setattr(optimizer, "skip_nonfinite", True),
+    "averages": lambda optimizer: setattr(optimizer, "ema_decay", 0.5),
+    "threads": lambda optimizer: setattr(optimizer, "threads", 2),
+    "backend": lambda optimizer: setattr(optimizer, "backend", "numpy"),
+    "a scale": lambda optimizer: setattr(optimizer, "grad_scale", torch.tensor(4.0)),
+    "infinities": lambda optimizer: setattr(optimizer, "found_inf", torch.tensor(1.0)),
+    "another group": lambda optimizer: optimizer.add_param_group({"params": params((3, 4)), "lr": 0.5}),
+    "a state dict": lambda optimizer: optimizer.load_state_dict(optimizer.state_dict()),
+    "pruned rows": lambda optimizer: optimizer.resize(members(optimizer)[0], [2, 1, 0]),
+    "no moments": lambda optimizer: optimizer.reset(members(optimizer)[0]),
+}
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_edits_between_steps(what: str) -> None:
+    pair = Pair(lambda: params((23, 3), (4, 3), (9, 3)))
+    for seed in range(2):
+        pair.step(give(seed, "sds"))
+    pair.each(lambda side: EDITS[what](side.optimizer))
+    for seed in range(2, 5):
+        pair.step(give(seed, "sds"))
+    pair.step(give(6, "dsd"))
+
+
+def test_another_backend_takes_them_with_care(backend: str, careful: list[int]) -> None:  # noqa: F811
+    optimizer = fastadam.torch.Adam(params((23, 3), (5,)), sparse="lazy")
+    optimizer.backend = backend
+    for seed in range(3):
+        give(seed, "sd")(optimizer)
+        optimizer.step()
+    assert len(careful) == (1 if backend in ("c", "auto") else 3)
+
+
+ODD: dict[str, Callable[[Any], Any]] = {
+    "no rows": lambda param: gradient_of_rows(param, 1, 0),
+    "another number of sparse dimensions": lambda param: sparse(
+        [[1, 2], [0, 1]], draw((2,), param.dtype), param.shape
+    ),
+    "an index out of range": lambda param: sparse([1, 99], draw((2, 4), param.dtype), param.shape),
+    "values of the parameter": lambda param: sparse([1, 2], param.detach()[3:5], param.shape),
+    "values in the parameter's own rows": lambda param: sparse([1, 2], param.detach()[1:3], param.shape),
+    "values in another order": lambda param: sparse([1, 2], draw((4, 2), param.dtype).T, param.shape),
+    "coalesced": lambda param: gradient_of_rows(param, 1).coalesce(),
+    "numbers that are not finite": lambda param: sparse([1], torch.full((1, 4), torch.nan), param.shape),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_odd_gradients(what: str) -> None:
+    pair = Pair(lambda: params((23, 4), (4, 3)))
+
+    def odd(optimizer: Any) -> None:
+        give(7, "sd")(optimizer)
+        param = members(optimizer)[0]
+        param.grad = None
+        param.grad = ODD[what](param)
+
+    for seed in range(2):
+        pair.step(give(seed, "sd"))
+    pair.step(odd)
+    pair.step(odd)
+    pair.step(give(3, "sd"))
+
+
+def test_tables_that_share_memory_are_stepped_one_after_the_other() -> None:
+    """Each of them alone is known before."""
+
+    def make() -> Any:
+        (whole,) = params((24, 4))
+        return [torch.nn.Parameter(whole.detach()[:16]), torch.nn.Parameter(whole.detach()[8:]), *params((5,))]
+
+    pair = Pair(make)
+    for seed, kinds in enumerate(["s-d", "-sd", "s-d", "-sd", "ssd", "ssd", "sdd", "sdd", "s-d"]):
+        pair.step(give(seed, kinds))
+
+
+def test_counters_that_are_shared_count_each_step() -> None:
+    pair = Pair(lambda: params((24, 4), (24, 4), (5,)))
+    for seed, kinds in enumerate(["s--", "-s-", "--d"]):
+        pair.step(give(seed, kinds))
+
+    def share(side: Side) -> None:
+        step = torch.tensor(1.0)
+        for state in side.state.values():
+            state["step"] = step
+
+    pair.each(share)
+    for seed, kinds in enumerate(["s--", "-s-", "--d", "ss-", "ss-", "s-d", "s-d"]):
+        pair.step(give(seed + 5, kinds))
+
+
+@pytest.mark.parametrize("step", [2.0**24 - 2, -1.0, torch.nan])
+def test_counters_that_end(step: float) -> None:
+    pair = Pair(lambda: params((24, 4), (5,)))
+    for seed in range(2):
+        pair.step(give(seed, "sd"))
+    pair.each(lambda side: side.state[side.params[0]]["step"].fill_(step))
+    for seed in range(2, 6):
+        pair.step(give(seed, "sd"))
+
+
+def test_many_rows_then_few() -> None:
+    """The plan's memory grows, and what is left in it of other steps does nothing."""
+    pair = Pair(lambda: params((2000, 4), (5,)))
+    for seed, n in enumerate([3, 1500, 10, 0, 2000, 1]):
+        pair.each(lambda side: None)
+
+        def rows(optimizer: Any, seed: int = seed, n: int = n) -> None:
+            give(seed, "sd")(optimizer)
+            table = members(optimizer)[0]
+            table.grad = None
+            table.grad = gradient_of_rows(table, seed, n)
+
+        pair.step(rows)
+
+
+def test_what_the_user_frees_is_not_written() -> None:
+    """The addresses of plans are those of tensors that are still there."""
+    table, other = params((500, 8), (5,))
+    optimizer = fastadam.torch.Adam([table, other], sparse="lazy", lr=0.5)
+    for seed in range(3):
+        give(seed, "sd")(optimizer)
+        optimizer.step()
+    for name in ("exp_avg", "exp_avg_sq"):
+        optimizer.state[table][name] = optimizer.state[table][name].clone()
+    table.data = table.data.clone()
+    freed = [torch.full((500, 8), 7.0) for _ in range(8)]  # where the old ones were
+    for seed in range(3, 6):
+        give(seed, "sd")(optimizer)
+        optimizer.step()
+    assert all(bool((each == 7).all()) for each in freed)
+    assert_same_bits(optimizer.state[table]["step"], torch.tensor(6.0))
