@@ -241,12 +241,14 @@ class Tables:
         for i in positions:
             table = self._known.get(i)
             if table is None or i not in cache.seen:
-                return i
+                return CHANGED
             views = unchanged(cache.tensors[i], cache.seen[i])
             if views is None or not _counts_on(views[0], table.counter[1]):
                 return CHANGED
             rows, values = rows_of(view_of(grads[i]), views[1], table.layout, table.label)
-            if rows.n_rows != table.n_rows or not (is_plain(values) and is_aligned(values)):
+            if rows.n_rows != table.n_rows:
+                return CHANGED
+            if not (is_plain(values) and is_aligned(values)):
                 return i
             tables.append(table)
             cut.append((rows, values))

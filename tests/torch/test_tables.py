@@ -68,19 +68,24 @@ class Pair:
     def check(self) -> None:
         first, second = (snapshot(side.optimizer) for side in self.both)
         assert_same_snapshot(first, second)
+        for mine, other in zip(*(members(side.optimizer) for side in self.both), strict=True):
+            averages = [side.optimizer.ema for side in self.both]
+            assert (mine in averages[0]) == (other in averages[1])
+            if mine in averages[0]:
+                assert_same_bits(averages[0][mine], averages[1][other], "average")
 
 
 def give(seed: int, kinds: str) -> Callable[[Any], None]:
-    """Return what gives each parameter a gradient of a kind: (s)parse, (d)ense, or none."""
+    """Return what gives each parameter a gradient of a kind: (s)parse if it can be, (S)parse or none, (d)ense."""
 
     def action(optimizer: Any) -> None:
         for i, param in enumerate(members(optimizer)):
             kind = kinds[i % len(kinds)]
             is_table = param.ndim > 0 and param.numel() > 0 and param.layout == torch.strided
             param.grad = None
-            if kind == "s" and is_table:
+            if kind in "sS" and is_table:
                 param.grad = gradient_of_rows(param, 100 * seed + i)
-            elif kind != "-":
+            elif kind in "sd":
                 param.grad = draw(param.shape, param.dtype, 100 * seed + i)
 
     return action
@@ -117,7 +122,7 @@ def test_steps_are_those_taken_with_care(name: str, patterns: list[str]) -> None
         pair.step(give(step + 50, kinds))
 
 
-@pytest.mark.parametrize("kinds", ["sd", "s"])
+@pytest.mark.parametrize("kinds", ["sd", "s", "S"])
 @pytest.mark.parametrize("what", CHANGES)
 def test_steps_after(what: str, kinds: str) -> None:
     """Whatever was changed behind the optimizer's back."""
@@ -180,7 +185,7 @@ ODD: dict[str, Callable[[Any], Any]] = {
     ),
     "an index out of range": lambda param: sparse([1, 99], draw((2, 4), param.dtype), param.shape),
     "values of the parameter": lambda param: sparse([1, 2], param.detach()[3:5], param.shape),
-    "values in the parameter's own rows": lambda param: sparse([1, 2], param.detach()[1:3], param.shape),
+    "values in the rows before": lambda param: sparse([1, 2, 3], param.detach()[:3], param.shape),
     "values in another order": lambda param: sparse([1, 2], draw((4, 2), param.dtype).T, param.shape),
     "coalesced": lambda param: gradient_of_rows(param, 1).coalesce(),
     "numbers that are not finite": lambda param: sparse([1], torch.full((1, 4), torch.nan), param.shape),
@@ -204,7 +209,34 @@ def test_odd_gradients(what: str) -> None:
     pair.step(give(3, "sd"))
 
 
-def test_tables_that_share_memory_are_stepped_one_after_the_other() -> None:
+def test_values_in_memory_that_the_step_writes_are_those_before_it() -> None:
+    pair = Pair(lambda: params((23, 4), (23, 4)))
+
+    def odd(optimizer: Any) -> None:
+        give(7, "sd")(optimizer)
+        table, other = members(optimizer)
+        table.grad = None
+        table.grad = sparse([1, 2], other.detach()[3:5], table.shape)
+
+    for seed in range(2):
+        pair.step(give(seed, "sd"))
+    pair.step(odd)
+
+
+def test_sparse_gradients_cannot_be_zeroed() -> None:
+    optimizer = fastadam.torch.Adam(params((23, 4), (5,)), sparse="lazy")
+    for seed in range(3):
+        give(seed, "sd")(optimizer)
+        optimizer.step()
+    before = snapshot(optimizer)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="is sparse"):
+            optimizer.step(zero_grad=True)
+        assert_same_snapshot(snapshot(optimizer), before)
+    optimizer.step()
+
+
+def test_tables_that_share_memory_are_stepped_one_after_the_other(careful: list[int]) -> None:  # noqa: F811
     """Each of them alone is known before."""
 
     def make() -> Any:
@@ -212,8 +244,13 @@ def test_tables_that_share_memory_are_stepped_one_after_the_other() -> None:
         return [torch.nn.Parameter(whole.detach()[:16]), torch.nn.Parameter(whole.detach()[8:]), *params((5,))]
 
     pair = Pair(make)
-    for seed, kinds in enumerate(["s-d", "-sd", "s-d", "-sd", "ssd", "ssd", "sdd", "sdd", "s-d"]):
+    for seed, kinds in enumerate(["s-d", "-sd", "s-d", "-sd"]):
         pair.step(give(seed, kinds))
+    for seed, kinds in enumerate(["ssd", "ss-", "sdd", "sdd"]):
+        before = len(careful)
+        pair.step(give(seed, kinds))
+        assert len(careful) == before + 2
+    pair.step(give(9, "s-d"))
 
 
 def test_counters_that_are_shared_count_each_step() -> None:
