@@ -444,7 +444,7 @@ def torch_scenarios(backend: str) -> Iterator[Scenario]:
             for name, value in optimizer.state.get(param, {}).items():
                 found[f"{name} {i}"] = value.numpy().copy()
             if param.grad is not None:
-                found[f"grad {i}"] = param.grad.numpy().copy()
+                found[f"grad {i}"] = param.grad.to_dense().numpy().copy()
             if param in optimizer.ema:
                 found[f"ema {i}"] = optimizer.ema[param].numpy().copy()
         found["skipped"] = np.array(optimizer.skipped_steps)
@@ -505,7 +505,20 @@ def torch_scenarios(backend: str) -> Iterator[Scenario]:
         param = optimizer.param_groups[0]["params"][1]
         param.grad = param.grad.T.contiguous().T
 
+    def make_sparse(optimizer: Any) -> None:
+        param = optimizer.param_groups[0]["params"][1]
+        param.grad = param.grad.to_sparse(1)
+
+    def step_sparse_before(optimizer: Any) -> None:
+        for _ in range(2):
+            make_sparse(optimizer)
+            optimizer.step()
+            give_gradients(optimizer, 7)
+        make_sparse(optimizer)
+
     yield scenario("first step", 0, lambda opt: None)
+    yield scenario("first step with a sparse gradient", 3, make_sparse, sparse="lazy")
+    yield scenario("step with a sparse gradient", 3, step_sparse_before, sparse="lazy")
     yield scenario("step with odd gradients", 3, lay_out_otherwise)
     yield scenario("step", 3, lambda opt: None)
     yield scenario("step without a gradient", 3, take_gradient)

@@ -14,6 +14,7 @@ import collections
 import copy
 import faulthandler
 import gc
+import itertools
 import random
 import signal
 import sys
@@ -137,15 +138,22 @@ def outcome_of(work: Callable[[], object]) -> str:
     return "done"
 
 
-def step_under(meddle: Callable[[Any, Change, random.Random], Callable[[], None]], name: str, size: int) -> str:
+def step_under(
+    meddle: Callable[[Any, Change, random.Random], Callable[[], None]], name: str, size: int, kind: str
+) -> str:
     """Step while one of the changes is made over and over; return what was counted."""
-    rng = random.Random(f"{name} {size}")
+    rng = random.Random(f"{name} {size} {kind}")
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.ones(size)) for _ in range(6 if size < 100_000 else 2)]
     params.insert(1, Trap(torch.ones(3)))
-    optimizer = fastadam.torch.Adam(params, lr=1e-3)
+    optimizer = fastadam.torch.Adam(params, lr=1e-3, sparse="lazy")
     for param in params:
         param.grad = torch.ones_like(param)
+    if kind == "sparse":
+        for param in params[2:4]:
+            rows = torch.arange(0, size, 3)
+            param.grad = None
+            param.grad = torch.sparse_coo_tensor(rows[None], torch.ones(len(rows)), (size,), check_invariants=True)
     optimizer.step()
     counts = collections.Counter[str]()
     stop = meddle(optimizer, CHANGES[name], rng)
@@ -224,7 +232,7 @@ def by_finalizer(optimizer: Any, change: Change, rng: random.Random) -> Callable
     def act() -> None:
         if alive:
             Garbage(act)
-            change(optimizer, rng)
+            outcome_of(lambda: change(optimizer, rng))  # an error while a step is under way
 
     Garbage(act)
 
@@ -249,10 +257,11 @@ def main() -> None:
     given = parser.parse_args()
     faulthandler.enable()
     sys.setswitchinterval(1e-5)
-    runs = [(way, name, size) for way in given.names or WAYS for name in CHANGES for size in (7, 200_000)]
+    runs = list(itertools.product(given.names or WAYS, CHANGES, (7, 200_000), ("dense", "sparse")))
     SECONDS = given.seconds / len(runs)
-    for way, name, size in runs:
-        print(f"{way:10} {name:10} {size:7}  {step_under(WAYS[way], name, size)}", flush=True)
+    for way, name, size, kind in runs:
+        found = step_under(WAYS[way], name, size, kind)
+        print(f"{way:10} {name:10} {size:7} {kind:6}  {found}", flush=True)
 
 
 if __name__ == "__main__":

@@ -185,17 +185,19 @@ class CarefulStep:
         except BaseException:  # of a device, or an interrupt after the step: autograd must not miss it
             count()
             raise
-        if apart and (self._remember or self._has_other_dtypes(parts)):
+        if apart and (self._remember or self._has_other_kinds(parts)):
             self._learn(parts, visit.n)
         return OURS
 
-    def _has_other_dtypes(self, parts: Sequence[Part]) -> bool:
-        """Whether gradients are of other dtypes than the last ones, as the next ones will be then."""
+    def _has_other_kinds(self, parts: Sequence[Part]) -> bool:
+        """Whether gradients are of other kinds than the last ones, as the next ones will be then."""
         if self._attempts is None:
             return False
-        seen = self._attempts.cache.seen
+        seen, known = self._attempts.cache.seen, self._attempts.tables
         return any(
-            part.rows is None and part.position in seen and seen[part.position].likes_grad.dtype != part.read.dtype
+            part.position not in known
+            if part.rows is not None
+            else part.position in seen and seen[part.position].likes_grad.dtype != part.read.dtype
             for part in parts
         )
 

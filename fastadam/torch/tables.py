@@ -20,10 +20,10 @@ from fastadam.groups.patterns import Patterns
 from fastadam.memory.arrays import Array
 from fastadam.memory.structs import CHANGED, COUNTER, COUNTER_FLOAT32, FLOAT32_END, SPAN
 from fastadam.step.after import After
+from fastadam.step.backend import Prepared
 from fastadam.step.coefficients import Coefficients
 from fastadam.step.cutting import Region
 from fastadam.step.norm import Norm
-from fastadam.step.prepared import Prepared
 from fastadam.step.row_plan import RowPlan
 from fastadam.step.variants import number_of
 from fastadam.torch import native_attempt
@@ -85,6 +85,8 @@ class TablePlan:
 
     Parameters
     ----------
+    positions : sequence of int
+        Where the parameters are among all.
     tables : sequence of Table
     formats : sequence of int
         The format of each one's gradient.
@@ -100,13 +102,13 @@ class TablePlan:
     Attributes
     ----------
     plan : RowPlan
-    limit : int
     is_apart : bool
         Whether what a step writes lies apart.
     """
 
     def __init__(
         self,
+        positions: Sequence[int],
         tables: Sequence[Table],
         formats: Sequence[int],
         extents: list[tuple[int, int]],
@@ -114,6 +116,7 @@ class TablePlan:
         limit_given: bool,
         norm: Norm,
     ) -> None:
+        self._positions = frozenset(positions)
         regions = []
         for row, (table, grad_format) in enumerate(zip(tables, formats, strict=True)):
             span = table.region.span.copy()
@@ -124,7 +127,7 @@ class TablePlan:
         counters: Array = np.array([table.counter for table in tables], COUNTER.dtype)
         nothing = np.zeros(0, SPAN.dtype), _NOTHING, _NOTHING
         self.plan = RowPlan(*nothing, regions, counters, counters, [c], limit, limit_given, norm, After())
-        self.limit, self.extents = limit, extents
+        self.extents = extents
         self.is_apart = apart(extents)
         self._groups: Array = np.array([table.group for table in tables], np.int64)
         self._apart_from: ActivePlan | None = None
@@ -134,9 +137,12 @@ class TablePlan:
         self.plan.write_options(coefficients, self._groups)
 
     def is_apart_from(self, active: ActivePlan, cache: TensorCache) -> bool:
-        """Whether nothing that a step writes is written by the plan of other parameters, too."""
+        """Whether nothing that a step writes is written by the plan of other parameters, too.
+
+        That may be one over these, too, which it leaves out where they have no dense gradients.
+        """
         if self._apart_from is not active:
-            written = [each for i in active.which for each in _written(cache, i)]
+            written = [each for i in active.which if i not in self._positions for each in _written(cache, i)]
             if not apart([*self.extents, *written]):
                 return False
             self._apart_from = active
@@ -190,6 +196,9 @@ class Tables:
     def __len__(self) -> int:
         return len(self._known)
 
+    def __contains__(self, position: object) -> bool:
+        return position in self._known
+
     def note(self, parts: Sequence[Part], flags: Sequence[int]) -> None:
         """Take up the parts of a step that was taken with care; `flags` are those of each group.
 
@@ -197,6 +206,7 @@ class Tables:
         """
         self._plans.clear()
         self._written = None
+        self._known = {i: table for i, table in self._known.items() if table.flags == flags[table.group]}
         for part in parts:
             self._known.pop(part.position, None)
             if part.rows is not None:
@@ -260,7 +270,7 @@ class Tables:
             if self._written.meet(*extent(values)):
                 return i
         formats, limit = [format_code(values) for _, values in cut], thread_limit(self._threads)
-        make = functools.partial(self._plan, tables, formats, extents, limit)
+        make = functools.partial(self._plan, positions, tables, formats, extents, limit)
         found = self._plans.find(repr((positions, formats, limit)).encode(), make)
         if not found.is_apart:
             return positions[0]
@@ -276,9 +286,15 @@ class Tables:
         return Ready(prepared, found, positions[0], [cache.tensors[i] for i in positions], [kept, cuts])
 
     def _plan(
-        self, tables: Sequence[Table], formats: Sequence[int], extents: list[tuple[int, int]], limit: int
+        self,
+        positions: Sequence[int],
+        tables: Sequence[Table],
+        formats: Sequence[int],
+        extents: list[tuple[int, int]],
+        limit: int,
     ) -> TablePlan:
-        made = TablePlan(tables, formats, extents, limit, self._threads is not None, self._norm)
+        given = self._threads is not None
+        made = TablePlan(positions, tables, formats, extents, limit, given, self._norm)
         made.write_options(self._coefficients)
         return made
 

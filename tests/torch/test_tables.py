@@ -169,6 +169,33 @@ def test_edits_between_steps(what: str) -> None:
     pair.step(give(6, "dsd"))
 
 
+@pytest.mark.parametrize("what", ["weight decay", "amsgrad"])
+def test_an_edit_while_a_table_has_no_gradient(what: str) -> None:
+    pair = Pair(lambda: params((23, 3), (4, 3), (9, 3)))
+    for seed in range(2):
+        pair.step(give(seed, "sds"))
+    pair.each(lambda side: EDITS[what](side.optimizer))
+    for seed, kinds in enumerate(["-ds", "-ds", "sds", "sds"]):
+        pair.step(give(seed + 2, kinds))
+
+
+def test_gradients_that_become_sparse_are_known_from_then_on(careful: list[int]) -> None:  # noqa: F811
+    optimizer = fastadam.torch.Adam(params((23, 3), (5,)), sparse="lazy")
+    expected = [("dd", 1), ("dd", 1), ("sd", 2), ("sd", 2), ("dd", 2), ("sd", 2), ("s-", 2), ("d-", 2)]
+    for seed, (kinds, n) in enumerate(expected):
+        give(seed, kinds)(optimizer)
+        optimizer.step()
+        assert len(careful) == n, kinds
+
+
+def test_more_patterns_than_are_kept(careful: list[int]) -> None:  # noqa: F811
+    """Dense gradients come and go, and those that have none are left out of one plan over all."""
+    pair = Pair(lambda: params((23, 3), *[(2, i + 1) for i in range(7)]))
+    for seed in range(60):
+        pair.step(give(seed, "s" + "".join("d" if seed * 37 >> i & 1 else "-" for i in range(7))))
+    assert len(careful) < 60 + 8
+
+
 def test_another_backend_takes_them_with_care(backend: str, careful: list[int]) -> None:  # noqa: F811
     optimizer = fastadam.torch.Adam(params((23, 3), (5,)), sparse="lazy")
     optimizer.backend = backend
