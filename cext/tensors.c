@@ -11,7 +11,10 @@
 #include "fingerprints.h"
 #include "leaving_out.h"
 #include "prefetch.h"
+#include "sharing.h"
+#include "stages.h"
 #include "tensors.h"
+#include "totals.h"
 
 /* The moments and the step counter before them. */
 enum { STATES = 4 };
@@ -259,18 +262,48 @@ int64_t fastadam_read_tensors(const fastadam_tensor_cache *cache, const fastadam
     return outcome;
 }
 
-int64_t fastadam_step_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
-                              int64_t grads, int64_t are_given, const fastadam_plan *more)
+/* Compute what the gradients of both plans are multiplied by, and the scalars of their rows; FASTADAM_TAKEN, or
+ * what stands in the way of the step. */
+static int64_t reduce_both(const fastadam_plan *plan, const fastadam_plan *more, const fastadam_plan *measured)
 {
-    const int64_t stages = FASTADAM_MEASURE | FASTADAM_REDUCE | FASTADAM_APPLY;
+    fastadam_norm *norm = MEMORY(fastadam_norm, plan->norm), *norm_of_more = MEMORY(fastadam_norm, more->norm);
+    if (norm->wanted) {
+        fastadam_total *totals = MEMORY(fastadam_total, norm->totals);
+        const fastadam_norm *others = MEMORY(const fastadam_norm, measured->norm);
+        const int64_t n = fastadam_most_threads(measured);
+        fastadam_measure(plan);
+        for (int64_t i = 0; i < n; i++)
+            add_totals(totals, MEMORY(const fastadam_total, others->totals) + i);
+    }
+    const int64_t outcome = fastadam_reduce(plan);
+    if (outcome != FASTADAM_TAKEN)
+        return outcome;
+    norm_of_more->coefficient = norm->coefficient;
+    norm_of_more->divisor = norm->divisor;
+    return fastadam_reduce(more);
+}
+
+/* Run the plan, and compute the scalars of more, unless that is NULL. */
+static int64_t run_with(const fastadam_plan *plan, const fastadam_plan *more, const fastadam_plan *measured)
+{
+    if (more == NULL)
+        return fastadam_run(plan, FASTADAM_MEASURE | FASTADAM_REDUCE | FASTADAM_APPLY);
+    const int64_t outcome = reduce_both(plan, more, measured);
+    return outcome == FASTADAM_TAKEN ? fastadam_run(plan, FASTADAM_APPLY) : outcome;
+}
+
+int64_t fastadam_step_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
+                              int64_t grads, int64_t are_given, const fastadam_plan *more,
+                              const fastadam_plan *measured)
+{
     const fastadam_plan *plan = MEMORY(const fastadam_plan, active->plan);
     const PyGILState_STATE gil = PyGILState_Ensure();
     int64_t outcome = read_all(cache, active, OBJECT(grads), are_given);
     if (outcome == FASTADAM_TAKEN && active->keeps_gil)
-        outcome = fastadam_run(plan, stages);
+        outcome = run_with(plan, more, measured);
     PyGILState_Release(gil);
     if (outcome == FASTADAM_TAKEN && !active->keeps_gil)
-        outcome = fastadam_run(plan, stages);
+        outcome = run_with(plan, more, measured);
     if (outcome == FASTADAM_TAKEN && more != NULL)
         outcome = fastadam_run(more, FASTADAM_APPLY);
     for (int64_t i = 0; outcome == FASTADAM_TAKEN && i < cache->n; i++)

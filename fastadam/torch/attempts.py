@@ -164,11 +164,13 @@ class Attempts:
             return self.take(grads, ready)
         if not (self.cache.holds_the_same() and self.cache.state_is_same()):
             return CHANGED
-        try:
-            in_one_go(ready.prepared.calls)
-        finally:
-            raise_versions(ready.params)
-        return TAKEN
+        outcome, prepared = self.tables.prepare(ready)
+        if prepared is not None:
+            try:
+                in_one_go(prepared.calls)
+            finally:
+                raise_versions(ready.params)
+        return outcome
 
     def take(self, given: list[Any] | None = None, rows: Ready | None = None) -> int:
         """Take the step if nothing has changed but gradients and counters.
@@ -201,7 +203,7 @@ class Attempts:
             if active.devices:
                 follow_streams(active.devices)
             try:
-                outcome = attempt() if rows is None else attempt(given, rows.plan.plan)
+                outcome = attempt() if rows is None else attempt(given, rows.plan.addresses)
                 if outcome >= 0 and rows is None and not self._averages.after.zeroes:
                     outcome, kept = attempt_with_copies(self.cache, active, attempt, outcome)
                     del kept  # not before the step is over

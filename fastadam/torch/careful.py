@@ -206,13 +206,12 @@ class CarefulStep:
         memo, groups, state, attempts = self._memo, self._groups, self._optimizer.state, self._attempts
         if not can_be_kept(groups, state, parts, memo.averages):
             return
-        chooser, norm = memo.chooser(self._backend), memo.gradients.norm
-        if any(part.rows is not None for part in parts) and not tables.can_be_kept(
-            parts, chooser, norm, memo.averages
-        ):
+        chooser = memo.chooser(self._backend)
+        has_rows = any(part.rows is not None for part in parts)
+        if has_rows and not tables.can_be_kept(parts, chooser, memo.averages):
             return
         if attempts is None or not attempts.cache.holds_the_same():
-            attempts = Attempts(groups, state, chooser, self._threads, norm, memo.averages)
+            attempts = Attempts(groups, state, chooser, self._threads, memo.gradients.norm, memo.averages)
         memo.remember(attempts if attempts.learn(parts, self._hypers, n) else None, self._version)
 
 

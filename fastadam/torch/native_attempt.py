@@ -10,7 +10,6 @@ import torch
 
 from fastadam.backends import c
 from fastadam.memory.structs import RAISED, TAKEN
-from fastadam.step.row_plan import RowPlan
 from fastadam.torch.active import ActivePlan
 from fastadam.torch.cache import TensorCache
 from fastadam.torch.tensor_offsets import tensor_offsets
@@ -31,8 +30,9 @@ def tensor_reader() -> int:
 def bind(cache: TensorCache, active: ActivePlan) -> Callable[..., int]:
     """Return the function that attempts a step each time it is called.
 
-    It fetches the gradients, or takes a list of them, one or None for each parameter, which nobody else has; and a
-    `RowPlan` over others, made ready, which the C backend runs in the same call.
+    It fetches the gradients, or takes a list of them, one or None for each parameter, which nobody else has. Then
+    the C backend also takes the addresses of a plan over others, which is run in the same call, and of one that
+    has added up the squares of their gradients (see `fastadam.torch.tables`).
 
     It returns `fastadam.memory.structs.TAKEN` or, if nothing was written, what stands in the way: another of the
     constants there, or the position of a parameter whose gradient needs care. What fetching a gradient raises is
@@ -62,10 +62,10 @@ def bind(cache: TensorCache, active: ActivePlan) -> Callable[..., int]:
 
     step_tensors: Callable[..., int] = c.lib.fastadam_step_tensors
 
-    def read_and_step(given: list[Any] | None = None, rows: RowPlan | None = None) -> int:
+    def read_and_step(given: list[Any] | None = None, more: tuple[int, int] = (0, 0)) -> int:
         grads: list[Any] = [None] * n if given is None else given
-        more = c.ffi.NULL if rows is None else c.ffi.cast("fastadam_plan *", rows.address)
-        outcome = step_tensors(known, plan, id(grads), given is not None, more)
+        others, measured = (c.ffi.cast("fastadam_plan *", address) for address in more)
+        outcome = step_tensors(known, plan, id(grads), given is not None, others, measured)
         if outcome == RAISED:
             raise grads[n]
         return outcome

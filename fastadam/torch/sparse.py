@@ -127,22 +127,19 @@ def rows_of(grad: Tensor, param: Tensor, layout: Layout, label: str) -> tuple[Ro
     if (numbers[1:] <= numbers[:-1]).any():
         numbers, places = in_order(numbers)
         if (numbers[1:] == numbers[:-1]).any():
-            numbers, sums = Quiet().run(added_up, _wide(values).numpy(), numbers, places)
+            wide = values.float() if values.element_size() == HALF else values
+            numbers, sums = Quiet().run(added_up, wide.numpy(), numbers, places)
             values, places = torch.from_numpy(sums), np.arange(len(sums))
     return Rows(numbers, places, math.prod(param.shape[:n_sparse])), values.contiguous()
 
 
 def in_order_of_rows(values: Tensor, rows: Rows) -> Tensor:
-    """Return the values of rows one after the other."""
+    """Return the values of rows one after the other, in their dtype."""
     if (rows.places == np.arange(len(rows.places))).all():
         return values
-    # By NumPy, as torch wakes its threads for that.
-    return torch.from_numpy(_wide(values).numpy().take(rows.places, axis=0))
-
-
-def _wide(values: Tensor) -> Tensor:
-    """Return values in a dtype that NumPy has, which is not so of bfloat16."""
-    return values.float() if values.element_size() == HALF else values
+    # By NumPy, as torch wakes its threads for that; it has no bfloat16.
+    stored = values.view(torch.int16) if values.element_size() == HALF else values
+    return torch.from_numpy(stored.numpy().take(rows.places, axis=0)).view(values.dtype)
 
 
 def _splits_blocks(layout: Layout, param: Tensor, width: int) -> bool:

@@ -18,14 +18,25 @@ from torch import Tensor
 from fastadam.backends import c
 from fastadam.groups.patterns import Patterns
 from fastadam.memory.arrays import Array
-from fastadam.memory.structs import CHANGED, COUNTER, COUNTER_FLOAT32, FLOAT32_END, SPAN
+from fastadam.memory.structs import (
+    CHANGED,
+    COUNTER,
+    COUNTER_FLOAT32,
+    FLOAT32_END,
+    MEASURES,
+    SPAN,
+    TAKEN,
+)
+from fastadam.step import threads
 from fastadam.step.after import After
 from fastadam.step.backend import Prepared
 from fastadam.step.coefficients import Coefficients
+from fastadam.step.counters import counters_in
 from fastadam.step.cutting import Region
 from fastadam.step.norm import Norm
+from fastadam.step.plan import Plan
 from fastadam.step.row_plan import RowPlan
-from fastadam.step.variants import number_of
+from fastadam.step.variants import number_of, variants_of
 from fastadam.torch import native_attempt
 from fastadam.torch.active import ActivePlan
 from fastadam.torch.averages import Averages
@@ -35,10 +46,11 @@ from fastadam.torch.devices import ChosenBackends, thread_limit
 from fastadam.torch.part import COUNTERS, Part
 from fastadam.torch.pieces import cut_of, region_of
 from fastadam.torch.python_attempt import unchanged
-from fastadam.torch.sparse import rows_of
+from fastadam.torch.sparse import in_order_of_rows, rows_of
 from fastadam.torch.tensors import (
     Extents,
     apart,
+    count_reals,
     extent,
     format_code,
     has_own_dispatch,
@@ -80,6 +92,42 @@ class Table(NamedTuple):
     label: str
 
 
+class Squares:
+    """The squares of gradients of tables, added up by a plan that lies in memory from step to step.
+
+    Parameters
+    ----------
+    formats : sequence of int
+        Of the gradients.
+    limit : int
+        Upper limit of threads.
+
+    Attributes
+    ----------
+    plan : Plan
+        In whose totals they are.
+    """
+
+    def __init__(self, formats: Sequence[int], limit: int) -> None:
+        self._norm, self._limit, self._steps = Norm(), limit, np.zeros(1)
+        self._norm.block["wanted"] = MEASURES
+        spans, nothing = np.zeros(len(formats), SPAN.dtype), np.zeros(0, COUNTER.dtype)
+        variants = variants_of(np.array(formats, np.int64), 0)
+        steps = counters_in(self._steps)  # that none of them has taken
+        self.plan = Plan(spans, variants, steps, nothing, [c], limit, False, None, self._norm)
+
+    def add_up(self, grads: Sequence[Tensor]) -> None:
+        """Add up the squares of contiguous gradients."""
+        spans, batches = self.plan.spans, self.plan.batches
+        spans["grad"] = [grads[i].data_ptr() for i in self.plan.order]
+        spans["size"] = spans["length"] = [count_reals(grads[i]) for i in self.plan.order]
+        batches["elements"] = np.add.reduceat(spans["size"], batches["first"])
+        n_threads = [threads.threads_for(each, self._limit) for each in batches["elements"].tolist()]
+        batches["threads"] = batches["most_threads"] = n_threads
+        self._norm.reserve(max(n_threads))
+        self.plan.add_up_squares()
+
+
 class TablePlan:
     """A plan over rows of some tables, which lies in memory from step to step.
 
@@ -102,6 +150,8 @@ class TablePlan:
     Attributes
     ----------
     plan : RowPlan
+    squares : Squares
+        Of the gradients, where their norm is wanted.
     is_apart : bool
         Whether what a step writes lies apart.
     """
@@ -129,8 +179,14 @@ class TablePlan:
         self.plan = RowPlan(*nothing, regions, counters, counters, [c], limit, limit_given, norm, After())
         self.extents = extents
         self.is_apart = apart(extents)
+        self.squares = Squares(formats, limit)
         self._groups: Array = np.array([table.group for table in tables], np.int64)
         self._apart_from: ActivePlan | None = None
+
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """What native code gets, good as long as this object lives: the plan, and that of the squares."""
+        return self.plan.address, self.squares.plan.memory.address
 
     def write_options(self, coefficients: Sequence[Coefficients]) -> None:
         """Take over the options of all groups."""
@@ -150,12 +206,10 @@ class TablePlan:
 
 
 class Ready(NamedTuple):
-    """A step over rows of tables, made ready.
+    """A step over rows of tables, made ready but for what the norm of all gradients says.
 
     Attributes
     ----------
-    prepared : Prepared
-        What takes and counts it.
     plan : TablePlan
     first : int
         The position of the first table.
@@ -165,7 +219,6 @@ class Ready(NamedTuple):
         What native code has the addresses of: views, which nobody else has.
     """
 
-    prepared: Prepared
     plan: TablePlan
     first: int
     params: list[Tensor]
@@ -182,7 +235,7 @@ class Tables:
     threads : int or None
         Upper limit that the user asked for.
     norm : Norm
-        What the gradients are multiplied by; nothing is wanted of it.
+        What is wanted of the norm of all gradients.
     """
 
     def __init__(self, cache: TensorCache, threads: int | None, norm: Norm) -> None:
@@ -274,16 +327,32 @@ class Tables:
         found = self._plans.find(repr((positions, formats, limit)).encode(), make)
         if not found.is_apart:
             return positions[0]
-        for name in ("coefficient", "divisor"):
-            self._norm.block[name] = self._given.block[name]
+        if self._given.wanted:
+            in_order = [in_order_of_rows(values, rows) for rows, values in cut]
+            found.squares.add_up(in_order)
         cuts = [
             cut_of(rows, values, table.region.row_size, values.data_ptr(), row)
             for row, (table, (rows, values)) in enumerate(zip(tables, cut, strict=True))
         ]
         found.plan.lay(_NOTHING, cuts)
-        _, prepared = found.plan.prepare()
-        assert prepared is not None
-        return Ready(prepared, found, positions[0], [cache.tensors[i] for i in positions], [kept, cuts])
+        return Ready(found, positions[0], [cache.tensors[i] for i in positions], [kept, cuts])
+
+    def prepare(self, ready: Ready) -> tuple[int, Prepared | None]:
+        """Compute the scalars of a step in which no other parameter has a gradient.
+
+        Returns
+        -------
+        int
+            TAKEN, or SKIPPED or REFUSED where gradients are not finite (see `fastadam.memory.structs`).
+        Prepared or None
+            What takes and counts it.
+        """
+        outcome = self._given.reduce([ready.plan.squares.plan.totals])
+        if outcome != TAKEN:
+            return outcome, None
+        for name in ("coefficient", "divisor"):
+            self._norm.block[name] = self._given.block[name]
+        return ready.plan.plan.prepare()
 
     def _plan(
         self,
@@ -299,14 +368,13 @@ class Tables:
         return made
 
 
-def can_be_kept(parts: Sequence[Part], backends: ChosenBackends, norm: Norm, averages: Averages) -> bool:
+def can_be_kept(parts: Sequence[Part], backends: ChosenBackends, averages: Averages) -> bool:
     """Whether steps like one over these parts, of which some have sparse gradients, can be attempted.
 
-    They are by native code alone; and where all gradients have a norm, or averages move in all rows, with care.
+    They are by native code alone; and where averages move in all rows, with care.
     """
     return (
         bool(native_attempt.tensor_reader())
-        and not norm.wanted
         and not averages.are_kept
         and all(part.ordinal is None and (part.rows is None or part.written[0].numel()) for part in parts)
         and backends.by_ordinal[None] is c

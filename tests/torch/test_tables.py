@@ -66,8 +66,10 @@ class Pair:
         self.check()
 
     def check(self) -> None:
-        first, second = (snapshot(side.optimizer) for side in self.both)
-        assert_same_snapshot(first, second)
+        first, second = (side.optimizer for side in self.both)
+        assert_same_snapshot(snapshot(first), snapshot(second))
+        assert repr(first.grad_norm) == repr(second.grad_norm)
+        assert first.skipped_steps == second.skipped_steps
         for mine, other in zip(*(members(side.optimizer) for side in self.both), strict=True):
             averages = [side.optimizer.ema for side in self.both]
             assert (mine in averages[0]) == (other in averages[1])
@@ -76,7 +78,10 @@ class Pair:
 
 
 def give(seed: int, kinds: str) -> Callable[[Any], None]:
-    """Return what gives each parameter a gradient of a kind: (s)parse if it can be, (S)parse or none, (d)ense."""
+    """Return what gives each parameter a gradient of a kind.
+
+    They are (s)parse where they can be, (S)parse or none, (d)ense, (n)ot finite and sparse, or (i)nfinite.
+    """
 
     def action(optimizer: Any) -> None:
         for i, param in enumerate(members(optimizer)):
@@ -87,6 +92,10 @@ def give(seed: int, kinds: str) -> Callable[[Any], None]:
                 param.grad = gradient_of_rows(param, 100 * seed + i)
             elif kind in "sd":
                 param.grad = draw(param.shape, param.dtype, 100 * seed + i)
+            elif kind == "n":
+                param.grad = sparse([1, 0], torch.full((2, *param.shape[1:]), torch.nan), param.shape)
+            elif kind == "i":
+                param.grad = torch.full_like(param, torch.inf)
 
     return action
 
@@ -137,6 +146,49 @@ def test_steps_after(what: str, kinds: str) -> None:
         pair.step(give(10 + seed, kinds))
         pair.step(give(20 + seed, kinds))
         pair.step(give(30 + seed, kinds[::-1]))
+
+
+OF_THE_NORM: dict[str, dict[str, Any]] = {
+    "clipped": {"max_grad_norm": 0.25},
+    "hardly clipped": {"max_grad_norm": 1e9},
+    "measured": {"max_grad_norm": float("inf")},
+    "skipped": {"skip_nonfinite": True},
+    "refused": {"error_if_nonfinite": True, "max_grad_norm": 0.5},
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64])
+@pytest.mark.parametrize("name", OF_THE_NORM)
+def test_the_norm_is_that_of_all_gradients(name: str, dtype: Any, threads: int, careful: list[int]) -> None:  # noqa: F811
+    pair = Pair(lambda: params((5000, 30), (4, 64), (9, 64), dtype=dtype), **OF_THE_NORM[name])
+    pair.each(lambda side: setattr(side.optimizer, "threads", threads))
+
+    def many(optimizer: Any) -> None:
+        give(3, "sdd")(optimizer)
+        table = members(optimizer)[0]
+        table.grad = None
+        table.grad = gradient_of_rows(table, 3, 4000)
+
+    patterns = ["sds", "sds", "s--", "-ds", "sd-", "s-s", "sds"]
+    if dtype == torch.float32:  # others have no numbers that are not finite here
+        patterns += ["nds", "n--", "sdi", "sid", "-dn", "sds"]
+    for seed, kinds in enumerate(patterns):
+        pair.step(give(seed, kinds))
+    pair.step(many)
+    pair.step(many)
+    # The second one takes all with care; the first one where a pattern is new, or it must say what is not finite.
+    assert len(careful) < len(patterns) + 2 + len(patterns) // 2 + 2
+
+
+@pytest.mark.parametrize("kinds", ["s", "sd"])
+def test_steps_with_a_norm_are_not_taken_with_care(kinds: str, careful: list[int]) -> None:  # noqa: F811
+    optimizer = fastadam.torch.Adam(params((23, 3), (9, 4)), sparse="lazy", max_grad_norm=0.5)
+    for seed in range(4):
+        give(seed, kinds)(optimizer)
+        optimizer.step()
+        assert len(careful) == 1
+        assert optimizer.grad_norm > 0.5
 
 
 EDITS: dict[str, Callable[[Any], object]] = {
