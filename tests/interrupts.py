@@ -519,6 +519,7 @@ def torch_scenarios(backend: str) -> Iterator[Scenario]:
     yield scenario("first step", 0, lambda opt: None)
     yield scenario("first step with a sparse gradient", 3, make_sparse, sparse="lazy")
     yield scenario("step with a sparse gradient", 3, step_sparse_before, sparse="lazy")
+    yield scenario("clipped step with a sparse gradient", 3, step_sparse_before, sparse="lazy", max_grad_norm=0.5)
     yield scenario("step with odd gradients", 3, lay_out_otherwise)
     yield scenario("step", 3, lambda opt: None)
     yield scenario("step without a gradient", 3, take_gradient)

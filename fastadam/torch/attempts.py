@@ -23,9 +23,10 @@ from fastadam.torch.active import ActivePlan
 from fastadam.torch.averages import Averages
 from fastadam.torch.cache import TensorCache, fetch_gradients
 from fastadam.torch.devices import ChosenBackends, follow_streams, thread_limit
+from fastadam.torch.modes import in_grad_mode, without_overrides, without_threads_in_children
 from fastadam.torch.part import Part
 from fastadam.torch.plain_copies import attempt_with_copies
-from fastadam.torch.tables import Ready, Tables, is_sparse
+from fastadam.torch.tables import Ready, Tables
 from fastadam.torch.tensor_offsets import tensor_offsets
 from fastadam.torch.tensors import raise_versions, same_layout
 from fastadam.torch.zeroing import note_zeroed
@@ -152,13 +153,15 @@ class Attempts:
             If a sparse gradient is not what it must be.
         """
         grads = fetch_gradients(self.cache.tensors)
-        positions = [i for i, grad in enumerate(grads) if is_sparse(grad)]
-        if not positions:
-            return self.take()
-        ready = self.tables.make_ready(grads, positions)
-        if not isinstance(ready, Ready):
+        # What is found out about sparse gradients is found out by torch's operations.
+        make = functools.partial(self.tables.make_ready, grads)
+        make = functools.partial(without_overrides, functools.partial(without_threads_in_children, make))
+        ready = in_grad_mode(False, make)
+        if isinstance(ready, int):
             return ready
-        for i in positions:
+        if ready is None:
+            return self.take(grads)
+        for i in ready.positions:
             grads[i] = None
         if any(grad is not None for grad in grads):
             return self.take(grads, ready)
@@ -199,11 +202,11 @@ class Attempts:
             if not active.is_serial and active.limit != thread_limit(self._threads):
                 return CHANGED
             if rows is not None and not (active.backend is c and rows.plan.is_apart_from(active, self.cache)):
-                return rows.first
+                return rows.positions[0]
             if active.devices:
                 follow_streams(active.devices)
             try:
-                outcome = attempt() if rows is None else attempt(given, rows.plan.addresses)
+                outcome = attempt(given) if rows is None else attempt(given, rows.plan.addresses)
                 if outcome >= 0 and rows is None and not self._averages.after.zeroes:
                     outcome, kept = attempt_with_copies(self.cache, active, attempt, outcome)
                     del kept  # not before the step is over

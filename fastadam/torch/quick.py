@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 
 from fastadam.memory.structs import CHANGED
@@ -11,7 +9,6 @@ from fastadam.step.variants import flags_of
 from fastadam.torch import options
 from fastadam.torch.attempts import Attempts
 from fastadam.torch.memo import Memo
-from fastadam.torch.modes import in_grad_mode, without_overrides, without_threads_in_children
 
 
 def attempt(optimizer: torch.optim.Adam, memo: Memo) -> int:
@@ -24,11 +21,9 @@ def attempt(optimizer: torch.optim.Adam, memo: Memo) -> int:
         return CHANGED
     if memo.edits.noticed(optimizer.param_groups) and not _take_up_edits(optimizer, memo, attempts):
         return CHANGED
-    if not attempts.tables or memo.averages.after.zeroes:
-        return attempts.take()
-    # What is found out about sparse gradients is found out by torch's operations.
-    step = functools.partial(without_overrides, functools.partial(without_threads_in_children, attempts.take_rows))
-    return in_grad_mode(False, step)
+    if attempts.tables and not memo.averages.after.zeroes:
+        return attempts.take_rows()
+    return attempts.take()
 
 
 def _take_up_edits(optimizer: torch.optim.Adam, memo: Memo, attempts: Attempts) -> bool:

@@ -211,8 +211,8 @@ class Ready(NamedTuple):
     Attributes
     ----------
     plan : TablePlan
-    first : int
-        The position of the first table.
+    positions : list of int
+        Those of the tables.
     params : list of Tensor
         Those that it writes.
     kept : list
@@ -220,7 +220,7 @@ class Ready(NamedTuple):
     """
 
     plan: TablePlan
-    first: int
+    positions: list[int]
     params: list[Tensor]
     kept: list[Any]
 
@@ -280,20 +280,19 @@ class Tables:
         for each in self._plans:
             each.write_options(coefficients)
 
-    def make_ready(self, grads: Sequence[Any], positions: Sequence[int]) -> Ready | int:
-        """Make a step ready, of which nothing is written.
+    def make_ready(self, grads: Sequence[Any]) -> Ready | int | None:
+        """Make a step ready over the parameters whose gradients are sparse; nothing of the user's is written.
 
         Parameters
         ----------
         grads : sequence
             Of all parameters.
-        positions : sequence of int
-            Those whose gradients are sparse.
 
         Returns
         -------
-        Ready or int
-            Or what stands in the way: CHANGED, or the position of a gradient that needs care.
+        Ready, int or None
+            None where there is none such; or what stands in the way: CHANGED, or the position of a gradient that
+            needs care.
 
         Raises
         ------
@@ -301,6 +300,9 @@ class Tables:
             If a gradient is not what it must be.
         """
         cache, tables, cut, kept, extents = self._cache, [], [], [], []
+        positions = [i for i, grad in enumerate(grads) if _is_sparse(grad)]
+        if not positions:
+            return None
         for i in positions:
             table = self._known.get(i)
             if table is None or i not in cache.seen:
@@ -335,7 +337,7 @@ class Tables:
             for row, (table, (rows, values)) in enumerate(zip(tables, cut, strict=True))
         ]
         found.plan.lay(_NOTHING, cuts)
-        return Ready(found, positions[0], [cache.tensors[i] for i in positions], [kept, cuts])
+        return Ready(found, positions, [cache.tensors[i] for i in positions], [kept, cuts])
 
     def prepare(self, ready: Ready) -> tuple[int, Prepared | None]:
         """Compute the scalars of a step in which no other parameter has a gradient.
@@ -381,9 +383,9 @@ def can_be_kept(parts: Sequence[Part], backends: ChosenBackends, averages: Avera
     )
 
 
-def is_sparse(grad: Any) -> bool:
-    """Whether this is a gradient of rows, that is known to be what it says."""
-    return isinstance(grad, Tensor) and grad.layout == torch.sparse_coo and not has_own_dispatch(grad)
+def _is_sparse(grad: Any) -> bool:
+    """Whether this is a gradient of rows, and known to be what it says."""
+    return isinstance(grad, Tensor) and not has_own_dispatch(grad) and grad.layout == torch.sparse_coo
 
 
 def _written(cache: TensorCache, position: int) -> list[tuple[int, int]]:
