@@ -17,8 +17,8 @@ has changed that matters. Otherwise nothing has been written, and the step is ta
 are, and the cache is filled anew. `tensors` says what a tensor must be, `devices` where steps run, and `modes`
 what of torch's is switched off meanwhile. What an optimizer keeps for all that is its `memo`. Steps that our
 kernels do not serve are torch's own: `handover`. Of sparse gradients (`sparse`), the rows alone are stepped: by a
-plan of `pieces` in a step with care, and by one of `tables` in an attempt. `scaling` is about `grad_scale` and
-`found_inf`, `measuring` about the norm of gradients that are not plain.
+plan of `pieces` in a step with care, and by one of `table_plans`, for `tables`, in an attempt. `scaling` is about
+`grad_scale` and `found_inf`, `measuring` about the norm of gradients that are not plain.
 
 Between steps, `growth` gives parameters other rows, which a `selection` names and `gathering` puts together;
 `replaced` remembers which parameters have gone that way.

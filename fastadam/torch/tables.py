@@ -1,8 +1,8 @@
-"""Steps with sparse gradients from what is known of the last ones: tables, and plans over their rows.
+"""Steps with sparse gradients from what is known of the last ones.
 
 A *table* is a parameter whose gradient was sparse in a step that was taken with care. In later steps its tensors
-are compared with what they were, the rows of the gradient are read, and one plan steps the rows of all tables, in
-the call that steps the other parameters (see `fastadam.torch.attempts`).
+are compared with what they were, the rows of the gradient are read, and one plan steps the rows of all tables
+(`fastadam.torch.table_plans`), in the call that steps the other parameters (`fastadam.torch.attempts`).
 """
 
 from __future__ import annotations
@@ -18,191 +18,23 @@ from torch import Tensor
 from fastadam.backends import c
 from fastadam.groups.patterns import Patterns
 from fastadam.memory.arrays import Array
-from fastadam.memory.structs import (
-    CHANGED,
-    COUNTER,
-    COUNTER_FLOAT32,
-    FLOAT32_END,
-    MEASURES,
-    SPAN,
-    TAKEN,
-)
-from fastadam.step import threads
-from fastadam.step.after import After
+from fastadam.memory.structs import CHANGED, COUNTER_FLOAT32, FLOAT32_END, TAKEN
 from fastadam.step.backend import Prepared
 from fastadam.step.coefficients import Coefficients
-from fastadam.step.counters import counters_in
-from fastadam.step.cutting import Region
 from fastadam.step.norm import Norm
-from fastadam.step.plan import Plan
-from fastadam.step.row_plan import RowPlan
-from fastadam.step.variants import number_of, variants_of
 from fastadam.torch import native_attempt
-from fastadam.torch.active import ActivePlan
 from fastadam.torch.averages import Averages
 from fastadam.torch.cache import TensorCache
-from fastadam.torch.compact import Layout
 from fastadam.torch.devices import ChosenBackends, thread_limit
 from fastadam.torch.part import COUNTERS, Part
 from fastadam.torch.pieces import cut_of, region_of
 from fastadam.torch.python_attempt import unchanged
 from fastadam.torch.sparse import in_order_of_rows, rows_of
-from fastadam.torch.tensors import (
-    Extents,
-    apart,
-    count_reals,
-    extent,
-    format_code,
-    has_own_dispatch,
-    is_aligned,
-    is_plain,
-    view_of,
-)
+from fastadam.torch.table_plans import Table, TablePlan, written_at
+from fastadam.torch.tensors import Extents, extent, format_code, has_own_dispatch, is_aligned, is_plain, view_of
 
 FLOAT64_END = 2**53
 _NOTHING: Array = np.zeros(0, np.int64)
-
-
-class Table(NamedTuple):
-    """What is known of a parameter, as long as its tensors are what the cache has seen.
-
-    Attributes
-    ----------
-    region : Region
-        All of it. The addresses in there are those that are compared in each step (`TensorCache.seen`).
-    counter : tuple of int
-        The address and the type of its step counter.
-    formats : tuple of int
-        The codes of the formats of its arrays; that of the gradient is each step's own.
-    group, flags : int
-        Its group, and what was compiled in by the options of that (see `fastadam.step.variants.flags_of`).
-    n_rows : int
-    layout : Layout
-    label : str
-        How error messages call it.
-    """
-
-    region: Region
-    counter: tuple[int, int]
-    formats: tuple[int, ...]
-    group: int
-    flags: int
-    n_rows: int
-    layout: Layout
-    label: str
-
-
-class Squares:
-    """The squares of gradients of tables, added up by a plan that lies in memory from step to step.
-
-    Parameters
-    ----------
-    formats : sequence of int
-        Of the gradients.
-    limit : int
-        Upper limit of threads.
-
-    Attributes
-    ----------
-    plan : Plan
-        In whose totals they are.
-    """
-
-    def __init__(self, formats: Sequence[int], limit: int) -> None:
-        self._norm, self._limit, self._steps = Norm(), limit, np.zeros(1)
-        self._norm.block["wanted"] = MEASURES
-        spans, nothing = np.zeros(len(formats), SPAN.dtype), np.zeros(0, COUNTER.dtype)
-        variants = variants_of(np.array(formats, np.int64), 0)
-        steps = counters_in(self._steps)  # that none of them has taken
-        self.plan = Plan(spans, variants, steps, nothing, [c], limit, False, None, self._norm)
-
-    def add_up(self, grads: Sequence[Tensor]) -> None:
-        """Add up the squares of contiguous gradients."""
-        spans, batches = self.plan.spans, self.plan.batches
-        spans["grad"] = [grads[i].data_ptr() for i in self.plan.order]
-        spans["size"] = spans["length"] = [count_reals(grads[i]) for i in self.plan.order]
-        batches["elements"] = np.add.reduceat(spans["size"], batches["first"])
-        n_threads = [threads.threads_for(each, self._limit) for each in batches["elements"].tolist()]
-        batches["threads"] = batches["most_threads"] = n_threads
-        self._norm.reserve(max(n_threads))
-        self.plan.add_up_squares()
-
-
-class TablePlan:
-    """A plan over rows of some tables, which lies in memory from step to step.
-
-    Parameters
-    ----------
-    positions : sequence of int
-        Where the parameters are among all.
-    tables : sequence of Table
-    formats : sequence of int
-        The format of each one's gradient.
-    extents : list of (int, int)
-        The memory that a step writes.
-    limit : int
-        Upper limit of threads.
-    limit_given : bool
-        Whether the user asked for that many.
-    norm : Norm
-        What the gradients are multiplied by.
-
-    Attributes
-    ----------
-    plan : RowPlan
-    squares : Squares
-        Of the gradients, where their norm is wanted.
-    is_apart : bool
-        Whether what a step writes lies apart.
-    """
-
-    def __init__(
-        self,
-        positions: Sequence[int],
-        tables: Sequence[Table],
-        formats: Sequence[int],
-        extents: list[tuple[int, int]],
-        limit: int,
-        limit_given: bool,
-        norm: Norm,
-    ) -> None:
-        self._positions = frozenset(positions)
-        regions = []
-        for row, (table, grad_format) in enumerate(zip(tables, formats, strict=True)):
-            span = table.region.span.copy()
-            span["row"] = row
-            param, _, *state = table.formats
-            variant = number_of((param, grad_format, *state), table.flags)
-            regions.append(table.region._replace(span=span, variant=variant))
-        counters: Array = np.array([table.counter for table in tables], COUNTER.dtype)
-        nothing = np.zeros(0, SPAN.dtype), _NOTHING, _NOTHING
-        self.plan = RowPlan(*nothing, regions, counters, counters, [c], limit, limit_given, norm, After())
-        self.extents = extents
-        self.is_apart = apart(extents)
-        self.squares = Squares(formats, limit)
-        self._groups: Array = np.array([table.group for table in tables], np.int64)
-        self._apart_from: ActivePlan | None = None
-
-    @property
-    def addresses(self) -> tuple[int, int]:
-        """What native code gets, good as long as this object lives: the plan, and that of the squares."""
-        return self.plan.address, self.squares.plan.memory.address
-
-    def write_options(self, coefficients: Sequence[Coefficients]) -> None:
-        """Take over the options of all groups."""
-        self.plan.write_options(coefficients, self._groups)
-
-    def is_apart_from(self, active: ActivePlan, cache: TensorCache) -> bool:
-        """Whether nothing that a step writes is written by the plan of other parameters, too.
-
-        That may be one over these, too, which it leaves out where they have no dense gradients.
-        """
-        if self._apart_from is not active:
-            written = [each for i in active.which if i not in self._positions for each in _written(cache, i)]
-            if not apart([*self.extents, *written]):
-                return False
-            self._apart_from = active
-        return True
 
 
 class Ready(NamedTuple):
@@ -318,7 +150,7 @@ class Tables:
             tables.append(table)
             cut.append((rows, values))
             kept.append((views, rows, values))
-            extents += _written(cache, i)
+            extents += written_at(cache, i)
         if self._written is None:
             self._written = Extents(each for i in cache.seen for each in cache.extents[i])
         for i, (_, values) in zip(positions, cut, strict=True):
@@ -386,12 +218,6 @@ def can_be_kept(parts: Sequence[Part], backends: ChosenBackends, averages: Avera
 def _is_sparse(grad: Any) -> bool:
     """Whether this is a gradient of rows, and known to be what it says."""
     return isinstance(grad, Tensor) and not has_own_dispatch(grad) and grad.layout == torch.sparse_coo
-
-
-def _written(cache: TensorCache, position: int) -> list[tuple[int, int]]:
-    """Return the memory that a step over a parameter writes, its step counter included."""
-    step = cache.seen[position].step
-    return [*cache.extents[position], (step, step + 1)]
 
 
 def _counts_on(counter: Tensor, type_code: int) -> bool:
