@@ -85,7 +85,7 @@ class Squares:
         self.plan = Plan(spans, variants, steps, nothing, [c], limit, False, None, self._norm)
 
     def add_up(self, grads: Sequence[Tensor]) -> None:
-        """Add up the squares of contiguous gradients."""
+        """Add up the squares of contiguous gradients, whose addresses are used within this call alone."""
         spans, batches = self.plan.spans, self.plan.batches
         spans["grad"] = [grads[i].data_ptr() for i in self.plan.order]
         spans["size"] = spans["length"] = [count_reals(grads[i]) for i in self.plan.order]
