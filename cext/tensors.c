@@ -292,9 +292,8 @@ static int64_t run_with(const fastadam_plan *plan, const fastadam_plan *more, co
     return outcome == FASTADAM_TAKEN ? fastadam_run(plan, FASTADAM_APPLY) : outcome;
 }
 
-int64_t fastadam_step_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
-                              int64_t grads, int64_t are_given, const fastadam_plan *more,
-                              const fastadam_plan *measured)
+static int64_t step(const fastadam_tensor_cache *cache, const fastadam_active_plan *active, int64_t grads,
+                    int64_t are_given, const fastadam_plan *more, const fastadam_plan *measured)
 {
     const fastadam_plan *plan = MEMORY(const fastadam_plan, active->plan);
     const PyGILState_STATE gil = PyGILState_Ensure();
@@ -309,4 +308,16 @@ int64_t fastadam_step_tensors(const fastadam_tensor_cache *cache, const fastadam
     for (int64_t i = 0; outcome == FASTADAM_TAKEN && i < cache->n; i++)
         fetch_for_version(cache, i); /* torch counts them next */
     return outcome;
+}
+
+int64_t fastadam_step_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
+                              int64_t grads, int64_t are_given)
+{
+    return step(cache, active, grads, are_given, NULL, NULL);
+}
+
+int64_t fastadam_step_tensors_and_more(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
+                                       int64_t grads, const fastadam_plan *more, const fastadam_plan *measured)
+{
+    return step(cache, active, grads, 1, more, measured);
 }

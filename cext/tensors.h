@@ -18,12 +18,15 @@ int64_t fastadam_tensor_reader(int64_t capsule_object);
 int64_t fastadam_read_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
                               int64_t grads, int64_t are_given);
 
-/* Read, and run the plan if it can be run, in one call; and one of other parameters, more, unless that is NULL:
- * the caller keeps what it has the addresses of. Where the norm of all gradients is wanted, the squares of these
- * are in the totals of the plan called measured. Returns what fastadam_read_tensors does, or FASTADAM_SKIPPED or
- * FASTADAM_REFUSED. */
+/* Read, and run the plan if it can be run, in one call. Returns what fastadam_read_tensors does, or
+ * FASTADAM_SKIPPED or FASTADAM_REFUSED. */
 int64_t fastadam_step_tensors(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
-                              int64_t grads, int64_t are_given, const fastadam_plan *more,
-                              const fastadam_plan *measured);
+                              int64_t grads, int64_t are_given);
+
+/* The same, of gradients that are given, and one plan more, of other parameters: the caller keeps what it has the
+ * addresses of. Where the norm of all gradients is wanted, the squares of these are in the totals of the plan
+ * called measured. */
+int64_t fastadam_step_tensors_and_more(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
+                                       int64_t grads, const fastadam_plan *more, const fastadam_plan *measured);
 
 #endif

@@ -206,7 +206,7 @@ class Attempts:
             if active.devices:
                 follow_streams(active.devices)
             try:
-                outcome = attempt(given) if rows is None else attempt(given, rows.plan.addresses)
+                outcome = attempt(given) if rows is None else attempt(given, rows.plan.pointers)
                 if outcome >= 0 and rows is None and not self._averages.after.zeroes:
                     outcome, kept = attempt_with_copies(self.cache, active, attempt, outcome)
                     del kept  # not before the step is over

@@ -193,7 +193,7 @@ class CarefulStep:
         """Whether gradients are of other kinds than the last ones, as the next ones will be then."""
         if self._attempts is None:
             return False
-        seen, known = self._attempts.cache.seen, self._attempts.tables
+        seen, known = self._attempts.cache.seen, self._attempts.tables.known
         return any(
             part.position not in known
             if part.rows is not None

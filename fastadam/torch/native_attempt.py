@@ -30,9 +30,9 @@ def tensor_reader() -> int:
 def bind(cache: TensorCache, active: ActivePlan) -> Callable[..., int]:
     """Return the function that attempts a step each time it is called.
 
-    It fetches the gradients, or takes a list of them, one or None for each parameter, which nobody else has. Then
-    the C backend also takes the addresses of a plan over others, which is run in the same call, and of one that
-    has added up the squares of their gradients (see `fastadam.torch.tables`).
+    It fetches the gradients, or takes a list of them, one or None for each parameter, which nobody else has. With
+    these, the C backend also takes the pointers of a `fastadam.torch.table_plans.TablePlan` over other parameters,
+    which is run in the same call.
 
     It returns `fastadam.memory.structs.TAKEN` or, if nothing was written, what stands in the way: another of the
     constants there, or the position of a parameter whose gradient needs care. What fetching a gradient raises is
@@ -62,10 +62,12 @@ def bind(cache: TensorCache, active: ActivePlan) -> Callable[..., int]:
 
     step_tensors: Callable[..., int] = c.lib.fastadam_step_tensors
 
-    def read_and_step(given: list[Any] | None = None, more: tuple[int, int] = (0, 0)) -> int:
+    def read_and_step(given: list[Any] | None = None, more: tuple[Any, ...] | None = None) -> int:
         grads: list[Any] = [None] * n if given is None else given
-        others, measured = (c.ffi.cast("fastadam_plan *", address) for address in more)
-        outcome = step_tensors(known, plan, id(grads), given is not None, others, measured)
+        if more is None:
+            outcome = step_tensors(known, plan, id(grads), given is not None)
+        else:
+            outcome = c.lib.fastadam_step_tensors_and_more(known, plan, id(grads), *more)
         if outcome == RAISED:
             raise grads[n]
         return outcome

@@ -21,7 +21,7 @@ def attempt(optimizer: torch.optim.Adam, memo: Memo) -> int:
         return CHANGED
     if memo.edits.noticed(optimizer.param_groups) and not _take_up_edits(optimizer, memo, attempts):
         return CHANGED
-    if attempts.tables and not memo.averages.after.zeroes:
+    if attempts.tables.known and not memo.averages.after.zeroes:
         return attempts.take_rows()
     return attempts.take()
 

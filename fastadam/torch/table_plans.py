@@ -122,6 +122,8 @@ class TablePlan:
         Of the gradients, where their norm is wanted.
     is_apart : bool
         Whether what a step writes lies apart.
+    pointers : tuple
+        What native code gets, good as long as this object lives: to the plan, and to that of the squares.
     """
 
     def __init__(
@@ -148,13 +150,10 @@ class TablePlan:
         self.extents = extents
         self.is_apart = apart(extents)
         self.squares = Squares(formats, limit)
+        addresses = self.plan.address, self.squares.plan.memory.address
+        self.pointers = tuple(c.ffi.cast("fastadam_plan *", address) for address in addresses)
         self._groups: Array = np.array([table.group for table in tables], np.int64)
         self._apart_from: ActivePlan | None = None
-
-    @property
-    def addresses(self) -> tuple[int, int]:
-        """What native code gets, good as long as this object lives: the plan, and that of the squares."""
-        return self.plan.address, self.squares.plan.memory.address
 
     def write_options(self, coefficients: Sequence[Coefficients]) -> None:
         """Take over the options of all groups."""

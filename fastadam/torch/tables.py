@@ -68,21 +68,20 @@ class Tables:
         Upper limit that the user asked for.
     norm : Norm
         What is wanted of the norm of all gradients.
+
+    Attributes
+    ----------
+    known : dict of Table
+        By the positions of the parameters.
     """
 
     def __init__(self, cache: TensorCache, threads: int | None, norm: Norm) -> None:
         self._cache, self._threads, self._given = cache, threads, norm
         self._norm = Norm()
-        self._known: dict[int, Table] = {}
+        self.known: dict[int, Table] = {}
         self._coefficients: Sequence[Coefficients] = []
         self._plans: Patterns[TablePlan] = Patterns()
         self._written: Extents | None = None  # by steps over what the cache has seen
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def __contains__(self, position: object) -> bool:
-        return position in self._known
 
     def note(self, parts: Sequence[Part], flags: Sequence[int]) -> None:
         """Take up the parts of a step that was taken with care; `flags` are those of each group.
@@ -91,11 +90,11 @@ class Tables:
         """
         self._plans.clear()
         self._written = None
-        self._known = {i: table for i, table in self._known.items() if table.flags == flags[table.group]}
+        self.known = {i: table for i, table in self.known.items() if table.flags == flags[table.group]}
         for part in parts:
-            self._known.pop(part.position, None)
+            self.known.pop(part.position, None)
             if part.rows is not None:
-                self._known[part.position] = Table(
+                self.known[part.position] = Table(
                     region_of(part),
                     (part.counter.data_ptr(), COUNTERS[part.counter.dtype]),
                     part.formats,
@@ -136,7 +135,7 @@ class Tables:
         if not positions:
             return None
         for i in positions:
-            table = self._known.get(i)
+            table = self.known.get(i)
             if table is None or i not in cache.seen:
                 return CHANGED
             views = unchanged(cache.tensors[i], cache.seen[i])
