@@ -38,7 +38,7 @@ int64_t fastadam_cut_rows(const fastadam_cut *cut)
         }
         length++;
         if (counters != NULL) {
-            counters[i].address = cut->steps + (int64_t)sizeof(int64_t) * numbers[i];
+            counters[i].address = cut->row_steps + (int64_t)sizeof(int64_t) * numbers[i];
             counters[i].type = FASTADAM_COUNTER_INT64;
         }
     }

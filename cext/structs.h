@@ -76,10 +76,10 @@ typedef struct {
 
 /* Rows that are to be cut into runs (fastadam/step/cutting.py): the numbers of n of them, which row of the
  * gradient each one's is, and which of the rows of coefficients, from the one called row on; of is 0 where all
- * have that one. grad is the gradient's address, and grad_bytes are those of a row; steps is the address of the
- * counters of all rows, and counters is 0 where they have none. region is the whole parameter, per_row how many
- * bytes a row has in its arrays and, as first, how many numbers, which is row_size. Out: the spans of the runs,
- * and the rows' counters. */
+ * have that one. grad is the gradient's address, and grad_bytes are those of a row; row_steps is the address of
+ * the counters of all rows, and counters is 0 where they have none. region is the whole parameter, per_row how
+ * many bytes a row has in its arrays and, as first, how many numbers, which is row_size. Out: the spans of the
+ * runs, and the rows' counters. */
 typedef struct {
     int64_t numbers;
     int64_t places;
@@ -88,7 +88,7 @@ typedef struct {
     int64_t row;
     int64_t grad;
     int64_t grad_bytes;
-    int64_t steps;
+    int64_t row_steps;
     int64_t row_size;
     fastadam_span region;
     fastadam_span per_row;

@@ -4,7 +4,8 @@
  * There are two parts. The first fetches the gradients, which may run anyone's code: properties, function modes,
  * finalizers. In the second nothing runs any: no attribute is got, no key compared but by address, nothing of
  * Python's allocated. So what it compared is still so when the step begins. The cache holds a reference to every
- * object that is read, the caller's list one to every gradient. */
+ * object that is read, the caller's list one to every gradient. Of parameters that a plan more is over, the caller
+ * has compared all before, and keeps views that hold the memory. */
 #include "objects.h"
 
 #include "dlpack.h"
@@ -267,6 +268,8 @@ int64_t fastadam_read_tensors(const fastadam_tensor_cache *cache, const fastadam
 static int64_t reduce_both(const fastadam_plan *plan, const fastadam_plan *more, const fastadam_plan *measured)
 {
     fastadam_norm *norm = MEMORY(fastadam_norm, plan->norm), *norm_of_more = MEMORY(fastadam_norm, more->norm);
+    if (norm->wanted && measured == NULL)
+        return FASTADAM_CHANGED;
     if (norm->wanted) {
         fastadam_total *totals = MEMORY(fastadam_total, norm->totals);
         const fastadam_norm *others = MEMORY(const fastadam_norm, measured->norm);

@@ -25,7 +25,7 @@ int64_t fastadam_step_tensors(const fastadam_tensor_cache *cache, const fastadam
 
 /* The same, of gradients that are given, and one plan more, of other parameters: the caller keeps what it has the
  * addresses of. Where the norm of all gradients is wanted, the squares of these are in the totals of the plan
- * called measured. */
+ * called measured; where that is NULL, FASTADAM_CHANGED is returned. */
 int64_t fastadam_step_tensors_and_more(const fastadam_tensor_cache *cache, const fastadam_active_plan *active,
                                        int64_t grads, const fastadam_plan *more, const fastadam_plan *measured);
 

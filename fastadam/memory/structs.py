@@ -220,14 +220,14 @@ CUT = Struct(
     "cut",
     "Rows that are to be cut into runs (fastadam/step/cutting.py): the numbers of n of them, which row of the "
     "gradient each one's is, and which of the rows of coefficients, from the one called row on; of is 0 where all "
-    "have that one. grad is the gradient's address, and grad_bytes are those of a row; steps is the address of "
-    "the counters of all rows, and counters is 0 where they have none. region is the whole parameter, per_row how "
-    "many bytes a row has in its arrays and, as first, how many numbers, which is row_size. Out: the spans of the "
-    "runs, and the rows' counters.",
+    "have that one. grad is the gradient's address, and grad_bytes are those of a row; row_steps is the address "
+    "of the counters of all rows, and counters is 0 where they have none. region is the whole parameter, per_row "
+    "how many bytes a row has in its arrays and, as first, how many numbers, which is row_size. Out: the spans of "
+    "the runs, and the rows' counters.",
     Field("numbers", points_to=INT64),
     Field("places", points_to=INT64),
     Field("of", points_to=INT64),
-    *("n", "row", "grad", "grad_bytes", "steps", "row_size"),
+    *("n", "row", "grad", "grad_bytes", "row_steps", "row_size"),
     Field("region", SPAN.dtype),
     Field("per_row", SPAN.dtype),
     *("spans", "counters"),

@@ -268,7 +268,7 @@ class RowPlan:
                 block.values["of"] = 0
             block.values["row"], block.values["n"] = row, len(cut.numbers)
             block.values["grad"], block.values["grad_bytes"] = cut.grad, cut.grad_bytes
-            block.values["steps"] = cut.counters
+            block.values["row_steps"] = cut.counters
             block.values["spans"] = self._spans_at + begin * SPAN.dtype.itemsize
             block.values["counters"] = 0
             if cut.counters:

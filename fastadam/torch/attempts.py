@@ -140,7 +140,7 @@ class Attempts:
         self.tables.write_options(self._coefficients)
 
     def take_rows(self) -> int:
-        """Take the step of which some gradients are sparse, if nothing has changed but gradients and counters.
+        """Take the step, where some gradients may be sparse, if nothing has changed but gradients and counters.
 
         Returns
         -------
@@ -153,6 +153,8 @@ class Attempts:
             If a sparse gradient is not what it must be.
         """
         grads = fetch_gradients(self.cache.tensors)
+        if not self.cache.holds_the_same():
+            return CHANGED
         # What is found out about sparse gradients is found out by torch's operations.
         make = functools.partial(self.tables.make_ready, grads)
         make = functools.partial(without_overrides, functools.partial(without_threads_in_children, make))
@@ -161,18 +163,20 @@ class Attempts:
             return ready
         if ready is None:
             return self.take(grads)
-        for i in ready.positions:
-            grads[i] = None
-        if any(grad is not None for grad in grads):
-            return self.take(grads, ready)
+        # The sparse ones stay in the other list: what frees them may run anyone's code.
+        others = [None if i in ready.positions else grad for i, grad in enumerate(grads)]
+        if any(grad is not None for grad in others):
+            return self.take(others, ready)
         if not (self.cache.holds_the_same() and self.cache.state_is_same()):
             return CHANGED
         outcome, prepared = self.tables.prepare(ready)
         if prepared is not None:
+            note = functools.partial(raise_versions, ready.params)
             try:
-                in_one_go(prepared.calls)
-            finally:
-                raise_versions(ready.params)
+                in_one_go([*prepared.calls, note])
+            except BaseException:  # an interrupt, perhaps after the step: autograd must not miss it
+                note()
+                raise
         return outcome
 
     def take(self, given: list[Any] | None = None, rows: Ready | None = None) -> int:
@@ -206,7 +210,7 @@ class Attempts:
             if active.devices:
                 follow_streams(active.devices)
             try:
-                outcome = attempt(given) if rows is None else attempt(given, rows.plan.pointers)
+                outcome = attempt(given) if rows is None else attempt(given, rows.pointers)
                 if outcome >= 0 and rows is None and not self._averages.after.zeroes:
                     outcome, kept = attempt_with_copies(self.cache, active, attempt, outcome)
                     del kept  # not before the step is over

@@ -212,6 +212,7 @@ class CarefulStep:
             return
         if attempts is None or not attempts.cache.holds_the_same():
             attempts = Attempts(groups, state, chooser, self._threads, memo.gradients.norm, memo.averages)
+        memo.attempts = None  # an interrupt on the way leaves nothing that is half known
         memo.remember(attempts if attempts.learn(parts, self._hypers, n) else None, self._version)
 
 

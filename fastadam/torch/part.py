@@ -55,7 +55,7 @@ class Part:
     label : str
         How error messages call it.
     rows : Rows, optional
-        Those that are stepped, whose numbers `read` has; by default all are.
+        Those that are stepped; `read` has their values, in the gradient's order. By default all are stepped.
 
     Attributes
     ----------

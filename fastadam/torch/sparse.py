@@ -86,7 +86,7 @@ def rows_of(grad: Tensor, param: Tensor, layout: Layout, label: str) -> tuple[Ro
     -------
     rows : Rows
     values : Tensor, of shape (rows, width)
-        Contiguous. It may be the gradient's own memory.
+        Contiguous, in the order that ``rows.places`` says. It may be the gradient's own memory.
 
     Raises
     ------

@@ -120,6 +120,8 @@ class TablePlan:
     plan : RowPlan
     squares : Squares
         Of the gradients, where their norm is wanted.
+    extents : list of (int, int)
+        As given.
     is_apart : bool
         Whether what a step writes lies apart.
     pointers : tuple

@@ -49,12 +49,21 @@ class Ready(NamedTuple):
         Those that it writes.
     kept : list
         What native code has the addresses of: views, which nobody else has.
+    is_measured : bool
+        Whether the squares of the gradients were added up.
     """
 
     plan: TablePlan
     positions: list[int]
     params: list[Tensor]
     kept: list[Any]
+    is_measured: bool
+
+    @property
+    def pointers(self) -> tuple[Any, Any]:
+        """What native code gets: the plan, and that of the squares."""
+        rows, squares = self.plan.pointers
+        return rows, squares if self.is_measured else c.ffi.NULL
 
 
 class Tables:
@@ -160,7 +169,8 @@ class Tables:
         found = self._plans.find(repr((positions, formats, limit)).encode(), make)
         if not found.is_apart:
             return positions[0]
-        if self._given.wanted:
+        is_measured = self._given.wanted != 0  # whatever it will be when the step is taken
+        if is_measured:
             in_order = [in_order_of_rows(values, rows) for rows, values in cut]
             found.squares.add_up(in_order)
         cuts = [
@@ -168,7 +178,7 @@ class Tables:
             for row, (table, (rows, values)) in enumerate(zip(tables, cut, strict=True))
         ]
         found.plan.lay(_NOTHING, cuts)
-        return Ready(found, positions, [cache.tensors[i] for i in positions], [kept, cuts])
+        return Ready(found, positions, [cache.tensors[i] for i in positions], [kept, cuts], is_measured)
 
     def prepare(self, ready: Ready) -> tuple[int, Prepared | None]:
         """Compute the scalars of a step in which no other parameter has a gradient.
@@ -176,10 +186,12 @@ class Tables:
         Returns
         -------
         int
-            TAKEN, or SKIPPED or REFUSED where gradients are not finite (see `fastadam.memory.structs`).
+            TAKEN, or what stands in the way (see `fastadam.memory.structs`).
         Prepared or None
             What takes and counts it.
         """
+        if self._given.wanted and not ready.is_measured:
+            return CHANGED, None
         outcome = self._given.reduce([ready.plan.squares.plan.totals])
         if outcome != TAKEN:
             return outcome, None

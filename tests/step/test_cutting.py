@@ -29,7 +29,7 @@ def by_c(region: Region, cut: Cut, row: int) -> tuple[np.ndarray, np.ndarray]:
     if cut.of is not None:
         block.point("of", cut.of)
     values: dict[str, Any] = {"n": len(cut.numbers), "row": row, "grad": cut.grad, "grad_bytes": cut.grad_bytes}
-    for name, value in {**values, "steps": cut.counters, "row_size": region.row_size}.items():
+    for name, value in {**values, "row_steps": cut.counters, "row_size": region.row_size}.items():
         block.values[name] = value
     block.values["region"] = region.span[0]
     block.values["per_row"]["first"] = region.row_size

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 import fastadam.torch  # noqa: E402
+from fastadam.torch import attempts, cache  # noqa: E402
 from tests.conftest import AVAILABLE, STATES  # noqa: E402
 from tests.support.strategies import examples  # noqa: E402
 from tests.support.torch_cases import (  # noqa: E402
@@ -388,3 +389,123 @@ def test_what_the_user_frees_is_not_written() -> None:
         optimizer.step()
     assert all(bool((each == 7).all()) for each in freed)
     assert_same_bits(optimizer.state[table]["step"], torch.tensor(6.0))
+
+
+class Let:
+    """Does something when it is freed."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self.action = action
+
+    def __del__(self) -> None:
+        self.action()
+
+
+class Fresh(torch.nn.Parameter):
+    """A parameter whose gradient is another object each time, and let go by whoever has got it."""
+
+    action: Callable[[], object] | None = None
+
+    @property
+    def grad(self) -> Any:  # type: ignore[override]
+        found = gradient_of_rows(self, 1)
+        if self.action is not None:
+            found.of_the_user = Let(self.action)
+        return found
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_gradients_are_not_let_go_before_the_step_is_over(others: int) -> None:
+    """What is freed may run anyone's code, which may shrink what was looked at before."""
+    table = Fresh(draw((500, 8)))
+    more = [torch.nn.Parameter(draw((5,))) for _ in range(others)]
+    optimizer = fastadam.torch.Adam([table, *more], sparse="lazy")
+    for param in more:
+        param.grad = draw((5,))
+    steps: list[float] = []
+    for _ in range(3):
+        optimizer.step()
+    table.action = lambda: steps.append(float(optimizer.state[table]["step"]))
+    optimizer.step()
+    assert steps == [4.0]
+
+
+@pytest.mark.parametrize("kinds", ["sd", "s"])
+def test_a_norm_that_is_wanted_while_a_step_is_under_way(kinds: str) -> None:
+    """It is that of these gradients, and no squares of another step count."""
+    pair = Pair(lambda: params((23, 4), (6, 4)))
+    for seed in range(3):
+        pair.step(give(seed, kinds))
+    first, second = (side.optimizer for side in pair.both)
+    original = attempts.Tables.make_ready
+
+    def ready_and_then(self: Any, grads: Any) -> Any:
+        found = original(self, grads)
+        first.max_grad_norm = 0.25
+        return found
+
+    for optimizer in (first, second):
+        give(3, kinds)(optimizer)
+    second.max_grad_norm = 0.25
+    second.step()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attempts.Tables, "make_ready", ready_and_then)
+        first.step()
+    pair.check()
+    pair.step(give(4, kinds))
+
+
+@pytest.mark.parametrize("where", ["cache", "tables", "options", "plans"])
+@pytest.mark.parametrize("kinds", ["sd", "s", "d"])
+def test_an_interrupt_while_something_is_learned_leaves_nothing_half_known(kinds: str, where: str) -> None:
+    """The next step writes where the tensors are now."""
+    table, other = params((500, 8), (5,))
+    optimizer = fastadam.torch.Adam([table, other], sparse="lazy", lr=0.5)
+    for seed in range(3):
+        give(seed, kinds)(optimizer)
+        optimizer.step()
+    old = [param.data for param in (table, other)]
+    for param in (table, other):
+        param.data = param.data.clone()
+    kept = [each.clone() for each in old]
+    target, name = {
+        "cache": (cache.TensorCache, "_note"),
+        "tables": (attempts.Tables, "note"),
+        "options": (attempts.Attempts, "accept"),
+        "plans": (attempts.Attempts, "_expect"),
+    }[where]
+    original = getattr(target, name)
+
+    def interrupted(*arguments: Any) -> None:
+        original(*arguments)
+        raise KeyboardInterrupt
+
+    give(3, kinds)(optimizer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            optimizer.step()
+    give(4, kinds)(optimizer)
+    before = [param.detach().clone() for param in (table, other)]
+    optimizer.step()
+    for param, was, data, same in zip((table, other), before, old, kept, strict=True):
+        assert_same_bits(data, same, "what it was before")
+        assert not torch.equal(param, was) or param.grad is None
+
+
+def test_parameters_that_were_exchanged_are_not_looked_at() -> None:
+    table, other = params((23, 4), (23, 4))
+    optimizer = fastadam.torch.Adam([table], sparse="lazy")
+    for seed in range(3):
+        table.grad = gradient_of_rows(table, seed)
+        optimizer.step()
+    table.grad = sparse([1, 99], draw((2, 4)), table.shape)
+    optimizer.param_groups[0]["params"][0] = other
+    other.grad = gradient_of_rows(other, 5)
+    before = other.detach().clone()
+    optimizer.step()
+    assert not torch.equal(other, before)
