@@ -146,6 +146,11 @@ class Norm:
         """Let all totals be zero."""
         clear_totals(self.totals)
 
+    def follow(self, other: Norm) -> None:
+        """Let gradients be multiplied by what another norm says."""
+        for name in ("coefficient", "divisor"):
+            self.block[name] = other.block[name]
+
     def reduce(self, measured: Sequence[Array]) -> int:
         """Compute the norm, and what gradients are multiplied by; return TAKEN, or what stands in the way.
 

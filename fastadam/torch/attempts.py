@@ -205,7 +205,7 @@ class Attempts:
             active, attempt = self.current
             if not active.is_serial and active.limit != thread_limit(self._threads):
                 return CHANGED
-            if rows is not None and not (active.backend is c and rows.plan.is_apart_from(active, self.cache)):
+            if rows is not None and not (active.backend is c and rows.plan.is_apart_from(active)):
                 return rows.positions[0]
             if active.devices:
                 follow_streams(active.devices)

@@ -242,6 +242,5 @@ def refuse_compact(groups: Sequence[Mapping[str, Any]], why: str) -> None:
 def _known(norm: Norm) -> Norm:
     """Return one of which nothing is wanted any more, with the same coefficient."""
     known = Norm()
-    for name in ("coefficient", "divisor"):
-        known.block[name] = norm.block[name]
+    known.follow(norm)
     return known

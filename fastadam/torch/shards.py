@@ -126,8 +126,7 @@ class Shards:
             if outcome == REFUSED and not skips:
                 raise not_finite(_not_finite(given))
         inner = self._memo
-        for name in ("coefficient", "divisor"):
-            inner.gradients.norm.block[name] = settings.norm.block[name]
+        inner.gradients.norm.follow(settings.norm)
         if inner.averages.after.zeroes is not zeroes:
             inner.averages.after.zero(zeroes)
         stepped = [param for param, grad in zip(params, grads, strict=True) if grad is not None]

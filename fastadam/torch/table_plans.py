@@ -5,7 +5,7 @@ The addresses in there are those of tensors that `fastadam.torch.tables` compare
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -101,13 +101,12 @@ class TablePlan:
 
     Parameters
     ----------
+    cache : TensorCache
     positions : sequence of int
         Where the parameters are among all.
     tables : sequence of Table
     formats : sequence of int
         The format of each one's gradient.
-    extents : list of (int, int)
-        The memory that a step writes.
     limit : int
         Upper limit of threads.
     limit_given : bool
@@ -120,8 +119,6 @@ class TablePlan:
     plan : RowPlan
     squares : Squares
         Of the gradients, where their norm is wanted.
-    extents : list of (int, int)
-        As given.
     is_apart : bool
         Whether what a step writes lies apart.
     pointers : tuple
@@ -130,15 +127,15 @@ class TablePlan:
 
     def __init__(
         self,
+        cache: TensorCache,
         positions: Sequence[int],
         tables: Sequence[Table],
         formats: Sequence[int],
-        extents: list[tuple[int, int]],
         limit: int,
         limit_given: bool,
         norm: Norm,
     ) -> None:
-        self._positions = frozenset(positions)
+        self._cache, self._positions = cache, frozenset(positions)
         regions = []
         for row, (table, grad_format) in enumerate(zip(tables, formats, strict=True)):
             span = table.region.span.copy()
@@ -149,8 +146,8 @@ class TablePlan:
         counters: Array = np.array([table.counter for table in tables], COUNTER.dtype)
         nothing = np.zeros(0, SPAN.dtype), _NOTHING, _NOTHING
         self.plan = RowPlan(*nothing, regions, counters, counters, [c], limit, limit_given, norm, After())
-        self.extents = extents
-        self.is_apart = apart(extents)
+        self._extents = _written(cache, positions)
+        self.is_apart = apart(self._extents)
         self.squares = Squares(formats, limit)
         addresses = self.plan.address, self.squares.plan.memory.address
         self.pointers = tuple(c.ffi.cast("fastadam_plan *", address) for address in addresses)
@@ -161,20 +158,23 @@ class TablePlan:
         """Take over the options of all groups."""
         self.plan.write_options(coefficients, self._groups)
 
-    def is_apart_from(self, active: ActivePlan, cache: TensorCache) -> bool:
+    def is_apart_from(self, active: ActivePlan) -> bool:
         """Whether nothing that a step writes is written by the plan of other parameters, too.
 
         That may be one over these, too, which it leaves out where they have no dense gradients.
         """
         if self._apart_from is not active:
-            written = [each for i in active.which if i not in self._positions for each in written_at(cache, i)]
-            if not apart([*self.extents, *written]):
+            others = [i for i in active.which if i not in self._positions]
+            if not apart([*self._extents, *_written(self._cache, others)]):
                 return False
             self._apart_from = active
         return True
 
 
-def written_at(cache: TensorCache, position: int) -> list[tuple[int, int]]:
-    """Return the memory that a step over a parameter writes, its step counter included."""
-    step = cache.seen[position].step
-    return [*cache.extents[position], (step, step + 1)]
+def _written(cache: TensorCache, positions: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the memory that a step over parameters writes, their step counters included."""
+    found = []
+    for i in positions:
+        step = cache.seen[i].step
+        found += [*cache.extents[i], (step, step + 1)]
+    return found

@@ -7,7 +7,6 @@ are compared with what they were, the rows of the gradient are read, and one pla
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -30,7 +29,7 @@ from fastadam.torch.part import COUNTERS, Part
 from fastadam.torch.pieces import cut_of, region_of
 from fastadam.torch.python_attempt import unchanged
 from fastadam.torch.sparse import in_order_of_rows, rows_of
-from fastadam.torch.table_plans import Table, TablePlan, written_at
+from fastadam.torch.table_plans import Table, TablePlan
 from fastadam.torch.tensors import Extents, extent, format_code, has_own_dispatch, is_aligned, is_plain, view_of
 
 FLOAT64_END = 2**53
@@ -139,7 +138,7 @@ class Tables:
         RuntimeError
             If a gradient is not what it must be.
         """
-        cache, tables, cut, kept, extents = self._cache, [], [], [], []
+        cache, tables, cut, kept = self._cache, [], [], []
         positions = [i for i, grad in enumerate(grads) if _is_sparse(grad)]
         if not positions:
             return None
@@ -158,14 +157,18 @@ class Tables:
             tables.append(table)
             cut.append((rows, values))
             kept.append((views, rows, values))
-            extents += written_at(cache, i)
         if self._written is None:
             self._written = Extents(each for i in cache.seen for each in cache.extents[i])
         for i, (_, values) in zip(positions, cut, strict=True):
             if self._written.meet(*extent(values)):
                 return i
         formats, limit = [format_code(values) for _, values in cut], thread_limit(self._threads)
-        make = functools.partial(self._plan, positions, tables, formats, extents, limit)
+
+        def make() -> TablePlan:
+            made = TablePlan(cache, positions, tables, formats, limit, self._threads is not None, self._norm)
+            made.write_options(self._coefficients)
+            return made
+
         found = self._plans.find(repr((positions, formats, limit)).encode(), make)
         if not found.is_apart:
             return positions[0]
@@ -195,22 +198,8 @@ class Tables:
         outcome = self._given.reduce([ready.plan.squares.plan.totals])
         if outcome != TAKEN:
             return outcome, None
-        for name in ("coefficient", "divisor"):
-            self._norm.block[name] = self._given.block[name]
+        self._norm.follow(self._given)
         return ready.plan.plan.prepare()
-
-    def _plan(
-        self,
-        positions: Sequence[int],
-        tables: Sequence[Table],
-        formats: Sequence[int],
-        extents: list[tuple[int, int]],
-        limit: int,
-    ) -> TablePlan:
-        given = self._threads is not None
-        made = TablePlan(positions, tables, formats, extents, limit, given, self._norm)
-        made.write_options(self._coefficients)
-        return made
 
 
 def can_be_kept(parts: Sequence[Part], backends: ChosenBackends, averages: Averages) -> bool:

@@ -86,8 +86,7 @@ class RowWork:
     def make_ready(self, norm: Norm) -> None:
         """Set what the next step depends on: the norm of its gradients, and the learning rates of schedules."""
         self._options.call_schedules(self._plan)
-        for name in ("coefficient", "divisor"):
-            self._norm.block[name] = norm.block[name]
+        self._norm.follow(norm)
 
     @property
     def scale(self) -> float:
